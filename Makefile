@@ -1,0 +1,46 @@
+# The project's commands. `make help` lists them. Everything is made inside this folder.
+PYTHON ?= python3
+BIN := .venv/bin
+ITEMS ?= 200000
+FILES ?= 8
+PORT ?= 3000
+SIZE ?= default
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo dev test check bench clean
+
+help: ## list these commands
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+# Each stamp is newer than what it was made from, so a second call does nothing.
+.venv/.demo: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing into .venv (about a minute the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo]'
+	@touch $@
+
+.venv/.test: .venv/.demo
+	@echo "installing what the tests and checks need"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+setup: .venv/.demo ## install into .venv (quick when nothing changed)
+
+demo: .venv/.demo ## sample export -> embedded PostgreSQL through Dagster (ITEMS=200000 FILES=8)
+	@$(BIN)/migration-pipeline demo --items $(ITEMS) --files $(FILES)
+
+dev: .venv/.demo ## the same stack with the Dagster UI at http://127.0.0.1:3000 (PORT=3000), until Ctrl-C
+	@exec $(BIN)/migration-pipeline dev --port $(PORT)
+
+test: .venv/.test ## the whole test suite, against real components
+	@$(BIN)/python -m pytest
+
+check: .venv/.test ## format, lint and types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+clean: ## remove what the other commands made
+	@if [ -x $(BIN)/migration-pipeline ]; then $(BIN)/migration-pipeline clean; fi
+	@rm -rf .venv .local build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

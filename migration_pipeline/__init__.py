@@ -1,0 +1,24 @@
+"""Moves a DynamoDB table, exported to S3, into PostgreSQL through Dagster.
+
+This package exports the vocabulary of a profile, and nothing else: a profile imports from here only,
+so that reading or testing one needs neither Dagster nor a database.
+"""
+
+from migration_pipeline.item import EpochMillis, EpochSeconds, Item, attribute
+from migration_pipeline.profile import Profile, prefix
+from migration_pipeline.row import BigInt, Integer, PgType, Row, SmallInt, column
+
+__all__ = [
+    "BigInt",
+    "EpochMillis",
+    "EpochSeconds",
+    "Integer",
+    "Item",
+    "PgType",
+    "Profile",
+    "Row",
+    "SmallInt",
+    "attribute",
+    "column",
+    "prefix",
+]

@@ -1,0 +1,242 @@
+"""The command line. Thin: it reads arguments, calls the layers, prints, and sets the exit status.
+
+Exit status: 0 done, 1 something is failed or missing, 2 the call was wrong.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.markup import escape
+from rich.progress import Progress
+
+from migration_pipeline import settings
+from migration_pipeline.errors import MigrationError, UsageError
+from migration_pipeline.instance import FileStatus, Instance
+from migration_pipeline.plan import Plan, make_plan, plan_path, planned_profile, read_plan, write_plan
+from migration_pipeline.profile import Profile, load_profile
+from migration_pipeline.terminal import console, count_states, status_table, watch
+
+PROFILE_HELP = "PROFILE is a shipped profile's name (shop) or a path (my_package.my_module:profile)."
+
+
+class _Group(click.Group):
+    """Prints our own errors as one line, and gives them their exit status."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except MigrationError as error:
+            click.echo(f"error: {error}", err=True)
+            context.exit(2 if isinstance(error, UsageError) else 1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="migration-pipeline")
+def main() -> None:
+    """Move a DynamoDB table, exported to S3, into PostgreSQL through Dagster.
+
+    The usual order: plan, ddl, backfill --wait, status, retry-failed.
+    """
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--items", type=click.IntRange(0), default=200_000, show_default=True, help="Items in all files."
+)
+@click.option(
+    "--files",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="Data files; of three or more, the last is empty.",
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="The same seed writes the same bytes.")
+@click.option(
+    "--bad",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Broken items to plant; bad-items.jsonl beside the export says which and why.",
+)
+def sample(folder: Path, items: int, files: int, seed: int, bad: int) -> None:
+    """Write a realistic export of a shop below FOLDER, in the layout that DynamoDB writes."""
+    from migration_pipeline.sample import write_sample
+
+    out = console()
+    with Progress(console=out, transient=True, disable=not out.is_terminal) as bar:
+        task = bar.add_task(f"writing {items:,} items", total=items)
+        export = write_sample(
+            folder, items=items, files=files, seed=seed, bad=bad,
+            on_progress=lambda written: bar.update(task, completed=written),
+        )  # fmt: skip
+    out.print(f"wrote {items:,} items in {files} files: {escape(str(export))}", soft_wrap=True)
+    if bad:
+        out.print(f"{bad} of them are broken: {escape(str(folder / 'bad-items.jsonl'))}", soft_wrap=True)
+
+
+@main.command()
+@click.option("--profile", "reference", required=True, help=PROFILE_HELP)
+@click.argument("exports", nargs=-1, required=True)
+def plan(reference: str, exports: tuple[str, ...]) -> None:
+    """Read the manifests of EXPORTS and pin their files as the profile's partitions.
+
+    An EXPORT is s3://bucket/prefix/AWSDynamoDB/<id> or a folder of the same layout.
+    """
+    from migration_pipeline.sources.export import read_export
+    from migration_pipeline.sources.storage import Storage
+
+    profile = load_profile(reference)
+    storage = Storage()
+    found = [
+        read_export(location, storage, warn=lambda text: click.echo(f"warning: {text}", err=True))
+        for location in exports
+    ]
+    made = make_plan(profile, reference, found)
+    changed = write_plan(made, settings.plans_dir())
+    click.echo(
+        f"{'planned' if changed else 'unchanged:'} {len(made.files):,} files, {made.items:,} items, "
+        f"{made.bytes / 1e6:,.1f} MB compressed: {plan_path(settings.plans_dir(), profile.name)}"
+    )
+    click.echo(
+        f"next: create the tables (migration-pipeline ddl {reference} | psql …), then "
+        f"migration-pipeline backfill {reference} --wait"
+    )
+
+
+@main.command()
+@click.argument("reference", metavar="PROFILE")
+def ddl(reference: str) -> None:
+    """Print the SQL that creates the profile's tables and the bookkeeping; running it again changes nothing."""
+    from migration_pipeline.targets.ddl import ddl as sql_of
+
+    click.echo(sql_of(load_profile(reference).tables.values()), nl=False)
+
+
+@main.command()
+@click.argument("reference", metavar="PROFILE")
+@click.option(
+    "--all", "everything", is_flag=True, help="Load materialized files, too: again, from their beginning."
+)
+@click.option(
+    "--wait", is_flag=True, help="Show progress until it is over; Ctrl-C leaves the backfill running."
+)
+def backfill(reference: str, everything: bool, wait: bool) -> None:
+    """Launch a backfill of all files that are not materialized, in the running Dagster."""
+    plan, profile, instance = _open(reference)
+    instance.load_plan(plan, profile)
+    files = instance.files(plan, profile, attempts=False)
+    wanted = [f for f in files if everything or f.state in ("missing", "failed")]
+    if not wanted:
+        running = any(f.state == "running" for f in files)
+        click.echo(
+            f"{count_states(files)}: nothing to launch"
+            + ("" if running else " (--all loads them again, with the same result)")
+        )
+        return
+    _launch(instance, plan, profile, wanted, f"{profile.name}: {len(wanted)} files", wait)
+
+
+@main.command("retry-failed")
+@click.argument("reference", metavar="PROFILE")
+@click.option(
+    "--wait", is_flag=True, help="Show progress until it is over; Ctrl-C leaves the backfill running."
+)
+def retry_failed(reference: str, wait: bool) -> None:
+    """Load the files again that failed or were stopped, each from its beginning."""
+    plan, profile, instance = _open(reference)
+    instance.load_plan(plan, profile)
+    files = instance.files(plan, profile)
+    wanted = [f for f in files if f.state in ("failed", "stopped")]
+    if not wanted:
+        click.echo(f"{count_states(files)}: nothing to retry")
+        return
+    _launch(instance, plan, profile, wanted, f"{profile.name}: retry of {len(wanted)} files", wait)
+
+
+@main.command()
+@click.argument("reference", metavar="PROFILE")
+def status(reference: str) -> None:
+    """List the files: state, items, rows, run and error. Exit status 1 unless all are materialized."""
+    plan, profile, instance = _open(reference)
+    files = instance.files(plan, profile)
+    out = console()
+    out.print(status_table(files))
+    out.print(count_states(files))
+    sys.exit(_status_code(files))
+
+
+@main.command()
+@click.option("--items", type=click.IntRange(0), default=200_000, show_default=True)
+@click.option("--files", type=click.IntRange(1), default=8, show_default=True)
+def demo(items: int, files: int) -> None:
+    """Migrate a sample export into an embedded PostgreSQL, through a Dagster of its own."""
+    from migration_pipeline.local.demo import run_demo
+
+    sys.exit(run_demo(items, files))
+
+
+@main.command()
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Port of the Dagster UI."
+)
+def dev(port: int) -> None:
+    """Run Dagster (UI, daemon, code server) and the embedded PostgreSQL until Ctrl-C."""
+    from migration_pipeline.local.demo import run_dev
+
+    run_dev(port)
+
+
+@main.command()
+def clean() -> None:
+    """Remove the embedded PostgreSQL with its data, and everything else below the state folder."""
+    from migration_pipeline.local.demo import remove_state
+
+    remove_state()
+
+
+def _open(reference: str) -> tuple[Plan, Profile, Instance]:
+    """Find a profile's plan, and the instance that runs it."""
+    name = load_profile(reference).name if ":" in reference or "." in reference else reference
+    path = plan_path(settings.plans_dir(), name)
+    plan = read_plan(path)
+    if reference not in (name, plan.reference):
+        raise UsageError(
+            f"{path}: this plan was made for another profile: {plan.reference}; plan again with --profile {reference}"
+        )
+    return plan, planned_profile(plan, path), Instance(settings.webserver_url())
+
+
+def _launch(
+    instance: Instance, plan: Plan, profile: Profile, wanted: list[FileStatus], title: str, wait: bool
+) -> None:
+    partitions = [file.partition for file in wanted]
+    backfill_id = instance.launch(plan, profile, partitions, title)
+    click.echo(f"launched backfill {backfill_id} of {len(wanted)} files: {instance.url}/runs/b/{backfill_id}")
+    if not wait:
+        return
+    try:
+        result = watch(console(), instance, plan, profile, backfill_id, partitions)
+    except KeyboardInterrupt:
+        click.echo(f"\nthe backfill goes on; see `migration-pipeline status {plan.profile}`")
+        sys.exit(1)
+    files = [f for f in instance.files(plan, profile) if f.partition in partitions]
+    for file in files:
+        if file.error:
+            click.echo(f"failed: {file.file.name} (run {file.run_id[:8]}): {file.error}", err=True)
+    if result.error:
+        click.echo(f"backfill {backfill_id} {result.status}: {result.error}", err=True)
+    click.echo(count_states(files))
+    if code := _status_code(files):
+        click.echo(
+            f"next: mend the cause, then migration-pipeline retry-failed {plan.reference} --wait", err=True
+        )
+        sys.exit(code)
+
+
+def _status_code(files: list[FileStatus]) -> int:
+    return 0 if all(file.state == "materialized" for file in files) else 1

@@ -1,0 +1,181 @@
+"""The assets of one migration: the export, and a table each for what its profile writes.
+
+One multi-asset loads all tables of a file at once; a file is a static partition, and its materialization
+is the file's checkpoint. There is no RetryPolicy: with the in_process executor it would swallow the UI's
+Terminate (dagster#15026).
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+from dagster_aws.s3 import S3Resource
+from pydantic import Field
+
+from migration_pipeline.engine.load import FileLoad, LoadSettings
+from migration_pipeline.engine.report import FileReport, Progress
+from migration_pipeline.engine.transform import Transform
+from migration_pipeline.errors import MigrationError
+from migration_pipeline.plan import Plan, PlannedFile
+from migration_pipeline.profile import Profile
+from migration_pipeline.row import Table
+from migration_pipeline.sources import dynamodb_json
+from migration_pipeline.sources.storage import Storage
+from migration_pipeline.sources.stream import FileStream
+from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
+
+
+class Database(dg.ConfigurableResource):  # type: ignore[type-arg]  # generic only in its private base
+    """The PostgreSQL database that rows go to."""
+
+    url: str = Field(description="A libpq connection URL; PG* variables fill in what it leaves out.")
+
+
+class LoadConfig(dg.Config):
+    """Run config of a load. Nothing here changes the result."""
+
+    batch_items: int = Field(
+        default=LoadSettings().batch_items,
+        gt=0,
+        description="Items a transaction. Larger batches commit less often; smaller ones need less memory.",
+    )
+
+
+def migration_assets(plan: Plan, profile: Profile) -> list[dg.AssetSpec | dg.AssetsDefinition]:
+    """Build a plan's assets: ``[profile, dynamodb_export]`` and, downstream of it, ``[profile, table]`` each."""
+    export = _export_spec(plan)
+    return [export, _tables_asset(plan, profile, export)]
+
+
+def _export_spec(plan: Plan) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        key=[plan.profile, "dynamodb_export"],
+        group_name=plan.profile,
+        kinds={"dynamodb", "s3"},
+        description="The DynamoDB table as it was exported. Dagster only knows of it; nothing here changes it.",
+        metadata={
+            "exports": dg.MetadataValue.md(
+                "\n".join(f"- `{e.uri}` of {e.export_time}" for e in plan.exports)
+            ),
+            "dynamodb_table": ", ".join(sorted({e.table_arn for e in plan.exports})),
+            "files": len(plan.files),
+            "items": plan.items,
+            "bytes": plan.bytes,
+        },
+    )
+
+
+def _table_spec(plan: Plan, profile: Profile, table: Table, export: dg.AssetSpec) -> dg.AssetSpec:
+    columns = [
+        dg.TableColumn(
+            name=column.name,
+            type=column.pg_type,
+            constraints=dg.TableColumnConstraints(
+                nullable=column.nullable, unique=table.key == (column.name,)
+            ),
+        )
+        for column in table.columns
+    ]
+    return dg.AssetSpec(
+        key=[plan.profile, table.name],
+        deps=[export],
+        group_name=plan.profile,
+        kinds={"postgres"},
+        description=table.comment,
+        code_version=profile.version,
+        metadata={
+            "dagster/table_name": table.qualified,
+            "dagster/column_schema": dg.TableSchema(columns=columns),
+        },
+    )
+
+
+def _tables_asset(plan: Plan, profile: Profile, export: dg.AssetSpec) -> dg.AssetsDefinition:
+    tables = profile.tables
+    files = plan.by_partition()
+
+    @dg.multi_asset(
+        name=f"{profile.name}_load",
+        specs=[_table_spec(plan, profile, table, export) for table in tables.values()],
+        partitions_def=dg.StaticPartitionsDefinition(list(files)),
+        backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=1),
+        description=f"Loads one export file into the tables of the profile {profile.name}.",
+    )
+    def load(
+        context: dg.AssetExecutionContext, config: LoadConfig, database: Database, s3: S3Resource
+    ) -> Iterator[dg.MaterializeResult[Any]]:
+        planned = files[context.partition_key]
+        try:
+            report = _load_file(context, planned, profile, config, database, s3)
+        except MigrationError as error:
+            raise dg.Failure(description=str(error), allow_retries=False) from error
+        for table in tables.values():
+            yield dg.MaterializeResult(
+                asset_key=[plan.profile, table.name], metadata=_metadata(planned, report, table)
+            )
+
+    return load
+
+
+def _load_file(
+    context: dg.AssetExecutionContext,
+    planned: PlannedFile,
+    profile: Profile,
+    config: LoadConfig,
+    database: Database,
+    s3: S3Resource,
+) -> FileReport:
+    """Load one file, saying in the run's log how it goes."""
+    file, log = planned.file, context.log
+    log.info(f"{file.name}: start, {file.items:,} items, {file.size / 1e6:,.1f} MB, from {file.uri}")
+    source = FileStream(file, Storage(s3.get_client))
+    with PostgresTarget(database.url, profile.tables) as target:
+        target.file = FileIdentity(
+            profile.name, profile.version, planned.export_id, file.name, context.run_id
+        )
+        report = FileLoad(
+            file.name,
+            file.items,
+            source,
+            Transform(profile, dynamodb_json),
+            target,
+            LoadSettings(batch_items=config.batch_items),
+            on_progress=lambda progress: log.info(f"{file.name}: {_progress(progress)}"),
+        ).run()
+    log.info(
+        f"{file.name}: done, {report.items:,} items in {report.seconds:.1f} s "
+        f"({report.items_per_second:,.0f} items/s), {sum(report.rows.values()):,} rows, "
+        f"{sum(report.skipped.values()):,} skipped, {report.quarantined:,} quarantined"
+    )
+    return report
+
+
+def _progress(progress: Progress) -> str:
+    eta = "" if progress.eta_seconds is None else f", {progress.eta_seconds:,.0f} s left"
+    return (
+        f"{progress.share:.0%}, {progress.items:,} of {progress.total_items:,} items, "
+        f"{progress.items_per_second:,.0f} items/s{eta}"
+    )
+
+
+def _metadata(planned: PlannedFile, report: FileReport, table: Table) -> Mapping[str, Any]:
+    """What a materialization says of its file. Numbers are plain, so that the UI plots them over partitions."""
+    rows = report.rows.get(table.qualified, 0)
+    return {
+        "dagster/partition_row_count": rows,
+        "file": planned.file.uri,
+        "md5": report.md5,
+        "bytes": report.bytes,
+        "items": report.items,
+        "loaded": report.loaded,
+        "skipped": sum(report.skipped.values()),
+        "quarantined": report.quarantined,
+        "unrouted": sum(report.unrouted.values()),
+        "collisions": report.collisions,
+        "rows": rows,
+        "rows_by_table": report.rows,
+        "skipped_by_reason": report.skipped,
+        "unrouted_by_keys": report.unrouted,
+        "seconds": round(report.seconds, 2),
+        "items_per_second": round(report.items_per_second),
+    }

@@ -1,0 +1,63 @@
+"""What is known of a file's load: while it runs (`Progress`) and when it is done (`FileReport`)."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class FileReport(msgspec.Struct, kw_only=True):
+    """The account of one file. Counts are of items, but for `rows`: one item may make several rows."""
+
+    items: int = 0
+    """Items read."""
+    loaded: int = 0
+    """Items that became rows."""
+    skipped: dict[str, int] = {}
+    """Items that the profile skipped, by reason."""
+    unrouted: dict[str, int] = {}
+    """Items that no rule took, by the pattern of their keys. They are part of `skipped`, too."""
+    quarantined: int = 0
+    rows: dict[str, int] = {}
+    """Rows written, by table."""
+    collisions: int = 0
+    """Rows left out because another item of the same batch made the same key."""
+    bytes: int = 0
+    """Compressed bytes read."""
+    md5: str = ""
+    seconds: float = 0.0
+
+    @property
+    def items_per_second(self) -> float:
+        """Items read a second; 0 for an empty file."""
+        return self.items / self.seconds if self.seconds and self.items else 0.0
+
+    @property
+    def conserved(self) -> bool:
+        """Whether every item read is loaded, skipped or quarantined (promise P1)."""
+        return self.items == self.loaded + sum(self.skipped.values()) + self.quarantined
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far a running file is."""
+
+    items: int
+    total_items: int
+    bytes: int
+    seconds: float
+
+    @property
+    def share(self) -> float:
+        """Part of the file's items that is read, 0 to 1."""
+        return self.items / self.total_items if self.total_items else 1.0
+
+    @property
+    def items_per_second(self) -> float:
+        """Items read a second so far."""
+        return self.items / self.seconds if self.seconds else 0.0
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Seconds left at the present speed; None before there is one."""
+        return (
+            (self.total_items - self.items) / self.items_per_second if self.items and self.seconds else None
+        )

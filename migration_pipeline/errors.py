@@ -1,0 +1,20 @@
+"""The errors that a user sees: one line that says what happened, to what, and what to do next."""
+
+
+class MigrationError(Exception):
+    """A fault that the user or the operator can mend; its text is the whole message.
+
+    The command line prints it without a traceback and exits with 1; in Dagster it is the failure's
+    description. It never holds a value of an item, and never a password.
+    """
+
+
+class UsageError(MigrationError):
+    """The call itself was wrong (a bad profile, plan or export location); the command line exits with 2."""
+
+
+class BadItem(Exception):  # noqa: N818  # a verdict on an item, not a failure of ours
+    """One item cannot become rows: its line is malformed, an attribute has another type, the profile failed.
+
+    The text is the reason, without any value of the item. Whoever knows the file and line adds them.
+    """

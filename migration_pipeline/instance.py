@@ -1,0 +1,337 @@
+"""Talks GraphQL to the running Dagster instance: launch a backfill, see how its files are doing.
+
+The same calls as the UI makes, so that a terminal has the same reach and everything shows in the UI.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import msgspec
+import requests
+
+from migration_pipeline.errors import MigrationError
+from migration_pipeline.plan import Plan
+from migration_pipeline.profile import Profile
+from migration_pipeline.sources.export import ExportFile
+
+State = Literal["materialized", "failed", "stopped", "running", "missing"]
+
+TIMEOUT_SECONDS = 60
+BATCH = 200
+"""Partitions asked about in one query."""
+
+
+class InstanceError(MigrationError):
+    """Dagster cannot be reached, or refused a call."""
+
+
+class FileStatus(msgspec.Struct, kw_only=True):
+    """One file as Dagster knows it."""
+
+    partition: str
+    file: ExportFile
+    state: State
+    run_id: str = ""
+    """The run that materialized it, or the last that tried."""
+    error: str = ""
+    """First line of what its last run failed with."""
+    metadata: dict[str, Any] = {}
+    """The materialization's metadata by label; empty unless materialized."""
+
+
+class Backfill(msgspec.Struct, kw_only=True):
+    """A backfill's state; `status` is Dagster's BulkActionStatus."""
+
+    id: str
+    status: str
+    error: str = ""
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.status.startswith("COMPLETED") or self.status in ("FAILED", "CANCELED")
+
+
+class Instance:
+    """A running Dagster webserver. Raises `InstanceError` with the way out when it does not answer."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._session = requests.Session()
+
+    def query(self, text: str, **variables: Any) -> dict[str, Any]:
+        """Run a GraphQL query or mutation; gives its `data`."""
+        try:
+            response = self._session.post(
+                f"{self.url}/graphql", json={"query": text, "variables": variables}, timeout=TIMEOUT_SECONDS
+            )
+            answer: dict[str, Any] = response.json()
+        except (requests.RequestException, ValueError):
+            raise InstanceError(
+                f"no Dagster at {self.url}; start it with `make dev`, or set MIGRATION_DAGSTER_URL"
+            ) from None
+        if answer.get("errors"):
+            raise InstanceError(f"Dagster at {self.url} refused: {answer['errors'][0]['message']}")
+        data: dict[str, Any] = answer["data"]
+        return data
+
+    # -- what there is ---------------------------------------------------------------------------
+
+    def load_plan(self, plan: Plan, profile: Profile) -> None:
+        """Make sure the instance knows the plan's files, reloading its code if it does not.
+
+        Raises `InstanceError` when it still does not: the code location fails, or reads other plans.
+        """
+        if self._partitions(plan, profile) == set(plan.by_partition()):
+            return
+        for name in self._locations():
+            self.query(RELOAD, name=name)
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while self._partitions(plan, profile) != set(plan.by_partition()):
+            failure = self._location_error()
+            if failure or time.monotonic() > deadline:
+                raise InstanceError(
+                    f"Dagster at {self.url} does not know the plan of {plan.profile}: "
+                    + (failure or "its code location reads its plans elsewhere; check MIGRATION_PLANS there")
+                )
+            time.sleep(0.5)
+
+    def _partitions(self, plan: Plan, profile: Profile) -> set[str]:
+        node = self.query(PARTITIONS, key={"path": _keys(plan, profile)[0]})["assetNodeOrError"]
+        return set(node.get("partitionKeys", []))
+
+    def _locations(self) -> list[str]:
+        entries = self.query(LOCATIONS)["workspaceOrError"]["locationEntries"]
+        return [entry["name"] for entry in entries]
+
+    def _location_error(self) -> str:
+        for entry in self.query(LOCATIONS)["workspaceOrError"]["locationEntries"]:
+            failure = entry["locationOrLoadError"] or {}
+            if failure.get("__typename") == "PythonError":
+                return _first_line(failure)
+        return ""
+
+    def files(self, plan: Plan, profile: Profile, *, attempts: bool = True) -> list[FileStatus]:
+        """Tell the state of each of the plan's files, in load order.
+
+        With `attempts`, files that are not materialized are asked for their last run, which tells failed
+        and stopped ones from those never tried, and why they failed.
+        """
+        nodes = self.query(STATUSES, keys=[{"path": key} for key in _keys(plan, profile)])["assetNodes"]
+        if not nodes:
+            raise InstanceError(
+                f"Dagster at {self.url} has no assets of {plan.profile}; "
+                f"reload its code, or run `migration-pipeline backfill {plan.profile}`"
+            )
+        statuses = [node["assetPartitionStatuses"] for node in nodes]
+        # A file is done when all its tables say so: a kill may fall between two of their events.
+        done = set.intersection(*(set(s.get("materializedPartitions", [])) for s in statuses))
+        failed = set.union(*(set(s.get("failedPartitions", [])) for s in statuses))
+        running = set.union(*(set(s.get("materializingPartitions", [])) for s in statuses))
+        files = [
+            FileStatus(partition=p.partition, file=p.file, state=_state(p.partition, done, failed, running))
+            for p in plan.files
+        ]
+        key = nodes[0]["assetKey"]["path"]
+        self._add_metadata(key, [f for f in files if f.state == "materialized"])
+        if attempts:
+            self._add_attempts(key, [f for f in files if f.state != "materialized"])
+        return files
+
+    def _add_metadata(self, key: Sequence[str], files: Sequence[FileStatus]) -> None:
+        for some in _chunks(files):
+            events = self.query(
+                MATERIALIZATIONS, key={"path": key}, partitions=[file.partition for file in some]
+            )["assetNodeOrError"]["latestMaterializationByPartition"]
+            by_partition = {event["partition"]: event for event in events if event}
+            for file in some:
+                if event := by_partition.get(file.partition):
+                    file.run_id = event["runId"]
+                    file.metadata = {e["label"]: _value(e) for e in event["metadataEntries"]}
+
+    def _add_attempts(self, key: Sequence[str], files: Sequence[FileStatus]) -> None:
+        for some in _chunks(files):
+            declared = ", ".join(f"$p{n}: String!" for n in range(len(some)))
+            asked = " ".join(
+                f"f{n}: latestRunForPartition(partition: $p{n}) {{ id status }}" for n in range(len(some))
+            )
+            text = (
+                f"query Attempts($key: AssetKeyInput!, {declared}) "
+                f"{{ assetNodeOrError(assetKey: $key) {{ ... on AssetNode {{ {asked} }} }} }}"
+            )
+            partitions = {f"p{n}": file.partition for n, file in enumerate(some)}
+            runs = self.query(text, key={"path": key}, **partitions)["assetNodeOrError"]
+            for n, file in enumerate(some):
+                if run := runs[f"f{n}"]:
+                    file.run_id = run["id"]
+                    if run["status"] in ("CANCELED", "FAILURE") and file.state == "missing":
+                        file.state = "stopped" if run["status"] == "CANCELED" else "failed"
+        for file in files:
+            if file.state == "failed" and file.run_id:
+                file.error = self.run_error(file.run_id)
+
+    def run_error(self, run_id: str) -> str:
+        """Give the first line of what a run failed with; "" when it did not fail."""
+        cursor = None
+        line = ""
+        while True:
+            run = self.query(EVENTS, run=run_id, cursor=cursor)["runOrError"]
+            connection = run.get("eventConnection") or {"events": [], "hasMore": False}
+            for event in connection["events"]:
+                if event["__typename"] == "ExecutionStepFailureEvent":
+                    return _failure(event)
+                if event["__typename"] == "RunFailureEvent":
+                    line = (event["message"] or "the run failed").splitlines()[0]
+            if not connection["hasMore"]:
+                return line
+            cursor = connection["cursor"]
+
+    # -- what to do ------------------------------------------------------------------------------
+
+    def launch(self, plan: Plan, profile: Profile, partitions: Sequence[str], title: str) -> str:
+        """Launch a backfill of some files through Dagster's queue; gives its id."""
+        result = self.query(
+            LAUNCH,
+            params={
+                "assetSelection": [{"path": key} for key in _keys(plan, profile)],
+                "partitionNames": list(partitions),
+                "title": title,
+            },
+        )["launchPartitionBackfill"]
+        if "backfillId" not in result:
+            raise InstanceError(
+                f"Dagster refused the backfill: {result.get('message', result['__typename'])}"
+            )
+        return str(result["backfillId"])
+
+    def backfill(self, backfill_id: str) -> Backfill:
+        """Ask for a backfill's state."""
+        result = self.query(BACKFILL, id=backfill_id)["partitionBackfillOrError"]
+        if "status" not in result:
+            raise InstanceError(f"backfill {backfill_id}: {result.get('message', 'not found')}")
+        error = _first_line(result["error"]) if result["error"] else ""
+        return Backfill(id=backfill_id, status=result["status"], error=error)
+
+
+def _keys(plan: Plan, profile: Profile) -> list[list[str]]:
+    return [[plan.profile, table.name] for table in profile.tables.values()]
+
+
+def _state(partition: str, done: set[str], failed: set[str], running: set[str]) -> State:
+    if partition in running:
+        return "running"
+    if partition in failed:
+        return "failed"
+    return "materialized" if partition in done else "missing"
+
+
+def _chunks(files: Sequence[FileStatus]) -> Iterable[Sequence[FileStatus]]:
+    return (files[start : start + BATCH] for start in range(0, len(files), BATCH))
+
+
+def _value(entry: dict[str, Any]) -> Any:
+    if entry.get("jsonString"):
+        return msgspec.json.decode(entry["jsonString"])
+    if entry.get("intRepr"):
+        return int(entry["intRepr"])  # intValue is null beyond 32 bits
+    return entry.get("floatValue", entry.get("text"))
+
+
+def _failure(event: dict[str, Any]) -> str:
+    described = (event["failureMetadata"] or {}).get("description")
+    if described:
+        return str(described).splitlines()[0]
+    error = event["error"] or {}
+    causes = error.get("causes") or []
+    return _first_line(causes[-1] if causes else error)
+
+
+def _first_line(error: dict[str, Any]) -> str:
+    return str(error.get("message") or "unknown error").strip().splitlines()[0]
+
+
+PARTITIONS = """
+query Partitions($key: AssetKeyInput!) {
+  assetNodeOrError(assetKey: $key) { ... on AssetNode { partitionKeys } }
+}"""
+
+LOCATIONS = """
+query Locations {
+  workspaceOrError {
+    ... on Workspace {
+      locationEntries { name locationOrLoadError { __typename ... on PythonError { message } } }
+    }
+  }
+}"""
+
+RELOAD = """
+mutation Reload($name: String!) {
+  reloadRepositoryLocation(repositoryLocationName: $name) { __typename }
+}"""
+
+STATUSES = """
+query Statuses($keys: [AssetKeyInput!]!) {
+  assetNodes(assetKeys: $keys) {
+    assetKey { path }
+    assetPartitionStatuses {
+      ... on DefaultPartitionStatuses { materializedPartitions failedPartitions materializingPartitions }
+    }
+  }
+}"""
+
+MATERIALIZATIONS = """
+query Materializations($key: AssetKeyInput!, $partitions: [String!]!) {
+  assetNodeOrError(assetKey: $key) {
+    ... on AssetNode {
+      latestMaterializationByPartition(partitions: $partitions) {
+        partition runId timestamp
+        metadataEntries {
+          label
+          ... on IntMetadataEntry { intRepr }
+          ... on FloatMetadataEntry { floatValue }
+          ... on TextMetadataEntry { text }
+          ... on JsonMetadataEntry { jsonString }
+        }
+      }
+    }
+  }
+}"""
+
+EVENTS = """
+query Events($run: ID!, $cursor: String) {
+  runOrError(runId: $run) {
+    ... on Run {
+      eventConnection(afterCursor: $cursor) {
+        cursor hasMore
+        events {
+          __typename
+          ... on MessageEvent { message }
+          ... on ExecutionStepFailureEvent {
+            error { message causes { message } }
+            failureMetadata { description }
+          }
+        }
+      }
+    }
+  }
+}"""
+
+LAUNCH = """
+mutation Launch($params: LaunchBackfillParams!) {
+  launchPartitionBackfill(backfillParams: $params) {
+    __typename
+    ... on LaunchBackfillSuccess { backfillId }
+    ... on Error { message }
+  }
+}"""
+
+BACKFILL = """
+query Backfill($id: String!) {
+  partitionBackfillOrError(backfillId: $id) {
+    ... on PartitionBackfill { status error { message } }
+    ... on Error { message }
+  }
+}"""

@@ -1,0 +1,180 @@
+"""A profile: which items of an export become which rows. The only place with business in it."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import re
+import sys
+import types
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from migration_pipeline.errors import UsageError
+from migration_pipeline.item import Item
+from migration_pipeline.row import Row, Table, table_of
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """A condition: the attribute is a string that begins with `text`."""
+
+    text: str
+
+
+def prefix(text: str) -> Prefix:
+    """Match string attributes that begin with `text`: ``SK=prefix("ORDER#")``."""
+    return Prefix(text)
+
+
+Condition = Union[str, Prefix]  # noqa: UP007  # an alias that Python 3.10 can evaluate
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One line of a profile's route table: conditions on string attributes that must all hold.
+
+    A rule with a function is a route; one without is an ignore, and `reason` is why.
+    """
+
+    conditions: tuple[tuple[str, Condition], ...]
+    reason: str
+    function: Callable[[Any], Any] | None = None
+    item_class: type[Item] | None = None
+
+
+@dataclass
+class Profile:
+    """A migration's rules, in the order they are declared: the first whose conditions hold takes the item.
+
+    >>> shop = Profile("shop")
+    >>> shop.ignore(SK=prefix("SESSION#"), because="sessions expire within a day")
+
+    Items that no rule takes are counted as *unrouted*, by the pattern of their keys.
+    """
+
+    name: str
+    version: str = "1"
+    """Raise it when the rules change: receipts record it."""
+    rules: list[Rule] = field(default_factory=list)
+    row_classes: list[type[Row]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
+            raise UsageError(
+                f"profile name {self.name!r}: use lower-case letters, digits and _ (it names the Dagster assets)"
+            )
+
+    def route(self, **conditions: Condition) -> Callable[[Function], Function]:
+        """Route the items for which all `conditions` hold to the function that this decorates.
+
+        The function is pure: it takes one item, typed by its annotation, and returns a row, a list of
+        rows, or None (the item is then counted as skipped, under the function's name). Its annotations
+        are read: ``def order(item: OrderItem) -> Order``, ``-> Order | None``, ``-> list[Order | OrderLine]``.
+        """
+
+        def add(function: Function) -> Function:
+            item_class, row_classes = _signature(function)
+            self.rules.append(Rule(_checked(conditions), function.__name__, function, item_class))
+            self.row_classes.extend(c for c in row_classes if c not in self.row_classes)
+            return function
+
+        return add
+
+    def ignore(self, *, because: str, **conditions: Condition) -> None:
+        """Skip the items for which all `conditions` hold, and count them under the reason `because`."""
+        self.rules.append(Rule(_checked(conditions), because))
+
+    @property
+    def tables(self) -> dict[type[Row], Table]:
+        """The tables this profile writes, in the order its routes name them."""
+        return {row_class: table_of(row_class) for row_class in self.row_classes}
+
+    @property
+    def routing_attributes(self) -> list[str]:
+        """The attributes that rules look at; all that is decoded of an item that nobody wants."""
+        return list(dict.fromkeys(name for rule in self.rules for name, _ in rule.conditions))
+
+
+def _checked(conditions: dict[str, Condition]) -> tuple[tuple[str, Condition], ...]:
+    if not conditions:
+        raise UsageError("a route or ignore needs a condition, such as SK='PROFILE' or SK=prefix('ORDER#')")
+    for name, condition in conditions.items():
+        text = condition.text if isinstance(condition, Prefix) else condition
+        if not isinstance(text, str) or not text:
+            raise UsageError(f"condition {name}={condition!r}: use a non-empty string or prefix('…')")
+    return tuple(conditions.items())
+
+
+def _signature(function: Callable[..., Any]) -> tuple[type[Item], list[type[Row]]]:
+    """Read item and row classes off a route's annotations."""
+    where = f"route {function.__name__}"
+    try:
+        hints = get_type_hints(function)
+    except NameError as error:
+        raise UsageError(f"{where}: its annotations name {error.name!r}, which is not defined") from None
+    parameters = list(inspect.signature(function).parameters)
+    item_class = hints.get(parameters[0]) if len(parameters) == 1 else None
+    if not (isinstance(item_class, type) and issubclass(item_class, Item)):
+        raise UsageError(f"{where}: it takes one argument, annotated with an Item class")
+    row_classes = list(_row_classes(hints.get("return")))
+    if not row_classes:
+        raise UsageError(f"{where}: annotate what it returns with a Row class, e.g. -> Customer")
+    return item_class, row_classes
+
+
+def _row_classes(annotation: Any) -> Iterable[type[Row]]:
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        if issubclass(annotation, Row):
+            yield annotation
+        return
+    if get_origin(annotation) is not None:
+        for argument in get_args(annotation):
+            yield from _row_classes(argument)
+
+
+def load_profile(reference: str) -> Profile:
+    """Import a profile: a shipped one by name (``shop``), any other by path (``my_package.my_module:profile``).
+
+    The current directory is importable, so a profile beside the plan needs no installation. Raises
+    `UsageError` that says what of it did not import.
+    """
+    path = reference if ":" in reference or "." in reference else f"migration_pipeline.profiles.{reference}"
+    module_name, _, variable = path.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except UsageError as error:
+        raise UsageError(f"profile {reference}: {error}") from error
+    except Exception as error:
+        raise UsageError(_import_failure(reference, module_name, error)) from error
+    profile = getattr(module, variable or "profile", None)
+    if not isinstance(profile, Profile):
+        raise UsageError(
+            f"profile {reference}: {module_name} has no Profile called {variable or 'profile'!r}"
+        )
+    if not profile.rules:
+        raise UsageError(f"profile {reference}: it has no route; add one with @{profile.name}.route(…)")
+    return profile
+
+
+def _import_failure(reference: str, module_name: str, error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name and module_name.startswith(error.name):
+        return (
+            f"profile {reference}: no module {error.name!r}; give a shipped profile (shop) or a path such as "
+            "my_package.my_module:profile, importable from the current directory"
+        )
+    frame = _last_frame(error)
+    return f"profile {reference}: {module_name} does not import: {type(error).__name__}: {error}{frame}"
+
+
+def _last_frame(error: BaseException) -> str:
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return f" ({traceback.tb_frame.f_code.co_filename}:{traceback.tb_lineno})" if traceback else ""

@@ -1,0 +1,185 @@
+"""The shop: one DynamoDB table with customers, orders, order lines, events and sessions.
+
+This profile is also the tutorial. It says which items become which rows, and nothing else: no
+database, no files, no checkpoints. Read it from top to bottom.
+
+The table has a composite key (`PK`, `SK`), and the sort key tells what an item is::
+
+    PK                SK                          becomes
+    CUSTOMER#<id>     PROFILE                     a row of customers
+    CUSTOMER#<id>     ORDER#<order id>            a row of orders
+    ORDER#<order id>  LINE#<number>               a row of order_lines
+    CUSTOMER#<id>     EVENT#<time>#<number>       nothing: counted as skipped
+    SESSION#<id>      SESSION                     nothing: counted as skipped
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from migration_pipeline import EpochMillis, Integer, Item, Profile, Row, attribute, prefix
+
+shop = profile = Profile("shop")
+
+
+# An Item says what is read of a DynamoDB item: the attributes you need, with their types. Attributes
+# that no field names are not even decoded. `X | None` also takes an attribute that is NULL or missing.
+
+
+class CustomerItem(Item):
+    """``CUSTOMER#<id> / PROFILE``"""
+
+    PK: str
+    name: str
+    created_at: datetime = attribute("createdAt")
+    newsletter: bool
+    balance: Decimal
+    loyalty_points: int = attribute("loyaltyPoints")
+    fingerprint: bytes
+    email: str | None
+    phone: str | None
+    tags: frozenset[str] | None
+    lucky_numbers: frozenset[Decimal] | None = attribute("luckyNumbers")
+    device_ids: frozenset[bytes] | None = attribute("deviceIds")
+    address: dict[str, Any] | None
+    notes: list[Any] | None
+
+
+class OrderItem(Item):
+    """``CUSTOMER#<id> / ORDER#<order id>``"""
+
+    PK: str
+    SK: str
+    status: str
+    total: Decimal
+    currency: str
+    placed_at: EpochMillis = attribute("placedAt")
+    line_count: int = attribute("lineCount")
+    coupon: str | None
+    ship_to: dict[str, Any] = attribute("shipTo")
+
+
+class OrderLineItem(Item):
+    """``ORDER#<order id> / LINE#<number>``"""
+
+    PK: str
+    SK: str
+    sku: str
+    title: str
+    quantity: int
+    unit_price: Decimal = attribute("unitPrice")
+    gift: bool
+    weight_kg: Decimal | None = attribute("weightKg")
+
+
+# A Row says what is written: the columns of a table, their types, and the key that makes a second
+# load of the same file an update instead of a duplicate.
+
+
+class Customer(Row, table="customers", key="customer_id"):
+    """People who signed up in the shop."""
+
+    customer_id: str
+    name: str
+    email: str | None
+    phone: str | None
+    created_at: datetime
+    newsletter: bool
+    balance: Decimal
+    loyalty_points: int
+    tags: frozenset[str] | None
+    lucky_numbers: frozenset[Decimal] | None
+    device_ids: frozenset[bytes] | None
+    fingerprint: bytes
+    address: dict[str, Any] | None
+    notes: list[Any] | None
+
+
+class Order(Row, table="orders", key="order_id"):
+    """Orders, one row each; their lines are in order_lines."""
+
+    order_id: str
+    customer_id: str
+    status: str
+    total: Decimal
+    currency: str
+    placed_at: datetime
+    line_count: Integer
+    coupon: str | None
+    ship_to: dict[str, Any]
+
+
+class OrderLine(Row, table="order_lines", key=("order_id", "line_no")):
+    """What was ordered, line by line."""
+
+    order_id: str
+    line_no: Integer
+    sku: str
+    title: str
+    quantity: Integer
+    unit_price: Decimal
+    gift: bool
+    weight_kg: Decimal | None
+
+
+# A route is a pure function from an item to a row. The engine decides when and how often to call it.
+
+
+@shop.route(SK="PROFILE")
+def customer(item: CustomerItem) -> Customer:
+    """A customer's profile item is one customer."""
+    return Customer(
+        customer_id=item.PK.removeprefix("CUSTOMER#"),
+        name=item.name,
+        email=item.email,
+        phone=item.phone,
+        created_at=item.created_at,
+        newsletter=item.newsletter,
+        balance=item.balance,
+        loyalty_points=item.loyalty_points,
+        tags=item.tags,
+        lucky_numbers=item.lucky_numbers,
+        device_ids=item.device_ids,
+        fingerprint=item.fingerprint,
+        address=item.address,
+        notes=item.notes,
+    )
+
+
+@shop.route(PK=prefix("CUSTOMER#"), SK=prefix("ORDER#"))
+def order(item: OrderItem) -> Order:
+    """An order, kept in its customer's collection."""
+    return Order(
+        order_id=item.SK.removeprefix("ORDER#"),
+        customer_id=item.PK.removeprefix("CUSTOMER#"),
+        status=item.status,
+        total=item.total,
+        currency=item.currency,
+        placed_at=item.placed_at,
+        line_count=item.line_count,
+        coupon=item.coupon,
+        ship_to=item.ship_to,
+    )
+
+
+@shop.route(PK=prefix("ORDER#"), SK=prefix("LINE#"))
+def order_line(item: OrderLineItem) -> OrderLine:
+    """A line of an order, kept in the order's own collection."""
+    return OrderLine(
+        order_id=item.PK.removeprefix("ORDER#"),
+        line_no=int(item.SK.removeprefix("LINE#")),
+        sku=item.sku,
+        title=item.title,
+        quantity=item.quantity,
+        unit_price=item.unit_price,
+        gift=item.gift,
+        weight_kg=item.weight_kg,
+    )
+
+
+# What is not wanted is said, with the reason: an item that no line here takes is reported as unrouted.
+
+shop.ignore(SK=prefix("EVENT#"), because="events stay in the analytics store")
+shop.ignore(SK="SESSION", because="sessions expire within a day")

@@ -1,0 +1,71 @@
+"""Every environment name of the project and every default, in one place.
+
+`AWS_*` names are not here: boto3 reads them itself. Each setting is a function, so that a change of the
+environment counts from the next call, and importing this module costs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from migration_pipeline.local.postgres import EmbeddedPostgres
+
+# The folder for all that the local stack keeps: the embedded database, Dagster's history, plans and logs.
+STATE_DIR = "MIGRATION_HOME"
+DEFAULT_STATE_DIR = ".local"
+
+# Dagster's own name for the folder of its instance: dagster.yaml and, with SQLite storage, the run history.
+DAGSTER_HOME = "DAGSTER_HOME"
+
+# The folder of the plans, the pinned lists of export files that the partitions are made of.
+PLANS_DIR = "MIGRATION_PLANS"
+
+# The database to load into, as a libpq URL. For a remote one: postgresql://…?sslmode=verify-full
+DATABASE_URL = "MIGRATION_DATABASE_URL"
+
+# Where the commands find the running Dagster webserver, when it is not the local stack's.
+WEBSERVER_URL = "MIGRATION_DAGSTER_URL"
+DEFAULT_WEBSERVER_URL = "http://127.0.0.1:3000"
+
+
+def state_dir() -> Path:
+    """The local stack's folder, absolute and without symbolic links: its name decides the sockets' names."""
+    return Path(os.environ.get(STATE_DIR) or DEFAULT_STATE_DIR).resolve()
+
+
+def dagster_home() -> Path:
+    """The folder of the Dagster instance, absolute as Dagster demands."""
+    return _folder(DAGSTER_HOME, "dagster")
+
+
+def plans_dir() -> Path:
+    """The folder that holds one plan a profile."""
+    return _folder(PLANS_DIR, "plans")
+
+
+def database_url() -> str:
+    """The libpq URL of the target database: the embedded one's, running or not, unless one was named."""
+    return os.environ.get(DATABASE_URL) or EmbeddedPostgres(state_dir()).url
+
+
+def webserver_url() -> str:
+    """The URL of the Dagster webserver, without a slash at its end."""
+    return (os.environ.get(WEBSERVER_URL) or _noted_webserver_url() or DEFAULT_WEBSERVER_URL).rstrip("/")
+
+
+def webserver_url_file() -> Path:
+    """The file in which a running local stack notes the URL of its webserver."""
+    return state_dir() / "webserver-url"
+
+
+def _folder(name: str, default: str) -> Path:
+    named = os.environ.get(name)
+    return Path(named).absolute() if named else state_dir() / default
+
+
+def _noted_webserver_url() -> str:
+    try:
+        return webserver_url_file().read_text().strip()
+    except FileNotFoundError:
+        return ""

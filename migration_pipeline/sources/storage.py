@@ -1,0 +1,172 @@
+"""Where an export lies: an S3 prefix or a folder, read alike.
+
+Everything that talks to S3 is here, and so is the translation of its errors to lines that a person can
+act on. boto3's own retries (the `AWS_RETRY_MODE` and `AWS_MAX_ATTEMPTS` environment) serve for requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import smart_open
+
+from migration_pipeline.errors import MigrationError
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+
+class StorageError(MigrationError):
+    """A bucket, folder or file cannot be read."""
+
+
+class Storage:
+    """Reads files by URI: ``s3://bucket/key`` or a path. The S3 client is made when first needed."""
+
+    def __init__(self, make_client: Callable[[], S3Client] | None = None) -> None:
+        self._make_client = make_client or _client_of_environment
+
+    @cached_property
+    def client(self) -> S3Client:
+        """The S3 client; by default one that boto3 configures from the environment."""
+        with _explained("s3"):
+            return self._make_client()
+
+    def open(self, uri: str) -> BinaryIO:
+        """Open a file for streaming, as stored (not decompressed). Raises `StorageError`."""
+        with _explained(uri):
+            if is_s3(uri):
+                parameters = {"client": self.client, "defer_seek": True}
+                return smart_open.open(uri, "rb", compression="disable", transport_params=parameters)
+            return smart_open.open(uri, "rb", compression="disable")
+
+    def read(self, uri: str) -> bytes:
+        """Read a small file whole. Raises `StorageError`."""
+        with self.open(uri) as stream, _explained(uri):
+            return stream.read()
+
+    def exists(self, uri: str) -> bool:
+        """Tell whether there is such a file. Raises `StorageError` when that cannot be known."""
+        if not is_s3(uri):
+            return Path(uri).is_file()
+        from botocore.exceptions import ClientError
+
+        bucket, key = split_s3(uri)
+        with _explained(uri):
+            try:
+                self.client.head_object(Bucket=bucket, Key=key)
+            except ClientError as error:
+                # A HEAD has no body, so S3 says "404" here instead of NoSuchKey; a missing bucket says so, too.
+                if error.response["Error"]["Code"] in ("404", "NoSuchKey"):
+                    self.client.head_bucket(Bucket=bucket)
+                    return False
+                raise
+        return True
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """List a folder: file name -> size in bytes, not below it. Raises `StorageError`."""
+        if not is_s3(folder):
+            with _explained(folder):
+                path = Path(folder)
+                return (
+                    {p.name: p.stat().st_size for p in path.iterdir() if p.is_file()} if path.is_dir() else {}
+                )
+        bucket, key = split_s3(folder)
+        base = key.rstrip("/") + "/"
+        with _explained(folder):
+            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=base)
+            return {
+                found["Key"].removeprefix(base): found["Size"]
+                for page in pages
+                for found in page.get("Contents", [])
+                if "/" not in found["Key"].removeprefix(base)
+            }
+
+    def folders(self, folder: str) -> list[str]:
+        """List the names of the folders right below a folder. Raises `StorageError`."""
+        if not is_s3(folder):
+            path = Path(folder)
+            return sorted(p.name for p in path.iterdir() if p.is_dir()) if path.is_dir() else []
+        bucket, key = split_s3(folder)
+        base = key.rstrip("/") + "/" if key else ""
+        with _explained(folder):
+            pages = self.client.get_paginator("list_objects_v2").paginate(
+                Bucket=bucket, Prefix=base, Delimiter="/"
+            )
+            return [
+                found["Prefix"].removeprefix(base).rstrip("/")
+                for page in pages
+                for found in page.get("CommonPrefixes", [])
+            ]
+
+
+def _client_of_environment() -> S3Client:
+    import boto3  # imported late: a folder needs no AWS, and the import costs a quarter of a second
+
+    return boto3.client("s3")
+
+
+def is_s3(uri: str) -> bool:
+    """Tell an S3 URI from a path."""
+    return uri.startswith("s3://")
+
+
+def split_s3(uri: str) -> tuple[str, str]:
+    """Split ``s3://bucket/key`` into bucket and key."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+def join(folder: str, *names: str) -> str:
+    """Put names behind a folder's URI."""
+    return "/".join((folder.rstrip("/"), *names))
+
+
+@contextmanager
+def _explained(uri: str) -> Iterator[None]:
+    """Turn what boto3, smart-open and the file system raise into one line with the way out."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:
+        # smart-open keeps the S3 error it met as backend_error, or chains it.
+        cause = getattr(error, "backend_error", None) or error.__cause__ or error
+        text = _explanation(cause, uri)
+        if text is None and cause is not error:
+            text = _explanation(error, uri)
+        if text is None:
+            raise
+        raise StorageError(text) from error
+
+
+def _explanation(error: BaseException, uri: str) -> str | None:
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+
+    bucket = split_s3(uri)[0]
+    if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
+        return f"{uri}: no AWS credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+    if isinstance(error, ClientError):
+        code = error.response.get("Error", {}).get("Code", "")
+        if code == "NoSuchBucket" or (code == "404" and error.operation_name == "HeadBucket"):
+            return f"{uri}: no such bucket: {bucket}; check the name and the account"
+        if code in ("NoSuchKey", "404"):
+            return f"{uri}: no such object; check the key, or copy the file there"
+        if code in ("AccessDenied", "403", "AllAccessDisabled"):
+            return f"{uri}: access denied; the role needs s3:GetObject and s3:ListBucket on this prefix"
+        if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"):
+            return f"{uri}: AWS refused the credentials ({code}); renew them and try again"
+        return f"{uri}: S3 answered {code or 'with an error'} to {error.operation_name}"
+    if isinstance(error, BotoCoreError):
+        return f"{uri}: S3 cannot be reached: {str(error).splitlines()[0]}"
+    if isinstance(error, FileNotFoundError):
+        return f"{uri}: no such file or folder"
+    if isinstance(error, PermissionError):
+        return f"{uri}: permission denied"
+    if isinstance(error, OSError):
+        return f"{uri}: {error.strerror or error}"
+    return None

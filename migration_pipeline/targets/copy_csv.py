@@ -1,0 +1,146 @@
+r"""Encodes rows for COPY, in C.
+
+PostgreSQL's CSV reader can be told to read what a JSON encoder writes: ``QUOTE '"'``, ``ESCAPE '\'`` and
+``NULL 'null'`` make a JSON array, less its brackets, a valid CSV line. So a whole batch of rows is one
+call of msgspec's encoder. What JSON and this CSV spell differently is mended afterwards, and only where it
+occurs: JSON's escapes of control characters (``\n``), which CSV wants as the characters themselves.
+
+Types whose JSON form PostgreSQL would not read as the column's type (bytea, arrays, jsonb) are turned to
+text by a generated function first; rows without such columns skip that step.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import Any, get_args, get_origin
+
+import msgspec
+
+from migration_pipeline.row import Column, Row, Table
+
+COPY_OPTIONS = r"""FORMAT csv, QUOTE '"', ESCAPE '\', NULL 'null'"""
+
+_json = msgspec.json.Encoder(decimal_format="string")
+_document = msgspec.json.Encoder(decimal_format="number")
+
+# -- values whose JSON form is not PostgreSQL's -----------------------------------------------------
+
+
+def bytea(value: bytes) -> str:
+    r"""Spell bytes as PostgreSQL's hex format: ``\x00ff``."""
+    return "\\x" + value.hex()
+
+
+def array(element: Callable[[Any], str]) -> Callable[[Any], str]:
+    """Make a function that spells an array literal; a set is sorted, so that equal sets are equal rows."""
+
+    def spell(values: Any) -> str:
+        ordered = sorted(values) if isinstance(values, (set, frozenset)) else values
+        return "{" + ",".join("NULL" if v is None else _quoted(element(v)) for v in ordered) + "}"
+
+    return spell
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def document(value: Any) -> str:
+    """Spell a document as JSON text, numbers with all their digits."""
+    return _document.encode(value).decode()
+
+
+def scalar(value: Any) -> str:
+    """Spell a number, text, time or UUID as PostgreSQL reads it inside an array."""
+    return value if isinstance(value, str) else str(value)
+
+
+def _spelling(column: Column) -> Callable[[Any], str] | None:
+    """The function that turns a column's values to text; None where their JSON form will do."""
+    bare = column.python_type
+    if column.pg_type in ("jsonb", "json"):
+        return document
+    if get_origin(bare) in (frozenset, set, list, tuple):
+        return array(bytea if get_args(bare)[0] is bytes else scalar)
+    if bare is bytes:
+        return bytea
+    # JSON has no NaN or infinity, and no integers beyond 64 bits in this encoder; text has.
+    if bare is float or (bare is int and column.pg_type.startswith("numeric")):
+        return scalar
+    return None
+
+
+# -- batches ---------------------------------------------------------------------------------------
+
+
+class RowEncoder:
+    """Encodes the rows of one table, compiled once from its `Row` class."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        fields = {column.name: column.field for column in table.columns}
+        self.key: Callable[[Row], Any] = attrgetter(*(fields[name] for name in table.key))
+        self._prepare = _compile_prepare(table)
+
+    def encode(self, rows: Sequence[Row]) -> tuple[bytes, int]:
+        """Encode rows as COPY input, sorted by key, each key once.
+
+        Of rows with one key the one whose encoding is the greatest stays, whatever order they came in.
+        Returns the bytes and the number of rows in them.
+        """
+        # Sorted, B-tree inserts touch neighbouring pages, and loaders side by side lock in one order.
+        ordered = sorted(rows, key=self.key)
+        keys = list(map(self.key, ordered))
+        if len(set(keys)) != len(keys):
+            ordered = self._distinct(ordered)
+        return self._lines(ordered), len(ordered)
+
+    def _distinct(self, rows: Sequence[Row]) -> list[Row]:
+        greatest: dict[Any, Row] = {}
+        for row in rows:
+            rival = greatest.setdefault(self.key(row), row)
+            if rival is not row and self._lines([row]) > self._lines([rival]):
+                greatest[self.key(row)] = row
+        return list(greatest.values())
+
+    def _lines(self, rows: Sequence[Row]) -> bytes:
+        lines = _json.encode_lines(rows if self._prepare is None else list(map(self._prepare, rows)))
+        # A newline inside a value is still \n here, so these brackets are the rows' own.
+        return _unescape(lines.replace(b"]\n[", b"\n")[1:-2]) + b"\n" if lines else b""
+
+
+def _compile_prepare(table: Table) -> Callable[[Row], tuple[Any, ...]] | None:
+    """Generate the function that makes a row's tuple for the JSON encoder; None when the row will do itself."""
+    spellings = {column.field: _spelling(column) for column in table.columns}
+    if not any(spellings.values()):
+        return None
+    values = []
+    for column in table.columns:
+        if spellings[column.field] is None:
+            values.append(f"r.{column.field}")
+        else:
+            call = f"{column.field}(v)"
+            values.append(f"(None if (v := r.{column.field}) is None else {call})")
+    source = f"def prepare(r):\n    return ({', '.join(values)},)\n"
+    namespace: dict[str, Any] = {name: spell for name, spell in spellings.items() if spell}
+    exec(compile(source, f"<encoder of {table.qualified}>", "exec"), namespace)  # noqa: S102  # names are a class's fields
+    return namespace["prepare"]  # type: ignore[no-any-return]
+
+
+_ESCAPE = re.compile(rb'\\(?:(["\\])|u00([0-9a-f]{2})|(.))')
+_CONTROL = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t"}
+
+
+def _unescape(lines: bytes) -> bytes:
+    r"""Put control characters in place of JSON's escapes of them; ``\"`` and ``\\`` mean the same in our CSV."""
+    if b"\\" not in lines or re.search(rb'\\[^"\\]', lines.replace(b"\\\\", b"")) is None:
+        return lines
+    return _ESCAPE.sub(_character, lines)
+
+
+def _character(escape: re.Match[bytes]) -> bytes:
+    if escape[1]:
+        return escape[0]
+    return bytes([int(escape[2], 16)]) if escape[2] else _CONTROL[escape[3]]
