@@ -21,6 +21,10 @@ MAX_LINE_BYTES = 8 << 20
 """An item is at most 400 KB; JSON escapes and base64 make at most a few times that of it. A longer line is no item."""
 
 
+CORRUPT: tuple[type[Exception], ...] = (igzip.BadGzipFile, isal_zlib.error, zlib.error)
+"""What gunzip raises for bytes that are no gzip; a truncated stream is an EOFError."""
+
+
 class _Counted(io.RawIOBase):
     """A raw stream that hashes and counts what is read from it."""
 
@@ -75,7 +79,7 @@ class FileStream:
                 raise self._error(
                     "the gzip stream ends in the middle; the file is truncated: copy it again"
                 ) from None
-            except (igzip.BadGzipFile, isal_zlib.error, zlib.error) as error:
+            except CORRUPT as error:
                 raise self._error(f"corrupt gzip ({error}); copy the file again") from None
 
     def _split(self, unzipped: BinaryIO) -> Iterator[list[bytes]]:

@@ -1,0 +1,76 @@
+"""What tests share: one PostgreSQL for the session, a database for each test that asks, sample exports."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+
+from migration_pipeline.local.postgres import EmbeddedPostgres
+from migration_pipeline.profile import load_profile
+from migration_pipeline.sample import write_sample
+from migration_pipeline.targets.ddl import ddl
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_developer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keep the developer's own environment out of the tests, and the tests out of it."""
+    for name in list(os.environ):
+        if name.startswith(("MIGRATION_", "DAGSTER_", "AWS_", "PG")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("MIGRATION_HOME", str(tmp_path / "state"))
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
+    server.start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def database_url(postgres: EmbeddedPostgres) -> str:
+    """An empty database of its own."""
+    name = f"test_{next(_numbers)}"
+    execute(postgres.url, f"CREATE DATABASE {name}")
+    return postgres.url.replace("/postgres?", f"/{name}?")
+
+
+@pytest.fixture
+def shop_database_url(database_url: str) -> str:
+    """A database with the shop's tables, empty."""
+    execute(database_url, ddl(load_profile("shop").tables.values()))
+    return database_url
+
+
+def execute(url: str, statement: str) -> None:
+    connection = psycopg2.connect(url)
+    connection.autocommit = True
+    try:
+        connection.cursor().execute(statement)
+    finally:
+        connection.close()
+
+
+def query(url: str, statement: str) -> list[tuple[Any, ...]]:
+    connection = psycopg2.connect(url)
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+            return list(cursor.fetchall())
+    finally:
+        connection.close()
+
+
+@pytest.fixture(scope="session")
+def shop_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sample of 6,000 items in 4 files, the last empty. Read only: copy it to change it."""
+    return write_sample(tmp_path_factory.mktemp("export"), items=6_000, files=4, seed=7)

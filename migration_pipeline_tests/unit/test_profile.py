@@ -1,0 +1,219 @@
+"""The vocabulary of profiles: what a declaration makes, and what a wrong one says."""
+
+from __future__ import annotations
+
+import sys
+from datetime import date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import pytest
+
+from migration_pipeline import Integer, Item, PgType, Profile, Row, column, prefix
+from migration_pipeline.engine.transform import Transform, key_pattern
+from migration_pipeline.errors import BadItem, UsageError
+from migration_pipeline.profile import load_profile
+from migration_pipeline.row import table_of
+from migration_pipeline.sources import dynamodb_json
+
+
+class Thing(Item):
+    PK: str
+    n: int = 0
+
+
+class Wide(Row, table="wide_schema.wide", key=("a", "b")):
+    """A row of every type."""
+
+    a: str
+    b: int
+    c: Decimal | None
+    d: float
+    e: bool
+    f: bytes
+    g: datetime
+    h: date
+    i: UUID
+    j: dict[str, Any]
+    k: list[Any] | None
+    m: frozenset[str]
+    n: list[Decimal]
+    o: Integer
+    p: Annotated[str | None, PgType("varchar(10)")]
+    q: Literal["x", "y"] = column("camelCase")
+
+
+def test_a_row_class_gives_columns_types_and_key() -> None:
+    table = table_of(Wide)
+    assert (table.schema, table.name, table.key, table.comment) == (
+        "wide_schema", "wide", ("a", "b"), "A row of every type.",
+    )  # fmt: skip
+    assert [(c.name, c.pg_type, c.nullable) for c in table.columns] == [
+        ("a", "text", False), ("b", "bigint", False), ("c", "numeric", True), ("d", "double precision", False),
+        ("e", "boolean", False), ("f", "bytea", False), ("g", "timestamp with time zone", False),
+        ("h", "date", False), ("i", "uuid", False), ("j", "jsonb", False), ("k", "jsonb", True),
+        ("m", "text[]", False), ("n", "numeric[]", False), ("o", "integer", False), ("p", "varchar(10)", True),
+        ("camelCase", "text", False),
+    ]  # fmt: skip
+
+
+def test_a_row_without_table_or_key_is_refused() -> None:
+    with pytest.raises(UsageError, match="NoKey: a Row needs a table and a key"):
+
+        class NoKey(Row, table="t"):
+            a: str
+
+
+@pytest.mark.parametrize(
+    ("key", "message"), [("b", "names 'b'"), ("c", "'c' is part of the key and cannot be None")]
+)
+def test_a_key_that_is_no_column_is_refused(key: str, message: str) -> None:
+    class Wrong(Row, table="t", key=key):
+        a: str
+        c: str | None
+
+    with pytest.raises(UsageError, match=message):
+        table_of(Wrong)
+
+
+class Small(Row, table="small", key="k"):
+    k: str
+
+
+class Other(Row, table="other", key="k"):
+    k: str
+
+
+def transform_of(profile: Profile) -> Transform:
+    return Transform(profile, dynamodb_json)
+
+
+def line(**attributes: str) -> bytes:
+    import json
+
+    return json.dumps({"Item": {name: {"S": value} for name, value in attributes.items()}}).encode()
+
+
+def test_the_first_rule_that_holds_takes_the_item() -> None:
+    p = Profile("p")
+
+    @p.route(PK=prefix("A#"), SK="X")
+    def first(item: Thing) -> Small:
+        return Small("first")
+
+    p.ignore(PK=prefix("A#"), because="old")
+
+    @p.route(SK="X")
+    def second(item: Thing) -> Small | None:
+        return Small("second")
+
+    t = transform_of(p)
+    rule = {keys: t.classify(keys) for keys in [("A#1", "X"), ("A#1", "Y"), ("B", "X"), ("B", "Y"), ("", "")]}
+    assert list(rule.values()) == [0, 1, 2, -1, -1]
+    assert t.read_keys(line(SK="X", PK="A#1"))[:2] == ("A#1", "X")
+    assert t.convert(0, line(PK="A#1")) == Small("first")
+    assert p.routing_attributes == ["PK", "SK"]
+
+
+def test_a_route_may_return_many_rows_but_only_those_it_names() -> None:
+    p = Profile("p")
+
+    @p.route(PK="1")
+    def both(item: Thing) -> list[Small | Other]:
+        return [Small("a"), Other("b")]
+
+    @p.route(PK="2")
+    def wrong(item: Thing) -> Small:
+        return "text"  # type: ignore[return-value]
+
+    t = transform_of(p)
+    assert p.row_classes == [Small, Other]
+    assert t.rows_of(0, t.convert(0, line(PK="1"))) == [Small("a"), Other("b")]
+    with pytest.raises(BadItem, match="route wrong returned a str"):
+        t.rows_of(1, t.convert(1, line(PK="2")))
+
+
+def test_an_exception_of_a_route_names_its_line_and_no_value() -> None:
+    p = Profile("p")
+
+    @p.route(PK=prefix("s"))
+    def fails(item: Thing) -> Small:
+        return Small(str(int(item.PK)))
+
+    with pytest.raises(BadItem) as caught:
+        transform_of(p).convert(0, line(PK="s3cret"))
+    assert str(caught.value).startswith(f"route fails failed: ValueError at {__name__}:")
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "pattern"),
+    [
+        (("CUSTOMER#12", "PROFILE"), "PK=CUSTOMER#…, SK=PROFILE"),
+        (("c@example.org", ""), "PK=…, SK=(none)"),
+        (("secret#1", "ÉTÉ"), "PK=…, SK=…"),
+    ],
+)
+def test_key_patterns_hold_no_values(values: tuple[str, ...], pattern: str) -> None:
+    assert key_pattern(["PK", "SK"], values) == pattern
+
+
+def test_declarations_that_make_no_sense_are_refused() -> None:
+    p = Profile("p")
+    with pytest.raises(UsageError, match="needs a condition"):
+        p.ignore(because="all of it")
+    with pytest.raises(UsageError, match="use a non-empty string"):
+        p.ignore(PK="", because="empty")
+    with pytest.raises(UsageError, match="takes one argument, annotated with an Item class"):
+
+        @p.route(PK="1")
+        def untyped(item):  # type: ignore[no-untyped-def]
+            return None
+
+    with pytest.raises(UsageError, match="annotate what it returns with a Row class"):
+
+        @p.route(PK="1")
+        def unreturned(item: Thing) -> None:
+            return None
+
+    with pytest.raises(UsageError, match="use lower-case letters"):
+        Profile("No Good")
+
+
+def test_a_shipped_profile_loads_by_name() -> None:
+    assert load_profile("shop").name == "shop"
+    assert load_profile("migration_pipeline.profiles.shop:shop") is load_profile("shop")
+
+
+@pytest.mark.parametrize(
+    ("source", "reference", "message"),
+    [
+        (
+            None,
+            "nothing_here",
+            "no module 'migration_pipeline.profiles.nothing_here'; give a shipped profile",
+        ),
+        (None, "gone.away:profile", "no module 'gone'"),
+        ("import json.nothing", "broken_one", "broken_one does not import: ModuleNotFoundError"),
+        ("x = 1 / 0", "broken_two:profile", r"does not import: ZeroDivisionError: .*broken_two.py:1\)"),
+        ("x = 1", "empty_one:profile", "has no Profile called 'profile'"),
+        (
+            "from migration_pipeline import Profile\nprofile = Profile('a')",
+            "empty_two:profile",
+            "it has no route",
+        ),
+    ],
+)
+def test_a_profile_that_does_not_load_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str | None, reference: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    module = reference.partition(":")[0]
+    if source is not None:
+        (tmp_path / f"{module}.py").write_text(source)
+        reference = f"{module}:profile"
+    with pytest.raises(UsageError, match=message):
+        load_profile(reference)
