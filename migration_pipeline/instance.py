@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 import requests
@@ -20,6 +21,9 @@ from migration_pipeline.sources.export import ExportFile
 State = Literal["materialized", "failed", "stopped", "running", "missing"]
 
 TIMEOUT_SECONDS = 60
+DAEMON_CATCHES_UP_SECONDS = 5
+"""A backfill launched before the daemon has the new code fails, naming partitions that "no longer" exist."""
+
 BATCH = 200
 """Partitions asked about in one query."""
 
@@ -61,6 +65,8 @@ class Instance:
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         self._session = requests.Session()
+        # A proxy of the environment is not for this machine.
+        self._session.trust_env = urlsplit(self.url).hostname not in ("127.0.0.1", "localhost", "::1")
 
     def query(self, text: str, **variables: Any) -> dict[str, Any]:
         """Run a GraphQL query or mutation; gives its `data`."""
@@ -98,6 +104,8 @@ class Instance:
                     + (failure or "its code location reads its plans elsewhere; check MIGRATION_PLANS there")
                 )
             time.sleep(0.5)
+        # The webserver has the new code. The daemon, which has no call to ask it, looks every second.
+        time.sleep(DAEMON_CATCHES_UP_SECONDS)
 
     def _partitions(self, plan: Plan, profile: Profile) -> set[str]:
         node = self.query(PARTITIONS, key={"path": _keys(plan, profile)[0]})["assetNodeOrError"]
@@ -149,8 +157,11 @@ class Instance:
             by_partition = {event["partition"]: event for event in events if event}
             for file in some:
                 if event := by_partition.get(file.partition):
-                    file.run_id = event["runId"]
-                    file.metadata = {e["label"]: _value(e) for e in event["metadataEntries"]}
+                    metadata = {e["label"]: _value(e) for e in event["metadataEntries"]}
+                    if metadata.get("md5", file.file.md5) == file.file.md5:
+                        file.run_id, file.metadata = event["runId"], metadata
+                    else:  # the plan was made again, from other contents under the same name
+                        file.state = "missing"
 
     def _add_attempts(self, key: Sequence[str], files: Sequence[FileStatus]) -> None:
         for some in _chunks(files):

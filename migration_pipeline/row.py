@@ -142,7 +142,7 @@ def _column(row_class: type[Row], field: str, name: str, annotation: Any) -> Col
     pg_type = next((m.name for m in markers if isinstance(m, PgType)), None) or _pg_type(bare)
     if pg_type is None:
         raise UsageError(f"{row_class.__name__}.{field}: no PostgreSQL type for {annotation!r}")
-    if bare is Any or get_origin(bare) is dict or bare in (dict, list) or pg_type in ("jsonb", "json"):
+    if pg_type in ("jsonb", "json"):
         bare = Any
     return Column(field, name, bare, pg_type, nullable or annotation is Any)
 
@@ -153,11 +153,16 @@ def _pg_type(bare: Any) -> str | None:
     origin, arguments = get_origin(bare), get_args(bare)
     if origin is Literal and all(isinstance(a, str) for a in arguments):
         return "text"
-    if origin in (frozenset, set, list, tuple) and arguments and arguments[0] in SCALARS:
-        return SCALARS[arguments[0]] + "[]"
-    if bare in (Any, dict, list) or origin in (dict, list):
+    if origin in (frozenset, set, list) and (element := element_type(bare)) in SCALARS:
+        return SCALARS[element] + "[]"
+    if bare in (Any, dict, list) or origin is dict or bare == list[Any]:
         return "jsonb"
     return None
+
+
+def element_type(bare: Any) -> Any:
+    """The type of an array's elements, which may be NULL: `Decimal` of ``list[Decimal | None]``."""
+    return unwrap(get_args(bare)[0])[0]
 
 
 def unwrap(annotation: Any) -> tuple[Any, tuple[Any, ...], bool]:

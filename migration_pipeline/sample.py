@@ -87,13 +87,13 @@ def write_sample(
     reason, and the stage where a loader must notice: ``line`` (it is no JSON object with an Item, in
     UTF-8), ``decode`` (an attribute is not what it must be) or ``database`` (PostgreSQL refuses the row).
 
-    `seed` names the export, so another sample with that seed replaces it. The good items are the same
-    whatever `files` and `bad` are. `on_progress` is told the number of items written so far. Raises
+    The export is named after all of these numbers, so another sample never passes for this one. The good
+    items are the same whatever `files` and `bad` are. `on_progress` is told the number of items written so far. Raises
     `UsageError` for numbers that make no sample.
     """
     if items < 0 or files < 1:
         raise UsageError(f"A sample has 0 items or more in 1 file or more, not {items} in {files}.")
-    export, mix = _Export(seed), _Mix(items, seed)
+    export, mix = _Export(seed, f"{items} items in {files} files, {bad} bad"), _Mix(items, seed)
     faults = _plant(mix, bad, seed)
     root, listing = folder / "AWSDynamoDB" / export.id, folder / "bad-items.jsonl"
     _clear(root, listing)
@@ -125,12 +125,12 @@ def _clear(root: Path, listing: Path) -> None:
 
 
 class _Export:
-    """The name, the times and the manifest of an export, all from its seed."""
+    """The name, the times and the manifest of an export, all from its seed and its `size` in words."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, size: str) -> None:
         self._random = Random(f"export {seed}")
         milliseconds = 1_700_000_000_000 + self._random.getrandbits(34)  # 2023-11-14 and up to 199 days on
-        self.id = f"{milliseconds:014d}-{self._random.getrandbits(32):08x}"
+        self.id = f"{milliseconds:014d}-{Random(f'{seed}: {size}').getrandbits(32):08x}"
         self.time = _EPOCH + timedelta(milliseconds=milliseconds)
         self._table_id = uuid.UUID(int=self._random.getrandbits(128), version=4)
 

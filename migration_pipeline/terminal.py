@@ -5,23 +5,25 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
-from rich.console import Console
+from rich import box
+from rich.console import Console, Group
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from migration_pipeline.instance import Backfill, FileStatus, Instance
 from migration_pipeline.plan import Plan
 from migration_pipeline.profile import Profile
 
-PIPE_WIDTH = 240
+PIPE_WIDTH = 1000
 """Columns when output is piped: wide enough that no cell is folded, so that lines can be grepped."""
 
 POLL_SECONDS = 1.0
@@ -66,39 +68,40 @@ def count_states(files: Sequence[FileStatus]) -> str:
     return f"{counts['materialized']:,} of {len(files):,} files materialized{others}"
 
 
-def summary(files: Sequence[FileStatus]) -> Table:
+def summary(files: Sequence[FileStatus]) -> Group:
     """Sum up what was loaded, a line a file and one in total: items, rows by table, skipped, quarantined, speed."""
-    done = [file for file in files if file.metadata]
-    tables = list(dict.fromkeys(name for file in done for name in file.metadata["rows_by_table"]))
-    reasons = list(dict.fromkeys(name for file in done for name in file.metadata["skipped_by_reason"]))
-    table = Table(header_style="bold", caption_justify="left", show_footer=True)
-    table.add_column("file", footer="total", no_wrap=True)
-    columns = (
-        [("items", [file.metadata["items"] for file in done])]
-        + [
-            (f"rows of\n{name}", [file.metadata["rows_by_table"].get(name, 0) for file in done])
-            for name in tables
-        ]
-        + [
-            (f"skipped:\n{name}", [file.metadata["skipped_by_reason"].get(name, 0) for file in done])
-            for name in reasons
-        ]
-        + [("quaran-\ntined", [file.metadata["quarantined"] for file in done])]
+    done = [file.metadata for file in files if file.metadata]
+    tables = _names(done, "rows_by_table")
+    reasons = _names(done, "skipped_by_reason")
+    columns = {"items": [metadata["items"] for metadata in done]}
+    columns |= {name: [metadata["rows_by_table"].get(name, 0) for metadata in done] for name in tables}
+    columns |= {
+        f"skipped\n({number})": [metadata["skipped_by_reason"].get(reason, 0) for metadata in done]
+        for number, reason in enumerate(reasons, 1)
+    }
+    columns["quaran-\ntined"] = [metadata["quarantined"] for metadata in done]
+    seconds = sum(metadata["seconds"] for metadata in done)
+    table = Table(
+        box=box.SIMPLE_HEAD, header_style="bold", show_footer=True, pad_edge=False, padding=(0, 1, 0, 0)
     )
-    for name, values in columns:
-        table.add_column(name, f"{sum(values):,}", justify="right")
-    seconds = sum(file.metadata["seconds"] for file in done)
-    items = sum(file.metadata["items"] for file in done)
+    table.add_column("file", footer="total", no_wrap=True)
+    for name, values in columns.items():
+        table.add_column(name, f"{sum(values):,}", justify="right", overflow="fold")
     table.add_column("seconds", f"{seconds:,.1f}", justify="right")
-    table.add_column("items/s", f"{items / seconds if seconds else 0:,.0f}", justify="right")
-    for row, file in enumerate(done):
+    table.add_column("items/s", f"{sum(columns['items']) / seconds if seconds else 0:,.0f}", justify="right")
+    for row, file in enumerate(file for file in files if file.metadata):
         table.add_row(
             file.file.name,
-            *(f"{values[row]:,}" for _, values in columns),
+            *(f"{values[row]:,}" for values in columns.values()),
             f"{file.metadata['seconds']:,.1f}",
             f"{file.metadata['items_per_second']:,}",
         )
-    return table
+    legend = [Text(f"skipped ({number}): {reason}") for number, reason in enumerate(reasons, 1)]
+    return Group(table, *legend)
+
+
+def _names(done: Sequence[dict[str, Any]], label: str) -> list[str]:
+    return list(dict.fromkeys(name for metadata in done for name in metadata[label]))
 
 
 def watch(
@@ -115,11 +118,10 @@ def watch(
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("items"),
+        TextColumn("{task.completed:,.0f} of {task.total:,.0f} items"),
         TimeElapsedColumn(),
         TextColumn("left:"),
-        TimeRemainingColumn(elapsed_when_finished=True),
+        TimeRemainingColumn(),
     )
     said = ""
     with Progress(*columns, console=out, disable=not out.is_terminal, speed_estimate_period=60) as bar:

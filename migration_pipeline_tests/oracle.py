@@ -20,7 +20,7 @@ Rows = dict[str, list[tuple[Any, ...]]]
 
 SELECTS = {
     "customers": "SELECT customer_id, name, email, phone, created_at, newsletter, balance, loyalty_points, tags, "
-    "lucky_numbers, device_ids::text[], fingerprint, address::text, notes::text FROM customers",
+    "lucky_numbers::text[], device_ids::text[], fingerprint, address::text, notes::text FROM customers",
     "orders": "SELECT order_id, customer_id, status, total, currency, placed_at, line_count, coupon, ship_to::text "
     "FROM orders",
     "order_lines": "SELECT order_id, line_no, sku, title, quantity, unit_price, gift, weight_kg FROM order_lines",
@@ -109,7 +109,7 @@ def _elements(elements: list[Any]) -> list[Any]:
 
 def _plain(attribute: dict[str, Any]) -> Any:
     ((letter, value),) = attribute.items()
-    plain = {
+    plain: dict[str, Callable[[], Any]] = {
         "N": lambda: Decimal(value), "NULL": lambda: None, "M": lambda: _members(value), "L": lambda: _elements(value),
         "SS": lambda: sorted(value), "NS": lambda: sorted(map(Decimal, value)),
     }  # fmt: skip
@@ -131,6 +131,8 @@ def actual(connection: Any) -> Rows:
 def _comparable(table: str, row: tuple[Any, ...]) -> tuple[Any, ...]:
     documents = {"customers": (12, 13), "orders": (8,), "order_lines": ()}[table]
     values = [bytes(value) if isinstance(value, memoryview) else value for value in row]
+    if table == "customers" and values[9] is not None:
+        values[9] = list(map(Decimal, values[9]))  # psycopg2 would make floats of a numeric[]
     for index in documents:
         if values[index] is not None:
             values[index] = json.loads(values[index], parse_float=Decimal, parse_int=Decimal)

@@ -8,10 +8,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from migration_pipeline.errors import MigrationError
+
 LOG_LINES = 15  # of a log, for a message: enough for the end of a traceback
 
 
-class LocalError(Exception):
+class LocalError(MigrationError):
     """A part of the local stack cannot start, or has ended; str() is the message for the user."""
 
     @classmethod

@@ -25,6 +25,7 @@ import shlex
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,6 +60,7 @@ SETTINGS = {
 # Text sorts by code point, and messages are in English, on every machine: this locale is PostgreSQL's own,
 # the same on Linux and on macOS, and no update of the operating system changes the order of an index.
 INITDB_OPTIONS = (
+    "--no-instructions",
     "--username=postgres",
     "--auth=trust",
     "--encoding=UTF8",
@@ -175,9 +177,10 @@ class EmbeddedPostgres:
     def _make_cluster(self) -> None:
         if self._data.exists():
             return
-        unfinished = self._home / "data.new"  # renamed when whole: an interrupted initdb does no harm
-        if unfinished.exists():
-            shutil.rmtree(unfinished)
+        # Renamed when whole, so that an initdb cut off in the middle, or still at it, does no harm.
+        for unfinished in self._home.glob("data.*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished = Path(tempfile.mkdtemp(prefix="data.", dir=self._home))
         self._make_private(unfinished)
         self._run("initdb", "-D", unfinished.name, *INITDB_OPTIONS)
         unfinished.rename(self._data)
@@ -221,7 +224,7 @@ class EmbeddedPostgres:
     def _run(self, program: str, *arguments: str) -> None:
         """Run a program of the wheel; it, and a server that it starts, write to the server's log."""
         with self._log.open("ab") as log:
-            done = subprocess.run(  # noqa: S603
+            process = subprocess.Popen(  # noqa: S603
                 [self._binaries() / program, *arguments],
                 cwd=self._home,  # the data folder is named relative to it: pg_ctl hands its name to a shell
                 env={"LC_ALL": "C", "PATH": os.defpath},  # and no PGPORT or PGDATA of the user's
@@ -234,7 +237,11 @@ class EmbeddedPostgres:
                 group=self._user and self._user.pw_gid,
                 extra_groups=self._user and [],
             )
-        if done.returncode != 0:
+        try:
+            process.wait()
+        finally:
+            process.wait()  # even when we are told to end: half started, the server could not be stopped
+        if process.returncode != 0:
             raise LocalError.with_log(f"PostgreSQL's {program} {arguments[0]} failed", self._log)
 
     def _binaries(self) -> Path:

@@ -107,7 +107,7 @@ class Storage:
 def _client_of_environment() -> S3Client:
     import boto3  # imported late: a folder needs no AWS, and the import costs a quarter of a second
 
-    return boto3.client("s3")
+    return boto3.Session().client("s3")
 
 
 def is_s3(uri: str) -> bool:

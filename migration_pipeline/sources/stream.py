@@ -21,7 +21,7 @@ MAX_LINE_BYTES = 8 << 20
 """An item is at most 400 KB; JSON escapes and base64 make at most a few times that of it. A longer line is no item."""
 
 
-CORRUPT: tuple[type[Exception], ...] = (igzip.BadGzipFile, isal_zlib.error, zlib.error)
+CORRUPT: Any = (igzip.BadGzipFile, isal_zlib.error, zlib.error)
 """What gunzip raises for bytes that are no gzip; a truncated stream is an EOFError."""
 
 

@@ -14,11 +14,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import Any, get_args, get_origin
+from typing import Any, get_origin
 
 import msgspec
 
-from migration_pipeline.row import Column, Row, Table
+from migration_pipeline.row import Column, Row, Table, element_type
 
 COPY_OPTIONS = r"""FORMAT csv, QUOTE '"', ESCAPE '\', NULL 'null'"""
 
@@ -62,8 +62,8 @@ def _spelling(column: Column) -> Callable[[Any], str] | None:
     bare = column.python_type
     if column.pg_type in ("jsonb", "json"):
         return document
-    if get_origin(bare) in (frozenset, set, list, tuple):
-        return array(bytea if get_args(bare)[0] is bytes else scalar)
+    if get_origin(bare) in (frozenset, set, list):
+        return array(bytea if element_type(bare) is bytes else scalar)
     if bare is bytes:
         return bytea
     # JSON has no NaN or infinity, and no integers beyond 64 bits in this encoder; text has.

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from importlib.resources import files
 from typing import Any
 
+import psycopg2
+
 from migration_pipeline.errors import UsageError
 from migration_pipeline.row import Column, Table
 
@@ -30,6 +32,16 @@ def qualified(table: Table) -> str:
 def ddl(tables: Iterable[Table]) -> str:
     """Write the SQL for the bookkeeping and all `tables`; running it again changes nothing."""
     return "\n".join([BOOKKEEPING, *map(_create, tables)])
+
+
+def create_tables(url: str, tables: Iterable[Table]) -> None:
+    """Run the DDL; what is there already stays as it is. Raises `psycopg2.Error`."""
+    connection = psycopg2.connect(url)
+    try:
+        with connection, connection.cursor() as cursor:
+            cursor.execute(ddl(tables))
+    finally:
+        connection.close()
 
 
 def _create(table: Table) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -94,7 +95,7 @@ def test_all_types_read_as_their_independent_reading(
     assert (got.S, got.N, got.whole, got.B, got.yes) == (s, Decimal(n), whole, b, yes)
     assert got.N.as_tuple() == Decimal(n).as_tuple(), "no digit is added or lost"
     assert (got.any, got.M, got.L) == (read, {"x": read}, [read])
-    assert (got.SS, got.NS, got.BS) == ({"a", "b"}, {Decimal(1), Decimal(2)}, {b"\0"})
+    assert (sorted(got.SS), sorted(got.NS), sorted(got.BS)) == (["a", "b"], [Decimal(1), Decimal(2)], [b"\0"])
 
 
 def test_missing_null_and_default() -> None:
@@ -159,10 +160,8 @@ def test_a_line_that_is_no_item_is_a_bad_item(line: bytes) -> None:
 @given(st.binary(max_size=60) | values.map(lambda v: json.dumps({"Item": {"S": v[0]}}).encode()))
 def test_no_line_raises_anything_but_a_bad_item(line: bytes) -> None:
     for read in (decode, keys_decoder(["PK"])):
-        try:
+        with contextlib.suppress(BadItem):
             read(line)
-        except BadItem:
-            pass
 
 
 def test_reasons_hold_no_values() -> None:

@@ -483,11 +483,17 @@ def test_numbers_that_make_no_sample_are_refused(tmp_path: Path, items: int, fil
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_second_sample_replaces_the_first(tmp_path: Path) -> None:
+def test_the_same_sample_again_replaces_the_first(tmp_path: Path) -> None:
     first = write_sample(tmp_path / "twice", items=500, files=6, bad=3)
-    assert write_sample(tmp_path / "twice", items=200, files=2) == first
-    write_sample(tmp_path / "once", items=200, files=2)
+    assert write_sample(tmp_path / "twice", items=500, files=6, bad=3) == first
+    write_sample(tmp_path / "once", items=500, files=6, bad=3)
     assert tree(tmp_path / "twice") == tree(tmp_path / "once")
+
+
+def test_samples_of_different_numbers_are_different_exports(tmp_path: Path) -> None:
+    numbers = [(500, 6, 1, 3), (501, 6, 1, 3), (500, 7, 1, 3), (500, 6, 2, 3), (500, 6, 1, 4)]
+    exports = [write_sample(tmp_path, items=i, files=f, seed=s, bad=b) for i, f, s, b in numbers]
+    assert len({export.name for export in exports}) == len(numbers)
 
 
 def test_a_sample_half_removed_has_no_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -507,7 +513,7 @@ def test_an_interrupted_sample_has_no_summary(tmp_path: Path) -> None:
 
     export = write_sample(tmp_path, items=500, files=2, bad=1)
     with pytest.raises(KeyboardInterrupt):
-        write_sample(tmp_path, items=500, files=2, on_progress=interrupt)
+        write_sample(tmp_path, items=500, files=2, bad=1, on_progress=interrupt)
     assert not (export / "manifest-summary.json").exists()
     assert not (tmp_path / "bad-items.jsonl").exists()
 

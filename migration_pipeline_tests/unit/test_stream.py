@@ -57,7 +57,8 @@ def test_a_truncated_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"no gzip at all", gzip.compress(b"one\n")[:-8] + b"\0" * 8, gzip.compress(b"a") + b"junk behind it"]
+    "content",
+    [b"no gzip at all", gzip.compress(b"one\n")[:-8] + b"\0" * 8, gzip.compress(b"a") + b"junk behind it"],
 )
 def test_a_corrupt_file_is_named(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(StorageError, match=r"/f: corrupt gzip"):
@@ -67,7 +68,7 @@ def test_a_corrupt_file_is_named(tmp_path: Path, content: bytes) -> None:
 def test_another_md5_than_the_manifests_is_refused(tmp_path: Path) -> None:
     source = a_file(tmp_path / "f", gzip.compress(b"one\n"), 1, md5="AAAAAAAAAAAAAAAAAAAAAA==")
     lines_of(source)
-    with pytest.raises(StorageError, match="its MD5 is .*, but the manifest says AAAA"):
+    with pytest.raises(StorageError, match=r"its MD5 is .*, but the manifest says AAAA"):
         source.verify()
 
 

@@ -1,0 +1,104 @@
+"""`make demo` and `make dev`: the whole path on one machine, by the same calls that a user makes."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from contextlib import ExitStack
+
+from rich.console import Console
+
+from migration_pipeline import settings
+from migration_pipeline.instance import FileStatus, Instance
+from migration_pipeline.local import LocalError
+from migration_pipeline.local.postgres import EmbeddedPostgres
+from migration_pipeline.local.stack import running
+from migration_pipeline.plan import Plan, make_plan, read_plans, write_plan
+from migration_pipeline.profile import Profile, load_profile
+from migration_pipeline.sample import write_sample
+from migration_pipeline.sources.export import read_export
+from migration_pipeline.sources.storage import Storage
+from migration_pipeline.targets.ddl import create_tables
+from migration_pipeline.terminal import console, count_states, summary, watch
+
+PROFILE = "shop"
+SEED = 1
+
+
+def run_demo(items: int, files: int) -> int:
+    """Migrate a sample export through Dagster's queue and daemon; gives the exit status."""
+    out = console()
+    began = time.monotonic()
+    profile = load_profile(PROFILE)
+    with out.status("writing the sample export"):
+        plan = _sample_plan(profile, items, files)
+    out.print(
+        f"export: {plan.items:,} items in {len(plan.files)} files, {plan.bytes / 1e6:,.1f} MB compressed"
+    )
+    with ExitStack() as ends:
+        with out.status("starting PostgreSQL and Dagster"):
+            stack = ends.enter_context(running())
+            create_tables(stack.database_url, profile.tables.values())
+            instance = Instance(stack.webserver_url)
+            instance.load_plan(plan, profile)
+        files_now = instance.files(plan, profile, attempts=False)
+        wanted = [file.partition for file in files_now if file.state != "materialized"]
+        if not wanted:
+            out.print(f"{count_states(files_now)}: nothing to do")
+        else:
+            backfill_id = instance.launch(plan, profile, wanted, f"demo: {len(wanted)} files")
+            out.print(f"launched backfill {backfill_id} of {len(wanted)} files")
+            watch(out, instance, plan, profile, backfill_id, wanted)
+            files_now = instance.files(plan, profile)
+        status = _conclude(out, files_now, time.monotonic() - began)
+    out.print("\nSee it in Dagster's UI:  make dev   then open http://127.0.0.1:3000/assets")
+    return status
+
+
+def _conclude(out: Console, files: list[FileStatus], seconds: float) -> int:
+    """Print the summary and what failed; gives the exit status."""
+    out.print(summary(files))
+    failed = [file for file in files if file.state != "materialized"]
+    for file in failed:
+        out.print(f"{file.file.name}: {file.state}: {file.error}", markup=False)
+    out.print(f"{count_states(files)}, in {seconds:,.0f} s from start to end")
+    return 1 if failed else 0
+
+
+def run_dev(port: int) -> None:
+    """Run the stack with its UI until Ctrl-C."""
+    out = console()
+    with ExitStack() as ends:
+        with out.status("starting PostgreSQL and Dagster"):
+            stack = ends.enter_context(running(port))
+            plans = read_plans(settings.plans_dir())
+            for _, profile in plans:
+                create_tables(stack.database_url, profile.tables.values())
+        out.print(f"Dagster UI:  {stack.webserver_url}/assets")
+        out.print(f'PostgreSQL:  psql "{stack.database_url}"', markup=False)
+        if not plans:
+            out.print("no plan yet; in another terminal:  migration-pipeline plan --profile shop EXPORT")
+        out.print("Ctrl-C ends it")
+        try:
+            stack.wait()
+        except KeyboardInterrupt:
+            out.print("ending")
+
+
+def _sample_plan(profile: Profile, items: int, files: int) -> Plan:
+    """Write the sample if it is not there, and plan it."""
+    folder = settings.state_dir() / "exports" / f"{PROFILE}-{items}-{files}"
+    found = sorted(folder.glob("AWSDynamoDB/*/manifest-summary.json"))
+    export = found[0].parent if found else write_sample(folder, items=items, files=files, seed=SEED)
+    plan = make_plan(profile, PROFILE, [read_export(str(export), Storage())])
+    write_plan(plan, settings.plans_dir())
+    return plan
+
+
+def remove_state() -> None:
+    """Remove the embedded PostgreSQL and the state folder. Raises `LocalError` while a stack runs there."""
+    folder = settings.state_dir()
+    if settings.webserver_url_file().exists():
+        raise LocalError(f"a stack runs in {folder}; end it first, by Ctrl-C where it was started")
+    EmbeddedPostgres(folder).remove()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,270 @@
+"""The local stack: embedded PostgreSQL, one code server, the Dagster webserver and the daemon.
+
+It does what `dagster dev` does, with an order that is safe for SQLite storage (the webserver has made the
+tables before the daemon looks for them), with one code server for both, so that a reload in the UI counts for
+runs as well, and with an end that leaves no process behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import requests
+
+from migration_pipeline import settings
+from migration_pipeline.local import LocalError
+from migration_pipeline.local.folders import SHORT_LIVED, claim, short_name
+from migration_pipeline.local.postgres import EmbeddedPostgres
+from migration_pipeline.local.service import Service
+
+HOST = "127.0.0.1"
+CODE_MODULE = "migration_pipeline.definitions"
+START_SECONDS = 180  # for one service on a busy machine; five seconds for all of them are usual
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+DAEMONS = "{ instance { daemonHealth { allDaemonStatuses { required lastHeartbeatTime } } } }"
+LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries { locationOrLoadError {
+    ... on PythonError { message } } } } } }"""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A running local stack."""
+
+    webserver_url: str
+    database_url: str
+    services: tuple[Service, ...]
+
+    def check(self) -> None:
+        """Raise `LocalError`, with the end of its log, if a service has ended."""
+        for service in self.services:
+            service.check()
+
+    def wait(self) -> NoReturn:
+        """Wait for a signal, as from Ctrl-C; raise `LocalError` if a service ends before."""
+        while True:
+            self.check()
+            time.sleep(1)
+
+
+@contextmanager
+def running(port: int | None = None, module: str = CODE_MODULE) -> Iterator[Stack]:
+    """Run the stack of `settings.state_dir()` for as long as the context lasts.
+
+    The webserver gets `port`, or a free one. `module` holds the definitions, and names the code location. In
+    the context SIGTERM and SIGHUP raise `SystemExit`, as Ctrl-C raises `KeyboardInterrupt`; during its end,
+    which takes some seconds, they are ignored. Raises `LocalError` when a part does not start, or when
+    another stack has the folder.
+    """
+    with _signals_raise() as ignore_signals, ExitStack() as ends:
+        try:
+            yield _start(ends, port, module)
+        finally:
+            ignore_signals()
+
+
+def _start(ends: ExitStack, port: int | None, module: str) -> Stack:
+    """Start part after part; `ends` gets what ends them, which happens in the reverse order."""
+    state_dir = settings.state_dir()
+    log_dir = state_dir / "log"
+    log_dir.mkdir(parents=True, exist_ok=True)
+    ends.enter_context(_only_stack(state_dir))
+    code_socket = ends.enter_context(_code_socket(state_dir))
+    postgres = None if os.environ.get(settings.DATABASE_URL) else EmbeddedPostgres(state_dir)
+    if postgres:
+        ends.callback(postgres.stop)
+    services = tuple(Service(name, log_dir) for name in ("code-server", "webserver", "daemon"))
+    for service in services:
+        ends.callback(service.stop)
+    for service in reversed(services):
+        service.stop()  # what a stack that was killed left of it
+    port = _free_port(port)
+    _prepare_dagster_home()
+
+    commands = _commands(code_socket, _workspace_file(state_dir, code_socket, module), port, module)
+    environment = _environment()
+    started = time.time()
+    for service, command in zip(services, commands, strict=True):
+        service.start(command, environment)
+    if postgres:
+        postgres.start()
+    url = f"http://{HOST}:{port}"
+    code_server, webserver, daemon = services
+    _await(code_server, lambda: _accepts(code_socket))
+    webserver.go()
+    _await(webserver, lambda: _answers(url))
+    _check_code(url, module, code_server)
+    daemon.go()
+    _await(daemon, lambda: _beats(url, started))
+
+    note = settings.webserver_url_file()
+    note.write_text(url)
+    ends.callback(note.unlink, missing_ok=True)
+    return Stack(url, settings.database_url(), services)
+
+
+def _commands(code_socket: Path, workspace: Path, port: int, module: str) -> tuple[list[str], ...]:
+    """The commands of the code server, the webserver and the daemon; the last two await their turn."""
+    ahead = [sys.executable, "-m", "migration_pipeline.local"]
+    return (
+        [sys.executable, "-m", "dagster", "code-server", "start", "-m", module, "--socket", str(code_socket)],
+        [*ahead, "webserver", "--workspace", str(workspace), "--host", HOST, "--port", str(port)],
+        [*ahead, "daemon", "run", "--workspace", str(workspace)],
+    )
+
+
+def _environment() -> dict[str, str]:
+    """What the services and their run workers see: the settings, with no default left to find."""
+    return {
+        **os.environ,
+        settings.STATE_DIR: str(settings.state_dir()),
+        settings.PLANS_DIR: str(settings.plans_dir()),
+        settings.DAGSTER_HOME: str(settings.dagster_home()),
+        settings.DATABASE_URL: settings.database_url(),
+        "DAGSTER_DISABLE_TELEMETRY": "yes",
+    }
+
+
+def _workspace_file(state_dir: Path, code_socket: Path, module: str) -> Path:
+    """Write where the services find the code server. The location has the name that workspace.yaml gives it."""
+    file = state_dir / "workspace.yaml"
+    server = {"socket": str(code_socket), "location_name": module}
+    file.write_text(json.dumps({"load_from": [{"grpc_server": server}]}))  # JSON is YAML too
+    return file
+
+
+def _prepare_dagster_home() -> None:
+    """Put the project's dagster.yaml into DAGSTER_HOME, except over that of an instance of the user's own."""
+    file = settings.dagster_home() / "dagster.yaml"
+    if file.exists() and settings.DAGSTER_HOME in os.environ:
+        return
+    for project in (Path.cwd(), Path(__file__).parents[2]):
+        if (project / "workspace.yaml").exists() and (project / "dagster.yaml").exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(project / "dagster.yaml", file)
+            return
+    raise LocalError("there is no dagster.yaml here; run this in the project's folder")
+
+
+@contextmanager
+def _only_stack(state_dir: Path) -> Iterator[None]:
+    with (state_dir / "stack.lock").open("a") as lock:  # the kernel drops it, however this process ends
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LocalError(
+                f"a local stack runs in {state_dir} already, at {settings.webserver_url()}; "
+                "end it first, by Ctrl-C where it was started"
+            ) from None
+        yield
+
+
+@contextmanager
+def _code_socket(state_dir: Path) -> Iterator[Path]:
+    """The code server's socket: unlike a TCP port, it lets no other user run code, and no proxy interferes."""
+    folder = claim(SHORT_LIVED / short_name(state_dir), 0o700)
+    path = folder / "code-server.sock"
+    path.unlink(missing_ok=True)
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty: a PostgreSQL that we could not stop has it too
+            folder.rmdir()
+
+
+@contextmanager
+def _signals_raise() -> Iterator[Callable[[], None]]:
+    """Have all ending signals raise an exception; yield the call that makes them ignored instead."""
+    before = {sign: signal.getsignal(sign) for sign in ENDING_SIGNALS}
+
+    def exit_by(sign: int, _frame: object) -> NoReturn:
+        raise SystemExit(128 + sign)
+
+    def ignore() -> None:
+        for sign in ENDING_SIGNALS:
+            signal.signal(sign, signal.SIG_IGN)
+
+    for sign in (signal.SIGTERM, signal.SIGHUP):
+        if before[sign] is not signal.SIG_IGN:  # `nohup` has its reasons
+            signal.signal(sign, exit_by)
+    try:
+        yield ignore
+    finally:
+        for sign, handler in before.items():
+            signal.signal(sign, handler)
+
+
+def _free_port(wanted: int | None) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, wanted or 0))
+        except OSError as error:
+            raise LocalError(
+                f"port {wanted}: {error.strerror}; choose another, as in `make dev PORT={(wanted or 0) + 1}`"
+            ) from None
+        return int(probe.getsockname()[1])
+
+
+def _await(service: Service, ready: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not ready():
+        service.check()
+        if time.monotonic() > deadline:
+            raise LocalError.with_log(
+                f"no answer from {service.name} in {START_SECONDS} seconds", service.log
+            )
+        time.sleep(0.05)
+
+
+def _accepts(code_socket: Path) -> bool:
+    """Whether the code server listens, which it does once it has tried to load the code."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(code_socket)) == 0
+
+
+def _answers(url: str) -> bool:
+    with _session() as session:
+        try:
+            return session.get(f"{url}/server_info", timeout=5).ok
+        except requests.RequestException:
+            return False
+
+
+def _beats(url: str, since: float) -> bool:
+    """Whether every daemon thread has told of itself since a time in seconds of the epoch."""
+    statuses = _ask(url, DAEMONS)["instance"]["daemonHealth"]["allDaemonStatuses"]
+    return all((status["lastHeartbeatTime"] or 0) >= since for status in statuses if status["required"])
+
+
+def _check_code(url: str, module: str, code_server: Service) -> None:
+    for entry in _ask(url, LOCATIONS)["workspaceOrError"]["locationEntries"]:
+        if message := entry["locationOrLoadError"].get("message"):
+            raise LocalError(f"{module} cannot be loaded: {message}\nSee {code_server.log}")
+
+
+def _ask(url: str, query: str) -> Any:
+    with _session() as session:
+        reply = session.post(f"{url}/graphql", json={"query": query}, timeout=60)
+        reply.raise_for_status()
+        return reply.json()["data"]
+
+
+def _session() -> requests.Session:
+    session = requests.Session()
+    session.trust_env = False  # a proxy of the environment is not for this machine
+    return session

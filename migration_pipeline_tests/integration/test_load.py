@@ -1,0 +1,220 @@
+"""A whole export into a real PostgreSQL, without Dagster: held against the oracle, run again, cut short."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+
+from migration_pipeline.engine.load import FileLoad, LoadSettings
+from migration_pipeline.engine.report import FileReport, Progress
+from migration_pipeline.engine.transform import Transform
+from migration_pipeline.errors import MigrationError
+from migration_pipeline.profile import load_profile
+from migration_pipeline.sample import write_sample
+from migration_pipeline.sources import dynamodb_json, stream
+from migration_pipeline.sources.export import Export, ExportFile, read_export
+from migration_pipeline.sources.storage import Storage
+from migration_pipeline.sources.stream import FileStream
+from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
+from migration_pipeline_tests.conftest import execute, query
+from migration_pipeline_tests.oracle import actual, checksum, expected
+
+shop = load_profile("shop")
+
+
+def load(url: str, export: Export, file: ExportFile, **options: Any) -> FileReport:
+    with PostgresTarget(url, shop.tables) as target:
+        target.file = FileIdentity("shop", "1", export.id, file.name, "run")
+        source, transform = FileStream(file, Storage()), Transform(shop, dynamodb_json)
+        return FileLoad(file.name, file.items, source, transform, target, **options).run()
+
+
+def load_all(url: str, export: Export, batch_items: int = 1000) -> list[FileReport]:
+    return [load(url, export, file, settings=LoadSettings(batch_items=batch_items)) for file in export.files]
+
+
+@pytest.fixture
+def export(shop_export: Path) -> Export:
+    return read_export(str(shop_export), Storage())
+
+
+@pytest.fixture
+def connection(shop_database_url: str) -> Iterator[Any]:
+    made = psycopg2.connect(shop_database_url)
+    yield made
+    made.close()
+
+
+def test_tables_hold_what_the_oracle_computes(
+    shop_database_url: str, export: Export, connection: Any
+) -> None:
+    reports = load_all(shop_database_url, export)
+    rows, counts = expected(Path(export.uri))
+    found = actual(connection)
+    for table in rows:
+        assert len(found[table]) == len(rows[table]) > 0
+        assert found[table] == rows[table]
+    assert sum(report.items for report in reports) == counts["items"] == 6_000
+    assert sum(report.loaded for report in reports) == sum(len(table) for table in rows.values())
+    skipped = [report.skipped for report in reports if report.items]
+    assert sum(s["events stay in the analytics store"] for s in skipped) == counts["EVENT"]
+    assert sum(s["sessions expire within a day"] for s in skipped) == counts["SESSION"]
+    assert all(report.conserved for report in reports)
+
+
+def test_the_receipts_say_what_was_loaded(shop_database_url: str, export: Export) -> None:
+    load_all(shop_database_url, export)
+    receipts = query(
+        shop_database_url,
+        "SELECT file, md5, bytes, items, loaded + quarantined + (SELECT coalesce(sum(value::bigint), 0) "
+        "FROM jsonb_each_text(skipped)) FROM migration.loaded_file WHERE profile = 'shop'",
+    )
+    assert {(name, md5, size, items) for name, md5, size, items, _ in receipts} == {
+        (file.name, file.md5, file.size, file.items) for file in export.files
+    }
+    assert all(items == accounted for _, _, _, items, accounted in receipts)
+
+
+@pytest.mark.parametrize("batch_items", [1, 7, 333, 1_000_000])
+def test_order_batches_and_repetition_do_not_change_the_result(
+    shop_database_url: str, tmp_path: Path, connection: Any, batch_items: int
+) -> None:
+    small = read_export(str(write_sample(tmp_path, items=600, files=4, seed=3)), Storage())
+    load_all(shop_database_url, small)
+    once = checksum(connection)
+    files = list(small.files) * 2
+    random.Random(batch_items).shuffle(files)
+    for file in files:
+        load(shop_database_url, small, file, settings=LoadSettings(batch_items=batch_items))
+    assert checksum(connection) == once
+    execute(shop_database_url, "TRUNCATE customers, orders, order_lines")
+    load_all(shop_database_url, small, batch_items)
+    assert checksum(connection) == once
+
+
+def test_an_empty_file_succeeds_with_no_items(shop_database_url: str, export: Export) -> None:
+    empty = next(file for file in export.files if not file.items)
+    report = load(shop_database_url, export, empty)
+    assert (report.items, report.loaded, report.rows) == (0, 0, {})
+    assert query(shop_database_url, "SELECT items FROM migration.loaded_file") == [(0,)]
+
+
+def broken(export: Export, tmp_path: Path, change: Any) -> ExportFile:
+    """Copy the first file, changed, with the manifest's promises as they were."""
+    file = export.files[0]
+    path = tmp_path / file.name
+    path.write_bytes(change(Path(file.uri).read_bytes()))
+    return ExportFile(file.name, str(path), file.items, file.md5, file.size)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data[:-100], "the file is truncated"),
+        (lambda data: gzip.compress(gzip.decompress(data)), "its MD5 is .*, but the manifest says"),
+        (lambda data: b"", "its MD5 is .*, but the manifest says"),
+    ],
+)
+def test_a_broken_file_leaves_no_receipt(
+    shop_database_url: str, export: Export, tmp_path: Path, change: Any, message: str
+) -> None:
+    file = broken(export, tmp_path, change)
+    with pytest.raises(MigrationError, match=f"{file.name}.*{message}"):
+        load(shop_database_url, export, file)
+    assert query(shop_database_url, "SELECT * FROM migration.loaded_file") == []
+
+
+def test_a_file_that_holds_fewer_items_than_promised_fails(shop_database_url: str, export: Export) -> None:
+    file = export.files[0]
+    more = ExportFile(file.name, file.uri, file.items + 1, file.md5, file.size)
+    with pytest.raises(
+        MigrationError, match=f"it holds {file.items:,} items, but the manifest says {more.items:,}"
+    ):
+        load(shop_database_url, export, more)
+    assert query(shop_database_url, "SELECT * FROM migration.loaded_file") == []
+
+
+def test_a_rerun_after_a_failure_ends_as_if_nothing_had_happened(
+    shop_database_url: str, export: Export, tmp_path: Path, connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batches before the fault are committed; the rerun starts from the beginning and overwrites them."""
+    monkeypatch.setattr(stream, "READ_BYTES", 10_000)
+    file = broken(export, tmp_path, lambda data: data[:-100])
+    with pytest.raises(MigrationError):
+        load(shop_database_url, export, file, settings=LoadSettings(batch_items=100))
+    assert query(shop_database_url, "SELECT count(*) > 0 FROM orders") == [(True,)]
+    load_all(shop_database_url, export)
+    rows, _ = expected(Path(export.uri))
+    assert actual(connection) == rows
+
+
+def test_a_bad_item_of_any_kind_fails_its_file_and_is_named(shop_database_url: str, tmp_path: Path) -> None:
+    export = read_export(str(write_sample(tmp_path, items=2_000, files=1, seed=5, bad=30)), Storage())
+    planted = [json.loads(line) for line in (tmp_path / "bad-items.jsonl").read_text().splitlines()]
+    lines = gzip.decompress(Path(export.files[0].uri).read_bytes()).split(b"\n")
+    by_kind = {bad["kind"]: bad for bad in planted}
+    assert len(by_kind) >= 12
+    for kind, bad in by_kind.items():
+        good_before = [line for line in lines[: bad["line"] - 1] if line not in bad_lines(lines, planted)]
+        content = gzip.compress(b"\n".join([*good_before, lines[bad["line"] - 1], b""]))
+        path = tmp_path / "one-bad.json.gz"
+        path.write_bytes(content)
+        file = ExportFile("one-bad.json.gz", str(path), len(good_before) + 1, _md5(content), len(content))
+        where = (
+            f"one-bad.json.gz, line {len(good_before) + 1:,}: "
+            if bad["stage"] != "database"
+            else "PostgreSQL: "
+        )
+        with pytest.raises(MigrationError) as caught:
+            load(shop_database_url, export, file)
+        assert where in str(caught.value), kind
+    assert query(shop_database_url, "SELECT * FROM migration.loaded_file") == []
+
+
+def bad_lines(lines: list[bytes], planted: list[dict[str, Any]]) -> set[bytes]:
+    return {lines[bad["line"] - 1] for bad in planted}
+
+
+def test_unrouted_items_are_counted_by_the_pattern_of_their_keys(
+    shop_database_url: str, tmp_path: Path
+) -> None:
+    def line(pk: str, sk: str) -> bytes:
+        return json.dumps({"Item": {"PK": {"S": pk}, "SK": {"S": sk}}}).encode() + b"\n"
+
+    content = gzip.compress(
+        line("PRODUCT#1", "INFO") * 3 + line("s3cret", "x") + line("SESSION#1", "SESSION")
+    )
+    path = tmp_path / "f"
+    path.write_bytes(content)
+    source = FileStream(ExportFile("f", str(path), 5, _md5(content), len(content)), Storage())
+    with PostgresTarget(shop_database_url, shop.tables) as target:
+        target.file = FileIdentity("shop", "1", "e", "f", "run")
+        report = FileLoad("f", 5, source, Transform(shop, dynamodb_json), target).run()
+    assert report.unrouted == {"SK=INFO, PK=PRODUCT#…": 3, "SK=…, PK=…": 1}
+    assert report.skipped == {"sessions expire within a day": 1, "unrouted": 4}
+    assert report.conserved
+
+
+def _md5(content: bytes) -> str:
+    import base64
+    import hashlib
+
+    return base64.b64encode(hashlib.md5(content).digest()).decode()
+
+
+def test_progress_is_told_while_a_file_runs(shop_database_url: str, export: Export) -> None:
+    told: list[Progress] = []
+    largest = max(export.files, key=lambda file: file.items)
+    load(shop_database_url, export, largest, on_progress=told.append, progress_seconds=0)
+    assert told
+    assert [p.items for p in told] == sorted(p.items for p in told)
+    assert told[-1].items == largest.items
+    assert told[-1].share == 1.0
+    assert told[-1].eta_seconds == 0

@@ -1,0 +1,228 @@
+"""The local stack: what it serves, what it refuses, and that nothing of it is left, however it ends."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+
+from migration_pipeline.local.postgres import EmbeddedPostgres
+
+PROJECT = Path(__file__).parents[2]
+
+# The stack in a process of its own, as a command would run it: it says where it is, and waits.
+RUN = """
+import sys
+from migration_pipeline.local import LocalError
+from migration_pipeline.local.stack import running
+try:
+    with running(int(sys.argv[1]) or None, module=sys.argv[2]) as stack:
+        print(stack.webserver_url, flush=True)
+        stack.wait()
+except LocalError as error:
+    print(error, flush=True)
+    sys.exit(1)
+"""
+
+DEFINITIONS = """
+import time
+import dagster as dg
+
+@dg.asset(partitions_def=dg.StaticPartitionsDefinition(["a", "b"]))
+def slow() -> None:
+    time.sleep(SECONDS)
+
+defs = dg.Definitions([slow], executor=dg.in_process_executor)
+"""
+
+LAUNCH = """mutation($parameters: LaunchBackfillParams!) {
+    launchPartitionBackfill(backfillParams: $parameters) { __typename } }"""
+RUNS = "{ runsOrError { ... on Runs { results { status tags { key value } } } } }"
+
+
+class Runner:
+    """Starts stacks on one state folder, each in a process of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.state_dir = folder / "state"
+        self._modules = folder / "modules"
+        self._modules.mkdir()
+        self._started: list[subprocess.Popen[str]] = []
+
+    def write_module(self, name: str, text: str) -> None:
+        (self._modules / f"{name}.py").write_text(text)
+
+    def start(self, module: str = "tiny", port: int = 0) -> subprocess.Popen[str]:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MIGRATION_")}
+        environment.pop("DAGSTER_HOME", None)
+        environment |= {
+            "MIGRATION_HOME": str(self.state_dir),
+            "PYTHONPATH": f"{self._modules}:{PROJECT}",
+            "HTTP_PROXY": "http://127.0.0.1:9",  # where nobody answers: nothing local may go there
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-c", RUN, str(port), module],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._started.append(process)
+        return process
+
+    def url(self, stack: subprocess.Popen[str]) -> str:
+        """The webserver's URL, once all is up."""
+        assert stack.stdout
+        line = stack.stdout.readline().strip()
+        assert line.startswith("http://"), line + stack.stdout.read()
+        return line
+
+    def message(self, stack: subprocess.Popen[str]) -> str:
+        """What a stack said that did not start."""
+        said, _ = stack.communicate(timeout=60)
+        assert stack.returncode == 1, said
+        return said
+
+    def services(self) -> list[psutil.Process]:
+        """All processes that run for this state folder, but PostgreSQL's."""
+        return [process for process in psutil.process_iter() if self._is_ours(process)]
+
+    def is_empty(self) -> bool:
+        """Whether no process is left, PostgreSQL's included."""
+        return not self.services() and not EmbeddedPostgres(self.state_dir).running
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            state_dir: str | None = process.environ().get("MIGRATION_HOME")
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            return False
+        return state_dir == str(self.state_dir)
+
+    def end(self) -> None:
+        for process in self._started:
+            with process:  # closes its output, and reaps it
+                process.kill()
+        for left in self.services():
+            left.kill()
+        EmbeddedPostgres(self.state_dir).remove()
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Iterator[Runner]:
+    runner = Runner(tmp_path)
+    runner.write_module("tiny", DEFINITIONS.replace("SECONDS", "0"))
+    runner.write_module("slow", DEFINITIONS.replace("SECONDS", "300"))
+    runner.write_module("broken", "import a_module_that_is_missing")
+    yield runner
+    runner.end()
+
+
+def ask(url: str, query: str, variables: Any = None) -> Any:
+    with requests.Session() as session:
+        session.trust_env = False
+        return session.post(
+            f"{url}/graphql", json={"query": query, "variables": variables}, timeout=30
+        ).json()
+
+
+def runs(url: str) -> list[dict[str, Any]]:
+    results: list[dict[str, Any]] = ask(url, RUNS)["data"]["runsOrError"]["results"]
+    return results
+
+
+def launch(url: str, *partitions: str) -> None:
+    selected = {"assetSelection": [{"path": ["slow"]}], "partitionNames": partitions}
+    reply = ask(url, LAUNCH, {"parameters": selected})
+    assert reply["data"]["launchPartitionBackfill"]["__typename"] == "LaunchBackfillSuccess", reply
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.1)
+
+
+def test_runs_a_backfill_and_ends_with_its_run_workers(runner: Runner) -> None:
+    stack = runner.start("slow")
+    url = runner.url(stack)
+    assert (runner.state_dir / "webserver-url").read_text() == url
+    launch(url, "a", "b")
+    eventually(lambda: any(run["status"] == "STARTED" for run in runs(url)), seconds=20)  # by default: 40
+
+    stack.send_signal(signal.SIGINT)
+    stack.wait(timeout=30)
+    assert runner.is_empty()
+    assert not (runner.state_dir / "webserver-url").exists()
+
+    # The file that was interrupted starts again, with no word from anybody.
+    runner.write_module("slow", DEFINITIONS.replace("SECONDS", "0"))
+    url = runner.url(runner.start("slow"))
+    eventually(lambda: [run["status"] for run in runs(url)].count("SUCCESS") == 2)
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("seconds", [0.5, 2.0, 4.0])
+def test_a_signal_in_the_middle_of_the_start_leaves_nothing(
+    runner: Runner, sign: signal.Signals, seconds: float
+) -> None:
+    stack = runner.start()
+    time.sleep(seconds)
+    stack.send_signal(sign)
+    stack.wait(timeout=30)
+    assert runner.is_empty()
+
+
+def test_starts_where_another_was_killed(runner: Runner) -> None:
+    stack = runner.start("slow")
+    url = runner.url(stack)
+    launch(url, "a")
+    eventually(lambda: any(run["status"] == "STARTED" for run in runs(url)))
+    stack.kill()
+    left = {process.pid for process in runner.services()}
+    assert left
+
+    stack = runner.start("tiny", port=int(url.rpartition(":")[2]))
+    assert runner.url(stack) == url
+    assert left.isdisjoint(process.pid for process in runner.services())
+
+
+def test_refuses_a_second_stack_in_the_same_folder(runner: Runner) -> None:
+    url = runner.url(runner.start())
+    message = runner.message(runner.start())
+    assert str(runner.state_dir) in message
+    assert url in message
+
+
+def test_names_a_port_that_is_taken(runner: Runner) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        message = runner.message(runner.start(port=port))
+    assert f"port {port}" in message
+    assert f"make dev PORT={port + 1}" in message
+    assert runner.is_empty()
+
+
+def test_says_why_the_code_does_not_load(runner: Runner) -> None:
+    message = runner.message(runner.start("broken"))
+    assert "a_module_that_is_missing" in message
+    assert "code-server.log" in message
+    assert runner.is_empty()
+
+
+@pytest.mark.parametrize("name", ["daemon", "webserver", "code-server"])
+def test_ends_when_a_service_dies(runner: Runner, name: str) -> None:
+    stack = runner.start()
+    runner.url(stack)
+    os.kill(int((runner.state_dir / "log" / f"{name}.pid").read_text()), signal.SIGKILL)
+    message = runner.message(stack)
+    assert f"{name} has ended" in message
+    assert f"{name}.log" in message
+    assert runner.is_empty()

@@ -1,0 +1,228 @@
+"""The whole path as an operator walks it: S3, the command line, and a real Dagster with its queue and daemon."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import boto3
+import psycopg2
+import pytest
+from moto.server import ThreadedMotoServer
+
+from migration_pipeline.instance import FileStatus, Instance
+from migration_pipeline.local.postgres import EmbeddedPostgres
+from migration_pipeline.local.stack import Stack, running
+from migration_pipeline.plan import plan_path, planned_profile, read_plan
+from migration_pipeline.sample import write_sample
+from migration_pipeline_tests.conftest import execute, query
+from migration_pipeline_tests.oracle import actual, checksum, expected
+
+Command = Callable[..., tuple[int, str]]
+
+BUCKET = "exports"
+SCRIPT = Path(sys.executable).parent / "migration-pipeline"
+
+VISITS_PROFILE = """
+from migration_pipeline import Item, Profile, Row, prefix
+
+profile = Profile("visits")
+
+class Session(Item):
+    PK: str
+    ip: str
+
+class Visit(Row, table="visits", key="session_id"):
+    session_id: str
+    ip: str
+
+@profile.route(PK=prefix("SESSION#"))
+def visit(item: Session) -> Visit:
+    return Visit(item.PK, item.ip)
+
+profile.ignore(PK=prefix("CUSTOMER#"), because="not asked for")
+profile.ignore(PK=prefix("ORDER#"), because="not asked for")
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("a state folder")
+
+
+@pytest.fixture(scope="module")
+def environment(home: Path) -> Iterator[dict[str, str]]:
+    """What an operator would export, for the stack and for every command."""
+    s3 = ThreadedMotoServer("127.0.0.1", port=0)
+    s3.start()
+    host, port = s3.get_host_and_port()
+    yield {
+        "MIGRATION_HOME": str(home),
+        "AWS_ENDPOINT_URL_S3": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "an-id",
+        "AWS_SECRET_ACCESS_KEY": "a-s3cret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "PYTHONPATH": str(home),
+    }
+    s3.stop()
+
+
+@pytest.fixture(scope="module")
+def stack(home: Path, environment: dict[str, str]) -> Iterator[Stack]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        with running() as started:
+            yield started
+        EmbeddedPostgres(home).remove()
+
+
+@pytest.fixture
+def command(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, home: Path) -> Command:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [SCRIPT, *arguments], env=dict(os.environ), cwd=home, capture_output=True, text=True, timeout=300
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.returncode, done.stdout + done.stderr
+
+    return run
+
+
+def upload(export: Path, prefix: str) -> str:
+    s3 = boto3.Session().client("s3")
+    s3.create_bucket(Bucket=BUCKET)
+    for path in export.rglob("*"):
+        if path.is_file():
+            s3.upload_file(
+                str(path), BUCKET, f"{prefix}/AWSDynamoDB/{export.name}/{path.relative_to(export)}"
+            )
+    return f"s3://{BUCKET}/{prefix}/AWSDynamoDB/{export.name}"
+
+
+def statuses(stack: Stack, home: Path, name: str) -> list[FileStatus]:
+    path = plan_path(home / "plans", name)
+    plan = read_plan(path)
+    return Instance(stack.webserver_url).files(plan, planned_profile(plan, path))
+
+
+def test_a_migration_from_plan_to_mended_failure(
+    stack: Stack, command: Command, home: Path, tmp_path: Path
+) -> None:
+    export = write_sample(tmp_path, items=8_000, files=5, seed=11)
+    location = upload(export, "backup")
+    s3 = boto3.Session().client("s3")
+
+    # Plan, and create the tables.
+    status, output = command("plan", "--profile", "shop", location)
+    assert (status, output.splitlines()[0].split(":")[0]) == (
+        0,
+        "planned 5 files, 8,000 items, 0.5 MB compressed",
+    )
+    assert command("plan", "--profile", "shop", location)[1].startswith("unchanged: 5 files")
+    status, ddl = command("ddl", "shop")
+    assert status == 0
+    execute(stack.database_url, ddl)
+
+    # One file breaks: it fails alone, and the command says which and why.
+    victim = sorted(p.name for p in (export / "data").iterdir())[1]
+    key = f"backup/AWSDynamoDB/{export.name}/data/{victim}"
+    whole = (export / "data" / victim).read_bytes()
+    s3.put_object(Bucket=BUCKET, Key=key, Body=whole[: len(whole) // 2])
+    status, output = command("backfill", "shop", "--wait")
+    assert status == 1
+    assert f"failed: {victim}" in output
+    assert "the file is truncated" in output
+    assert "4 of 5 files materialized, 1 failed" in output
+    files = statuses(stack, home, "shop")
+    assert {f.file.name: f.state for f in files} == {
+        f.file.name: "failed" if f.file.name == victim else "materialized" for f in files
+    }
+    status, output = command("status", "shop")
+    assert status == 1
+    line = next(line for line in output.splitlines() if line.startswith(victim))
+    assert "failed" in line
+    assert "truncated: copy it again" in line
+    assert query(stack.database_url, f"SELECT * FROM migration.loaded_file WHERE file = '{victim}'") == []
+
+    # Mended, only that file loads again.
+    before = {f.file.name: f.run_id for f in files}
+    s3.put_object(Bucket=BUCKET, Key=key, Body=whole)
+    status, output = command("retry-failed", "shop", "--wait")
+    assert status == 0, output
+    assert "of 1 files" in output
+    files = statuses(stack, home, "shop")
+    assert {f.state for f in files} == {"materialized"}
+    assert {f.file.name for f in files if before[f.file.name] != f.run_id} == {victim}
+    status, output = command("status", "shop")
+    assert (status, output.splitlines()[-1]) == (0, "5 of 5 files materialized")
+
+    # The tables hold what the export says; so does the metadata.
+    rows, counts = expected(export)
+    connection = psycopg2.connect(stack.database_url)
+    assert actual(connection) == rows
+    assert sum(f.metadata["items"] for f in files) == counts["items"] == 8_000
+    assert sum(f.metadata["rows_by_table"].get("orders", 0) for f in files) == len(rows["orders"])
+    assert all(
+        f.metadata["items"] == f.metadata["loaded"] + f.metadata["skipped"] + f.metadata["quarantined"]
+        for f in files
+    )
+    receipts = query(
+        stack.database_url, "SELECT file, run_id FROM migration.loaded_file WHERE profile = 'shop'"
+    )
+    assert dict(receipts) == {f.file.name: f.run_id for f in files}
+
+    # Everything is there: nothing to do. From the beginning once more: nothing changes.
+    assert command("backfill", "shop") == (
+        0, "5 of 5 files materialized: nothing to launch (--all loads them again, with the same result)\n",
+    )  # fmt: skip
+    assert command("retry-failed", "shop")[1] == "5 of 5 files materialized: nothing to retry\n"
+    once = checksum(connection)
+    status, output = command("backfill", "shop", "--all", "--wait")
+    assert status == 0, output
+    assert checksum(connection) == once
+    connection.close()
+
+
+def test_a_profile_of_ones_own_is_found_by_a_running_dagster(
+    stack: Stack, command: Command, home: Path, tmp_path: Path
+) -> None:
+    """A new plan of a module outside the package: the command reloads the code, and Dagster loads the files."""
+    package = home / "my_package"
+    package.mkdir()
+    (package / "visits.py").write_text(VISITS_PROFILE)
+    export = write_sample(tmp_path, items=500, files=2, seed=2)
+    copy = tmp_path / "an export copied elsewhere"
+    shutil.copytree(export, copy)
+    reference = "my_package.visits:profile"
+    assert command("plan", "--profile", reference, str(copy))[0] == 0
+    status, ddl = command("ddl", reference)
+    execute(stack.database_url, ddl)
+    status, output = command("backfill", reference, "--wait")
+    assert status == 0, output
+    assert output.splitlines()[-1] == "2 of 2 files materialized"
+    assert query(stack.database_url, "SELECT count(*) FROM visits") == [(130,)]
+    assert command("status", "visits")[0] == 0
+
+
+def test_calls_that_cannot_work_say_why(
+    command: Command, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, output = command("status", "nothing_planned")
+    assert status == 2
+    assert "no plan; make one with: migration-pipeline plan --profile nothing_planned" in output
+    (home / "other.py").write_text(VISITS_PROFILE)
+    status, output = command("status", "other:profile")
+    assert status == 2
+    monkeypatch.setenv("MIGRATION_DAGSTER_URL", "http://127.0.0.1:1")
+    status, output = command("status", "shop")
+    assert (status, output) == (
+        1, "error: no Dagster at http://127.0.0.1:1; start it with `make dev`, or set MIGRATION_DAGSTER_URL\n",
+    )  # fmt: skip
