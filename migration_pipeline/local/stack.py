@@ -76,17 +76,28 @@ def running(port: int | None = None, module: str = CODE_MODULE) -> Iterator[Stac
             ignore_signals()
 
 
+def remove() -> None:
+    """Delete the embedded database, and end and delete all else that lies outside the state folder.
+
+    Raises `LocalError` while a stack runs. The state folder itself stays, with Dagster's history and the logs.
+    """
+    state_dir = settings.state_dir()
+    services = _services(state_dir)
+    with _only_stack(state_dir), _run_folder(state_dir):
+        for service in reversed(services):
+            service.stop()
+        EmbeddedPostgres(state_dir).remove()
+
+
 def _start(ends: ExitStack, port: int | None, module: str) -> Stack:
     """Start part after part; `ends` gets what ends them, which happens in the reverse order."""
     state_dir = settings.state_dir()
-    log_dir = state_dir / "log"
-    log_dir.mkdir(parents=True, exist_ok=True)
+    services = _services(state_dir)
     ends.enter_context(_only_stack(state_dir))
-    code_socket = ends.enter_context(_code_socket(state_dir))
+    run_folder = ends.enter_context(_run_folder(state_dir))
     postgres = None if os.environ.get(settings.DATABASE_URL) else EmbeddedPostgres(state_dir)
     if postgres:
         ends.callback(postgres.stop)
-    services = tuple(Service(name, log_dir) for name in ("code-server", "webserver", "daemon"))
     for service in services:
         ends.callback(service.stop)
     for service in reversed(services):
@@ -94,8 +105,10 @@ def _start(ends: ExitStack, port: int | None, module: str) -> Stack:
     port = _free_port(port)
     _prepare_dagster_home()
 
+    code_socket = run_folder / "code-server.sock"
+    code_socket.unlink(missing_ok=True)
     commands = _commands(code_socket, _workspace_file(state_dir, code_socket, module), port, module)
-    environment = _environment()
+    environment = {**_environment(), "TMPDIR": str(run_folder)}
     started = time.time()
     for service, command in zip(services, commands, strict=True):
         service.start(command, environment)
@@ -114,6 +127,13 @@ def _start(ends: ExitStack, port: int | None, module: str) -> Stack:
     note.write_text(url)
     ends.callback(note.unlink, missing_ok=True)
     return Stack(url, settings.database_url(), services)
+
+
+def _services(state_dir: Path) -> tuple[Service, ...]:
+    """The services, in the order of their start."""
+    log_dir = state_dir / "log"
+    log_dir.mkdir(parents=True, exist_ok=True)
+    return tuple(Service(name, log_dir) for name in ("code-server", "webserver", "daemon"))
 
 
 def _commands(code_socket: Path, workspace: Path, port: int, module: str) -> tuple[list[str], ...]:
@@ -173,17 +193,20 @@ def _only_stack(state_dir: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _code_socket(state_dir: Path) -> Iterator[Path]:
-    """The code server's socket: unlike a TCP port, it lets no other user run code, and no proxy interferes."""
-    folder = claim(SHORT_LIVED / short_name(state_dir), 0o700)
-    path = folder / "code-server.sock"
-    path.unlink(missing_ok=True)
+def _run_folder(state_dir: Path) -> Iterator[Path]:
+    """A folder with a short path for the sockets of Dagster, which makes its own in TMPDIR, however long.
+
+    A socket in a folder of ours, unlike a TCP port, lets no other user have code run.
+    """
+    parent = claim(SHORT_LIVED / short_name(state_dir), 0o700)
+    folder = parent / "dagster"
+    folder.mkdir(mode=0o700, exist_ok=True)
     try:
-        yield path
+        yield folder
     finally:
-        path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # not empty: a PostgreSQL that we could not stop has it too
-            folder.rmdir()
+        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # the embedded server may have its socket beside it
+            parent.rmdir()
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import requests
 
+from migration_pipeline.local.folders import KEPT, SHORT_LIVED, short_name
 from migration_pipeline.local.postgres import EmbeddedPostgres
 
 PROJECT = Path(__file__).parents[2]
@@ -31,6 +32,8 @@ except LocalError as error:
     print(error, flush=True)
     sys.exit(1)
 """
+
+REMOVE = "from migration_pipeline.local import stack; stack.remove()"
 
 DEFINITIONS = """
 import time
@@ -56,21 +59,24 @@ class Runner:
         self._modules = folder / "modules"
         self._modules.mkdir()
         self._started: list[subprocess.Popen[str]] = []
+        long = folder / ("long" * 30)
+        long.mkdir()
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("MIGRATION_")},
+            "MIGRATION_HOME": str(self.state_dir),
+            "PYTHONPATH": f"{self._modules}:{PROJECT}",
+            "TMPDIR": str(long),  # too long for sockets
+            "HTTP_PROXY": "http://127.0.0.1:9",  # where nobody answers: nothing local may go there
+        }
+        self._environment.pop("DAGSTER_HOME", None)
 
     def write_module(self, name: str, text: str) -> None:
         (self._modules / f"{name}.py").write_text(text)
 
     def start(self, module: str = "tiny", port: int = 0) -> subprocess.Popen[str]:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("MIGRATION_")}
-        environment.pop("DAGSTER_HOME", None)
-        environment |= {
-            "MIGRATION_HOME": str(self.state_dir),
-            "PYTHONPATH": f"{self._modules}:{PROJECT}",
-            "HTTP_PROXY": "http://127.0.0.1:9",  # where nobody answers: nothing local may go there
-        }
         process = subprocess.Popen(
             [sys.executable, "-c", RUN, str(port), module],
-            env=environment,
+            env=self._environment,
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -109,9 +115,7 @@ class Runner:
         for process in self._started:
             with process:  # closes its output, and reaps it
                 process.kill()
-        for left in self.services():
-            left.kill()
-        EmbeddedPostgres(self.state_dir).remove()
+        subprocess.run([sys.executable, "-c", REMOVE], env=self._environment, check=True)
 
 
 @pytest.fixture
@@ -192,6 +196,16 @@ def test_starts_where_another_was_killed(runner: Runner) -> None:
     stack = runner.start("tiny", port=int(url.rpartition(":")[2]))
     assert runner.url(stack) == url
     assert left.isdisjoint(process.pid for process in runner.services())
+
+
+def test_remove_ends_and_deletes_what_a_killed_stack_left(runner: Runner) -> None:
+    stack = runner.start()
+    runner.url(stack)
+    stack.kill()
+    runner.end()
+    assert runner.is_empty()
+    for shared in (KEPT, SHORT_LIVED):
+        assert not (shared / short_name(runner.state_dir)).exists()
 
 
 def test_refuses_a_second_stack_in_the_same_folder(runner: Runner) -> None:

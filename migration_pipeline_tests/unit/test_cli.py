@@ -1,0 +1,133 @@
+"""The command line without any service: help, plans, DDL, and the errors of wrong calls."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+from migration_pipeline import settings
+from migration_pipeline.cli import main
+from migration_pipeline.plan import FORMAT, plan_path, read_plan
+
+PROFILE = """
+from migration_pipeline import Item, Profile, Row
+profile = Profile("{name}")
+class It(Item):
+    PK: str
+class Out(Row, table="out", key="id"):
+    id: str
+@profile.route(SK="X")
+def it(item: It) -> Out:
+    return Out(item.PK)
+"""
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(main, list(arguments))
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize("command", sorted(main.commands))
+def test_every_command_explains_itself(command: str) -> None:
+    status, output = run(command, "--help")
+    assert status == 0
+    assert len(output.splitlines()) > 5
+    assert re.search(r"^  [A-Z]", output, re.MULTILINE), "a sentence of what it does"
+
+
+def test_a_sample_is_planned_once(tmp_path: Path) -> None:
+    status, output = run(
+        "sample", str(tmp_path / "with space"), "--items", "300", "--files", "3", "--bad", "2"
+    )
+    assert status == 0
+    export = output.splitlines()[0].partition(": ")[2]
+    assert output.splitlines()[0].startswith("wrote 300 items in 3 files: ")
+    assert (tmp_path / "with space" / "bad-items.jsonl").exists()
+    status, output = run("plan", "--profile", "shop", export)
+    assert (status, output.startswith("planned 3 files, 300 items")) == (0, True)
+    plan = read_plan(plan_path(settings.plans_dir(), "shop"))
+    keys = [file.partition for file in plan.files]
+    assert keys == sorted(keys)
+    assert len(set(keys)) == 3
+    assert all("," not in key and "..." not in key and Path(export).name in key for key in keys)
+    assert run("plan", "--profile", "shop", export)[1].startswith("unchanged: 3 files")
+
+
+def test_the_same_export_twice_is_refused(tmp_path: Path) -> None:
+    export = run("sample", str(tmp_path), "--items", "10", "--files", "1")[1].partition(": ")[2].strip()
+    status, output = run("plan", "--profile", "shop", export, export)
+    assert (status, len(output.splitlines())) == (2, 1)
+    assert "is named twice" in output
+
+
+def test_ddl_prints_sql_for_tables_and_bookkeeping() -> None:
+    status, output = run("ddl", "shop")
+    assert status == 0
+    for table in ('"customers"', '"orders"', '"order_lines"', "migration.loaded_file"):
+        assert f"CREATE TABLE IF NOT EXISTS {table} (" in output
+
+
+def test_a_plan_of_another_profile_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "first_one.py").write_text(PROFILE.format(name="same"))
+    (tmp_path / "second_one.py").write_text(PROFILE.format(name="same"))
+    export = run("sample", str(tmp_path), "--items", "10", "--files", "1")[1].partition(": ")[2].strip()
+    assert run("plan", "--profile", "first_one:profile", export)[0] == 0
+    status, output = run("plan", "--profile", "second_one:profile", export)
+    assert status == 2
+    assert "this plan was made for another profile called same: first_one:profile" in output
+    status, output = run("status", "second_one:profile")
+    assert status == 2
+    assert "this plan was made for another profile: first_one:profile" in output
+
+
+def test_a_profile_that_was_renamed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "third_one.py").write_text(PROFILE.format(name="before"))
+    export = run("sample", str(tmp_path), "--items", "10", "--files", "1")[1].partition(": ")[2].strip()
+    assert run("plan", "--profile", "third_one:profile", export)[0] == 0
+    (tmp_path / "third_one.py").write_text(PROFILE.format(name="afterwards"))
+    del sys.modules["third_one"]
+    status, output = run("status", "before")
+    assert status == 2
+    assert "third_one:profile is now called afterwards; plan again" in output
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{}", "no plan: "),
+        (b"\xff", "no plan: "),
+        (b"format 9", "the plan's format is 9"),
+        (b"other", "made for the profile other"),
+    ],
+)
+def test_a_plan_that_is_none_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    export = run("sample", str(tmp_path), "--items", "10", "--files", "1")[1].partition(": ")[2].strip()
+    run("plan", "--profile", "shop", export)
+    path = plan_path(settings.plans_dir(), "shop")
+    plan = read_plan(path)
+    if content == b"format 9":
+        content = msgspec.json.encode(msgspec.structs.replace(plan, format=FORMAT + 8))
+    elif content == b"other":
+        content = msgspec.json.encode(msgspec.structs.replace(plan, profile="other"))
+    path.write_bytes(content)
+    status, output = run("status", "shop")
+    assert (status, len(output.splitlines())) == (2, 1)
+    assert message in output
+
+
+def test_wrong_calls_exit_with_2(tmp_path: Path) -> None:
+    assert run("plan", "--profile", "shop")[0] == 2
+    assert run("sample", str(tmp_path), "--items", "-1")[0] == 2
+    assert run("ddl", "no_such_profile")[0] == 2
+    assert run("plan", "--profile", "shop", str(tmp_path))[0] == 2
+    assert run("plan", "--profile", "shop", str(tmp_path / "nowhere"))[0] == 1
