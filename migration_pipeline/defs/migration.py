@@ -129,10 +129,8 @@ def _load_file(
     file, log = planned.file, context.log
     log.info(f"{file.name}: start, {file.items:,} items, {file.size / 1e6:,.1f} MB, from {file.uri}")
     source = FileStream(file, Storage(s3.get_client))
-    with PostgresTarget(database.url, profile.tables) as target:
-        target.file = FileIdentity(
-            profile.name, profile.version, planned.export_id, file.name, context.run_id
-        )
+    identity = FileIdentity(profile.name, profile.version, planned.export_id, file.name, context.run_id)
+    with PostgresTarget(database.url, profile.tables, identity) as target:
         report = FileLoad(
             file.name,
             file.items,

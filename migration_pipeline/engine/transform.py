@@ -1,9 +1,9 @@
-"""Compiles a profile to one function a line: route, decode, transform. Nothing here touches a database."""
+"""Compiles a profile to a function from lines to rows: route, decode, transform. Nothing here does I/O."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from migration_pipeline.errors import BadItem
@@ -18,74 +18,171 @@ MAX_PATTERNS = 50
 """Distinct key patterns kept of unrouted items; the rest is counted under one."""
 
 
+class Decoder(Protocol):
+    """Reads a wanted line; in two steps for loops over many lines."""
+
+    decode: Callable[[bytes], Any]
+    make: Callable[[Any, bytes], Any]
+
+    def __call__(self, line: bytes) -> Any:
+        """Read one line. Raises `BadItem` with the reason."""
+
+
 class Dialect(Protocol):
     """How lines are read: `migration_pipeline.sources.dynamodb_json` is the one there is."""
 
     def keys_decoder(self, attributes: Sequence[str]) -> Callable[[bytes], tuple[str, ...]]:
         """Compile the reader of the routing attributes."""
 
-    def item_decoder(self, item_class: type[Item]) -> Callable[[bytes], Item]:
+    def item_decoder(self, item_class: type[Item], known: Sequence[str]) -> Decoder:
         """Compile the reader of a typed item."""
 
 
+class Outcome:
+    """What lines became: rows by table, and counts of the items that became none."""
+
+    def __init__(self, row_classes: Iterable[type[Row]]) -> None:
+        self.rows: dict[type[Row], list[Row]] = {row_class: [] for row_class in row_classes}
+        self.loaded = 0
+        self.ignored = Counter[str]()
+        """Items by the reason of the ignore that took them."""
+        self.empty = Counter[str]()
+        """Items by the route that made no row of them."""
+        self.unrouted = Counter[str]()
+        """Items that no rule took, by the pattern of their keys."""
+
+    def add(self, other: Outcome) -> None:
+        """Take over what other lines became."""
+        for row_class, rows in other.rows.items():
+            self.rows[row_class] += rows
+        self.loaded += other.loaded
+        self.ignored += other.ignored
+        self.empty += other.empty
+        for pattern, count in other.unrouted.items():
+            count_pattern(self.unrouted, pattern, count)
+
+
 class Transform:
-    """A compiled profile. `classify` and `convert` are its two steps, for one line each."""
+    """A compiled profile: a function from lines to an `Outcome`."""
 
     def __init__(self, profile: Profile, dialect: Dialect) -> None:
-        self.profile = profile
         self.rules = list(profile.rules)
         self.row_classes = list(profile.row_classes)
-        self.read_keys = dialect.keys_decoder(profile.routing_attributes)
-        self.classify = compile_rules(self.rules, profile.routing_attributes)
-        """Maps the routing attributes' values to the number of the first rule that holds, or -1."""
+        self.attributes = profile.routing_attributes
+        self.read_keys = dialect.keys_decoder(self.attributes)
+        self.sort = compile_rules(self.rules, self.attributes)
         decoders = {
-            rule.item_class: dialect.item_decoder(rule.item_class) for rule in self.rules if rule.item_class
+            rule.item_class: dialect.item_decoder(rule.item_class, self.attributes)
+            for rule in self.rules
+            if rule.item_class
         }
-        self.decoders = [decoders[rule.item_class] if rule.item_class else None for rule in self.rules]
-        self.functions = [rule.function for rule in self.rules]
+        self._routes = [
+            (number, decoders[rule.item_class], rule.function)
+            for number, rule in enumerate(self.rules)
+            if rule.item_class and rule.function
+        ]
 
-    def convert(self, rule: int, line: bytes) -> Any:
-        """Decode a line and call its route. Raises `BadItem`; an exception of the profile becomes one, too."""
-        decode, function = self.decoders[rule], self.functions[rule]
-        if decode is None or function is None:
-            return None
-        item = decode(line)
-        try:
-            return function(item)
-        except Exception as error:
-            raise BadItem(f"route {function.__name__} failed: {describe(error, function)}") from error
+    def __call__(self, lines: list[bytes]) -> Outcome:
+        """Turn lines into rows. Raises any exception if one of the lines is bad; `one` tells which and why.
 
-    def rows_of(self, rule: int, result: Any) -> list[Row]:
-        """Check what a route returned, other than one row or None. Raises `BadItem` for anything but rows."""
-        rows = list(result) if isinstance(result, (list, tuple)) and not isinstance(result, Row) else [result]
+        This is the hot path: a loop in C for each step over all lines of a kind, and no Python code a line
+        other than the route table, the generated decoders and the profile's own functions.
+        """
+        outcome = Outcome(self.row_classes)
+        taken, counts, unrouted = self.sort(lines, map(self.read_keys, lines))
+        for number, decoder, function in self._routes:
+            if taken[number]:
+                items = map(decoder.make, map(decoder.decode, taken[number]), taken[number])
+                self._collect(number, list(map(function, items)), outcome)
+        for number, count in enumerate(counts):
+            if count:
+                outcome.ignored[self.rules[number].reason] += count
+        for keys in unrouted:
+            count_pattern(outcome.unrouted, key_pattern(self.attributes, keys))
+        return outcome
+
+    def one(self, line: bytes) -> Outcome:
+        """Turn a single line into rows. Raises `BadItem`; an exception of the profile becomes one, too."""
+        outcome = Outcome(self.row_classes)
+        keys = self.read_keys(line)
+        taken, _, _ = self.sort([line], [keys])
+        for number, decoder, function in self._routes:
+            if taken[number]:
+                item = decoder(line)
+                try:
+                    result = function(item)
+                except Exception as error:
+                    raise BadItem(f"route {function.__name__} failed: {describe(error, function)}") from error
+                self._collect(number, [result], outcome)
+                return outcome
+        return self([line])
+
+    def _collect(self, number: int, results: list[Any], outcome: Outcome) -> None:
+        """Add what a route returned for some items: a row each, or None, or several rows."""
+        kinds = set(map(type, results))
+        if len(kinds) == 1 and (kind := kinds.pop()) in outcome.rows:
+            outcome.rows[kind] += results
+            outcome.loaded += len(results)
+            return
+        for result in results:
+            rows = self._rows_of(number, result)
+            for row in rows:
+                outcome.rows[row.__class__].append(row)
+            if rows:
+                outcome.loaded += 1
+            else:
+                outcome.empty[self.rules[number].reason] += 1
+
+    def _rows_of(self, number: int, result: Any) -> list[Row]:
+        """Check what a route returned for one item. Raises `BadItem` for anything but rows that it names."""
+        if result is None:
+            return []
+        rows = list(result) if isinstance(result, (list, tuple)) else [result]
         for row in rows:
             if row.__class__ not in self.row_classes:
                 raise BadItem(
-                    f"route {self.rules[rule].reason} returned a {type(row).__name__}, which its annotation does not name"
+                    f"route {self.rules[number].reason} returned a {type(row).__name__}, which its annotation does not name"
                 )
         return rows
 
 
-def compile_rules(rules: Sequence[Rule], attributes: Sequence[str]) -> Callable[[tuple[str, ...]], int]:
-    """Generate one function for the whole route table: a chain of comparisons, first match first."""
-    slot = {name: index for index, name in enumerate(attributes)}
-    source = ["def classify(k):"]
-    namespace: dict[str, Any] = {}
+Sorted = tuple[list[list[bytes]], list[int], list[tuple[str, ...]]]
+
+
+def compile_rules(
+    rules: Sequence[Rule], attributes: Sequence[str]
+) -> Callable[[Iterable[bytes], Iterable[tuple[str, ...]]], Sorted]:
+    """Generate one function for the whole route table: a chain of comparisons a line, first match first.
+
+    The function takes lines and their routing attributes, and gives a list of lines for each rule with a
+    function, a count for each without, and the attributes of the lines that no rule takes.
+    """
+    slot = {name: f"k[{index}]" for index, name in enumerate(attributes)}
+    tests: list[str] = []
+    names: dict[str, str] = {}
     for number, rule in enumerate(rules):
-        tests = []
+        conditions = []
         for name, condition in rule.conditions:
-            constant = f"c{len(namespace)}"
-            namespace[constant] = condition.text if isinstance(condition, Prefix) else condition
-            value = f"k[{slot[name]}]"
-            tests.append(
-                f"{value}.startswith({constant})"
-                if isinstance(condition, Prefix)
-                else f"{value} == {constant}"
-            )
-        source.append(f"    if {' and '.join(tests)}: return {number}")
-    source.append("    return -1")
-    exec(compile("\n".join(source), "<route table>", "exec"), namespace)  # noqa: S102  # constants are bound by name, not written into the source
-    return namespace["classify"]  # type: ignore[no-any-return]
+            constant = f"c{len(names)}"
+            if isinstance(condition, Prefix):
+                names[constant] = condition.text
+                conditions.append(f"{slot[name]}.startswith({constant})")
+            else:
+                names[constant] = condition
+                conditions.append(f"{slot[name]} == {constant}")
+        action = f"taken[{number}].append(line)" if rule.function else f"counts[{number}] += 1"
+        tests.append(f"if {' and '.join(conditions)}: {action}")
+    chain = "\n        el".join([*tests, "se: unrouted.append(k)"])
+    source = (
+        "def sort(lines, keys):\n"
+        f"    taken, counts, unrouted = [[] for _ in range({len(rules)})], [0] * {len(rules)}, []\n"
+        "    for line, k in zip(lines, keys):\n"
+        f"        {chain}\n"
+        "    return taken, counts, unrouted\n"
+    )
+    namespace: dict[str, Any] = dict(names)
+    exec(compile(source, "<route table>", "exec"), namespace)  # noqa: S102  # constants are bound by name, not written into the source
+    return namespace["sort"]  # type: ignore[no-any-return]
 
 
 def describe(error: BaseException, function: Callable[..., Any]) -> str:
@@ -116,8 +213,8 @@ def _shape(value: str) -> str:
     return "…"
 
 
-def count_pattern(patterns: Counter[str], pattern: str) -> None:
+def count_pattern(patterns: Counter[str], pattern: str, count: int = 1) -> None:
     """Count a key pattern, keeping at most `MAX_PATTERNS` distinct ones."""
     if pattern not in patterns and len(patterns) >= MAX_PATTERNS:
         pattern = "other patterns"
-    patterns[pattern] += 1
+    patterns[pattern] += count

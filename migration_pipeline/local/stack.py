@@ -69,7 +69,7 @@ def running(port: int | None = None, module: str = CODE_MODULE) -> Iterator[Stac
     which takes some seconds, they are ignored. Raises `LocalError` when a part does not start, or when
     another stack has the folder.
     """
-    with _signals_raise() as ignore_signals, ExitStack() as ends:
+    with _ending_signals() as ignore_signals, ExitStack() as ends:
         try:
             yield _start(ends, port, module)
         finally:
@@ -90,7 +90,7 @@ def remove() -> None:
 
 
 def _start(ends: ExitStack, port: int | None, module: str) -> Stack:
-    """Start part after part; `ends` gets what ends them, which happens in the reverse order."""
+    """Take the folder and start all parts; `ends` gets what ends each of them, in the reverse order."""
     state_dir = settings.state_dir()
     services = _services(state_dir)
     ends.enter_context(_only_stack(state_dir))
@@ -102,31 +102,46 @@ def _start(ends: ExitStack, port: int | None, module: str) -> Stack:
         ends.callback(service.stop)
     for service in reversed(services):
         service.stop()  # what a stack that was killed left of it
-    port = _free_port(port)
-    _prepare_dagster_home()
 
+    stack = Stack(f"http://{HOST}:{_free_port(port)}", settings.database_url(), services)
     code_socket = run_folder / "code-server.sock"
-    code_socket.unlink(missing_ok=True)
-    commands = _commands(code_socket, _workspace_file(state_dir, code_socket, module), port, module)
-    environment = {**_environment(), "TMPDIR": str(run_folder)}
-    started = time.time()
-    for service, command in zip(services, commands, strict=True):
-        service.start(command, environment)
+    _prepare_dagster_home()
+    _load(stack, code_socket, module)
     if postgres:
         postgres.start()
-    url = f"http://{HOST}:{port}"
-    code_server, webserver, daemon = services
+    _take_turns(stack, code_socket, module)
+    ends.callback(settings.webserver_url_file().unlink, missing_ok=True)
+    settings.webserver_url_file().write_text(stack.webserver_url)
+    return stack
+
+
+def _load(stack: Stack, code_socket: Path, module: str) -> None:
+    """Start all processes. The code server goes ahead; the webserver and the daemon load and await their turn."""
+    code_socket.unlink(missing_ok=True)
+    workspace = _workspace_file(code_socket, module)
+    port = stack.webserver_url.rpartition(":")[2]
+    python_module = [sys.executable, "-m"]
+    ahead = [*python_module, "migration_pipeline.local"]
+    commands = (
+        [*python_module, "dagster", "code-server", "start", "-m", module, "--socket", str(code_socket)],
+        [*ahead, "webserver", "--workspace", str(workspace), "--host", HOST, "--port", port],
+        [*ahead, "daemon", "run", "--workspace", str(workspace)],
+    )
+    environment = _environment(stack, code_socket.parent)
+    for service, command in zip(stack.services, commands, strict=True):
+        service.start(command, environment)
+
+
+def _take_turns(stack: Stack, code_socket: Path, module: str) -> None:
+    """Let one service after the other begin, each when the one before it answers."""
+    code_server, webserver, daemon = stack.services
     _await(code_server, lambda: _accepts(code_socket))
     webserver.go()
-    _await(webserver, lambda: _answers(url))
-    _check_code(url, module, code_server)
+    _await(webserver, lambda: _answers(stack.webserver_url))
+    _check_code(stack.webserver_url, module, code_server)
+    since = time.time()
     daemon.go()
-    _await(daemon, lambda: _beats(url, started))
-
-    note = settings.webserver_url_file()
-    note.write_text(url)
-    ends.callback(note.unlink, missing_ok=True)
-    return Stack(url, settings.database_url(), services)
+    _await(daemon, lambda: _beats(stack.webserver_url, since))
 
 
 def _services(state_dir: Path) -> tuple[Service, ...]:
@@ -136,31 +151,22 @@ def _services(state_dir: Path) -> tuple[Service, ...]:
     return tuple(Service(name, log_dir) for name in ("code-server", "webserver", "daemon"))
 
 
-def _commands(code_socket: Path, workspace: Path, port: int, module: str) -> tuple[list[str], ...]:
-    """The commands of the code server, the webserver and the daemon; the last two await their turn."""
-    ahead = [sys.executable, "-m", "migration_pipeline.local"]
-    return (
-        [sys.executable, "-m", "dagster", "code-server", "start", "-m", module, "--socket", str(code_socket)],
-        [*ahead, "webserver", "--workspace", str(workspace), "--host", HOST, "--port", str(port)],
-        [*ahead, "daemon", "run", "--workspace", str(workspace)],
-    )
-
-
-def _environment() -> dict[str, str]:
+def _environment(stack: Stack, run_folder: Path) -> dict[str, str]:
     """What the services and their run workers see: the settings, with no default left to find."""
     return {
         **os.environ,
         settings.STATE_DIR: str(settings.state_dir()),
         settings.PLANS_DIR: str(settings.plans_dir()),
         settings.DAGSTER_HOME: str(settings.dagster_home()),
-        settings.DATABASE_URL: settings.database_url(),
+        settings.DATABASE_URL: stack.database_url,
         "DAGSTER_DISABLE_TELEMETRY": "yes",
+        "TMPDIR": str(run_folder),
     }
 
 
-def _workspace_file(state_dir: Path, code_socket: Path, module: str) -> Path:
+def _workspace_file(code_socket: Path, module: str) -> Path:
     """Write where the services find the code server. The location has the name that workspace.yaml gives it."""
-    file = state_dir / "workspace.yaml"
+    file = settings.state_dir() / "workspace.yaml"
     server = {"socket": str(code_socket), "location_name": module}
     file.write_text(json.dumps({"load_from": [{"grpc_server": server}]}))  # JSON is YAML too
     return file
@@ -210,7 +216,7 @@ def _run_folder(state_dir: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _signals_raise() -> Iterator[Callable[[], None]]:
+def _ending_signals() -> Iterator[Callable[[], None]]:
     """Have all ending signals raise an exception; yield the call that makes them ignored instead."""
     before = {sign: signal.getsignal(sign) for sign in ENDING_SIGNALS}
 

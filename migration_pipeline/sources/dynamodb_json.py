@@ -10,11 +10,12 @@ export's output format in the DynamoDB developer guide.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal, InvalidOperation
 from operator import attrgetter
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
 
 import msgspec
@@ -129,6 +130,26 @@ def listing(elements: list[Value]) -> list[Any]:
     return [plain(element) for element in elements]
 
 
+def braces(value: Value) -> int:
+    """Count the objects that a value is spelled with, its own included."""
+    count = 1
+    if value.M is not UNSET:
+        count += 1 + sum(map(braces, value.M.values()))
+    elif value.L is not UNSET:
+        count += sum(map(braces, value.L))
+    return count
+
+
+def braces_of_members(members: dict[str, Value]) -> int:
+    """Count the objects that an M attribute is spelled with."""
+    return 2 + sum(map(braces, members.values()))
+
+
+def braces_of_elements(elements: list[Value]) -> int:
+    """Count the objects that an L attribute is spelled with."""
+    return 1 + sum(map(braces, elements))
+
+
 # -- the wire form of one annotation ---------------------------------------------------------------
 
 
@@ -138,6 +159,8 @@ class Wire(msgspec.Struct, frozen=True):
     members: dict[str, Any]
     """Type letter -> msgspec type; one of them holds the value."""
     expression: str = "{}"
+    braces: str = "1"
+    """Python expression for the number of objects that a value `{}` is spelled with."""
 
 
 NUMBERS: dict[Any, str] = {int: "integer", Decimal: "number", float: "real"}
@@ -169,9 +192,9 @@ def wire_of(bare: Any, markers: tuple[Any, ...]) -> Wire | None:
         letter, wire_type, expression = SETS[arguments[0]]
         return Wire({letter: wire_type}, expression)
     if bare is dict or (origin is dict and arguments == (str, Any)):
-        return Wire({"M": dict[str, Value]}, "document({})")
+        return Wire({"M": dict[str, Value]}, "document({})", "braces_of_members({})")
     if bare is list or (origin is list and arguments == (Any,)):
-        return Wire({"L": list[Value]}, "listing({})")
+        return Wire({"L": list[Value]}, "listing({})", "braces_of_elements({})")
     return None
 
 
@@ -183,6 +206,8 @@ class Field(msgspec.Struct, frozen=True):
     """As `msgspec.defstruct` takes a field: name, type[, default]."""
     expression: str
     """Python source over `w`, the wire item."""
+    braces: str
+    """Python source for the number of objects that the attribute is spelled with; "1" is a constant."""
     constants: dict[str, Any]
 
 
@@ -194,7 +219,8 @@ def _field(item_class: type[Item], index: int, info: msgspec.structs.FieldInfo, 
         default = info.default if has_default else None
         expression = f"(d{index} if (v := w.{slot}) is missing else plain(v))"
         member = (slot, Value, msgspec.field(name=name, default=MISSING))
-        return Field(name, member, expression, {f"d{index}": default, "missing": MISSING})
+        spelled = f"(0 if w.{slot} is missing else braces(w.{slot}))"
+        return Field(name, member, expression, spelled, {f"d{index}": default, "missing": MISSING})
     wire = wire_of(bare, markers)
     if wire is None:
         raise UsageError(
@@ -204,7 +230,8 @@ def _field(item_class: type[Item], index: int, info: msgspec.structs.FieldInfo, 
         (letter, wire_type), *_ = wire.members.items()
         struct = _struct([(letter, wire_type)])
         expression = wire.expression.format(f"w.{slot}.{letter}")
-        return Field(name, (slot, struct, msgspec.field(name=name)), expression, {})
+        spelled = wire.braces.format(f"w.{slot}.{letter}")
+        return Field(name, (slot, struct, msgspec.field(name=name)), expression, spelled, {})
     members = [(letter, Union[wire_type, UnsetType], UNSET) for letter, wire_type in wire.members.items()]  # noqa: UP007
     if optional:
         members.append(("NULL", Union[bool, UnsetType], UNSET))  # noqa: UP007
@@ -216,8 +243,14 @@ def _field(item_class: type[Item], index: int, info: msgspec.structs.FieldInfo, 
     for letter in reversed(wire.members):
         present = wire.expression.format("v")
         expression = f"({present} if (v := w.{slot}.{letter}) is not UNSET else {expression})"
+    spelled = f"(w.{slot} is not e{index})"
+    if wire.braces != "1":
+        (letter,) = wire.members
+        full = wire.braces.format(f"w.{slot}.{letter}")
+        spelled = f"({full} if w.{slot}.{letter} is not UNSET else {spelled})"
     wire_default = msgspec.field(name=name) if required else msgspec.field(name=name, default=empty)
-    return Field(name, (slot, struct, wire_default), expression, {f"e{index}": empty, f"d{index}": default})
+    constants = {f"e{index}": empty, f"d{index}": default}
+    return Field(name, (slot, struct, wire_default), expression, spelled, constants)
 
 
 MISSING = Value()
@@ -236,40 +269,100 @@ def absent(wire: Any, empty: Any, default: Any) -> Any:
     raise ValueError("has no value of its type")
 
 
+CONVERSIONS: dict[str, Any] = {
+    "UNSET": UNSET, "absent": absent, "plain": plain, "number": number, "integer": integer, "real": real,
+    "instant": instant, "aware": aware, "document": document, "listing": listing, "braces": braces,
+    "braces_of_members": braces_of_members, "braces_of_elements": braces_of_elements,
+}  # fmt: skip
+"""What the generated functions may call."""
+
 # -- decoders --------------------------------------------------------------------------------------
 
 
-def item_decoder(item_class: type[ItemType]) -> Callable[[bytes], ItemType]:
-    """Compile an `Item` class to a function from a line to an item.
+class ItemDecoder(Generic[ItemType]):
+    """A compiled `Item` class: a function from a line to an item.
 
-    The function raises `BadItem` with a reason that names the attribute, never its value.
+    Calling it raises `BadItem` with a reason that names the attribute, never its value. `decode` and
+    `make` are its two steps, for loops over many lines that fall back to the call when one of them
+    raises; any exception of theirs means that the call will say what is wrong.
+
+    `known` are attributes that items of the table have besides those of the class, such as the keys.
     """
-    hints = get_type_hints(item_class, include_extras=True)
-    fields = [
-        _field(item_class, index, info, hints[info.name])
-        for index, info in enumerate(msgspec.structs.fields(item_class))
-    ]
-    # A conditional expression evaluates its condition first, so `v` is set before it is used.
-    source = "def make(w):\n    return Item(" + ", ".join(f"({f.expression})" for f in fields) + ")\n"
-    namespace: dict[str, Any] = {
-        "Item": item_class, "UNSET": UNSET, "aware": aware, "absent": absent, "plain": plain,
-        "number": number, "integer": integer, "real": real, "instant": instant,
-        "document": document, "listing": listing,
-    }  # fmt: skip
-    for compiled in fields:
-        namespace.update(compiled.constants)
-    exec(compile(source, f"<decoder of {item_class.__name__}>", "exec"), namespace)  # noqa: S102  # built from the class above, no input of a user
-    make = namespace["make"]
-    envelope = _envelope([f.member for f in fields])
-    decode = msgspec.json.Decoder(envelope).decode
 
-    def read(line: bytes) -> ItemType:
+    def __init__(self, item_class: type[ItemType], known: Sequence[str] = ()) -> None:
+        hints = get_type_hints(item_class, include_extras=True)
+        infos = msgspec.structs.fields(item_class)
+        self._fields = [_field(item_class, n, info, hints[info.name]) for n, info in enumerate(infos)]
+        others = [name for name in known if name not in {field.attribute for field in self._fields}]
+        members = [field.member for field in self._fields] + [
+            (f"x{n}", Union[msgspec.Raw, UnsetType], msgspec.field(name=name, default=UNSET))  # noqa: UP007
+            for n, name in enumerate(others)
+        ]
+        self._names = dict(CONVERSIONS, Item=item_class, suspect=self._suspect)
+        for field in self._fields:
+            self._names.update(field.constants)
+        self.decode: Callable[[bytes], Any] = msgspec.json.Decoder(_envelope(members)).decode
+        source = compile(self._source(len(others)), f"<decoder of {item_class.__name__}>", "exec")
+        exec(source, self._names)  # noqa: S102  # built from the class, no input of a user
+        self.make: Callable[[Any, bytes], ItemType] = self._names["make"]
+
+    def __call__(self, line: bytes) -> ItemType:
+        """Read a line. Raises `BadItem`."""
         try:
-            return make(decode(line).Item)  # type: ignore[no-any-return]
+            return self.make(self.decode(line), line)
         except (msgspec.MsgspecError, ValueError, ArithmeticError) as error:
-            raise BadItem(_reason(error, fields, line, decode, namespace)) from None
+            raise BadItem(self._reason(error, line)) from None
 
-    return read
+    def _source(self, others: int) -> str:
+        """Write the function that makes an item of its wire form, one expression a field.
+
+        JSON decoders keep the last of two members of one name, silently. So the objects on the line are
+        counted: each attribute is spelled as one, plus those inside documents. If there are no more braces
+        than the attributes that were read account for, nothing was passed over.
+        """
+        spelled = [field.braces for field in self._fields] + [f"(w.x{n} is not UNSET)" for n in range(others)]
+        constant = 2 + spelled.count("1")  # the line's own object and the Item
+        total = " + ".join([str(constant), *(each for each in spelled if each != "1")])
+        # A conditional expression evaluates its condition first, so `v` is set before it is used.
+        values = ", ".join(f"({field.expression})" for field in self._fields)
+        return (
+            "def make(w, line):\n"
+            "    w = w.Item\n"
+            f"    item = Item({values})\n"
+            f"    if line.count(b'{{') != {total}: suspect(line)\n"
+            "    return item\n"
+        )
+
+    def _suspect(self, line: bytes) -> None:
+        """Look closer at a line with braces unaccounted for: attributes nobody reads, braces in a text, or twins."""
+        names = (msgspec.json.encode(field.attribute) for field in self._fields)
+        documents = any("braces" in field.braces for field in self._fields)
+        if documents or any(line.count(name + b":{") > 1 for name in names):
+            json.loads(line, object_pairs_hook=_refuse_twins)
+
+    def _reason(self, error: Exception, line: bytes) -> str:
+        """Say which attribute is at fault; conversions in the generated function do not know their field."""
+        if isinstance(error, (msgspec.MsgspecError, UnicodeDecodeError)):
+            return _line_reason(error)
+        wire = self.decode(line).Item
+        for field in self._fields:
+            try:
+                eval(field.expression, dict(self._names), {"w": wire})  # noqa: S307  # the generated source itself
+            except (ValueError, ArithmeticError) as cause:
+                return f"attribute {field.attribute!r} {cause}"
+        return str(error)
+
+
+def item_decoder(item_class: type[ItemType], known: Sequence[str] = ()) -> ItemDecoder[ItemType]:
+    """Compile an `Item` class; see `ItemDecoder`."""
+    return ItemDecoder(item_class, known)
+
+
+def _refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("an attribute name occurs twice")
+    return members
 
 
 def keys_decoder(attributes: Sequence[str]) -> Callable[[bytes], tuple[str, ...]]:
@@ -302,21 +395,6 @@ def _envelope(members: Sequence[tuple[Any, ...]]) -> Any:
 
 
 # -- reasons ---------------------------------------------------------------------------------------
-
-
-def _reason(
-    error: Exception, fields: list[Field], line: bytes, decode: Callable[[bytes], Any], names: dict[str, Any]
-) -> str:
-    """Say which attribute is at fault; conversions in the generated function do not know their field."""
-    if isinstance(error, (msgspec.MsgspecError, UnicodeDecodeError)):
-        return _line_reason(error)
-    wire = decode(line).Item
-    for compiled in fields:
-        try:
-            eval(compiled.expression, dict(names), {"w": wire})  # noqa: S307  # the generated source itself
-        except (ValueError, ArithmeticError) as cause:  # noqa: PERF203  # the error path
-            return f"attribute {compiled.attribute!r} {cause}"
-    return str(error)
 
 
 def _line_reason(error: Exception) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
 import msgspec
 import psycopg2
+import psycopg2.errors
 from psycopg2 import sql
 
 from migration_pipeline.engine.report import FileReport
@@ -17,9 +19,6 @@ from migration_pipeline.errors import MigrationError
 from migration_pipeline.row import Row, Table
 from migration_pipeline.targets.copy_csv import COPY_OPTIONS, RowEncoder
 from migration_pipeline.targets.ddl import SchemaError, check_table
-
-COPY_READ_BYTES = 1 << 18
-"""Bytes handed to libpq at a time; below this size the calls cost more than the copying."""
 
 
 class DatabaseError(MigrationError):
@@ -32,6 +31,11 @@ class Encoded(msgspec.Struct, frozen=True):
     parts: list[tuple[type[Row], bytes]]
     rows: dict[str, int]
     collisions: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of COPY input."""
+        return sum(len(data) for _, data in self.parts)
 
 
 class FileIdentity(msgspec.Struct, frozen=True):
@@ -61,21 +65,35 @@ ON CONFLICT (profile, export_id, file) DO UPDATE
 class _Statements(msgspec.Struct, frozen=True):
     """The SQL of one table, composed once."""
 
-    stage: sql.Composed
     copy: sql.Composed
+    stage: sql.Composed
+    copy_to_staging: sql.Composed
     upsert: sql.Composed
 
 
+SESSION = """
+SET SESSION TIME ZONE 'UTC';
+SET SESSION enable_hashjoin = off;
+SET SESSION enable_mergejoin = off
+"""
+"""Times without an offset mean UTC whatever the server's or the operator's zone is. And a batch is joined
+to its table by the key's index, however large the table and whatever its statistics say: the staging
+table has none, and a plan that reads the whole target once a batch would be a disaster."""
+
+LOADED = "SELECT FROM migration.loaded_file WHERE (profile, export_id, file) = (%s, %s, %s)"
+
+
 class PostgresTarget:
-    """Writes a profile's rows to PostgreSQL. Use as a context manager: it holds one connection.
+    """Writes the rows of one file to PostgreSQL. Use as a context manager: it holds one connection.
 
     `url` is anything libpq takes (a URL or ``host=… dbname=…``); the usual PG* variables and ~/.pgpass
     fill in what it leaves out. Raises `DatabaseError` when the database cannot be reached or refuses, and
     `SchemaError` when the tables are not the profile's.
     """
 
-    def __init__(self, url: str, tables: Mapping[type[Row], Table]) -> None:
+    def __init__(self, url: str, tables: Mapping[type[Row], Table], file: FileIdentity) -> None:
         self._url = url
+        self._file = file
         self._tables = dict(tables)
         self._encoders = {row_class: RowEncoder(table) for row_class, table in self._tables.items()}
         self._statements = {
@@ -83,8 +101,7 @@ class PostgresTarget:
             for number, (row_class, table) in enumerate(self._tables.items())
         }
         self._connection: Any = None
-        self.file: FileIdentity | None = None
-        """Whose batches are written; set before a file's first batch."""
+        self._rows_are_new = False
 
     def __enter__(self) -> PostgresTarget:
         self._connection = connect(self._url)
@@ -93,6 +110,9 @@ class PostgresTarget:
                 self._check(cursor)
                 for statements in self._statements.values():
                     cursor.execute(statements.stage)
+                cursor.execute(LOADED, (self._file.profile, self._file.export_id, self._file.file))
+                # A file with a receipt has its rows in the tables: no batch need find that out.
+                self._rows_are_new = cursor.fetchone() is None
         except BaseException:
             self._connection.close()
             raise
@@ -129,18 +149,52 @@ class PostgresTarget:
         return Encoded(parts, counts, collisions)
 
     def write(self, encoded: Encoded, receipt: FileReport | None = None) -> None:
-        """Upsert a batch, and record `receipt` with it, in one transaction. Raises `DatabaseError`."""
-        with self._transaction() as cursor:
+        """Upsert a batch, and record `receipt` with it, in one transaction. Raises `DatabaseError`.
+
+        While a file's rows are new they are copied straight into the tables. The first row that is there
+        already (a unique violation) undoes its batch; that batch and the rest of the file go by a staging
+        table, which writes only the rows that are new or different.
+        """
+        if self._rows_are_new:
+            try:
+                self._write(encoded, receipt, self._copy)
+                return
+            except psycopg2.errors.UniqueViolation:
+                self._rows_are_new = False
+            except psycopg2.Error as error:
+                raise DatabaseError(explain(error)) from error
+        try:
+            self._write(encoded, receipt, self._upsert)
+        except psycopg2.Error as error:
+            raise DatabaseError(explain(error)) from error
+
+    def _write(self, encoded: Encoded, receipt: FileReport | None, load: Callable[..., None]) -> None:
+        with self._connection, self._connection.cursor() as cursor:
+            if receipt is None:
+                # The file's last commit waits for the disk, and for all before it: WAL is written in order.
+                cursor.execute("SET LOCAL synchronous_commit = off")
             for row_class, data in encoded.parts:
-                statements = self._statements[row_class]
-                cursor.copy_expert(statements.copy, io.BytesIO(data), COPY_READ_BYTES)
-                cursor.execute(statements.upsert)
+                load(cursor, self._statements[row_class], data)
             if receipt is not None:
                 cursor.execute(RECEIPT, self._receipt(receipt))
 
+    @staticmethod
+    def _copy(cursor: Any, statements: _Statements, data: bytes) -> None:
+        # The whole batch in one call: between two calls this thread would wait for Python's lock.
+        cursor.copy_expert(statements.copy, io.BytesIO(data), len(data))
+
+    @staticmethod
+    def _upsert(cursor: Any, statements: _Statements, data: bytes) -> None:
+        cursor.copy_expert(statements.copy_to_staging, io.BytesIO(data), len(data))
+        cursor.execute(statements.upsert)
+
+    def cancel(self) -> None:
+        """Make a `write` in another thread fail soon."""
+        with contextlib.suppress(psycopg2.Error):
+            self._connection.cancel()
+
     def _receipt(self, report: FileReport) -> dict[str, Any]:
-        assert self.file is not None, "set `file` before its last batch"  # noqa: S101
-        values: dict[str, Any] = msgspec.to_builtins(report) | msgspec.to_builtins(self.file)
+        values: dict[str, Any] = msgspec.to_builtins(report) | msgspec.to_builtins(self._file)
         return values | {name: msgspec.json.encode(values[name]).decode() for name in ("skipped", "rows")}
 
     @contextmanager
@@ -154,12 +208,11 @@ class PostgresTarget:
 
 
 def connect(url: str) -> Any:
-    """Connect, with what makes results the same everywhere: UTF-8 and the time zone UTC. Raises `DatabaseError`."""
+    """Connect, with what makes results the same everywhere: UTF-8 and `SESSION`. Raises `DatabaseError`."""
     try:
         connection = psycopg2.connect(url, application_name="migration_pipeline", client_encoding="UTF8")
         with connection, connection.cursor() as cursor:
-            # Times without an offset mean UTC whatever the server's or the operator's zone is.
-            cursor.execute("SET SESSION TIME ZONE 'UTC'")
+            cursor.execute(SESSION)
     except psycopg2.Error as error:
         raise DatabaseError(
             f"no database: {str(error).strip().splitlines()[0]}; check MIGRATION_DATABASE_URL, and that the "
@@ -189,20 +242,53 @@ def _statements(number: int, table: Table) -> _Statements:
     """Compose one table's SQL. Identifiers are quoted by psycopg2, never pasted."""
     target = sql.Identifier(*(part for part in (table.schema, table.name) if part))
     staging = sql.Identifier("pg_temp", f"staging_{number}")
-    columns = sql.SQL(", ").join(sql.Identifier(c.name) for c in table.columns)
-    key = sql.SQL(", ").join(map(sql.Identifier, table.key))
-    others = [c.name for c in table.columns if c.name not in table.key]
-    action: sql.Composable = sql.SQL("DO NOTHING")
-    if others:
-        action = sql.SQL("DO UPDATE SET {}").format(
-            sql.SQL(", ").join(sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(name)) for name in others)
-        )
+    names = [column.name for column in table.columns]
+    others = [name for name in names if name not in table.key]
+    columns, key = _list(names), _list(table.key)
+    parts = {
+        "target": target,
+        "staging": staging,
+        "new_table": sql.Identifier(f"staging_{number}"),
+        "columns": columns,
+        "staged": _list(names, "s"),
+        "key": key,
+        "same_key": sql.SQL(" AND ").join(
+            sql.SQL("t.{0} = s.{0}").format(sql.Identifier(name)) for name in table.key
+        ),
+        "first_key": sql.Identifier(table.key[0]),
+        "theirs": _list(others, "t"),
+        "ours": _list(others, "s"),
+        "changes": sql.SQL(", ").join(
+            sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(name)) for name in others
+        ),
+        "options": sql.SQL(COPY_OPTIONS),
+    }
+    upsert = UPSERT if others else INSERT_KEYS
     return _Statements(
-        stage=sql.SQL("CREATE TEMP TABLE {} ON COMMIT DELETE ROWS AS SELECT {} FROM {} WITH NO DATA").format(
-            sql.Identifier(f"staging_{number}"), columns, target
-        ),
-        copy=sql.SQL("COPY {} ({}) FROM STDIN WITH ({})").format(staging, columns, sql.SQL(COPY_OPTIONS)),
-        upsert=sql.SQL("INSERT INTO {} ({}) SELECT {} FROM {} ON CONFLICT ({}) {}").format(
-            target, columns, columns, staging, key, action
-        ),
+        copy=sql.SQL("COPY {target} ({columns}) FROM STDIN WITH ({options})").format(**parts),
+        stage=sql.SQL(
+            "CREATE TEMP TABLE {new_table} ON COMMIT DELETE ROWS AS SELECT {columns} FROM {target} WITH NO DATA"
+        ).format(**parts),
+        copy_to_staging=sql.SQL("COPY {staging} ({columns}) FROM STDIN WITH ({options})").format(**parts),
+        upsert=sql.SQL(upsert).format(**parts),
     )
+
+
+UPSERT = """
+INSERT INTO {target} ({columns})
+SELECT {staged}
+  FROM {staging} s
+  LEFT JOIN {target} t ON {same_key}
+ WHERE t.{first_key} IS NULL OR ({theirs}) IS DISTINCT FROM ({ours})
+    ON CONFLICT ({key}) DO UPDATE SET {changes}
+"""
+"""Rows that are there unchanged stay out of the INSERT: ON CONFLICT would lock and log each of them."""
+
+INSERT_KEYS = (
+    "INSERT INTO {target} ({columns}) SELECT {staged} FROM {staging} s ON CONFLICT ({key}) DO NOTHING"
+)
+"""For a table that is all key."""
+
+
+def _list(names: Iterable[str], alias: str | None = None) -> sql.Composed:
+    return sql.SQL(", ").join(sql.Identifier(*filter(None, (alias, name))) for name in names)

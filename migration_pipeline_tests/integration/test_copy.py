@@ -120,9 +120,7 @@ def test_every_value_comes_back_as_it_was(
 
 
 def target(url: str, row_class: type[Row] = Values) -> PostgresTarget:
-    made = PostgresTarget(url, {row_class: table_of(row_class)})
-    made.file = FileIdentity("p", "1", "e", "f", "r")
-    return made
+    return PostgresTarget(url, {row_class: table_of(row_class)}, FileIdentity("p", "1", "e", "f", "r"))
 
 
 def value(k: int, text: str | None = None) -> Values:

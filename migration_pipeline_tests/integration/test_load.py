@@ -30,8 +30,7 @@ shop = load_profile("shop")
 
 
 def load(url: str, export: Export, file: ExportFile, **options: Any) -> FileReport:
-    with PostgresTarget(url, shop.tables) as target:
-        target.file = FileIdentity("shop", "1", export.id, file.name, "run")
+    with PostgresTarget(url, shop.tables, FileIdentity("shop", "1", export.id, file.name, "run")) as target:
         source, transform = FileStream(file, Storage()), Transform(shop, dynamodb_json)
         return FileLoad(file.name, file.items, source, transform, target, **options).run()
 
@@ -107,8 +106,8 @@ def test_an_empty_file_succeeds_with_no_items(shop_database_url: str, export: Ex
 
 
 def broken(export: Export, tmp_path: Path, change: Any) -> ExportFile:
-    """Copy the first file, changed, with the manifest's promises as they were."""
-    file = export.files[0]
+    """Copy the largest file, changed, with the manifest's promises as they were."""
+    file = max(export.files, key=lambda file: file.items)
     path = tmp_path / file.name
     path.write_bytes(change(Path(file.uri).read_bytes()))
     return ExportFile(file.name, str(path), file.items, file.md5, file.size)
@@ -194,8 +193,7 @@ def test_unrouted_items_are_counted_by_the_pattern_of_their_keys(
     path = tmp_path / "f"
     path.write_bytes(content)
     source = FileStream(ExportFile("f", str(path), 5, _md5(content), len(content)), Storage())
-    with PostgresTarget(shop_database_url, shop.tables) as target:
-        target.file = FileIdentity("shop", "1", "e", "f", "run")
+    with PostgresTarget(shop_database_url, shop.tables, FileIdentity("shop", "1", "e", "f", "run")) as target:
         report = FileLoad("f", 5, source, Transform(shop, dynamodb_json), target).run()
     assert report.unrouted == {"SK=INFO, PK=PRODUCT#…": 3, "SK=…, PK=…": 1}
     assert report.skipped == {"sessions expire within a day": 1, "unrouted": 4}

@@ -1,6 +1,7 @@
 """The local stack: what it serves, what it refuses, and that nothing of it is left, however it ends."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +14,9 @@ from typing import Any
 import psutil
 import pytest
 import requests
+from dagster import DagsterInstance
+from dagster._core.run_coordinator import QueuedRunCoordinator
+from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
 
 from migration_pipeline.local.folders import KEPT, SHORT_LIVED, short_name
 from migration_pipeline.local.postgres import EmbeddedPostgres
@@ -152,6 +156,22 @@ def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not come true"
         time.sleep(0.1)
+
+
+def test_the_instance_takes_our_settings_without_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copy(PROJECT / "dagster.yaml", tmp_path)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    with DagsterInstance.get() as instance:
+        assert isinstance(instance.compute_log_manager, NoOpComputeLogManager)
+        assert isinstance(instance.run_coordinator, QueuedRunCoordinator)
+        assert instance.run_coordinator.dequeue_interval_seconds == 1
+        queue = instance.get_concurrency_config().run_queue_config
+        assert queue is not None
+        assert queue.max_concurrent_runs == 1
+        assert not instance.telemetry_enabled
+    assert caplog.records == []
 
 
 def test_runs_a_backfill_and_ends_with_its_run_workers(runner: Runner) -> None:

@@ -72,7 +72,12 @@ class Target:
 
     def encode(self, rows: dict[type[Row], list[Row]]) -> Any:
         flat = [row for batch in rows.values() for row in batch]
-        return SimpleNamespace(flat=flat, rows={"kept": len(flat)} if flat else {}, collisions=0)
+        return SimpleNamespace(
+            flat=flat, rows={"kept": len(flat)} if flat else {}, collisions=0, size=len(flat)
+        )
+
+    def cancel(self) -> None:
+        raise AssertionError("nothing here takes long")
 
     def write(self, encoded: Any, receipt: FileReport | None = None) -> None:
         self.rows += encoded.flat

@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 
 from migration_pipeline import Integer, Item, PgType, Profile, Row, column, prefix
-from migration_pipeline.engine.transform import Transform, key_pattern
+from migration_pipeline.engine.transform import Outcome, Transform, key_pattern
 from migration_pipeline.errors import BadItem, UsageError
 from migration_pipeline.profile import load_profile
 from migration_pipeline.row import table_of
@@ -110,11 +110,22 @@ def test_the_first_rule_that_holds_takes_the_item() -> None:
         return Small("second")
 
     t = transform_of(p)
-    rule = {keys: t.classify(keys) for keys in [("A#1", "X"), ("A#1", "Y"), ("B", "X"), ("B", "Y"), ("", "")]}
-    assert list(rule.values()) == [0, 1, 2, -1, -1]
-    assert t.read_keys(line(SK="X", PK="A#1"))[:2] == ("A#1", "X")
-    assert t.convert(0, line(PK="A#1")) == Small("first")
+    items = [
+        line(PK="A#1", SK="X"),
+        line(SK="Y", PK="A#1"),
+        line(PK="B", SK="X"),
+        line(PK="B", SK="Y"),
+        line(x=""),
+    ]
+    outcome = t(items)
+    assert outcome.rows[Small] == [Small("first"), Small("second")]
+    assert (outcome.loaded, outcome.ignored) == (2, {"old": 1})
+    assert outcome.unrouted == {"PK=B, SK=Y": 1, "PK=(none), SK=(none)": 1}
     assert p.routing_attributes == ["PK", "SK"]
+    one_by_one = Outcome(p.row_classes)
+    for item in items:
+        one_by_one.add(t.one(item))
+    assert vars(one_by_one) == vars(outcome)
 
 
 def test_a_route_may_return_many_rows_but_only_those_it_names() -> None:
@@ -130,9 +141,10 @@ def test_a_route_may_return_many_rows_but_only_those_it_names() -> None:
 
     t = transform_of(p)
     assert p.row_classes == [Small, Other]
-    assert t.rows_of(0, t.convert(0, line(PK="1"))) == [Small("a"), Other("b")]
+    outcome = t([line(PK="1")])
+    assert (outcome.rows, outcome.loaded) == ({Small: [Small("a")], Other: [Other("b")]}, 1)
     with pytest.raises(BadItem, match="route wrong returned a str"):
-        t.rows_of(1, t.convert(1, line(PK="2")))
+        t.one(line(PK="2"))
 
 
 def test_an_exception_of_a_route_names_its_line_and_no_value() -> None:
@@ -143,7 +155,7 @@ def test_an_exception_of_a_route_names_its_line_and_no_value() -> None:
         return Small(str(int(item.PK)))
 
     with pytest.raises(BadItem) as caught:
-        transform_of(p).convert(0, line(PK="s3cret"))
+        transform_of(p).one(line(PK="s3cret"))
     assert str(caught.value).startswith(f"route fails failed: ValueError at {__name__}:")
     assert "s3cret" not in str(caught.value)
 
