@@ -28,10 +28,20 @@ class Decoder(Protocol):
         """Read one line. Raises `BadItem` with the reason."""
 
 
+class KeysDecoder(Protocol):
+    """Reads the routing attributes of lines."""
+
+    def __call__(self, line: bytes) -> tuple[str, ...]:
+        """Read one line. Raises `BadItem` with the reason."""
+
+    def many(self, lines: Iterable[bytes]) -> Iterable[tuple[str, ...]]:
+        """Read many lines; raises any exception when one of them is bad."""
+
+
 class Dialect(Protocol):
     """How lines are read: `migration_pipeline.sources.dynamodb_json` is the one there is."""
 
-    def keys_decoder(self, attributes: Sequence[str]) -> Callable[[bytes], tuple[str, ...]]:
+    def keys_decoder(self, attributes: Sequence[str]) -> KeysDecoder:
         """Compile the reader of the routing attributes."""
 
     def item_decoder(self, item_class: type[Item], known: Sequence[str]) -> Decoder:
@@ -89,7 +99,7 @@ class Transform:
         other than the route table, the generated decoders and the profile's own functions.
         """
         outcome = Outcome(self.row_classes)
-        taken, counts, unrouted = self.sort(lines, map(self.read_keys, lines))
+        taken, counts, unrouted = self.sort(lines, self.read_keys.many(lines))
         for number, decoder, function in self._routes:
             if taken[number]:
                 items = map(decoder.make, map(decoder.decode, taken[number]), taken[number])
