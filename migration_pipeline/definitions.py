@@ -3,7 +3,6 @@
 import os
 
 import dagster as dg
-from dagster_aws.s3 import S3Resource
 
 from migration_pipeline import settings
 from migration_pipeline.defs.migration import Database, migration_assets
@@ -22,7 +21,7 @@ defs = dg.Definitions(
         for plan, profile in read_plans(settings.plans_dir())
         for asset in migration_assets(plan, profile)
     ],
-    resources={"database": Database(url=_database_url()), "s3": S3Resource()},
+    resources={"database": Database(url=_database_url())},
     # A file is one step: another process for it would only cost its start.
     executor=dg.in_process_executor,
 )

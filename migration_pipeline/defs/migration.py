@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
-from dagster_aws.s3 import S3Resource
 from pydantic import Field
 
 from migration_pipeline.engine.load import FileLoad, LoadSettings
@@ -102,11 +101,11 @@ def _tables_asset(plan: Plan, profile: Profile, export: dg.AssetSpec) -> dg.Asse
         description=f"Loads one export file into the tables of the profile {profile.name}.",
     )
     def load(
-        context: dg.AssetExecutionContext, config: LoadConfig, database: Database, s3: S3Resource
+        context: dg.AssetExecutionContext, config: LoadConfig, database: Database
     ) -> Iterator[dg.MaterializeResult[Any]]:
         planned = files[context.partition_key]
         try:
-            report = _load_file(context, planned, profile, config, database, s3)
+            report = _load_file(context, planned, profile, config, database)
         except MigrationError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from error
         for table in tables.values():
@@ -123,12 +122,11 @@ def _load_file(
     profile: Profile,
     config: LoadConfig,
     database: Database,
-    s3: S3Resource,
 ) -> FileReport:
     """Load one file, saying in the run's log how it goes."""
     file, log = planned.file, context.log
     log.info(f"{file.name}: start, {file.items:,} items, {file.size / 1e6:,.1f} MB, from {file.uri}")
-    source = FileStream(file, Storage(s3.get_client))
+    source = FileStream(file, Storage())
     identity = FileIdentity(profile.name, profile.version, planned.export_id, file.name, context.run_id)
     with PostgresTarget(database.url, profile.tables, identity) as target:
         report = FileLoad(

@@ -10,9 +10,7 @@ from rich.console import Console
 
 from migration_pipeline import settings
 from migration_pipeline.instance import FileStatus, Instance
-from migration_pipeline.local import LocalError
-from migration_pipeline.local.postgres import EmbeddedPostgres
-from migration_pipeline.local.stack import running
+from migration_pipeline.local import stack
 from migration_pipeline.plan import Plan, make_plan, read_plans, write_plan
 from migration_pipeline.profile import Profile, load_profile
 from migration_pipeline.sample import write_sample
@@ -37,9 +35,9 @@ def run_demo(items: int, files: int) -> int:
     )
     with ExitStack() as ends:
         with out.status("starting PostgreSQL and Dagster"):
-            stack = ends.enter_context(running())
-            create_tables(stack.database_url, profile.tables.values())
-            instance = Instance(stack.webserver_url)
+            services = ends.enter_context(stack.running())
+            create_tables(services.database_url, profile.tables.values())
+            instance = Instance(services.webserver_url)
             instance.load_plan(plan, profile)
         files_now = instance.files(plan, profile, attempts=False)
         wanted = [file.partition for file in files_now if file.state != "materialized"]
@@ -70,17 +68,17 @@ def run_dev(port: int) -> None:
     out = console()
     with ExitStack() as ends:
         with out.status("starting PostgreSQL and Dagster"):
-            stack = ends.enter_context(running(port))
+            services = ends.enter_context(stack.running(port))
             plans = read_plans(settings.plans_dir())
             for _, profile in plans:
-                create_tables(stack.database_url, profile.tables.values())
-        out.print(f"Dagster UI:  {stack.webserver_url}/assets")
-        out.print(f'PostgreSQL:  psql "{stack.database_url}"', markup=False)
+                create_tables(services.database_url, profile.tables.values())
+        out.print(f"Dagster UI:  {services.webserver_url}/assets")
+        out.print(f'PostgreSQL:  psql "{services.database_url}"', markup=False)
         if not plans:
             out.print("no plan yet; in another terminal:  migration-pipeline plan --profile shop EXPORT")
         out.print("Ctrl-C ends it")
         try:
-            stack.wait()
+            services.wait()
         except KeyboardInterrupt:
             out.print("ending")
 
@@ -97,8 +95,5 @@ def _sample_plan(profile: Profile, items: int, files: int) -> Plan:
 
 def remove_state() -> None:
     """Remove the embedded PostgreSQL and the state folder. Raises `LocalError` while a stack runs there."""
-    folder = settings.state_dir()
-    if settings.webserver_url_file().exists():
-        raise LocalError(f"a stack runs in {folder}; end it first, by Ctrl-C where it was started")
-    EmbeddedPostgres(folder).remove()
-    shutil.rmtree(folder, ignore_errors=True)
+    stack.remove()
+    shutil.rmtree(settings.state_dir())

@@ -18,6 +18,7 @@ from migration_pipeline.plan import make_plan
 from migration_pipeline.profile import load_profile
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
+from migration_pipeline_tests.conftest import query
 
 TOP = Path(__file__).parents[2]
 
@@ -52,7 +53,6 @@ def test_assets_say_what_an_operator_needs(shop_export: Path) -> None:
         assets=migration_assets(plan, shop),
         resources={
             "database": dg.ResourceDefinition.none_resource(),
-            "s3": dg.ResourceDefinition.none_resource(),
         },
     ).resolve_asset_graph()
     export, orders = (repository.get(dg.AssetKey(["shop", name])) for name in ("dynamodb_export", "orders"))
@@ -70,3 +70,21 @@ def test_assets_say_what_an_operator_needs(shop_export: Path) -> None:
         "shop",
     )
     assert export.metadata["items"] == 6_000
+
+
+def test_the_production_instance_loads_on_postgresql_storage(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(TOP / "dagster.production.yaml", tmp_path / "dagster.yaml")
+    monkeypatch.setenv("DAGSTER_PG_URL", database_url.replace("postgresql:", "postgresql+psycopg2:"))
+    monkeypatch.setenv("DAGSTER_LOGS_BUCKET", "logs")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        assert instance.get_runs_count() == 0
+        assert type(instance.event_log_storage).__name__ == "PostgresEventLogStorage"
+        assert type(instance.compute_log_manager).__name__ == "S3ComputeLogManager"
+        queue = instance.get_concurrency_config().run_queue_config
+        assert queue is not None
+        assert queue.max_concurrent_runs == 2
+    tables = query(database_url, "SELECT count(*) FROM pg_tables WHERE tablename IN ('runs', 'event_logs')")
+    assert tables == [(2,)]
