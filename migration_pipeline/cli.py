@@ -81,8 +81,15 @@ def sample(folder: Path, items: int, files: int, seed: int, bad: int) -> None:
 
 @main.command()
 @click.option("--profile", "reference", required=True, help=PROFILE_HELP)
+@click.option(
+    "--files-per-run",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Files that a backfill loads in one run; for exports of thousands of small files, a few hundred.",
+)
 @click.argument("exports", nargs=-1, required=True)
-def plan(reference: str, exports: tuple[str, ...]) -> None:
+def plan(reference: str, files_per_run: int, exports: tuple[str, ...]) -> None:
     """Read the manifests of EXPORTS and pin their files as the profile's partitions.
 
     An EXPORT is s3://bucket/prefix/AWSDynamoDB/<id> or a folder of the same layout.
@@ -96,7 +103,7 @@ def plan(reference: str, exports: tuple[str, ...]) -> None:
         read_export(location, storage, warn=lambda text: click.echo(f"warning: {text}", err=True))
         for location in exports
     ]
-    made = make_plan(profile, reference, found)
+    made = make_plan(profile, reference, found, files_per_run)
     changed = write_plan(made, settings.plans_dir())
     click.echo(
         f"{'planned' if changed else 'unchanged:'} {len(made.files):,} files, {made.items:,} items, "

@@ -49,6 +49,8 @@ class Plan(msgspec.Struct, frozen=True):
     """How the profile is imported: ``shop`` or ``my_package.my_module:profile``."""
     exports: tuple[PlannedExport, ...]
     files: tuple[PlannedFile, ...]
+    files_per_run: int = 1
+    """Files that a backfill loads in one run, one after another; more spare small files a run's start each."""
 
     @property
     def items(self) -> int:
@@ -65,7 +67,7 @@ class Plan(msgspec.Struct, frozen=True):
         return {planned.partition: planned for planned in self.files}
 
 
-def make_plan(profile: Profile, reference: str, exports: Sequence[Export]) -> Plan:
+def make_plan(profile: Profile, reference: str, exports: Sequence[Export], files_per_run: int = 1) -> Plan:
     """Plan the files of `exports`, oldest export first. Raises `UsageError` for two exports of one id."""
     ordered = sorted(exports, key=lambda export: (export.export_time, export.id))
     for one, other in pairwise(ordered):
@@ -77,6 +79,7 @@ def make_plan(profile: Profile, reference: str, exports: Sequence[Export]) -> Pl
         reference=reference,
         exports=tuple(PlannedExport(e.id, e.uri, e.table_arn, e.export_time) for e in ordered),
         files=tuple(planned for export in ordered for planned in _planned(export)),
+        files_per_run=files_per_run,
     )
 
 

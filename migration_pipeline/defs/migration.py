@@ -23,6 +23,9 @@ from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
 
+FAILURES_SHOWN = 20
+"""Failed files of one run that its failure lists; all of them are in its log."""
+
 
 class Database(dg.ConfigurableResource):  # type: ignore[type-arg]  # generic only in its private base
     """The PostgreSQL database that rows go to."""
@@ -97,43 +100,66 @@ def _tables_asset(plan: Plan, profile: Profile, export: dg.AssetSpec) -> dg.Asse
         name=f"{profile.name}_load",
         specs=[_table_spec(plan, profile, table, export) for table in tables.values()],
         partitions_def=dg.StaticPartitionsDefinition(list(files)),
-        backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=1),
-        description=f"Loads one export file into the tables of the profile {profile.name}.",
+        backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=plan.files_per_run),
+        description=f"Loads export files into the tables of the profile {profile.name}.",
     )
     def load(
         context: dg.AssetExecutionContext, config: LoadConfig, database: Database
     ) -> Iterator[dg.MaterializeResult[Any]]:
-        planned = files[context.partition_key]
-        try:
-            report = _load_file(context, planned, profile, config, database)
-        except MigrationError as error:
-            raise dg.Failure(description=str(error), allow_retries=False) from error
-        for table in tables.values():
-            yield dg.MaterializeResult(
-                asset_key=[plan.profile, table.name], metadata=_metadata(planned, report, table)
-            )
+        transform = Transform(profile, dynamodb_json)
+        failures: dict[str, MigrationError] = {}
+        for partition in context.partition_keys:
+            planned = files[partition]
+            try:
+                report = _load_file(context, planned, profile, transform, config, database)
+            except MigrationError as error:
+                failures[partition] = error
+                context.log.error(f"{planned.file.name}: failed: {error}")
+                continue
+            for table in tables.values():
+                key, metadata = [plan.profile, table.name], _metadata(planned, report, table)
+                if len(context.partition_keys) == 1:
+                    yield dg.MaterializeResult(asset_key=key, metadata=metadata)
+                else:
+                    # Recorded at once, so that a run that dies keeps the files it has finished.
+                    context.log_event(dg.AssetMaterialization(key, partition=partition, metadata=metadata))
+                    # At the end of a run Dagster records all its files once more: with this metadata, or none.
+                    context.add_asset_metadata(metadata, asset_key=key, partition_key=partition)
+        if failures:
+            raise _failure(failures)
 
     return load
+
+
+def _failure(failures: Mapping[str, MigrationError]) -> dg.Failure:
+    """Make the one failure of a run; its first line is what the command line and the UI show."""
+    first = next(iter(failures.values()))
+    others = f" (and {len(failures) - 1:,} more files failed in this run)" if len(failures) > 1 else ""
+    return dg.Failure(
+        description=f"{first}{others}",
+        metadata={partition: str(error) for partition, error in list(failures.items())[:FAILURES_SHOWN]},
+        allow_retries=False,
+    )
 
 
 def _load_file(
     context: dg.AssetExecutionContext,
     planned: PlannedFile,
     profile: Profile,
+    transform: Transform,
     config: LoadConfig,
     database: Database,
 ) -> FileReport:
     """Load one file, saying in the run's log how it goes."""
     file, log = planned.file, context.log
     log.info(f"{file.name}: start, {file.items:,} items, {file.size / 1e6:,.1f} MB, from {file.uri}")
-    source = FileStream(file, Storage())
     identity = FileIdentity(profile.name, profile.version, planned.export_id, file.name, context.run_id)
     with PostgresTarget(database.url, profile.tables, identity) as target:
         report = FileLoad(
             file.name,
             file.items,
-            source,
-            Transform(profile, dynamodb_json),
+            FileStream(file, Storage()),
+            transform,
             target,
             LoadSettings(batch_items=config.batch_items),
             on_progress=lambda progress: log.info(f"{file.name}: {_progress(progress)}"),

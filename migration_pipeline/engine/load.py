@@ -102,7 +102,6 @@ def _seldom_collected() -> Iterator[None]:
     objects do form cycles still does not leak.
     """
     before = gc.get_threshold()
-    gc.collect()
     gc.freeze()
     gc.set_threshold(200_000, 20, 100)
     try:

@@ -212,6 +212,30 @@ def test_a_profile_of_ones_own_is_found_by_a_running_dagster(
     assert command("status", "visits")[0] == 0
 
 
+def test_many_small_files_share_a_run_and_fail_alone(
+    stack: Stack, command: Command, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(home))
+    (home / "small.py").write_text(VISITS_PROFILE.replace('"visits"', '"small"'))
+    export = write_sample(tmp_path, items=1_200, files=13, seed=4)
+    assert command("plan", "--profile", "small:profile", "--files-per-run", "5", str(export))[0] == 0
+    execute(stack.database_url, command("ddl", "small:profile")[1])
+    victim = sorted(export.glob("data/*.json.gz"))[2]
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[:-20])
+    status, output = command("backfill", "small", "--wait")
+    assert status == 1
+    assert "12 of 13 files materialized, 1 failed" in output
+    assert f"failed: {victim.name}" in output
+    files = statuses(stack, home, "small")
+    assert len({file.run_id for file in files}) == 3
+    assert all(f.metadata["items"] == f.file.items for f in files if f.state == "materialized")
+    victim.write_bytes(whole)
+    assert command("retry-failed", "small", "--wait")[0] == 0
+    assert sum(file.metadata["items"] for file in statuses(stack, home, "small")) == 1_200
+    assert query(stack.database_url, "SELECT count(*) FROM small") == [(312,)]
+
+
 def test_calls_that_cannot_work_say_why(
     command: Command, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
