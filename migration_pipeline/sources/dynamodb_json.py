@@ -140,7 +140,7 @@ def listing(elements: list[Value]) -> list[Any]:
 
 
 def braces(value: Value) -> int:
-    """Count the objects that a value is spelled with, its own included."""
+    """Count the objects that a value is spelled with, its own included and empty ones left out."""
     if value.M is not UNSET:
         return braces_of_members(value.M)
     return 1 if value.L is UNSET else braces_of_elements(value.L)
@@ -148,7 +148,7 @@ def braces(value: Value) -> int:
 
 def braces_of_members(members: dict[str, Value]) -> int:
     """Count the objects that an M attribute is spelled with."""
-    count = 2 + len(members)
+    count = 2 + len(members) if members else 1
     for value in members.values():
         if value.M is not UNSET or value.L is not UNSET:
             count += braces(value) - 1
@@ -327,8 +327,9 @@ class ItemDecoder(Generic[ItemType]):
         """Write the function that makes an item of its wire form, one expression a field.
 
         JSON decoders keep the last of two members of one name, silently. So the objects on the line are
-        counted: each attribute is spelled as one, plus those inside documents. If there are no more braces
-        than the attributes that were read account for, nothing was passed over.
+        counted: each attribute is spelled as one, plus those inside documents. If there are no more of them
+        than the attributes that were read account for, nothing was passed over. An object that is not empty
+        begins with {"; inside of a text that would be {\\".
         """
         spelled = [field.braces for field in self._fields] + [f"(w.x{n} is not UNSET)" for n in range(others)]
         constant = 2 + spelled.count("1")  # the line's own object and the Item
@@ -339,12 +340,12 @@ class ItemDecoder(Generic[ItemType]):
             "def make(w, line):\n"
             "    w = w.Item\n"
             f"    item = Item({values})\n"
-            f"    if line.count(b'{{') != {total}: suspect(line)\n"
+            f"    if line.count(b'{{\"') != {total}: suspect(line)\n"
             "    return item\n"
         )
 
     def _suspect(self, line: bytes) -> None:
-        """Look closer at a line with braces unaccounted for: attributes nobody reads, braces in a text, or twins."""
+        """Look closer at a line with objects unaccounted for: attributes that nobody reads, or twins."""
         names = (msgspec.json.encode(field.attribute) for field in self._fields)
         documents = any("braces" in field.braces for field in self._fields)
         if documents or any(line.count(name + b":{") > 1 for name in names):
