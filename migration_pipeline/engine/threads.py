@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, Generic, TypeVar
@@ -108,9 +109,10 @@ class Behind(Generic[T]):
             self._closed = True
             writing = self._bytes and not earlier
             self._changed.notify_all()
-        if writing:
-            cancel()
-        self._thread.join(seconds)
+        deadline = time.monotonic() + seconds
+        while writing and self._thread.is_alive() and time.monotonic() < deadline:
+            cancel()  # more than once: the first may come between two statements
+            self._thread.join(POLL_SECONDS)
         return earlier
 
     def _run(self) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
@@ -108,8 +110,6 @@ class PostgresTarget:
         try:
             with self._transaction() as cursor:
                 self._check(cursor)
-                for statements in self._statements.values():
-                    cursor.execute(statements.stage)
                 cursor.execute(LOADED, (self._file.profile, self._file.export_id, self._file.file))
                 # A file with a receipt has its rows in the tables: no batch need find that out.
                 self._rows_are_new = cursor.fetchone() is None
@@ -124,6 +124,13 @@ class PostgresTarget:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if error is not None:
+            # A write that could not be cancelled would hold the connection, and close() waits for it.
+            with (
+                contextlib.suppress(OSError, psycopg2.Error),
+                socket.socket(fileno=os.dup(self._connection.fileno())) as wire,
+            ):
+                wire.shutdown(socket.SHUT_RDWR)
         self._connection.close()
 
     def _check(self, cursor: Any) -> None:
@@ -185,6 +192,7 @@ class PostgresTarget:
 
     @staticmethod
     def _upsert(cursor: Any, statements: _Statements, data: bytes) -> None:
+        cursor.execute(statements.stage)
         cursor.copy_expert(statements.copy_to_staging, io.BytesIO(data), len(data))
         cursor.execute(statements.upsert)
 
@@ -267,7 +275,7 @@ def _statements(number: int, table: Table) -> _Statements:
     return _Statements(
         copy=sql.SQL("COPY {target} ({columns}) FROM STDIN WITH ({options})").format(**parts),
         stage=sql.SQL(
-            "CREATE TEMP TABLE {new_table} ON COMMIT DELETE ROWS AS SELECT {columns} FROM {target} WITH NO DATA"
+            "CREATE TEMP TABLE IF NOT EXISTS {new_table} ON COMMIT DELETE ROWS AS SELECT {columns} FROM {target} WITH NO DATA"
         ).format(**parts),
         copy_to_staging=sql.SQL("COPY {staging} ({columns}) FROM STDIN WITH ({options})").format(**parts),
         upsert=sql.SQL(upsert).format(**parts),

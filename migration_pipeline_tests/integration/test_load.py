@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -216,3 +217,84 @@ def test_progress_is_told_while_a_file_runs(shop_database_url: str, export: Expo
     assert told[-1].items == largest.items
     assert told[-1].share == 1.0
     assert told[-1].eta_seconds == 0
+
+
+def wal_written(url: str, work: Any) -> int:
+    """Bytes of WAL that the server wrote while `work` ran."""
+    ((before,),) = query(url, "SELECT pg_current_wal_lsn()")
+    work()
+    ((amount,),) = query(url, f"SELECT pg_current_wal_lsn() - '{before}'")
+    return int(amount)
+
+
+def test_an_unchanged_rerun_writes_almost_nothing(shop_database_url: str, tmp_path: Path) -> None:
+    export = read_export(str(write_sample(tmp_path, items=20_000, files=1)), Storage())
+    first = wal_written(shop_database_url, lambda: load_all(shop_database_url, export))
+    rows = (
+        "SELECT sum(xmin::text::bigint) FROM (SELECT xmin FROM customers UNION ALL SELECT xmin FROM orders) t"
+    )
+    before = query(shop_database_url, rows)
+    again = wal_written(shop_database_url, lambda: load_all(shop_database_url, export))
+    assert query(shop_database_url, rows) == before, "no row was written anew"
+    assert again < first / 20
+
+
+@pytest.mark.parametrize("receipts", [True, False])
+def test_rows_that_are_there_are_brought_up_to_date(
+    shop_database_url: str, export: Export, connection: Any, receipts: bool
+) -> None:
+    """With a receipt a file goes by staging from its start; without one, from the first row that is there."""
+    load_all(shop_database_url, export)
+    once = checksum(connection)
+    execute(shop_database_url, "UPDATE customers SET name = 'changed' WHERE customer_id > '3'")
+    execute(
+        shop_database_url,
+        "DELETE FROM orders WHERE order_id < '5'; DELETE FROM order_lines WHERE line_no > 1",
+    )
+    if not receipts:
+        execute(shop_database_url, "TRUNCATE migration.loaded_file")
+    assert checksum(connection) != once
+    load_all(shop_database_url, export, batch_items=300)
+    assert checksum(connection) == once
+
+
+def test_an_error_of_the_database_in_mid_file_is_the_cause_that_is_reported(
+    shop_database_url: str, export: Export
+) -> None:
+    """The writer's thread meets it while lines are read; reading stops, and nothing is recorded."""
+    execute(shop_database_url, "ALTER TABLE order_lines ADD CONSTRAINT few CHECK (quantity < 0)")
+    largest = max(export.files, key=lambda file: file.items)
+    with pytest.raises(MigrationError, match=r"SQLSTATE 23514\): table order_lines, constraint few"):
+        load(shop_database_url, export, largest, settings=LoadSettings(batch_items=50))
+    assert query(shop_database_url, "SELECT * FROM migration.loaded_file") == []
+
+
+def test_terminating_a_load_stops_it_at_once(shop_database_url: str, export: Export) -> None:
+    """Dagster raises a BaseException in the run's thread; here the progress hook stands for its signal."""
+
+    class Terminated(BaseException):
+        pass
+
+    def terminate(_: Progress) -> None:
+        raise Terminated
+
+    blocker = psycopg2.connect(shop_database_url)
+    largest = max(export.files, key=lambda file: file.items)
+    target = PostgresTarget(shop_database_url, shop.tables, FileIdentity("shop", "1", "e", "f", "run"))
+    began = time.monotonic()
+    with pytest.raises(Terminated):
+        with_blocked_writer(target, blocker, largest, terminate)
+    assert time.monotonic() - began < 8, "it did not wait for the blocked COPY"
+    blocker.close()
+    assert query(shop_database_url, "SELECT count(*) FROM orders") == [(0,)]
+
+
+def with_blocked_writer(target: PostgresTarget, blocker: Any, file: ExportFile, terminate: Any) -> None:
+    """Load with a writer that waits for a lock, and terminate while it does."""
+    with target:
+        blocker.cursor().execute("LOCK TABLE order_lines IN ACCESS EXCLUSIVE MODE")
+        source, transform = FileStream(file, Storage()), Transform(shop, dynamodb_json)
+        settings = LoadSettings(batch_items=100)
+        FileLoad(
+            file.name, file.items, source, transform, target, settings, terminate, progress_seconds=0
+        ).run()

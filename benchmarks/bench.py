@@ -1,0 +1,230 @@
+"""`make bench`: runs the contenders in turn on fresh tables, prints medians and ratios, writes build/bench.json.
+
+Machines differ and are shared, so what counts are ratios within one run. Each contender runs in a process
+of its own; its time is that of its work, without imports.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import click
+import psycopg2
+from rich.table import Table
+
+from benchmarks.workloads import WORKLOADS, Workload
+from migration_pipeline import settings
+from migration_pipeline.instance import Instance
+from migration_pipeline.local import stack
+from migration_pipeline.local.postgres import EmbeddedPostgres
+from migration_pipeline.plan import make_plan, write_plan
+from migration_pipeline.sources.export import read_export
+from migration_pipeline.sources.storage import Storage
+from migration_pipeline.targets.ddl import create_tables
+from migration_pipeline.terminal import console
+
+TOP = Path(__file__).parents[1]
+FILES = 16
+
+
+def execute(url: str, statement: str) -> Any:
+    """Run a statement; gives its first value, if it has one."""
+    connection = psycopg2.connect(url)
+    connection.autocommit = True
+    try:
+        cursor = connection.cursor()
+        cursor.execute(statement)
+        row = cursor.fetchone() if cursor.description else None
+        return row and row[0]
+    finally:
+        connection.close()
+
+
+def wal_position(url: str) -> int:
+    """Bytes of WAL written since the server was made."""
+    return int(execute(url, "SELECT pg_current_wal_lsn() - '0/0'"))
+
+
+def fresh_tables(url: str, workload: Workload) -> None:
+    """Make the workload's tables anew, and start from a quiet server."""
+    names = ", ".join(table.name for table in workload.profile.tables.values())
+    execute(
+        url,
+        f"DROP TABLE IF EXISTS {names}; DROP SCHEMA IF EXISTS migration, dlt_bench, dlt_bench_staging CASCADE",
+    )
+    create_tables(url, workload.profile.tables.values())
+    execute(url, "CHECKPOINT")
+
+
+def start(name: str, workload: Workload, export: Path, url: str) -> subprocess.Popen[str]:
+    """Start a contender."""
+    command = [sys.executable, "-m", "benchmarks.contenders", name, workload.name, str(export), url]
+    return subprocess.Popen(command, cwd=TOP, stdout=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """Wait for a contender; gives what it printed."""
+    output, _ = process.communicate()
+    if process.returncode:
+        raise click.ClickException(f"a contender failed: {' '.join(map(str, process.args))}")  # type: ignore[arg-type]
+    result: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return result
+
+
+def encode_final_rows(workload: Workload, export: Path, url: str) -> None:
+    """Write the rows that a load made as COPY input, sorted by key, for the floor."""
+    connection = psycopg2.connect(url)
+    with connection, connection.cursor() as cursor:
+        for table in workload.profile.tables.values():
+            with (export.parent / f"{table.name}.copy").open("wb") as out:
+                cursor.copy_expert(
+                    f"COPY (SELECT * FROM {table.name} ORDER BY {', '.join(table.key)}) TO STDOUT", out
+                )
+    connection.close()
+
+
+def one_round(workload: Workload, export: Path, url: str, slow: bool) -> dict[str, float]:
+    """Run each contender once; gives seconds, bytes of WAL and megabytes by name."""
+    figures: dict[str, float] = {}
+    fresh_tables(url, workload)
+    before = wal_position(url)
+    first = finish(start("engine", workload, export, url))
+    figures["engine"], figures["peak_rss_mb"] = first["seconds"], first["peak_rss_mb"]
+    figures["engine_wal"] = wal_position(url) - before
+    # Autovacuum comes by after a load; a rerun, hours later, does not find its hint bits unset.
+    execute(url, "VACUUM ANALYZE")
+    before = wal_position(url)
+    figures["rerun"] = finish(start("engine", workload, export, url))["seconds"]
+    figures["rerun_wal"] = wal_position(url) - before
+    encode_final_rows(workload, export, url)
+    fresh_tables(url, workload)
+    parse = start("floor_parse", workload, export, url)
+    copy = start("floor_copy", workload, export, url)
+    figures["floor_parse"], figures["floor_copy"] = finish(parse)["seconds"], finish(copy)["seconds"]
+    figures["floor"] = max(figures["floor_parse"], figures["floor_copy"])
+    if slow:
+        for name in ("script", "dlt"):
+            if name == "script" or find_spec("dlt"):
+                fresh_tables(url, workload)
+                figures[name] = finish(start(name, workload, export, url))["seconds"]
+    return figures
+
+
+def through_dagster(workload: Workload, export: Path, files_per_run: int) -> dict[str, float]:
+    """Backfill all files through a Dagster of its own; gives wall seconds, and the engine's part of them."""
+    found = read_export(str(export), Storage())
+    plan = make_plan(workload.profile, workload.reference, [found], files_per_run)
+    write_plan(plan, settings.plans_dir())
+    with stack.running() as services:
+        fresh_tables(services.database_url, workload)
+        instance = Instance(services.webserver_url)
+        instance.load_plan(plan, workload.profile)
+        began = time.perf_counter()
+        backfill_id = instance.launch(plan, workload.profile, [f.partition for f in plan.files], "bench")
+        while not instance.backfill(backfill_id).over:
+            time.sleep(0.2)
+        seconds = time.perf_counter() - began
+        files = instance.files(plan, workload.profile)
+    if any(file.state != "materialized" for file in files):
+        raise click.ClickException("the backfill through Dagster failed")
+    return {"seconds": seconds, "engine": sum(file.metadata["seconds"] for file in files)}
+
+
+def ratios(items: int, rounds: list[dict[str, float]], dagster: dict[str, float]) -> dict[str, float | None]:
+    """Sum rounds up: medians of the ratios within each."""
+
+    def median(numerator: str, denominator: str) -> float | None:
+        pairs = [(r[numerator], r[denominator]) for r in rounds if numerator in r and denominator in r]
+        return round(statistics.median(a / b for a, b in pairs), 3) if pairs else None
+
+    return {
+        "items_per_s": round(items / statistics.median(r["engine"] for r in rounds)),
+        "items_per_s_through_dagster": round(items / dagster["seconds"]),
+        "ratio_to_floor": median("engine", "floor"),
+        "speedup_over_script": median("script", "engine"),
+        "speedup_over_dlt": median("dlt", "engine"),
+        "peak_rss_mb": round(max(r["peak_rss_mb"] for r in rounds)),
+        "rerun_speedup": median("engine", "rerun"),
+        "rerun_wal_share": median("rerun_wal", "engine_wal"),
+        "dagster_overhead_s_per_file": round((dagster["seconds"] - dagster["engine"]) / FILES, 2),
+    }
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--items",
+    type=click.IntRange(1600),
+    default=320_000,
+    show_default=True,
+    help="Items a workload, in 16 files.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="How often the fast contenders run; the slow ones run once.",
+)
+@click.option(
+    "--workload",
+    "names",
+    multiple=True,
+    type=click.Choice(list(WORKLOADS)),
+    help="Only this one; may be repeated.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default=TOP / "build" / "bench.json",
+    show_default="build/bench.json",
+)
+def main(items: int, rounds: int, names: tuple[str, ...], output: Path) -> None:
+    """Compare this project with the usual script, with dlt, and with the floor."""
+    out = console()
+    if not find_spec("dlt"):
+        out.print("dlt is not installed, so it is left out: pip install 'migration-pipeline\\[bench]'")
+    result: dict[str, Any] = {"items": items, "files": FILES, "rounds": rounds, "workloads": {}}
+    home = Path(tempfile.mkdtemp(prefix="migration-bench-", dir=os.environ.get("TMPDIR")))
+    os.environ[settings.STATE_DIR] = str(home)
+    try:
+        for name in names or WORKLOADS:
+            workload = WORKLOADS[name]
+            with out.status(f"{name}: writing {items:,} items"):
+                export = workload.write(home / name, items, FILES)
+            with EmbeddedPostgres(home) as postgres:
+                measured = []
+                for number in range(rounds):
+                    with out.status(f"{name}: round {number + 1} of {rounds}"):
+                        measured.append(one_round(workload, export, postgres.url, slow=number == 0))
+            with out.status(f"{name}: through Dagster"):
+                dagster = through_dagster(workload, export, 1)
+                together = through_dagster(workload, export, FILES)
+            figures = ratios(items, measured, dagster)
+            figures["dagster_overhead_s_per_file_together"] = round(
+                (together["seconds"] - together["engine"]) / FILES, 2
+            )
+            result["workloads"][name] = figures | {"rounds": measured}
+            table = Table("figure", name, header_style="bold", box=None)
+            for figure, value in figures.items():
+                table.add_row(figure, "–" if value is None else f"{value:,}")
+            out.print(table)
+    finally:
+        EmbeddedPostgres(home).remove()
+        shutil.rmtree(home)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(result, indent=1) + "\n")
+    out.print(f"wrote {output}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""The contenders, each run in a process of its own: ``python -m benchmarks.contenders NAME WORKLOAD EXPORT URL``.
+
+Each prints one JSON object: seconds of work (imports left out) and the process's peak memory.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.workloads import WORKLOADS, Workload
+
+
+def engine(workload: Workload, export: Path, url: str) -> dict[str, Any]:
+    """Load with this project, without Dagster: all files, one after another, in one process."""
+    from migration_pipeline.engine.load import FileLoad
+    from migration_pipeline.engine.transform import Transform
+    from migration_pipeline.sources import dynamodb_json
+    from migration_pipeline.sources.export import read_export
+    from migration_pipeline.sources.storage import Storage
+    from migration_pipeline.sources.stream import FileStream
+    from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
+
+    found, profile = read_export(str(export), Storage()), workload.profile
+    began = time.perf_counter()
+    transform = Transform(profile, dynamodb_json)
+    for file in found.files:
+        identity = FileIdentity(profile.name, profile.version, found.id, file.name, "bench")
+        with PostgresTarget(url, profile.tables, identity) as target:
+            FileLoad(file.name, file.items, FileStream(file, Storage()), transform, target).run()
+    return {"seconds": time.perf_counter() - began}
+
+
+def script(workload: Workload, export: Path, url: str) -> dict[str, Any]:
+    """The usual script: boto3's TypeDeserializer, execute_values with ON CONFLICT, batches of 500."""
+    import psycopg2
+    from psycopg2.extras import execute_values
+
+    deserialize = _deserializer()
+    inserts = {table.qualified: _insert(table) for table in workload.profile.tables.values()}
+    waiting: dict[str, list[tuple[Any, ...]]] = {name: [] for name in inserts}
+    connection = psycopg2.connect(url)
+    began = time.perf_counter()
+
+    def flush(name: str) -> None:
+        with connection.cursor() as cursor:
+            execute_values(cursor, inserts[name], waiting[name], page_size=500)
+        connection.commit()
+        waiting[name].clear()
+
+    for line in _lines(export):
+        item = {name: deserialize(value) for name, value in json.loads(line)["Item"].items()}
+        for name, row in workload.script_rows(item):
+            waiting[name].append(row)
+            if len(waiting[name]) == 500:
+                flush(name)
+    for name in waiting:
+        if waiting[name]:
+            flush(name)
+    return {"seconds": time.perf_counter() - began}
+
+
+def _deserializer() -> Callable[[Any], Any]:
+    """boto3's, taught that an export spells binaries in base64, on which it raises."""
+    import base64
+
+    from boto3.dynamodb.types import TypeDeserializer
+
+    class Deserializer(TypeDeserializer):
+        def _deserialize_b(self, value: str) -> bytes:
+            return base64.b64decode(value)
+
+    return Deserializer().deserialize
+
+
+def _insert(table: Any) -> str:
+    columns = [column.name for column in table.columns]
+    changes = ", ".join(f"{name} = EXCLUDED.{name}" for name in columns if name not in table.key)
+    return (
+        f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES %s "
+        f"ON CONFLICT ({', '.join(table.key)}) DO UPDATE SET {changes}"
+    )
+
+
+def dlt_merge(workload: Workload, export: Path, url: str) -> dict[str, Any]:
+    """Load with dlt to PostgreSQL with merge, as its documentation tunes it: orjson, larger buffers, upsert."""
+    import os
+
+    import dlt
+
+    os.environ.update(
+        {
+            "RUNTIME__DLTHUB_TELEMETRY": "false",
+            "RUNTIME__LOG_LEVEL": "ERROR",
+            "DATA_WRITER__BUFFER_MAX_ITEMS": "50000",
+            "NORMALIZE__WORKERS": "2",
+            "LOAD__WORKERS": "2",
+        }
+    )
+    deserialize = _deserializer()
+    tables = {table.qualified: table for table in workload.profile.tables.values()}
+
+    def rows(name: str) -> Iterator[list[dict[str, Any]]]:
+        columns = [column.name for column in tables[name].columns]
+        page = []
+        for line in _lines(export):
+            item = {key: deserialize(value) for key, value in json.loads(line)["Item"].items()}
+            for table, row in workload.script_rows(item):
+                if table == name:
+                    page.append(dict(zip(columns, row, strict=True)))
+            if len(page) >= 5000:
+                yield page
+                page = []
+        yield page
+
+    resources = [
+        dlt.resource(
+            rows(name), name=name, primary_key=list(table.key), max_table_nesting=0,
+            write_disposition={"disposition": "merge", "strategy": "upsert"},
+        )
+        for name, table in tables.items()
+    ]  # fmt: skip
+    home = export.parent / "dlt"
+    pipeline = dlt.pipeline(
+        "bench", destination=dlt.destinations.postgres(url), dataset_name="dlt_bench", pipelines_dir=str(home)
+    )
+    began = time.perf_counter()
+    pipeline.run(resources)
+    return {"seconds": time.perf_counter() - began}
+
+
+def floor_parse(workload: Workload, export: Path, url: str) -> dict[str, Any]:
+    """Gunzip with isal and orjson.loads of each line, and nothing else."""
+    import orjson
+
+    loads = orjson.loads
+    began = time.perf_counter()
+    for line in _lines(export):
+        loads(line)
+    return {"seconds": time.perf_counter() - began}
+
+
+def floor_copy(workload: Workload, export: Path, url: str) -> dict[str, Any]:
+    """COPY of the final rows, encoded beforehand and sorted by key, into the keyed tables."""
+    import psycopg2
+
+    connection = psycopg2.connect(url)
+    began = time.perf_counter()
+    for table in workload.profile.tables.values():
+        with connection.cursor() as cursor, (export.parent / f"{table.name}.copy").open("rb") as rows:
+            cursor.copy_expert(f"COPY {table.name} FROM STDIN", rows, 1 << 20)
+    connection.commit()
+    return {"seconds": time.perf_counter() - began}
+
+
+def _lines(export: Path) -> Iterator[bytes]:
+    from isal import igzip
+
+    for path in sorted((export / "data").iterdir()):
+        with igzip.open(path, "rb") as lines:
+            yield from lines
+
+
+CONTENDERS: dict[str, Callable[[Workload, Path, str], dict[str, Any]]] = {
+    "engine": engine,
+    "script": script,
+    "dlt": dlt_merge,
+    "floor_parse": floor_parse,
+    "floor_copy": floor_copy,
+}
+
+if __name__ == "__main__":
+    name, workload_name, export_path, database = sys.argv[1:]
+    result = CONTENDERS[name](WORKLOADS[workload_name], Path(export_path), database)
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    print(json.dumps(result | {"peak_rss_mb": kilobytes / 1024}))
