@@ -4,7 +4,7 @@ BIN := .venv/bin
 ITEMS ?= 200000
 FILES ?= 8
 PORT ?= 3000
-SIZE ?= default
+SIZE ?= 320000
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo dev test check bench clean
@@ -24,6 +24,11 @@ help: ## list these commands
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@touch $@
 
+.venv/.bench: .venv/.test
+	@echo "installing the other contenders of the benchmarks"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	@touch $@
+
 setup: .venv/.demo ## install into .venv (quick when nothing changed)
 
 demo: .venv/.demo ## sample export -> embedded PostgreSQL through Dagster (ITEMS=200000 FILES=8)
@@ -39,6 +44,9 @@ check: .venv/.test ## format, lint and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+
+bench: .venv/.bench ## the benchmarks: prints tables, writes build/bench.json (SIZE=320000 items a workload)
+	@$(BIN)/python -m benchmarks.bench --items $(SIZE)
 
 clean: ## remove what the other commands made
 	@if [ -x $(BIN)/migration-pipeline ]; then $(BIN)/migration-pipeline clean; fi

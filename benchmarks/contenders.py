@@ -10,6 +10,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,9 @@ def dlt_merge(workload: Workload, export: Path, url: str) -> dict[str, Any]:
             item = {key: deserialize(value) for key, value in json.loads(line)["Item"].items()}
             for table, row in workload.script_rows(item):
                 if table == name:
-                    page.append(dict(zip(columns, row, strict=True)))
+                    # Its decimals end at 29 digits before the point, so numbers of DynamoDB go as text.
+                    texts = (str(value) if isinstance(value, Decimal) else value for value in row)
+                    page.append(dict(zip(columns, texts, strict=True)))
             if len(page) >= 5000:
                 yield page
                 page = []
