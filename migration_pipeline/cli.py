@@ -110,18 +110,25 @@ def plan(reference: str, files_per_run: int, exports: tuple[str, ...]) -> None:
         f"{made.bytes / 1e6:,.1f} MB compressed: {plan_path(settings.plans_dir(), profile.name)}"
     )
     click.echo(
-        f"next: create the tables (migration-pipeline ddl {reference} | psql …), then "
+        f"next: create the tables (migration-pipeline ddl {reference} --apply), then "
         f"migration-pipeline backfill {reference} --wait"
     )
 
 
 @main.command()
 @click.argument("reference", metavar="PROFILE")
-def ddl(reference: str) -> None:
+@click.option(
+    "--apply", "apply_it", is_flag=True, help="Run it on the database of MIGRATION_DATABASE_URL, too."
+)
+def ddl(reference: str, apply_it: bool) -> None:
     """Print the SQL that creates the profile's tables and the bookkeeping; running it again changes nothing."""
-    from migration_pipeline.targets.ddl import ddl as sql_of
+    from migration_pipeline.targets import ddl as target
 
-    click.echo(sql_of(load_profile(reference).tables.values()), nl=False)
+    tables = load_profile(reference).tables.values()
+    click.echo(target.ddl(tables), nl=False)
+    if apply_it:
+        target.create_tables(settings.database_url(), tables)
+        click.echo("-- applied", err=True)
 
 
 @main.command()
@@ -141,8 +148,7 @@ def backfill(reference: str, everything: bool, wait: bool) -> None:
     if not wanted:
         running = any(f.state == "running" for f in files)
         click.echo(
-            f"{count_states(files)}: nothing to launch"
-            + ("" if running else " (--all loads them again, with the same result)")
+            f"{count_states(files)}: nothing to launch" + ("" if running else " (--all loads them again)")
         )
         return
     _launch(instance, plan, profile, wanted, f"{profile.name}: {len(wanted)} files", wait)
@@ -227,7 +233,7 @@ def _launch(
     if not wait:
         return
     try:
-        result = watch(console(), instance, plan, profile, backfill_id, partitions)
+        result = watch(console(), instance, plan, profile, backfill_id, wanted)
     except KeyboardInterrupt:
         click.echo(f"\nthe backfill goes on; see `migration-pipeline status {plan.profile}`")
         sys.exit(1)

@@ -91,12 +91,12 @@ class Instance:
 
         Raises `InstanceError` when it still does not: the code location fails, or reads other plans.
         """
-        if self._partitions(plan, profile) == set(plan.by_partition()):
+        if self._knows(plan, profile):
             return
         for name in self._locations():
             self.query(RELOAD, name=name)
         deadline = time.monotonic() + TIMEOUT_SECONDS
-        while self._partitions(plan, profile) != set(plan.by_partition()):
+        while not self._knows(plan, profile):
             failure = self._location_error()
             if failure or time.monotonic() > deadline:
                 raise InstanceError(
@@ -107,9 +107,11 @@ class Instance:
         # The webserver has the new code. The daemon, which has no call to ask it, looks every second.
         time.sleep(DAEMON_CATCHES_UP_SECONDS)
 
-    def _partitions(self, plan: Plan, profile: Profile) -> set[str]:
-        node = self.query(PARTITIONS, key={"path": _keys(plan, profile)[0]})["assetNodeOrError"]
-        return set(node.get("partitionKeys", []))
+    def _knows(self, plan: Plan, profile: Profile) -> bool:
+        """Whether every table of the profile is an asset with just the plan's files."""
+        keys, files = _keys(plan, profile), set(plan.by_partition())
+        nodes = self.query(PARTITIONS, keys=[{"path": key} for key in keys])["assetNodes"]
+        return len(nodes) == len(keys) and all(set(node["partitionKeys"]) == files for node in nodes)
 
     def _locations(self) -> list[str]:
         entries = self.query(LOCATIONS)["workspaceOrError"]["locationEntries"]
@@ -128,11 +130,12 @@ class Instance:
         With `attempts`, files that are not materialized are asked for their last run, which tells failed
         and stopped ones from those never tried, and why they failed.
         """
-        nodes = self.query(STATUSES, keys=[{"path": key} for key in _keys(plan, profile)])["assetNodes"]
-        if not nodes:
+        keys = _keys(plan, profile)
+        nodes = self.query(STATUSES, keys=[{"path": key} for key in keys])["assetNodes"]
+        if len(nodes) != len(keys):
             raise InstanceError(
-                f"Dagster at {self.url} has no assets of {plan.profile}; "
-                f"reload its code, or run `migration-pipeline backfill {plan.profile}`"
+                f"Dagster at {self.url} does not have all tables of {plan.profile} yet; "
+                f"run `migration-pipeline backfill {plan.reference}`, or reload its definitions"
             )
         statuses = [node["assetPartitionStatuses"] for node in nodes]
         # A file is done when all its tables say so: a kill may fall between two of their events.
@@ -265,8 +268,8 @@ def _first_line(error: dict[str, Any]) -> str:
 
 
 PARTITIONS = """
-query Partitions($key: AssetKeyInput!) {
-  assetNodeOrError(assetKey: $key) { ... on AssetNode { partitionKeys } }
+query Partitions($keys: [AssetKeyInput!]!) {
+  assetNodes(assetKeys: $keys) { partitionKeys }
 }"""
 
 LOCATIONS = """

@@ -28,6 +28,9 @@ DATABASE_URL = "MIGRATION_DATABASE_URL"
 WEBSERVER_URL = "MIGRATION_DAGSTER_URL"
 DEFAULT_WEBSERVER_URL = "http://127.0.0.1:3000"
 
+# What points at a deployment: `make demo` uses none of it.
+OF_A_DEPLOYMENT = (DAGSTER_HOME, PLANS_DIR, DATABASE_URL, WEBSERVER_URL)
+
 
 def state_dir() -> Path:
     """The local stack's folder, absolute and without symbolic links: its name decides the sockets' names."""

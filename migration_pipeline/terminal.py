@@ -110,11 +110,14 @@ def watch(
     plan: Plan,
     profile: Profile,
     backfill_id: str,
-    partitions: Sequence[str],
+    launched: Sequence[FileStatus],
 ) -> Backfill:
-    """Show a backfill's progress until it is over, a bar on a terminal and a line a change in a pipe."""
-    wanted = set(partitions)
-    total = sum(planned.file.items for planned in plan.files if planned.partition in wanted)
+    """Show a backfill's progress until it is over, a bar on a terminal and a line a change in a pipe.
+
+    `launched` are its files as they were before: a file is done when another run has materialized it.
+    """
+    before = {file.partition: file.run_id for file in launched}
+    total = sum(file.file.items for file in launched)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -128,7 +131,10 @@ def watch(
         task = bar.add_task("waiting for the daemon", total=max(total, 1))
         while True:
             backfill = instance.backfill(backfill_id)
-            files = [f for f in instance.files(plan, profile, attempts=False) if f.partition in wanted]
+            files = [f for f in instance.files(plan, profile, attempts=False) if f.partition in before]
+            for file in files:
+                if file.state == "materialized" and file.run_id == before[file.partition]:
+                    file.state = "missing"
             line = count_states(files)
             done = sum(f.file.items for f in files if f.state == "materialized")
             bar.update(task, description=line, completed=done if total else 1)

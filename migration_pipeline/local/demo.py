@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import time
 from contextlib import ExitStack
@@ -22,11 +24,17 @@ from migration_pipeline.terminal import console, count_states, summary, watch
 PROFILE = "shop"
 SEED = 1
 
+STATE = ("dagster", "exports", "log", "plans", "postgres", "stack.lock", "webserver-url", "workspace.yaml")
+"""All that the project makes in its state folder."""
+
 
 def run_demo(items: int, files: int) -> int:
     """Migrate a sample export through Dagster's queue and daemon; gives the exit status."""
     out = console()
     began = time.monotonic()
+    for name in settings.OF_A_DEPLOYMENT:
+        if os.environ.pop(name, None):
+            out.print(f"{name} is set; the demo leaves it alone and uses its own")
     profile = load_profile(PROFILE)
     with out.status("writing the sample export"):
         plan = _sample_plan(profile, items, files)
@@ -46,7 +54,7 @@ def run_demo(items: int, files: int) -> int:
         else:
             backfill_id = instance.launch(plan, profile, wanted, f"demo: {len(wanted)} files")
             out.print(f"launched backfill {backfill_id} of {len(wanted)} files")
-            watch(out, instance, plan, profile, backfill_id, wanted)
+            watch(out, instance, plan, profile, backfill_id, [f for f in files_now if f.partition in wanted])
             files_now = instance.files(plan, profile)
         status = _conclude(out, files_now, time.monotonic() - began)
     out.print("\nSee it in Dagster's UI:  make dev   then open http://127.0.0.1:3000/assets")
@@ -70,10 +78,13 @@ def run_dev(port: int) -> None:
         with out.status("starting PostgreSQL and Dagster"):
             services = ends.enter_context(stack.running(port))
             plans = read_plans(settings.plans_dir())
-            for _, profile in plans:
+            embedded = settings.DATABASE_URL not in os.environ
+            for _, profile in plans if embedded else ():
                 create_tables(services.database_url, profile.tables.values())
         out.print(f"Dagster UI:  {services.webserver_url}/assets")
-        out.print(f'PostgreSQL:  psql "{services.database_url}"', markup=False)
+        # A URL of the user's may hold a password.
+        shown = f'psql "{services.database_url}"' if embedded else f"as {settings.DATABASE_URL} says"
+        out.print(f"PostgreSQL:  {shown}", markup=False, soft_wrap=True)
         if not plans:
             out.print("no plan yet; in another terminal:  migration-pipeline plan --profile shop EXPORT")
         out.print("Ctrl-C ends it")
@@ -94,6 +105,15 @@ def _sample_plan(profile: Profile, items: int, files: int) -> Plan:
 
 
 def remove_state() -> None:
-    """Remove the embedded PostgreSQL and the state folder. Raises `LocalError` while a stack runs there."""
+    """Remove the embedded PostgreSQL and what is ours in the state folder. Raises `LocalError` while a stack runs there."""
     stack.remove()
-    shutil.rmtree(settings.state_dir())
+    folder = settings.state_dir()
+    # By name: the folder may be one that holds other things, too.
+    for name in STATE:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()

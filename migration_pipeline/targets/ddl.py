@@ -10,6 +10,7 @@ import psycopg2
 
 from migration_pipeline.errors import UsageError
 from migration_pipeline.row import Column, Table
+from migration_pipeline.targets.connection import DatabaseError, connect, explain
 
 BOOKKEEPING = files("migration_pipeline.targets").joinpath("bookkeeping.sql").read_text()
 """Schema ``migration`` and its tables; safe to run again."""
@@ -35,11 +36,13 @@ def ddl(tables: Iterable[Table]) -> str:
 
 
 def create_tables(url: str, tables: Iterable[Table]) -> None:
-    """Run the DDL; what is there already stays as it is. Raises `psycopg2.Error`."""
-    connection = psycopg2.connect(url)
+    """Run the DDL; what is there already stays as it is. Raises `DatabaseError`."""
+    connection = connect(url)
     try:
         with connection, connection.cursor() as cursor:
             cursor.execute(ddl(tables))
+    except psycopg2.Error as error:
+        raise DatabaseError(explain(error)) from error
     finally:
         connection.close()
 
@@ -92,9 +95,7 @@ def check_table(table: Table, cursor: Any) -> None:
     cursor.execute(COLUMNS, (qualified(table),))
     actual = {name: tuple(rest) for name, *rest in cursor.fetchall()}
     if not actual:
-        raise SchemaError(
-            f'{where} does not exist; create it with: migration-pipeline ddl <profile> | psql "$MIGRATION_DATABASE_URL"'
-        )
+        raise SchemaError(f"{where} does not exist; create it with: migration-pipeline ddl <profile> --apply")
     for column in table.columns:
         _check_column(where, column, actual.get(column.name))
     ours = {column.name for column in table.columns}

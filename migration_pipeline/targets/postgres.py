@@ -17,14 +17,10 @@ import psycopg2.errors
 from psycopg2 import sql
 
 from migration_pipeline.engine.report import FileReport
-from migration_pipeline.errors import MigrationError
 from migration_pipeline.row import Row, Table
+from migration_pipeline.targets.connection import DatabaseError, connect, explain
 from migration_pipeline.targets.copy_csv import COPY_OPTIONS, RowEncoder
 from migration_pipeline.targets.ddl import SchemaError, check_table
-
-
-class DatabaseError(MigrationError):
-    """PostgreSQL refused something; the text holds SQLSTATE and names, never values."""
 
 
 class Encoded(msgspec.Struct, frozen=True):
@@ -72,15 +68,6 @@ class _Statements(msgspec.Struct, frozen=True):
     copy_to_staging: sql.Composed
     upsert: sql.Composed
 
-
-SESSION = """
-SET SESSION TIME ZONE 'UTC';
-SET SESSION enable_hashjoin = off;
-SET SESSION enable_mergejoin = off
-"""
-"""Times without an offset mean UTC whatever the server's or the operator's zone is. And a batch is joined
-to its table by the key's index, however large the table and whatever its statistics say: the staging
-table has none, and a plan that reads the whole target once a batch would be a disaster."""
 
 LOADED = "SELECT FROM migration.loaded_file WHERE (profile, export_id, file) = (%s, %s, %s)"
 
@@ -139,7 +126,7 @@ class PostgresTarget:
         if cursor.fetchone()[0] is None:
             raise SchemaError(
                 "the database has no migration.loaded_file; create the bookkeeping with: "
-                'migration-pipeline ddl <profile> | psql "$MIGRATION_DATABASE_URL"'
+                "migration-pipeline ddl <profile> --apply"
             )
         for table in self._tables.values():
             check_table(table, cursor)
@@ -213,37 +200,6 @@ class PostgresTarget:
                 yield cursor
         except psycopg2.Error as error:
             raise DatabaseError(explain(error)) from error
-
-
-def connect(url: str) -> Any:
-    """Connect, with what makes results the same everywhere: UTF-8 and `SESSION`. Raises `DatabaseError`."""
-    try:
-        connection = psycopg2.connect(url, application_name="migration_pipeline", client_encoding="UTF8")
-        with connection, connection.cursor() as cursor:
-            cursor.execute(SESSION)
-    except psycopg2.Error as error:
-        raise DatabaseError(
-            f"no database: {str(error).strip().splitlines()[0]}; check MIGRATION_DATABASE_URL, and that the "
-            "server runs (the embedded one runs under `make dev`)"
-        ) from error
-    return connection
-
-
-def explain(error: psycopg2.Error) -> str:
-    """Say what PostgreSQL refused by its SQLSTATE and names; its own text may echo values."""
-    detail = error.diag
-    names = [
-        f"{label} {value}"
-        for label, value in (
-            ("table", detail.table_name),
-            ("column", detail.column_name),
-            ("constraint", detail.constraint_name),
-            ("type", detail.datatype_name),
-        )
-        if value
-    ]
-    kind = type(error).__name__
-    return f"PostgreSQL: {kind} (SQLSTATE {error.pgcode or 'none'}){': ' if names else ''}{', '.join(names)}"
 
 
 def _statements(number: int, table: Table) -> _Statements:

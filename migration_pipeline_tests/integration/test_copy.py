@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from migration_pipeline import Integer, Row
 from migration_pipeline.engine.report import FileReport
 from migration_pipeline.row import table_of
+from migration_pipeline.targets.connection import DatabaseError
 from migration_pipeline.targets.copy_csv import RowEncoder
 from migration_pipeline.targets.ddl import ddl
-from migration_pipeline.targets.postgres import DatabaseError, FileIdentity, PostgresTarget
+from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
 from migration_pipeline_tests.conftest import execute, query
 
 

@@ -125,6 +125,18 @@ def test_a_plan_that_is_none_is_refused(tmp_path: Path, content: bytes, message:
     assert message in output
 
 
+def test_clean_removes_what_is_ours_and_nothing_else(tmp_path: Path) -> None:
+    export = run("sample", str(tmp_path), "--items", "10", "--files", "1")[1].partition(": ")[2].strip()
+    run("plan", "--profile", "shop", export)
+    theirs = settings.state_dir() / "a letter"
+    theirs.write_text("dear")
+    assert run("clean")[0] == 0
+    assert list(settings.state_dir().iterdir()) == [theirs]
+    theirs.unlink()
+    assert run("clean")[0] == 0
+    assert not settings.state_dir().exists()
+
+
 def test_wrong_calls_exit_with_2(tmp_path: Path) -> None:
     assert run("plan", "--profile", "shop")[0] == 2
     assert run("sample", str(tmp_path), "--items", "-1")[0] == 2

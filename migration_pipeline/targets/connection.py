@@ -1,0 +1,53 @@
+"""Connections to PostgreSQL, and its refusals in words that hold no values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg2
+
+from migration_pipeline.errors import MigrationError
+
+SESSION = """
+SET SESSION TIME ZONE 'UTC';
+SET SESSION enable_hashjoin = off;
+SET SESSION enable_mergejoin = off
+"""
+"""Times without an offset mean UTC whatever the server's or the operator's zone is. And a batch is joined
+to its table by the key's index, however large the table and whatever its statistics say: the staging
+table has none, and a plan that reads the whole target once a batch would be a disaster."""
+
+
+class DatabaseError(MigrationError):
+    """PostgreSQL refused something; the text holds SQLSTATE and names, never values."""
+
+
+def connect(url: str) -> Any:
+    """Connect, with what makes results the same everywhere: UTF-8 and `SESSION`. Raises `DatabaseError`."""
+    try:
+        connection = psycopg2.connect(url, application_name="migration_pipeline", client_encoding="UTF8")
+        with connection, connection.cursor() as cursor:
+            cursor.execute(SESSION)
+    except psycopg2.Error as error:
+        raise DatabaseError(
+            f"no database: {str(error).strip().splitlines()[0]}; check MIGRATION_DATABASE_URL, and that the "
+            "server runs (the embedded one runs under `make dev`)"
+        ) from error
+    return connection
+
+
+def explain(error: psycopg2.Error) -> str:
+    """Say what PostgreSQL refused by its SQLSTATE and names; its own text may echo values."""
+    detail = error.diag
+    names = [
+        f"{label} {value}"
+        for label, value in (
+            ("table", detail.table_name),
+            ("column", detail.column_name),
+            ("constraint", detail.constraint_name),
+            ("type", detail.datatype_name),
+        )
+        if value
+    ]
+    kind = type(error).__name__
+    return f"PostgreSQL: {kind} (SQLSTATE {error.pgcode or 'none'}){': ' if names else ''}{', '.join(names)}"
