@@ -139,7 +139,9 @@ def watch(
             done = sum(f.file.items for f in files if f.state == "materialized")
             bar.update(task, description=line, completed=done if total else 1)
             if line != said and not out.is_terminal:
-                out.print(f"{time.strftime('%H:%M:%S')}  {line}, {done:,} of {total:,} items")
+                left = bar.tasks[0].time_remaining
+                eta = f", {left:,.0f} s left" if left and not backfill.over else ""
+                out.print(f"{time.strftime('%H:%M:%S')}  {line}, {done:,} of {total:,} items{eta}")
                 said = line
             if backfill.over:
                 return backfill

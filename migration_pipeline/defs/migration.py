@@ -153,7 +153,7 @@ def _load_file(
     """Load one file, saying in the run's log how it goes."""
     file, log = planned.file, context.log
     log.info(f"{file.name}: start, {file.items:,} items, {file.size / 1e6:,.1f} MB, from {file.uri}")
-    identity = FileIdentity(profile.name, profile.version, planned.export_id, file.name, context.run_id)
+    identity = FileIdentity(profile.name, profile.version, planned.export_id, file.name, context.run.run_id)
     with PostgresTarget(database.url, profile.tables, identity) as target:
         report = FileLoad(
             file.name,

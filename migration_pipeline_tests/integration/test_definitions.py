@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from migration_pipeline.cli import main
-from migration_pipeline.defs.migration import migration_assets
+from migration_pipeline.defs.migration import Database, migration_assets
 from migration_pipeline.plan import make_plan
 from migration_pipeline.profile import load_profile
 from migration_pipeline.sources.export import read_export
@@ -88,3 +88,33 @@ def test_the_production_instance_loads_on_postgresql_storage(
         assert queue.max_concurrent_runs == 2
     tables = query(database_url, "SELECT count(*) FROM pg_tables WHERE tablename IN ('runs', 'event_logs')")
     assert tables == [(2,)]
+
+
+def test_a_run_takes_its_batch_size_from_its_config_and_tells_what_it_does(
+    shop_export: Path, shop_database_url: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shop = load_profile("shop")
+    plan = make_plan(shop, "shop", [read_export(str(shop_export), Storage())])
+    _, load = migration_assets(plan, shop)
+    assert isinstance(load, dg.AssetsDefinition)
+    planned = max(plan.files, key=lambda planned: planned.file.items)
+
+    def run(batch_items: int) -> dg.ExecuteInProcessResult:
+        return dg.materialize(
+            [load],
+            partition_key=planned.partition,
+            resources={"database": Database(url=shop_database_url)},
+            run_config={"ops": {"shop_load": {"config": {"batch_items": batch_items}}}},
+        )
+
+    result = run(100)
+    written = len({xmin for (xmin,) in query(shop_database_url, "SELECT xmin::text FROM order_lines")})
+    assert written > planned.file.items * 0.34 / 100 > 5, "a transaction for at most 100 items"
+    metadata = result.asset_materializations_for_node("shop_load")[0].metadata
+    assert metadata["items"].value == planned.file.items
+    assert metadata["md5"].value == planned.file.md5
+    log = capfd.readouterr().err
+    assert f"{planned.file.name}: start, {planned.file.items:,} items" in log
+    assert f"{planned.file.name}: done, {planned.file.items:,} items in" in log
+    with pytest.raises(dg.DagsterInvalidConfigError):
+        run(0)
