@@ -11,6 +11,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from click.testing import CliRunner
+from pydantic import ValidationError
 
 from migration_pipeline.cli import main
 from migration_pipeline.defs.migration import Database, migration_assets
@@ -116,5 +117,5 @@ def test_a_run_takes_its_batch_size_from_its_config_and_tells_what_it_does(
     log = capfd.readouterr().err
     assert f"{planned.file.name}: start, {planned.file.items:,} items" in log
     assert f"{planned.file.name}: done, {planned.file.items:,} items in" in log
-    with pytest.raises(dg.DagsterInvalidConfigError):
+    with pytest.raises(ValidationError, match="batch_items\n  Input should be greater than 0"):
         run(0)
