@@ -67,11 +67,14 @@ def real(text: str) -> float:
 
 def instant(text: str, per_second: int) -> datetime:
     """Read a count of ticks since 1970-01-01 UTC. Raises ValueError outside the years 1 to 9999."""
+    exact = None if text.isdigit() and text.isascii() else number(text)
     try:
-        if text.isdecimal() and per_second == 1000:
-            return EPOCH + timedelta(milliseconds=int(text))
-        return EPOCH + timedelta(microseconds=int(number(text) * 1_000_000 // per_second))
-    except OverflowError:
+        if exact is not None:
+            return EPOCH + timedelta(microseconds=int(exact * 1_000_000 // per_second))
+        seconds, ticks = divmod(int(text), per_second)
+        whole = datetime.fromtimestamp(seconds, timezone.utc)
+        return whole.replace(microsecond=ticks * (1_000_000 // per_second)) if ticks else whole
+    except (ArithmeticError, OSError, ValueError):  # as Python's various limits have it
         raise ValueError("is a time outside the years 1 to 9999") from None
 
 

@@ -218,9 +218,19 @@ def test_milliseconds_are_exact(ticks: int) -> None:
     assert read(times(millis={"N": str(ticks)})).millis == expected
 
 
-@pytest.mark.parametrize("number", ["1e400", "99999999999999999999", "x", ""])
-def test_a_time_that_is_none_is_a_bad_item(number: str) -> None:
-    with pytest.raises(BadItem):
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        ("1e400", "is a time outside the years 1 to 9999"),
+        ("99999999999999", "is a time outside the years 1 to 9999"),
+        ("99999999999999999999", "is a time outside the years 1 to 9999"),
+        ("x", "is not a number"),
+        ("", "is not a number"),
+        ("١", "is not a number"),
+    ],
+)
+def test_a_time_that_is_none_is_a_bad_item(number: str, reason: str) -> None:
+    with pytest.raises(BadItem, match=f"^attribute 'seconds' {reason}$"):
         item_decoder(Times)(times(seconds={"N": number}))
 
 
