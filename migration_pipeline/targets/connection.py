@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import psycopg2
@@ -28,11 +29,19 @@ def connect(url: str) -> Any:
         connection = psycopg2.connect(url, application_name="migration_pipeline", client_encoding="UTF8")
         with connection, connection.cursor() as cursor:
             cursor.execute(SESSION)
-    except psycopg2.Error as error:
+    except psycopg2.ProgrammingError:
+        # Its text quotes the URL, and a URL may hold a password; so would a chained exception's.
         raise DatabaseError(
-            f"no database: {str(error).strip().splitlines()[0]}; check MIGRATION_DATABASE_URL, and that the "
-            "server runs (the embedded one runs under `make dev`)"
-        ) from error
+            "no database: MIGRATION_DATABASE_URL is no connection URL; write it as "
+            "postgresql://user@host:port/database, with %-escapes for special characters in a password"
+        ) from None
+    except psycopg2.Error as error:
+        # libpq quotes parts of the URL, and of a mistyped one any part may be of the password.
+        reason = re.sub(r'"[^"]*"', '"…"', str(error).strip().splitlines()[0])
+        raise DatabaseError(
+            f"no database: {reason}; check MIGRATION_DATABASE_URL, and that the server runs (the embedded one "
+            "runs under `make dev`)"
+        ) from None
     return connection
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Iterator
 from datetime import date, datetime, timezone
 from decimal import Decimal
@@ -188,6 +189,25 @@ def test_no_database_is_one_clear_line() -> None:
         target("postgresql://u:s3cret@127.0.0.1:1/nowhere"),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgres:/u:s3cret@h/db",
+        "postgresql://u:s3%zzcret@h/db",
+        "postgresql://u:x/s3cret@h/db",
+        "postgresql://u:p@s3cret@127.0.0.1:1/db",
+        "postgresql://h:s3cret/db",
+        "postgresql://u:s3cret@127.0.0.1:1/db",
+    ],
+)
+def test_a_mistyped_url_does_not_tell_its_password(url: str) -> None:
+    with pytest.raises(DatabaseError) as caught, target(url):
+        pass
+    told = "".join(traceback.format_exception(caught.value))
+    assert "cret" not in told.partition("DatabaseError: ")[2]
+    assert "no database: " in str(caught.value)
 
 
 class Keyed(Row, table="keyed", key=("a", "b")):

@@ -19,7 +19,8 @@ from migration_pipeline.plan import make_plan
 from migration_pipeline.profile import load_profile
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
-from migration_pipeline_tests.conftest import query
+from migration_pipeline_tests.conftest import execute, query
+from migration_pipeline_tests.oracle import expected
 
 TOP = Path(__file__).parents[2]
 
@@ -119,3 +120,28 @@ def test_a_run_takes_its_batch_size_from_its_config_and_tells_what_it_does(
     assert f"{planned.file.name}: done, {planned.file.items:,} items in" in log
     with pytest.raises(ValidationError, match="batch_items\n  Input should be greater than 0"):
         run(0)
+
+
+def test_a_failed_run_tells_places_and_no_values(
+    shop_export: Path, shop_database_url: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """PostgreSQL's own text would quote the row: it must not reach an event, nor the log, by any chain of causes."""
+    shop = load_profile("shop")
+    plan = make_plan(shop, "shop", [read_export(str(shop_export), Storage())])
+    _, load = migration_assets(plan, shop)
+    assert isinstance(load, dg.AssetsDefinition)
+    execute(shop_database_url, "ALTER TABLE order_lines ADD CONSTRAINT none CHECK (title = '')")
+    titles = [row[3] for row in expected(shop_export)[0]["order_lines"]]
+    result = dg.materialize(
+        [load],
+        partition_key=max(plan.files, key=lambda planned: planned.file.items).partition,
+        resources={"database": Database(url=shop_database_url)},
+        raise_on_error=False,
+    )
+    assert not result.success
+    assert result.asset_materializations_for_node("shop_load") == []
+    captured = capfd.readouterr()
+    told = "".join(map(repr, result.all_events)) + captured.out + captured.err
+    assert "SQLSTATE 23514): table order_lines, constraint none" in told
+    assert not [title for title in titles if title in told]
+    assert "Failing row" not in told
