@@ -4,7 +4,7 @@ BIN := .venv/bin
 ITEMS ?= 200000
 FILES ?= 8
 PORT ?= 3000
-SIZE ?= 320000
+SIZE ?= 800000
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo dev test check bench clean
@@ -45,7 +45,7 @@ check: .venv/.test ## format, lint and types
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-bench: .venv/.bench ## the benchmarks: prints tables, writes build/bench.json (SIZE=320000 items a workload)
+bench: .venv/.bench ## the benchmarks: prints tables, writes build/bench.json (SIZE=800000 items a workload)
 	@$(BIN)/python -m benchmarks.bench --items $(SIZE)
 
 clean: ## remove what the other commands made

@@ -36,6 +36,8 @@ from migration_pipeline.terminal import console
 
 TOP = Path(__file__).parents[1]
 FILES = 16
+PROCESSES = min(os.cpu_count() or 1, 4)
+"""Processes of the engine side by side, each with its share of the files, as Dagster's runs are. The floor has two."""
 
 
 def execute(url: str, statement: str) -> Any:
@@ -74,9 +76,10 @@ def fresh_tables(url: str, workload: Workload) -> None:
     execute(url, "CHECKPOINT")
 
 
-def start(name: str, workload: Workload, export: Path, url: str) -> subprocess.Popen[str]:
+def start(name: str, workload: Workload, export: Path, url: str, *part: int) -> subprocess.Popen[str]:
     """Start a contender."""
     command = [sys.executable, "-m", "benchmarks.contenders", name, workload.name, str(export), url]
+    command += map(str, part)
     return subprocess.Popen(command, cwd=TOP, stdout=subprocess.PIPE, text=True)
 
 
@@ -87,6 +90,13 @@ def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
         raise click.ClickException(f"a contender failed: {' '.join(map(str, process.args))}")  # type: ignore[arg-type]
     result: dict[str, Any] = json.loads(output.splitlines()[-1])
     return result
+
+
+def load(workload: Workload, export: Path, url: str, processes: int) -> dict[str, Any]:
+    """Load with the engine in some processes; gives the seconds of the longest and the megabytes of the largest."""
+    started = [start("engine", workload, export, url, part, processes) for part in range(processes)]
+    results = [finish(process) for process in started]
+    return {name: max(result[name] for result in results) for name in results[0]}
 
 
 def encode_final_rows(workload: Workload, export: Path, url: str) -> None:
@@ -106,14 +116,16 @@ def one_round(workload: Workload, export: Path, url: str, slow: bool) -> dict[st
     figures: dict[str, float] = {}
     fresh_tables(url, workload)
     before = wal_position(url)
-    first = finish(start("engine", workload, export, url))
+    first = load(workload, export, url, PROCESSES)
     figures["engine"], figures["peak_rss_mb"] = first["seconds"], first["peak_rss_mb"]
     figures["engine_wal"] = wal_position(url) - before
     # Autovacuum comes by after a load; a rerun, hours later, does not find its hint bits unset.
     execute(url, "VACUUM ANALYZE")
     before = wal_position(url)
-    figures["rerun"] = finish(start("engine", workload, export, url))["seconds"]
+    figures["rerun"] = load(workload, export, url, PROCESSES)["seconds"]
     figures["rerun_wal"] = wal_position(url) - before
+    fresh_tables(url, workload)
+    figures["engine_one_process"] = load(workload, export, url, 1)["seconds"]
     encode_final_rows(workload, export, url)
     fresh_tables(url, workload)
     parse = start("floor_parse", workload, export, url)
@@ -157,9 +169,11 @@ def ratios(items: int, rounds: list[dict[str, float]], dagster: dict[str, float]
 
     return {
         "items_per_s": round(items / statistics.median(r["engine"] for r in rounds)),
+        "items_per_s_one_process": round(items / statistics.median(r["engine_one_process"] for r in rounds)),
         "items_per_s_through_dagster": round(items / dagster["seconds"]),
         "ratio_to_floor": median("engine", "floor"),
         "speedup_over_script": median("script", "engine"),
+        "speedup_over_script_one_process": median("script", "engine_one_process"),
         "speedup_over_dlt": median("dlt", "engine"),
         "peak_rss_mb": round(max(r["peak_rss_mb"] for r in rounds)),
         "rerun_speedup": median("engine", "rerun"),
@@ -172,7 +186,7 @@ def ratios(items: int, rounds: list[dict[str, float]], dagster: dict[str, float]
 @click.option(
     "--items",
     type=click.IntRange(1600),
-    default=320_000,
+    default=800_000,
     show_default=True,
     help="Items a workload, in 16 files.",
 )

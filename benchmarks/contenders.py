@@ -1,6 +1,6 @@
-"""The contenders, each run in a process of its own: ``python -m benchmarks.contenders NAME WORKLOAD EXPORT URL``.
+"""The contenders: ``python -m benchmarks.contenders NAME WORKLOAD EXPORT URL [PART OF]``.
 
-Each prints one JSON object: seconds of work (imports left out) and the process's peak memory.
+The engine may take every OFth file from PART on only, for processes side by side. Each prints one JSON object: seconds of work (imports left out) and the process's peak memory.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 from benchmarks.workloads import WORKLOADS, Workload
 
 
-def engine(workload: Workload, export: Path, url: str) -> dict[str, Any]:
-    """Load with this project, without Dagster: all files, one after another, in one process."""
+def engine(workload: Workload, export: Path, url: str, part: int = 0, of: int = 1) -> dict[str, Any]:
+    """Load with this project, without Dagster: a part of the files, one after another."""
     from migration_pipeline.engine.load import FileLoad
     from migration_pipeline.engine.transform import Transform
     from migration_pipeline.sources import dynamodb_json
@@ -30,7 +30,7 @@ def engine(workload: Workload, export: Path, url: str) -> dict[str, Any]:
     found, profile = read_export(str(export), Storage()), workload.profile
     began = time.perf_counter()
     transform = Transform(profile, dynamodb_json)
-    for file in found.files:
+    for file in found.files[part::of]:
         identity = FileIdentity(profile.name, profile.version, found.id, file.name, "bench")
         with PostgresTarget(url, profile.tables, identity) as target:
             FileLoad(file.name, file.items, FileStream(file, Storage()), transform, target).run()
@@ -169,7 +169,7 @@ def _lines(export: Path) -> Iterator[bytes]:
             yield from lines
 
 
-CONTENDERS: dict[str, Callable[[Workload, Path, str], dict[str, Any]]] = {
+CONTENDERS: dict[str, Callable[..., dict[str, Any]]] = {
     "engine": engine,
     "script": script,
     "dlt": dlt_merge,
@@ -178,7 +178,7 @@ CONTENDERS: dict[str, Callable[[Workload, Path, str], dict[str, Any]]] = {
 }
 
 if __name__ == "__main__":
-    name, workload_name, export_path, database = sys.argv[1:]
-    result = CONTENDERS[name](WORKLOADS[workload_name], Path(export_path), database)
+    name, workload_name, export_path, database, *parts = sys.argv[1:]
+    result = CONTENDERS[name](WORKLOADS[workload_name], Path(export_path), database, *map(int, parts))
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
     print(json.dumps(result | {"peak_rss_mb": kilobytes / 1024}))

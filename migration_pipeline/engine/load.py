@@ -26,8 +26,8 @@ PROGRESS_SECONDS = 5.0
 """Seconds between two calls of the progress hook: often enough to see life, seldom enough to keep logs short."""
 
 
-READ_AHEAD = 2
-"""Lists of lines read ahead: one is enough to overlap, another evens out a slow network."""
+READ_AHEAD = 32
+"""Lists of lines read ahead, of 64 KB each: one is enough to overlap, more even out a slow network."""
 
 WRITE_BEHIND_BYTES = 32 << 20
 """Encoded bytes that may wait for the database: some batches of small rows, one of the largest."""

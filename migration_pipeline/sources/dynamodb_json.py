@@ -67,14 +67,10 @@ def real(text: str) -> float:
 
 def instant(text: str, per_second: int) -> datetime:
     """Read a count of ticks since 1970-01-01 UTC. Raises ValueError outside the years 1 to 9999."""
-    exact = None if text.isdigit() and text.isascii() else number(text)
+    exact = number(text)
     try:
-        if exact is not None:
-            return EPOCH + timedelta(microseconds=int(exact * 1_000_000 // per_second))
-        seconds, ticks = divmod(int(text), per_second)
-        whole = datetime.fromtimestamp(seconds, timezone.utc)
-        return whole.replace(microsecond=ticks * (1_000_000 // per_second)) if ticks else whole
-    except (ArithmeticError, OSError, ValueError):  # as Python's various limits have it
+        return EPOCH + timedelta(microseconds=int(exact * 1_000_000 // per_second))
+    except ArithmeticError:
         raise ValueError("is a time outside the years 1 to 9999") from None
 
 
@@ -172,11 +168,19 @@ class Wire(msgspec.Struct, frozen=True):
     members: dict[str, Any]
     """Type letter -> msgspec type; one of them holds the value."""
     expression: str = "{}"
+    careful: str = ""
+    """An expression that raises ValueError with the reason where `expression` raises anything; "" for itself."""
     braces: str = "1"
     """Python expression for the number of objects that a value `{}` is spelled with."""
 
 
-NUMBERS: dict[Any, str] = {int: "integer", Decimal: "number", float: "real"}
+NUMBERS: dict[Any, tuple[str, str]] = {
+    int: ("(int(n) if (n := {}).isdecimal() and n.isascii() else integer(n))", "integer({})"),
+    Decimal: ("(number(n) if (n := {}).strip(NUMBER_CHARACTERS) else Decimal(n))", "number({})"),
+    float: ("real({})", ""),
+}
+"""The usual spelling of a number is read inline: calling a function costs as much as reading it."""
+
 SETS: dict[Any, tuple[str, Any, str]] = {
     str: ("SS", list[str], "frozenset({})"),
     bytes: ("BS", list[bytes], "frozenset({})"),
@@ -190,13 +194,18 @@ def wire_of(bare: Any, markers: tuple[Any, ...]) -> Wire | None:
     epoch = next((m for m in markers if isinstance(m, Epoch)), None)
     origin, arguments = get_origin(bare), get_args(bare)
     if epoch:
-        return Wire({"N": str, "S": str}, f"instant({{}}, {epoch.per_second})")
+        tick = "second" if epoch.per_second == 1 else "millisecond"
+        careful = f"instant({{}}, {epoch.per_second})"
+        usual = (
+            f"(EPOCH + {tick} * int(n) if (n := {{}}).isdecimal() and n.isascii() else {careful.format('n')})"
+        )
+        return Wire({"N": str, "S": str}, usual, careful)
     if bare in (str, UUID, date) or origin is Literal:
         return Wire({"S": bare})
     if bare is datetime:
-        return Wire({"S": datetime}, "aware({})")
+        return Wire({"S": datetime}, "(n if (n := {}).tzinfo is not None else aware(n))", "aware({})")
     if bare in NUMBERS:
-        return Wire({"N": str}, f"{NUMBERS[bare]}({{}})")
+        return Wire({"N": str}, *NUMBERS[bare])
     if bare is bool:
         return Wire({"BOOL": bool})
     if bare is bytes:
@@ -205,9 +214,9 @@ def wire_of(bare: Any, markers: tuple[Any, ...]) -> Wire | None:
         letter, wire_type, expression = SETS[arguments[0]]
         return Wire({letter: wire_type}, expression)
     if bare is dict or (origin is dict and arguments == (str, Any)):
-        return Wire({"M": dict[str, Value]}, "document({})", "braces_of_members({})")
+        return Wire({"M": dict[str, Value]}, "document({})", braces="braces_of_members({})")
     if bare is list or (origin is list and arguments == (Any,)):
-        return Wire({"L": list[Value]}, "listing({})", "braces_of_elements({})")
+        return Wire({"L": list[Value]}, "listing({})", braces="braces_of_elements({})")
     return None
 
 
@@ -219,6 +228,8 @@ class Field(msgspec.Struct, frozen=True):
     """As `msgspec.defstruct` takes a field: name, type[, default]."""
     expression: str
     """Python source over `w`, the wire item."""
+    careful: str
+    """The same as `expression`, but what it raises is a ValueError that tells the reason."""
     braces: str
     """Python source for the number of objects that the attribute is spelled with; "1" is a constant."""
     constants: dict[str, Any]
@@ -233,18 +244,26 @@ def _field(item_class: type[Item], index: int, info: msgspec.structs.FieldInfo, 
         expression = f"(d{index} if (v := w.{slot}) is missing else plain(v))"
         member = (slot, Value, msgspec.field(name=name, default=MISSING))
         spelled = f"(0 if w.{slot} is missing else braces(w.{slot}))"
-        return Field(name, member, expression, spelled, {f"d{index}": default, "missing": MISSING})
+        constants = {f"d{index}": default, "missing": MISSING}
+        return Field(name, member, expression, expression, spelled, constants)
     wire = wire_of(bare, markers)
     if wire is None:
         raise UsageError(
             f"{item_class.__name__}.{info.name}: no DynamoDB type reads as {annotation!r}; see Item"
         )
+    careful = wire.careful or wire.expression
     if not optional and not has_default and len(wire.members) == 1:
         (letter, wire_type), *_ = wire.members.items()
         struct = _struct([(letter, wire_type)])
-        expression = wire.expression.format(f"w.{slot}.{letter}")
-        spelled = wire.braces.format(f"w.{slot}.{letter}")
-        return Field(name, (slot, struct, msgspec.field(name=name)), expression, spelled, {})
+        value = f"w.{slot}.{letter}"
+        return Field(
+            name,
+            (slot, struct, msgspec.field(name=name)),
+            wire.expression.format(value),
+            careful.format(value),
+            wire.braces.format(value),
+            {},
+        )
     members = [(letter, Union[wire_type, UnsetType], UNSET) for letter, wire_type in wire.members.items()]  # noqa: UP007
     if optional:
         members.append(("NULL", Union[bool, UnsetType], UNSET))  # noqa: UP007
@@ -252,10 +271,16 @@ def _field(item_class: type[Item], index: int, info: msgspec.structs.FieldInfo, 
     empty = struct()
     required = not optional and not has_default
     default = info.default if has_default else None
-    expression = f"absent(w.{slot}, e{index}, d{index})"
-    for letter in reversed(wire.members):
-        present = wire.expression.format("v")
-        expression = f"({present} if (v := w.{slot}.{letter}) is not UNSET else {expression})"
+
+    def whichever(present: str) -> str:
+        # A conditional expression evaluates its condition first, so `v` is set before it is used.
+        expression = f"absent(w.{slot}, e{index}, d{index})"
+        if optional:
+            expression = f"(None if w.{slot}.NULL is True else {expression})"
+        for letter in reversed(wire.members):
+            expression = f"({present.format('v')} if (v := w.{slot}.{letter}) is not UNSET else {expression})"
+        return expression
+
     spelled = f"(w.{slot} is not e{index})"
     if wire.braces != "1":
         (letter,) = wire.members
@@ -263,7 +288,8 @@ def _field(item_class: type[Item], index: int, info: msgspec.structs.FieldInfo, 
         spelled = f"({full} if w.{slot}.{letter} is not UNSET else {spelled})"
     wire_default = msgspec.field(name=name) if required else msgspec.field(name=name, default=empty)
     constants = {f"e{index}": empty, f"d{index}": default}
-    return Field(name, (slot, struct, wire_default), expression, spelled, constants)
+    member = (slot, struct, wire_default)
+    return Field(name, member, whichever(wire.expression), whichever(careful), spelled, constants)
 
 
 MISSING = Value()
@@ -274,17 +300,16 @@ def _struct(members: Sequence[tuple[Any, ...]]) -> Any:
 
 
 def absent(wire: Any, empty: Any, default: Any) -> Any:
-    """Tell a missing attribute (the default) from NULL (None) and from an empty object (an error)."""
+    """Tell a missing attribute (the default) from an empty object (an error)."""
     if wire is empty:
         return default
-    if getattr(wire, "NULL", UNSET) is True:
-        return None
     raise ValueError("has no value of its type")
 
 
 CONVERSIONS: dict[str, Any] = {
     "UNSET": UNSET, "absent": absent, "plain": plain, "number": number, "integer": integer, "real": real,
-    "instant": instant, "aware": aware, "document": document, "listing": listing, "braces": braces,
+    "instant": instant, "aware": aware, "EPOCH": EPOCH, "second": timedelta(seconds=1),
+    "millisecond": timedelta(milliseconds=1), "Decimal": Decimal, "NUMBER_CHARACTERS": NUMBER_CHARACTERS, "document": document, "listing": listing, "braces": braces,
     "braces_of_members": braces_of_members, "braces_of_elements": braces_of_elements,
 }  # fmt: skip
 """What the generated functions may call."""
@@ -337,7 +362,6 @@ class ItemDecoder(Generic[ItemType]):
         spelled = [field.braces for field in self._fields] + [f"(w.x{n} is not UNSET)" for n in range(others)]
         constant = 2 + spelled.count("1")  # the line's own object and the Item
         total = " + ".join([str(constant), *(each for each in spelled if each != "1")])
-        # A conditional expression evaluates its condition first, so `v` is set before it is used.
         values = ", ".join(f"({field.expression})" for field in self._fields)
         return (
             "def make(w, line):\n"
@@ -361,7 +385,7 @@ class ItemDecoder(Generic[ItemType]):
         wire = self.decode(line).Item
         for field in self._fields:
             try:
-                eval(field.expression, dict(self._names), {"w": wire})  # noqa: S307  # the generated source itself
+                eval(field.careful, dict(self._names), {"w": wire})  # noqa: S307  # the generated source itself
             except (ValueError, ArithmeticError) as cause:
                 return f"attribute {field.attribute!r} {cause}"
         return str(error)

@@ -14,8 +14,8 @@ from isal import igzip, isal_zlib
 from migration_pipeline.sources.export import ExportFile
 from migration_pipeline.sources.storage import Storage, StorageError
 
-READ_BYTES = 1 << 20
-"""Decompressed bytes a read: about 4,000 items of 250 bytes, small enough to stay in the CPU's cache."""
+READ_BYTES = 1 << 16
+"""Decompressed bytes a read: some hundred items, which stay in the CPU's cache from split to encode."""
 
 MAX_LINE_BYTES = 8 << 20
 """An item is at most 400 KB; JSON escapes and base64 make at most a few times that of it. A longer line is no item."""
