@@ -21,3 +21,41 @@ CREATE TABLE IF NOT EXISTS migration.loaded_file (
     PRIMARY KEY (profile, export_id, file)
 );
 COMMENT ON TABLE migration.loaded_file IS 'Receipts: one row for each export file that is loaded whole.';
+ALTER TABLE migration.loaded_file
+    ADD COLUMN IF NOT EXISTS unrouted   jsonb  NOT NULL DEFAULT '{}',
+    ADD COLUMN IF NOT EXISTS collisions bigint NOT NULL DEFAULT 0,
+    ADD COLUMN IF NOT EXISTS changed    bigint NOT NULL DEFAULT 0,
+    ADD COLUMN IF NOT EXISTS nul        bigint NOT NULL DEFAULT 0,
+    ADD COLUMN IF NOT EXISTS retries    bigint NOT NULL DEFAULT 0;
+
+-- Items that became no row because something is wrong with them. The raw line is kept, so nothing is lost:
+-- `migration-pipeline replay` loads them once the profile or the table is mended.
+CREATE TABLE IF NOT EXISTS migration.quarantine (
+    profile         text NOT NULL,
+    export_id       text NOT NULL,
+    file            text NOT NULL,
+    line            bigint NOT NULL,
+    raw             bytea NOT NULL,
+    table_name      text,
+    sqlstate        text,
+    reason          text NOT NULL,
+    profile_version text NOT NULL,
+    run_id          text NOT NULL,
+    quarantined_at  timestamp with time zone NOT NULL DEFAULT now(),
+    PRIMARY KEY (profile, export_id, file, line)
+);
+COMMENT ON TABLE migration.quarantine IS
+    'Bad items, each with its line number (from 1), its raw line (convert_from(raw, ''UTF8'') shows it) and the reason.';
+
+-- Examples of rows that replaced another item's row under the same key; at most some a file and table.
+CREATE TABLE IF NOT EXISTS migration.collision (
+    profile    text NOT NULL,
+    export_id  text NOT NULL,
+    file       text NOT NULL,
+    table_name text NOT NULL,
+    key        jsonb NOT NULL,
+    seen_at    timestamp with time zone NOT NULL DEFAULT now(),
+    PRIMARY KEY (profile, export_id, file, table_name, key)
+);
+COMMENT ON TABLE migration.collision IS
+    'Keys whose row was there with other values when a file was loaded: two items of one key, or an older load.';
