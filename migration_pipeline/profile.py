@@ -10,7 +10,7 @@ import sys
 import types
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from migration_pipeline.errors import UsageError
 from migration_pipeline.item import Item
@@ -30,6 +30,9 @@ def prefix(text: str) -> Prefix:
     """Match string attributes that begin with `text`: ``SK=prefix("ORDER#")``."""
     return Prefix(text)
 
+
+NulPolicy = Literal["quarantine", "strip", "escape"]
+"""What becomes of U+0000, which DynamoDB's strings may hold and PostgreSQL's text and jsonb may not."""
 
 Condition = Union[str, Prefix]  # noqa: UP007  # an alias that Python 3.10 can evaluate
 
@@ -60,10 +63,17 @@ class Profile:
     name: str
     version: str = "1"
     """Raise it when the rules change: receipts record it."""
+    nul: NulPolicy = "quarantine"
+    """What becomes of U+0000 in text and jsonb: the item goes to the quarantine, or the character is left out
+    ("strip") or written as the six characters \\u0000 ("escape"). Values changed so are counted."""
     rules: list[Rule] = field(default_factory=list)
     row_classes: list[type[Row]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        if self.nul not in get_args(NulPolicy):
+            raise UsageError(
+                f"profile {self.name}: nul={self.nul!r}; use one of {', '.join(get_args(NulPolicy))}"
+            )
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
             raise UsageError(
                 f"profile name {self.name!r}: use lower-case letters, digits and _ (it names the Dagster assets)"

@@ -69,6 +69,8 @@ class Table:
     key: tuple[str, ...]
     """Names of the key's columns."""
     comment: str
+    version: str | None = None
+    """Name of the column that decides between two rows of one key: the greater stays, in whatever order they come."""
 
     @property
     def qualified(self) -> str:
@@ -77,7 +79,7 @@ class Table:
 
 
 class RowMeta(msgspec.StructMeta):
-    """Takes ``table=`` and ``key=`` off the class line, so that a Row reads as one declaration."""
+    """Takes ``table=``, ``key=`` and ``version=`` off the class line, so that a Row reads as one declaration."""
 
     def __new__(  # noqa: D102
         mcls,
@@ -87,6 +89,7 @@ class RowMeta(msgspec.StructMeta):
         *,
         table: str | None = None,
         key: str | tuple[str, ...] = (),
+        version: str | None = None,
         **config: Any,
     ) -> RowMeta:
         cls: Any = super().__new__(mcls, name, bases, namespace, **config)
@@ -95,7 +98,7 @@ class RowMeta(msgspec.StructMeta):
                 raise UsageError(
                     f'{name}: a Row needs a table and a key: class {name}(Row, table="…", key="…")'
                 )
-            cls._declared = (table, (key,) if isinstance(key, str) else tuple(key))
+            cls._declared = (table, (key,) if isinstance(key, str) else tuple(key), version)
         return cls  # type: ignore[no-any-return]
 
 
@@ -108,14 +111,18 @@ class Row(msgspec.Struct, frozen=True, gc=False, array_like=True, metaclass=RowM
     of several columns), and the docstring its comment. ``table="sales.customers"`` names a schema.
     Types are those of `SCALARS`; ``frozenset``/``list`` of one makes an array, sorted where it came
     from a set; ``dict[str, Any]``, ``list[Any]`` and ``Any`` make ``jsonb``.
+
+    Two items that make rows of one key are a *collision*: which row stays depends on the order, and a check
+    reports it. Where that is meant, ``version="updated_at"`` names a field that decides: the row with the
+    greater version stays, whatever the order.
     """
 
-    _declared: ClassVar[tuple[str, tuple[str, ...]]]
+    _declared: ClassVar[tuple[str, tuple[str, ...], str | None]]
 
 
 def table_of(row_class: type[Row]) -> Table:
     """Read a `Row` class. Raises `UsageError` for a type or key that makes no column."""
-    declared, key_fields = row_class._declared
+    declared, key_fields, version = row_class._declared
     schema, _, name = declared.rpartition(".")
     hints = get_type_hints(row_class, include_extras=True)
     columns = tuple(
@@ -128,12 +135,17 @@ def table_of(row_class: type[Row]) -> Table:
             raise UsageError(f"{row_class.__name__}: its key names {field!r}, which is none of its fields")
         if by_field[field].nullable:
             raise UsageError(f"{row_class.__name__}: {field!r} is part of the key and cannot be None")
+    if version is not None and (version not in by_field or version in key_fields):
+        raise UsageError(
+            f"{row_class.__name__}: its version names {version!r}, which is none of its fields outside the key"
+        )
     return Table(
         name=name,
         schema=schema or None,
         columns=columns,
         key=tuple(by_field[field].name for field in key_fields),
         comment=(row_class.__doc__ or "").strip(),
+        version=by_field[version].name if version else None,
     )
 
 

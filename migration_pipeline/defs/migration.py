@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
+import msgspec
 from pydantic import Field
 
 from migration_pipeline.engine.load import FileLoad, LoadSettings
@@ -21,6 +22,7 @@ from migration_pipeline.row import Table
 from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
+from migration_pipeline.targets.connection import DatabaseSettings
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
 
 FAILURES_SHOWN = 20
@@ -41,6 +43,43 @@ class LoadConfig(dg.Config):
         gt=0,
         description="Items a transaction. Larger batches commit less often; smaller ones need less memory.",
     )
+    max_bad_items: int = Field(
+        default=LoadSettings().max_bad_items,
+        ge=0,
+        description="Items of one file that may go to the quarantine before the file fails.",
+    )
+    max_bad_share: float = Field(
+        default=LoadSettings().max_bad_share,
+        ge=0,
+        le=1,
+        description="The same as a share of the file's items; the first ten do not count.",
+    )
+    retry_seconds: float = Field(
+        default=DatabaseSettings().retry_seconds,
+        ge=0,
+        description="How long a transaction is tried again after transient faults of the database. "
+        "An Aurora failover takes up to three minutes.",
+    )
+    lock_timeout_seconds: float = Field(
+        default=DatabaseSettings().lock_timeout_seconds,
+        gt=0,
+        description="How long a statement waits for a lock before its transaction is tried again.",
+    )
+    statement_timeout_seconds: float = Field(
+        default=DatabaseSettings().statement_timeout_seconds,
+        gt=0,
+        description="How long a statement may take. A batch takes less than a second where nothing is wrong.",
+    )
+
+    @property
+    def load(self) -> LoadSettings:
+        """What of it the engine wants to know."""
+        return msgspec.convert(self.model_dump(), LoadSettings)
+
+    @property
+    def database(self) -> DatabaseSettings:
+        """What of it the connection wants to know."""
+        return msgspec.convert(self.model_dump(), DatabaseSettings)
 
 
 def migration_assets(plan: Plan, profile: Profile) -> list[dg.AssetSpec | dg.AssetsDefinition]:
@@ -154,14 +193,22 @@ def _load_file(
     file, log = planned.file, context.log
     log.info(f"{file.name}: start, {file.items:,} items, {file.size / 1e6:,.1f} MB, from {file.uri}")
     identity = FileIdentity(profile.name, profile.version, planned.export_id, file.name, context.run.run_id)
-    with PostgresTarget(database.url, profile.tables, identity) as target:
+    target = PostgresTarget(
+        database.url,
+        profile.tables,
+        identity,
+        config.database,
+        profile.nul,
+        on_retry=lambda what: log.warning(f"{file.name}: {what}"),
+    )
+    with target:
         report = FileLoad(
             file.name,
             file.items,
             FileStream(file, Storage()),
             transform,
             target,
-            LoadSettings(batch_items=config.batch_items),
+            config.load,
             on_progress=lambda progress: log.info(f"{file.name}: {_progress(progress)}"),
         ).run()
     log.info(
@@ -169,6 +216,8 @@ def _load_file(
         f"({report.items_per_second:,.0f} items/s), {sum(report.rows.values()):,} rows, "
         f"{sum(report.skipped.values()):,} skipped, {report.quarantined:,} quarantined"
     )
+    for reason, count in report.quarantined_by_reason.items():
+        log.warning(f"{file.name}: quarantined {count:,}: {reason}")
     return report
 
 
@@ -194,10 +243,14 @@ def _metadata(planned: PlannedFile, report: FileReport, table: Table) -> Mapping
         "quarantined": report.quarantined,
         "unrouted": sum(report.unrouted.values()),
         "collisions": report.collisions,
+        "changed": report.changed,
+        "nul": report.nul,
+        "retries": report.retries,
         "rows": rows,
         "rows_by_table": report.rows,
         "skipped_by_reason": report.skipped,
         "unrouted_by_keys": report.unrouted,
+        "quarantined_by_reason": report.quarantined_by_reason,
         "seconds": round(report.seconds, 2),
         "items_per_second": round(report.items_per_second),
     }

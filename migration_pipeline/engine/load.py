@@ -1,8 +1,9 @@
 """Loads one export file: lines → rows → batches → target, and the account of it.
 
-The order of steps is what the promises rest on: every batch is one transaction; the last batch is held
-back until the file is verified against its manifest and every item is accounted for; it commits together
-with the file's receipt. So a receipt is there exactly if the whole file is.
+The order of steps is what the promises rest on: every batch is one transaction, and the items that cannot
+be loaded go to the quarantine in it; the last batch is held back until the file is verified against its
+manifest and every item is accounted for; it commits together with the file's receipt. So a receipt is
+there exactly if the whole file is.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
+from migration_pipeline.engine.batch import Batch, Encoded, TooManyBad, Written
 from migration_pipeline.engine.report import FileReport, Progress
 from migration_pipeline.engine.threads import Behind, ahead
-from migration_pipeline.engine.transform import UNROUTED, Outcome, Transform
-from migration_pipeline.errors import BadItem, MigrationError
+from migration_pipeline.engine.transform import Bad, Counts, Outcome, Transform, count_pattern
+from migration_pipeline.errors import MigrationError
 from migration_pipeline.row import Row
 
 PROGRESS_SECONDS = 5.0
@@ -30,7 +32,7 @@ READ_AHEAD = 32
 """Lists of lines read ahead, of 64 KB each: one is enough to overlap, more even out a slow network."""
 
 WRITE_BEHIND_BYTES = 32 << 20
-"""Encoded bytes that may wait for the database: some batches of small rows, one of the largest."""
+"""Bytes of batches that may wait for the database: some batches of small rows, one of the largest."""
 
 BATCH_BYTES = 16 << 20
 """Bytes of lines in a batch, whatever its number of items: an item may have 400 KB."""
@@ -38,12 +40,23 @@ BATCH_BYTES = 16 << 20
 CANCEL_SECONDS = 10.0
 """How long a cancelled write may take to come back before the file's failure is reported without it."""
 
+FEW = 10
+"""Bad items that no file fails for, however small it is."""
+
 
 class LoadSettings(msgspec.Struct, frozen=True):
-    """What an operator may tune. None of it changes the result."""
+    """What an operator may tune. None of it changes the result of a load that ends well."""
 
     batch_items: int = 10_000
     """Items a transaction, at most. Larger batches commit less often; smaller ones need less memory."""
+    max_bad_items: int = 1_000
+    """Items of one file that may go to the quarantine before the file fails."""
+    max_bad_share: float = 0.1
+    """The same as a share of the file's items, 0 to 1; the first `FEW` do not count."""
+
+    def bad_items_allowed(self, items: int) -> int:
+        """Give the number of bad items that a file of so many items may have."""
+        return min(self.max_bad_items, max(FEW, int(self.max_bad_share * items)))
 
 
 class Source(Protocol):
@@ -64,30 +77,21 @@ class Source(Protocol):
         """Raise `MigrationError` unless the file was complete and is the one that was promised."""
 
 
-class Encoded(Protocol):
-    """A batch, ready to be written."""
-
-    @property
-    def rows(self) -> dict[str, int]:
-        """Rows in it, by table."""
-
-    @property
-    def collisions(self) -> int:
-        """Rows left out because another row of the batch has their key."""
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-
-
 class Target(Protocol):
     """Where rows go. `encode` is computation; `write` is one transaction, called in a thread of its own."""
 
-    def encode(self, rows: dict[type[Row], list[Row]]) -> Any:
-        """Make a batch ready to be written; gives an `Encoded`."""
+    retries: int
+    """Transactions that ran again so far."""
 
-    def write(self, encoded: Any, receipt: FileReport | None = None) -> None:
-        """Write a batch, and with the last one the file's receipt, in one transaction."""
+    def encode(self, rows: dict[type[Row], list[Row]]) -> Encoded:
+        """Make a batch ready to be written."""
+
+    def write(self, batch: Batch, close: Callable[[Written], FileReport] | None = None) -> Written:
+        """Write a batch and its bad items in one transaction; bad ones that show there are isolated by halving.
+
+        With the last batch `close` gives the file's receipt, which is written in the same transaction. It
+        may be called again if the transaction has to be.
+        """
 
     def cancel(self) -> None:
         """Make a `write` that is under way in another thread fail soon."""
@@ -133,8 +137,11 @@ class FileLoad:
         self._settings = settings
         self._on_progress = on_progress
         self._progress_seconds = progress_seconds
-        self._report = FileReport()
-        self._total = Outcome(())
+        self._read = 0
+        self._counts = Counts()
+        self._written = Written()
+        self._reasons = Counter[str]()
+        self._allowed = settings.bad_items_allowed(items)
         self._started = time.monotonic()
         self._due = self._started + progress_seconds
 
@@ -144,7 +151,7 @@ class FileLoad:
             return self._run()
 
     def _run(self) -> FileReport:
-        writer = Behind[Any](self._target.write, WRITE_BEHIND_BYTES)
+        writer = Behind[Batch](self._write, WRITE_BEHIND_BYTES)
         try:
             last = self._load(writer)
             writer.finish()
@@ -155,31 +162,42 @@ class FileLoad:
             raise
         # Everything before is committed. What follows is done here, in the order that the receipt relies on.
         self._source.verify()
-        self._settle()
-        self._target.write(last, self._report)
-        self._report.seconds = time.monotonic() - self._started
-        return self._report
+        reports: list[FileReport] = []
 
-    def _load(self, writer: Behind[Any]) -> Any:
-        """Write all batches but the last; gives that one, encoded."""
-        batch, size = Outcome(self._transform.row_classes), 0
+        def close(written: Written) -> FileReport:
+            reports.append(self._settled(last, written))
+            return reports[-1]
+
+        try:
+            self._target.write(last, close)
+        except TooManyBad as error:
+            raise self._too_many(error.bad) from None
+        report = reports[-1]
+        report.retries = self._target.retries
+        report.seconds = time.monotonic() - self._started
+        return report
+
+    def _load(self, writer: Behind[Batch]) -> Batch:
+        """Write all batches but the last; gives that one."""
+        outcome, size = Outcome(self._transform.row_classes), 0
         lists = ahead(self._source, READ_AHEAD)
         try:
             for lines in lists:
                 for some in self._slices(lines):
-                    outcome = self._transformed(some)
-                    weight = sum(map(len, some)) if outcome.loaded else 0
-                    full = batch.loaded + outcome.loaded > self._settings.batch_items
-                    if batch.loaded and (full or size + weight > BATCH_BYTES):
-                        encoded = self._encoded(batch)
-                        writer.put(encoded, encoded.size)
-                        batch, size = Outcome(self._transform.row_classes), 0
-                    batch.add(outcome)
+                    found = self._transform(some, self._read + 1)
+                    self._read += len(some)
+                    weight = sum(map(len, found.lines)) + sum(len(bad.line) for bad in found.bad)
+                    full = len(outcome.lines) + len(found.lines) > self._settings.batch_items
+                    if (outcome.lines or outcome.bad) and (full or size + weight > BATCH_BYTES):
+                        batch = self._batch(outcome)
+                        writer.put(batch, batch.size)
+                        outcome, size = Outcome(self._transform.row_classes), 0
+                    outcome.add(found)
                     size += weight
                 self._tell_progress()
         finally:
             lists.close()
-        return self._encoded(batch)
+        return self._batch(outcome)
 
     def _slices(self, lines: list[bytes]) -> Iterator[list[bytes]]:
         """Cut a list so that no part can overfill a batch."""
@@ -190,57 +208,80 @@ class FileLoad:
             for start in range(0, len(lines), step):
                 yield lines[start : start + step]
 
-    def _transformed(self, lines: list[bytes]) -> Outcome:
-        """Turn lines into rows: all at once, or one by one where that fails, to find the line and the reason."""
-        first = self._report.items + 1
-        self._report.items += len(lines)
-        try:
-            return self._transform(lines)
-        except Exception:  # what it was is found below, with its line
-            outcome = Outcome(self._transform.row_classes)
-            for number, line in enumerate(lines, first):
-                try:
-                    outcome.add(self._transform.one(line))
-                except BadItem as error:
-                    raise MigrationError(
-                        f"{self.name}, line {number:,}: {error}; mend the item or the profile, then rerun the file"
-                    ) from error
-            return outcome
+    def _batch(self, outcome: Outcome) -> Batch:
+        """Make a batch of what lines became, and take its items into the account."""
+        batch = Batch.make(self._transform, self._target.encode, outcome)
+        self._counts.add(batch.counts)
+        for bad in batch.bad:
+            count_pattern(self._reasons, reason_of(bad))
+        batch.room = self._room()
+        if batch.room < 0:
+            raise self._too_many(batch.bad)
+        return batch
 
-    def _encoded(self, batch: Outcome) -> Any:
-        encoded: Encoded = self._target.encode(batch.rows)
-        batch.rows = {}
-        self._total.add(batch)
-        for table, count in encoded.rows.items():
-            self._report.rows[table] = self._report.rows.get(table, 0) + count
-        self._report.collisions += encoded.collisions
-        return encoded
+    def _room(self) -> int:
+        """How many more bad items the file may have."""
+        return self._allowed - self._reasons.total()
+
+    def _write(self, batch: Batch) -> None:
+        """Write a batch, in the writer's thread, and take what the database refused into the account."""
+        try:
+            written = self._target.write(batch)
+        except TooManyBad as error:
+            raise self._too_many(error.bad) from None
+        self._written.add(written)
+        for bad in written.refused:
+            count_pattern(self._reasons, reason_of(bad))
+        if self._room() < 0:
+            raise self._too_many(written.refused)
+
+    def _too_many(self, bad: list[Bad]) -> MigrationError:
+        """Say that the file's profile is wrong, rather than its items."""
+        reasons = Counter(map(reason_of, bad)).most_common(3)
+        told = "; ".join(f"{reason} ({count:,} ×)" for reason, count in reasons)
+        return MigrationError(
+            f"{self.name}: more than {self._allowed:,} of its {self.items:,} items are bad, the last one in line "
+            f"{max(one.number for one in bad):,}: {told}. Mend the profile or the table and rerun the file, or "
+            "allow more with max_bad_items and max_bad_share"
+        )
 
     def _tell_progress(self) -> None:
         now = time.monotonic()
         if now >= self._due:
             self._due = now + self._progress_seconds
-            report = self._report
-            self._on_progress(
-                Progress(report.items, self.items, self._source.bytes_read, now - self._started)
-            )
+            self._on_progress(Progress(self._read, self.items, self._source.bytes_read, now - self._started))
 
-    def _settle(self) -> None:
-        """Complete the account and hold it against promise P1."""
-        report, total = self._report, self._total
-        skipped = Counter(total.ignored)
-        for route, count in total.empty.items():
-            skipped[f"{route}: no row"] += count
-        if total.unrouted:
-            skipped[UNROUTED] = sum(total.unrouted.values())
-        report.loaded = total.loaded
-        report.skipped = dict(sorted(skipped.items()))
-        report.unrouted = dict(sorted(total.unrouted.items()))
-        report.bytes, report.md5 = self._source.bytes_read, self._source.md5
-        report.seconds = time.monotonic() - self._started
+    def _settled(self, last: Batch, written: Written) -> FileReport:
+        """Complete the account, with the last batch as it was written, and hold it against promise P1."""
+        total = Written()
+        total.add(self._written)
+        total.add(written)
+        reasons = self._reasons + Counter(map(reason_of, written.refused))
+        report = FileReport(
+            items=self._read,
+            loaded=self._counts.loaded - total.items_refused,
+            skipped=self._counts.skipped,
+            unrouted=dict(sorted(self._counts.unrouted.items())),
+            quarantined=reasons.total(),
+            quarantined_by_reason=dict(reasons.most_common()),
+            rows=dict(total.rows),
+            collisions=total.collisions,
+            changed=total.changed,
+            nul=total.nul,
+            retries=self._target.retries,
+            bytes=self._source.bytes_read,
+            md5=self._source.md5,
+            seconds=time.monotonic() - self._started,
+        )
         if not report.conserved or report.items != self.items:
             raise MigrationError(
                 f"{self.name}: items are not conserved: manifest {self.items:,}, read {report.items:,}, "
                 f"loaded {report.loaded:,}, skipped {sum(report.skipped.values()):,}, "
                 f"quarantined {report.quarantined:,}; this is a defect of the pipeline: please report it"
             )
+        return report
+
+
+def reason_of(bad: Bad) -> str:
+    """Say why an item is bad, with the table where it shows there; the same for all items bad alike."""
+    return f"{bad.table}: {bad.reason}" if bad.table else bad.reason

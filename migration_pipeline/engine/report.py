@@ -17,10 +17,18 @@ class FileReport(msgspec.Struct, kw_only=True):
     unrouted: dict[str, int] = {}
     """Items that no rule took, by the pattern of their keys. They are part of `skipped`, too."""
     quarantined: int = 0
+    """Items that something is wrong with; they are kept in the quarantine."""
+    quarantined_by_reason: dict[str, int] = {}
     rows: dict[str, int] = {}
     """Rows written, by table."""
     collisions: int = 0
     """Rows left out because another item of the same batch made the same key."""
+    changed: int = 0
+    """Rows that were there with other values: of an older load, or of another item with the same key."""
+    nul: int = 0
+    """Values from which U+0000 was taken out, where the profile says so."""
+    retries: int = 0
+    """Transactions that ran again after a transient fault of the database."""
     bytes: int = 0
     """Compressed bytes read."""
     md5: str = ""

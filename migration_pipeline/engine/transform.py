@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
+import msgspec
+
 from migration_pipeline.errors import BadItem
 from migration_pipeline.item import Item
 from migration_pipeline.profile import Prefix, Profile, Rule
@@ -48,11 +50,43 @@ class Dialect(Protocol):
         """Compile the reader of a typed item."""
 
 
+class Bad(msgspec.Struct, frozen=True):
+    """An item that becomes no row, and why: what goes to the quarantine."""
+
+    number: int
+    """Its line in the file, from 1."""
+    line: bytes
+    reason: str
+    """In words that hold no values of items."""
+    table: str | None = None
+    sqlstate: str | None = None
+
+
 class Outcome:
     """What lines became: rows by table, and counts of the items that became none."""
 
     def __init__(self, row_classes: Iterable[type[Row]]) -> None:
         self.rows: dict[type[Row], list[Row]] = {row_class: [] for row_class in row_classes}
+        self.numbers: list[int] = []
+        """Line numbers of the items that a route took; `lines` are their lines, in the same order."""
+        self.lines: list[bytes] = []
+        self.bad: list[Bad] = []
+        self.counts = Counts()
+
+    def add(self, other: Outcome) -> None:
+        """Take over what other lines became."""
+        for row_class, rows in other.rows.items():
+            self.rows[row_class] += rows
+        self.numbers += other.numbers
+        self.lines += other.lines
+        self.bad += other.bad
+        self.counts.add(other.counts)
+
+
+class Counts:
+    """How many items went which way."""
+
+    def __init__(self) -> None:
         self.loaded = 0
         self.ignored = Counter[str]()
         """Items by the reason of the ignore that took them."""
@@ -61,15 +95,23 @@ class Outcome:
         self.unrouted = Counter[str]()
         """Items that no rule took, by the pattern of their keys."""
 
-    def add(self, other: Outcome) -> None:
-        """Take over what other lines became."""
-        for row_class, rows in other.rows.items():
-            self.rows[row_class] += rows
+    def add(self, other: Counts) -> None:
+        """Count other items, too."""
         self.loaded += other.loaded
-        self.ignored += other.ignored
-        self.empty += other.empty
+        self.ignored.update(other.ignored)
+        self.empty.update(other.empty)
         for pattern, count in other.unrouted.items():
             count_pattern(self.unrouted, pattern, count)
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Items that became no row because the profile says so, by reason."""
+        skipped = Counter(self.ignored)
+        for route, count in self.empty.items():
+            skipped[f"{route}: no row"] += count
+        if self.unrouted:
+            skipped[UNROUTED] = sum(self.unrouted.values())
+        return dict(sorted(skipped.items()))
 
 
 class Transform:
@@ -92,56 +134,76 @@ class Transform:
             if rule.item_class and rule.function
         ]
 
-    def __call__(self, lines: list[bytes]) -> Outcome:
+    def __call__(self, lines: list[bytes], first: int = 1) -> Outcome:
+        """Turn lines, numbered from `first`, into rows, whatever is wrong with some of them."""
+        return self.numbered(lines, range(first, first + len(lines)))
+
+    def numbered(self, lines: Sequence[bytes], numbers: Sequence[int]) -> Outcome:
+        """Turn lines of any numbers into rows: all at once, or one by one where that fails, to find the bad ones."""
+        try:
+            return self._all(lines, numbers)
+        except Exception:  # what it was is found below, with its line
+            outcome = Outcome(self.row_classes)
+            for line, number in zip(lines, numbers, strict=True):
+                try:
+                    outcome.add(self.one(line, number))
+                except BadItem as error:
+                    outcome.bad.append(Bad(number, line, str(error)))
+            return outcome
+
+    def _all(self, lines: Sequence[bytes], numbers: Sequence[int]) -> Outcome:
         """Turn lines into rows. Raises any exception if one of the lines is bad; `one` tells which and why.
 
         This is the hot path: a loop in C for each step over all lines of a kind, and no Python code a line
         other than the route table, the generated decoders and the profile's own functions.
         """
         outcome = Outcome(self.row_classes)
-        taken, counts, unrouted = self.sort(lines, self.read_keys.many(lines))
-        for number, decoder, function in self._routes:
-            if taken[number]:
-                items = map(decoder.make, map(decoder.decode, taken[number]), taken[number])
-                self._collect(number, list(map(function, items)), outcome)
-        for number, count in enumerate(counts):
+        taken, places, counts, unrouted = self.sort(numbers, lines, self.read_keys.many(lines))
+        for route, decoder, function in self._routes:
+            if taken[route]:
+                items = map(decoder.make, map(decoder.decode, taken[route]), taken[route])
+                self._collect(route, list(map(function, items)), outcome)
+                outcome.lines += taken[route]
+                outcome.numbers += places[route]
+        for rule, count in enumerate(counts):
             if count:
-                outcome.ignored[self.rules[number].reason] += count
+                outcome.counts.ignored[self.rules[rule].reason] += count
         for keys in unrouted:
-            count_pattern(outcome.unrouted, key_pattern(self.attributes, keys))
+            count_pattern(outcome.counts.unrouted, key_pattern(self.attributes, keys))
         return outcome
 
-    def one(self, line: bytes) -> Outcome:
+    def one(self, line: bytes, number: int = 1) -> Outcome:
         """Turn a single line into rows. Raises `BadItem`; an exception of the profile becomes one, too."""
         outcome = Outcome(self.row_classes)
-        keys = self.read_keys(line)
-        taken, _, _ = self.sort([line], [keys])
-        for number, decoder, function in self._routes:
-            if taken[number]:
+        taken, *_ = self.sort([number], [line], [self.read_keys(line)])
+        for route, decoder, function in self._routes:
+            if taken[route]:
                 item = decoder(line)
                 try:
                     result = function(item)
                 except Exception as error:
                     raise BadItem(f"route {function.__name__} failed: {describe(error, function)}") from error
-                self._collect(number, [result], outcome)
+                self._collect(route, [result], outcome)
+                outcome.lines.append(line)
+                outcome.numbers.append(number)
                 return outcome
-        return self([line])
+        return self._all([line], [number])
 
-    def _collect(self, number: int, results: list[Any], outcome: Outcome) -> None:
+    def _collect(self, route: int, results: list[Any], outcome: Outcome) -> None:
         """Add what a route returned for some items: a row each, or None, or several rows."""
         kinds = set(map(type, results))
         if len(kinds) == 1 and (kind := kinds.pop()) in outcome.rows:
             outcome.rows[kind] += results
-            outcome.loaded += len(results)
+            outcome.counts.loaded += len(results)
             return
         for result in results:
-            rows = self._rows_of(number, result)
+            rows = self._rows_of(route, result)
             for row in rows:
                 outcome.rows[row.__class__].append(row)
             if rows:
-                outcome.loaded += 1
+                outcome.counts.loaded += 1
             else:
-                outcome.empty[self.rules[number].reason] += 1
+                outcome.counts.empty[self.rules[route].reason] += 1
 
     def _rows_of(self, number: int, result: Any) -> list[Row]:
         """Check what a route returned for one item. Raises `BadItem` for anything but rows that it names."""
@@ -156,16 +218,17 @@ class Transform:
         return rows
 
 
-Sorted = tuple[list[list[bytes]], list[int], list[tuple[str, ...]]]
+Sorted = tuple[list[list[bytes]], list[list[int]], list[int], list[tuple[str, ...]]]
 
 
 def compile_rules(
     rules: Sequence[Rule], attributes: Sequence[str]
-) -> Callable[[Iterable[bytes], Iterable[tuple[str, ...]]], Sorted]:
+) -> Callable[[Iterable[int], Iterable[bytes], Iterable[tuple[str, ...]]], Sorted]:
     """Generate one function for the whole route table: a chain of comparisons a line, first match first.
 
-    The function takes lines and their routing attributes, and gives a list of lines for each rule with a
-    function, a count for each without, and the attributes of the lines that no rule takes.
+    The function takes lines with their numbers and routing attributes. It gives a list of lines and one of
+    numbers for each rule with a function, a count for each without, and the attributes of the lines that no
+    rule takes.
     """
     slot = {name: f"k[{index}]" for index, name in enumerate(attributes)}
     tests: list[str] = []
@@ -180,15 +243,17 @@ def compile_rules(
             else:
                 names[constant] = condition
                 conditions.append(f"{slot[name]} == {constant}")
-        action = f"taken[{number}].append(line)" if rule.function else f"counts[{number}] += 1"
+        taking = f"taken[{number}].append(line); places[{number}].append(n)"
+        action = taking if rule.function else f"counts[{number}] += 1"
         tests.append(f"if {' and '.join(conditions)}: {action}")
     chain = "\n        el".join([*tests, "se: unrouted.append(k)"])
     source = (
-        "def sort(lines, keys):\n"
-        f"    taken, counts, unrouted = [[] for _ in range({len(rules)})], [0] * {len(rules)}, []\n"
-        "    for line, k in zip(lines, keys):\n"
+        "def sort(numbers, lines, keys):\n"
+        f"    taken, places = [[] for _ in range({len(rules)})], [[] for _ in range({len(rules)})]\n"
+        f"    counts, unrouted = [0] * {len(rules)}, []\n"
+        "    for n, line, k in zip(numbers, lines, keys):\n"
         f"        {chain}\n"
-        "    return taken, counts, unrouted\n"
+        "    return taken, places, counts, unrouted\n"
     )
     namespace: dict[str, Any] = dict(names)
     exec(compile(source, "<route table>", "exec"), namespace)  # noqa: S102  # constants are bound by name, not written into the source

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 
+import msgspec
 import psycopg2
+from psycopg2.extensions import parse_dsn
 
 from migration_pipeline.errors import MigrationError
+from migration_pipeline.targets.faults import advice
 
 SESSION = """
 SET SESSION TIME ZONE 'UTC';
@@ -18,31 +22,78 @@ SET SESSION enable_mergejoin = off
 to its table by the key's index, however large the table and whatever its statistics say: the staging
 table has none, and a plan that reads the whole target once a batch would be a disaster."""
 
+PARAMETERS: dict[str, tuple[str, str | None]] = {
+    # After a failover the old writer may answer still, but takes no writes: only the writer will do.
+    "target_session_attrs": ("read-write", "PGTARGETSESSIONATTRS"),
+    # A server that does not answer within it is tried again; libpq's own default is to wait for ever.
+    "connect_timeout": ("10", "PGCONNECT_TIMEOUT"),
+    # A peer that is gone without a word (a failover, a firewall) is noticed after 30 + 3 * 10 idle seconds,
+    # or 60 seconds after something was sent to it; the kernel's own defaults take hours.
+    "keepalives_idle": ("30", None),
+    "keepalives_interval": ("10", None),
+    "keepalives_count": ("3", None),
+    "tcp_user_timeout": ("60000", None),
+}
+"""libpq's parameters that we set unless the URL or libpq's own environment does: value, variable."""
+
+
+class DatabaseSettings(msgspec.Struct, frozen=True):
+    """How patient a load is with its database."""
+
+    retry_seconds: float = 300.0
+    """How long a transaction is tried again after transient faults; an Aurora failover takes up to 3 minutes."""
+    lock_timeout_seconds: float = 30.0
+    """How long a statement waits for a lock before its transaction is rolled back and tried again."""
+    statement_timeout_seconds: float = 300.0
+    """How long a statement may take; a batch takes less than a second where nothing is wrong."""
+
 
 class DatabaseError(MigrationError):
     """PostgreSQL refused something; the text holds SQLSTATE and names, never values."""
 
 
-def connect(url: str) -> Any:
-    """Connect, with what makes results the same everywhere: UTF-8 and `SESSION`. Raises `DatabaseError`."""
+def open_connection(url: str, settings: DatabaseSettings = DatabaseSettings()) -> Any:  # noqa: B008  # frozen
+    """Connect, with what makes results the same everywhere: UTF-8 and `SESSION`. Raises `psycopg2.Error`."""
+    given = parse_dsn(url)
+    ours: dict[str, Any] = {
+        name: value
+        for name, (value, variable) in PARAMETERS.items()
+        if name not in given and not (variable and os.environ.get(variable))
+    }
+    connection = psycopg2.connect(url, application_name="migration_pipeline", client_encoding="UTF8", **ours)
     try:
-        connection = psycopg2.connect(url, application_name="migration_pipeline", client_encoding="UTF8")
         with connection, connection.cursor() as cursor:
             cursor.execute(SESSION)
-    except psycopg2.ProgrammingError:
-        # Its text quotes the URL, and a URL may hold a password; so would a chained exception's.
-        raise DatabaseError(
+            for name in ("lock_timeout", "statement_timeout"):
+                milliseconds = int(getattr(settings, f"{name}_seconds") * 1000)
+                cursor.execute("SELECT set_config(%s, %s, false)", (name, str(milliseconds)))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def connect(url: str) -> Any:
+    """Connect once. Raises `DatabaseError`."""
+    try:
+        return open_connection(url)
+    except psycopg2.Error as error:
+        raise no_database(error) from None
+
+
+def no_database(error: psycopg2.Error) -> DatabaseError:
+    """Say why there is no connection. libpq's text quotes the URL, or parts of it: it must not be chained."""
+    if isinstance(error, psycopg2.ProgrammingError):
+        return DatabaseError(
             "no database: MIGRATION_DATABASE_URL is no connection URL; write it as "
             "postgresql://user@host:port/database, with %-escapes for special characters in a password"
-        ) from None
-    except psycopg2.Error as error:
-        # libpq quotes parts of the URL, and of a mistyped one any part may be of the password.
-        reason = re.sub(r'"[^"]*"', '"…"', str(error).strip().splitlines()[0])
-        raise DatabaseError(
-            f"no database: {reason}; check MIGRATION_DATABASE_URL, and that the server runs (the embedded one "
-            "runs under `make dev`)"
-        ) from None
-    return connection
+        )
+    # Of a mistyped URL any part may be of the password.
+    reason = re.sub(r'"[^"]*"', '"…"', (str(error).strip().splitlines() or ["connection lost"])[0])
+    return DatabaseError(
+        f"no database: {reason}; check MIGRATION_DATABASE_URL, and that the server runs (the embedded one "
+        "runs under `make dev`)"
+    )
 
 
 def explain(error: psycopg2.Error) -> str:
@@ -58,5 +109,34 @@ def explain(error: psycopg2.Error) -> str:
         )
         if value
     ]
-    kind = type(error).__name__
-    return f"PostgreSQL: {kind} (SQLSTATE {error.pgcode or 'none'}){': ' if names else ''}{', '.join(names)}"
+    if error.pgcode is None:
+        return "PostgreSQL: the connection was lost"
+    next_step = advice(error.pgcode)
+    return (
+        f"PostgreSQL: {type(error).__name__} (SQLSTATE {error.pgcode}){': ' if names else ''}{', '.join(names)}"
+        f"{'; ' if next_step else ''}{next_step}"
+    )
+
+
+def table_of_error(error: psycopg2.Error) -> str | None:
+    """Name the table that refused a row; None where PostgreSQL does not say."""
+    schema, name = error.diag.schema_name, error.diag.table_name
+    return name if not schema or schema == "public" or not name else f"{schema}.{name}"
+
+
+def reason_of_refusal(error: psycopg2.Error) -> str:
+    """Say why a row was refused, in words that hold no values: the kind, SQLSTATE, column and constraint.
+
+    PostgreSQL names the column of a value that it cannot read only in the error's context, ``COPY
+    customers, line 3, column created_at: "…"``, which ends in the value.
+    """
+    detail = error.diag
+    column = detail.column_name
+    if column is None and (
+        found := re.search(r"COPY [^,]*, line \d+, column ([^:]+):", detail.context or "")
+    ):
+        column = found[1]
+    names = [f"column {column}"] if column else []
+    if detail.constraint_name:
+        names.append(f"constraint {detail.constraint_name}")
+    return " ".join([f"{type(error).__name__} (SQLSTATE {error.pgcode})", *names])

@@ -14,10 +14,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import Any, get_origin
+from typing import Any, NamedTuple, get_origin
 
 import msgspec
 
+from migration_pipeline.profile import NulPolicy
 from migration_pipeline.row import Column, Row, Table, element_type
 
 COPY_OPTIONS = r"""FORMAT csv, QUOTE '"', ESCAPE '\', NULL 'null'"""
@@ -75,40 +76,86 @@ def _spelling(column: Column) -> Callable[[Any], str] | None:
 # -- batches ---------------------------------------------------------------------------------------
 
 
+class EncodedRows(NamedTuple):
+    """Rows of one table as COPY input."""
+
+    data: bytes
+    rows: int
+    nul: int
+    """Values from which U+0000 was taken out."""
+
+
 class RowEncoder:
     """Encodes the rows of one table, compiled once from its `Row` class."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, nul: NulPolicy = "quarantine") -> None:
         self.table = table
         fields = {column.name: column.field for column in table.columns}
         self.key: Callable[[Row], Any] = attrgetter(*(fields[name] for name in table.key))
+        self._version = attrgetter(fields[table.version]) if table.version else None
+        self._nul = {"strip": "", "escape": r"\u0000"}.get(nul)
         self._prepare = _compile_prepare(table)
 
-    def encode(self, rows: Sequence[Row]) -> tuple[bytes, int]:
+    def encode(self, rows: Sequence[Row]) -> EncodedRows:
         """Encode rows as COPY input, sorted by key, each key once.
 
-        Of rows with one key the one whose encoding is the greatest stays, whatever order they came in.
-        Returns the bytes and the number of rows in them.
+        Of rows with one key the one with the greatest version stays, and of those the one whose encoding is
+        the greatest, whatever order they came in.
         """
+        encoded = self._encode(rows)
+        if self._nul is None or _NUL not in encoded.data:
+            return encoded
+        counted = [0]
+        mended = [_without_nul(row, self._nul, counted) for row in rows]
+        return self._encode(mended)._replace(nul=counted[0])
+
+    def _encode(self, rows: Sequence[Row]) -> EncodedRows:
         # Sorted, B-tree inserts touch neighbouring pages, and loaders side by side lock in one order.
         ordered = sorted(rows, key=self.key)
         keys = list(map(self.key, ordered))
         if len(set(keys)) != len(keys):
             ordered = self._distinct(ordered)
-        return self._lines(ordered), len(ordered)
+        return EncodedRows(self._lines(ordered), len(ordered), 0)
 
     def _distinct(self, rows: Sequence[Row]) -> list[Row]:
         greatest: dict[Any, Row] = {}
         for row in rows:
             rival = greatest.setdefault(self.key(row), row)
-            if rival is not row and self._lines([row]) > self._lines([rival]):
+            if rival is not row and self._rank(row) > self._rank(rival):
                 greatest[self.key(row)] = row
         return list(greatest.values())
+
+    def _rank(self, row: Row) -> Any:
+        version = self._version(row) if self._version else None
+        return (version is not None, 0 if version is None else version, self._lines([row]))
 
     def _lines(self, rows: Sequence[Row]) -> bytes:
         lines = _json.encode_lines(rows if self._prepare is None else list(map(self._prepare, rows)))
         # A newline inside a value is still \n here, so these brackets are the rows' own.
         return _unescape(lines.replace(b"]\n[", b"\n")[1:-2]) + b"\n" if lines else b""
+
+
+_NUL = b"u0000"
+
+
+def _without_nul(value: Any, instead: str, counted: list[int]) -> Any:
+    """Copy a row, or a value in it, with `instead` in place of each U+0000, and count the texts that had one."""
+    if isinstance(value, str):
+        if "\0" not in value:
+            return value
+        counted[0] += 1
+        return value.replace("\0", instead)
+    if isinstance(value, dict):
+        return {
+            _without_nul(name, instead, counted): _without_nul(member, instead, counted)
+            for name, member in value.items()
+        }
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return type(value)(_without_nul(element, instead, counted) for element in value)
+    if isinstance(value, Row):
+        names = [field.name for field in msgspec.structs.fields(value)]
+        return type(value)(*(_without_nul(getattr(value, name), instead, counted) for name in names))
+    return value
 
 
 def _compile_prepare(table: Table) -> Callable[[Row], tuple[Any, ...]] | None:

@@ -1,34 +1,56 @@
-"""The PostgreSQL target: one connection, COPY to staging, upsert, one transaction a batch."""
+"""The PostgreSQL target: one connection; one transaction a batch, tried again after transient faults.
+
+A transaction writes the rows of a batch, the items of it that cannot be loaded to the quarantine, and with
+the last batch the file's receipt. What PostgreSQL refuses as data is halved within the transaction, behind
+savepoints, until the bad items stand alone.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import os
+import random
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import psycopg2
-import psycopg2.errors
+import psycopg2.errorcodes
 from psycopg2 import sql
 
+from migration_pipeline.engine.batch import Batch, TooManyBad, Written
 from migration_pipeline.engine.report import FileReport
+from migration_pipeline.engine.transform import Bad
+from migration_pipeline.profile import NulPolicy
 from migration_pipeline.row import Row, Table
-from migration_pipeline.targets.connection import DatabaseError, connect, explain
+from migration_pipeline.targets.connection import (
+    DatabaseError,
+    DatabaseSettings,
+    explain,
+    no_database,
+    open_connection,
+    reason_of_refusal,
+    table_of_error,
+)
 from migration_pipeline.targets.copy_csv import COPY_OPTIONS, RowEncoder
 from migration_pipeline.targets.ddl import SchemaError, check_table
+from migration_pipeline.targets.faults import FEW_TRIES, Fault, fault_of, wait_seconds
+
+Result = TypeVar("Result")
 
 
 class Encoded(msgspec.Struct, frozen=True):
-    """A batch as COPY input, by table."""
+    """A batch's rows as COPY input, by table."""
 
     parts: list[tuple[type[Row], bytes]]
     rows: dict[str, int]
     collisions: int
+    nul: int
 
     @property
     def size(self) -> int:
@@ -48,16 +70,74 @@ class FileIdentity(msgspec.Struct, frozen=True):
 
 RECEIPT = """
 INSERT INTO migration.loaded_file
-       (profile, export_id, file, profile_version, md5, bytes, items, loaded, skipped, quarantined, rows,
-        seconds, run_id)
+       (profile, export_id, file, profile_version, md5, bytes, items, loaded, skipped, unrouted, quarantined,
+        rows, collisions, changed, nul, retries, seconds, run_id)
 VALUES (%(profile)s, %(export_id)s, %(file)s, %(profile_version)s, %(md5)s, %(bytes)s, %(items)s, %(loaded)s,
-        %(skipped)s, %(quarantined)s, %(rows)s, %(seconds)s, %(run_id)s)
+        %(skipped)s, %(unrouted)s, %(quarantined)s,
+        %(rows)s, %(collisions)s, %(changed)s, %(nul)s, %(retries)s, %(seconds)s, %(run_id)s)
 ON CONFLICT (profile, export_id, file) DO UPDATE
    SET profile_version = EXCLUDED.profile_version, md5 = EXCLUDED.md5, bytes = EXCLUDED.bytes,
        items = EXCLUDED.items, loaded = EXCLUDED.loaded, skipped = EXCLUDED.skipped,
-       quarantined = EXCLUDED.quarantined, rows = EXCLUDED.rows, seconds = EXCLUDED.seconds,
-       run_id = EXCLUDED.run_id, loaded_at = now()
+       unrouted = EXCLUDED.unrouted, quarantined = EXCLUDED.quarantined, rows = EXCLUDED.rows,
+       collisions = EXCLUDED.collisions, changed = EXCLUDED.changed, nul = EXCLUDED.nul,
+       retries = EXCLUDED.retries, seconds = EXCLUDED.seconds, run_id = EXCLUDED.run_id, loaded_at = now()
 """
+
+RECEIPT_OF = """
+SELECT profile_version, md5, bytes, items, loaded, skipped, unrouted, quarantined, rows, collisions, changed, nul, retries, seconds
+  FROM migration.loaded_file
+ WHERE (profile, export_id, file) = (%(profile)s, %(export_id)s, %(file)s)
+   FOR UPDATE
+"""
+
+BOOKKEEPING_COLUMNS = """
+SELECT count(*)
+  FROM pg_attribute
+ WHERE attrelid = to_regclass('migration.loaded_file') AND attname = 'retries'
+    OR attrelid = to_regclass('migration.quarantine') AND attname = 'raw'
+    OR attrelid = to_regclass('migration.collision') AND attname = 'key'
+"""
+"""The newest column of each of our tables."""
+
+OTHER_VERSIONS = """
+SELECT count(*) FILTER (WHERE (export_id, file) = (%(export_id)s, %(file)s)),
+       count(*) FILTER (WHERE profile_version <> %(profile_version)s)
+  FROM migration.loaded_file
+ WHERE profile = %(profile)s
+"""
+"""Whether the file has a receipt, and how many files of the profile were loaded by another version of it."""
+
+QUARANTINE = """
+INSERT INTO migration.quarantine
+       (profile, export_id, file, line, raw, table_name, sqlstate, reason, profile_version, run_id)
+VALUES (%(profile)s, %(export_id)s, %(file)s, %(line)s, %(raw)s, %(table)s, %(sqlstate)s, %(reason)s,
+        %(profile_version)s, %(run_id)s)
+ON CONFLICT (profile, export_id, file, line) DO UPDATE
+   SET raw = EXCLUDED.raw, table_name = EXCLUDED.table_name, sqlstate = EXCLUDED.sqlstate,
+       reason = EXCLUDED.reason, profile_version = EXCLUDED.profile_version, run_id = EXCLUDED.run_id,
+       quarantined_at = now()
+"""
+
+QUARANTINED = """
+SELECT line, raw
+  FROM migration.quarantine
+ WHERE (profile, export_id, file) = (%(profile)s, %(export_id)s, %(file)s)
+ ORDER BY line
+"""
+
+CLEAR_OTHERS = """
+DELETE FROM migration.quarantine
+ WHERE (profile, export_id, file) = (%(profile)s, %(export_id)s, %(file)s) AND line <> ALL (%(lines)s::bigint[])
+"""
+"""Once a file is loaded, its quarantine holds just the lines that were bad this time."""
+
+CLEAR = """
+DELETE FROM migration.quarantine
+ WHERE (profile, export_id, file) = (%(profile)s, %(export_id)s, %(file)s) AND line = ANY (%(lines)s::bigint[])
+"""
+
+COLLISIONS_SHOWN = 20
+"""Examples of colliding keys that are kept a file."""
 
 
 class _Statements(msgspec.Struct, frozen=True):
@@ -65,43 +145,48 @@ class _Statements(msgspec.Struct, frozen=True):
 
     copy: sql.Composed
     stage: sql.Composed
+    empty: sql.Composed
     copy_to_staging: sql.Composed
     upsert: sql.Composed
-
-
-LOADED = "SELECT FROM migration.loaded_file WHERE (profile, export_id, file) = (%s, %s, %s)"
 
 
 class PostgresTarget:
     """Writes the rows of one file to PostgreSQL. Use as a context manager: it holds one connection.
 
     `url` is anything libpq takes (a URL or ``host=… dbname=…``); the usual PG* variables and ~/.pgpass
-    fill in what it leaves out. Raises `DatabaseError` when the database cannot be reached or refuses, and
-    `SchemaError` when the tables are not the profile's.
+    fill in what it leaves out. Transient faults are retried; each is told to `on_retry`. Raises
+    `DatabaseError` when the database cannot be reached or refuses for good, and `SchemaError` when the
+    tables are not the profile's.
     """
 
-    def __init__(self, url: str, tables: Mapping[type[Row], Table], file: FileIdentity) -> None:
+    def __init__(
+        self,
+        url: str,
+        tables: Mapping[type[Row], Table],
+        file: FileIdentity,
+        settings: DatabaseSettings = DatabaseSettings(),  # noqa: B008  # frozen
+        nul: NulPolicy = "quarantine",
+        on_retry: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._url = url
         self._file = file
+        self._settings = settings
         self._tables = dict(tables)
-        self._encoders = {row_class: RowEncoder(table) for row_class, table in self._tables.items()}
-        self._statements = {
-            row_class: _statements(number, table)
-            for number, (row_class, table) in enumerate(self._tables.items())
-        }
+        self._encoders = {row_class: RowEncoder(table, nul) for row_class, table in self._tables.items()}
+        self._statements: dict[type[Row], _Statements] = {}
+        self._on_retry = on_retry
         self._connection: Any = None
+        self._cancelled = threading.Event()
+        self._chance = random.Random()  # spreads retries, keeps no secret
         self._rows_are_new = False
+        self._quarantined: set[int] = set()
+        self.retries = 0
 
     def __enter__(self) -> PostgresTarget:
-        self._connection = connect(self._url)
         try:
-            with self._transaction() as cursor:
-                self._check(cursor)
-                cursor.execute(LOADED, (self._file.profile, self._file.export_id, self._file.file))
-                # A file with a receipt has its rows in the tables: no batch need find that out.
-                self._rows_are_new = cursor.fetchone() is None
+            self._persistently(self._check)
         except BaseException:
-            self._connection.close()
+            self._drop()
             raise
         return self
 
@@ -111,111 +196,276 @@ class PostgresTarget:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if error is not None:
+        if error is not None and self._connection is not None:
             # A write that could not be cancelled would hold the connection, and close() waits for it.
             with (
                 contextlib.suppress(OSError, psycopg2.Error),
                 socket.socket(fileno=os.dup(self._connection.fileno())) as wire,
             ):
                 wire.shutdown(socket.SHUT_RDWR)
-        self._connection.close()
+        self._drop()
 
     def _check(self, cursor: Any) -> None:
         """Compare tables and bookkeeping with the catalog, before any work."""
-        cursor.execute("SELECT to_regclass('migration.loaded_file')")
-        if cursor.fetchone()[0] is None:
+        cursor.execute(BOOKKEEPING_COLUMNS)
+        if cursor.fetchone() != (3,):
             raise SchemaError(
-                "the database has no migration.loaded_file; create the bookkeeping with: "
-                "migration-pipeline ddl <profile> --apply"
+                "the database has no bookkeeping (schema migration), or that of an older version; create or "
+                "complete it with: migration-pipeline ddl <profile> --apply"
             )
         for table in self._tables.values():
             check_table(table, cursor)
+        cursor.execute(OTHER_VERSIONS, msgspec.to_builtins(self._file))
+        receipts, other_versions = cursor.fetchone()
+        # A file with a receipt has its rows in the tables: no batch need find that out.
+        self._rows_are_new = not receipts
+        # After a change of the profile rows change without any collision.
+        examples = 0 if other_versions else COLLISIONS_SHOWN
+        self._statements = {
+            row_class: _statements(number, table, self._file, examples)
+            for number, (row_class, table) in enumerate(self._tables.items())
+        }
 
     def encode(self, rows: dict[type[Row], list[Row]]) -> Encoded:
-        """Encode a batch for COPY, each table's rows sorted by key."""
-        parts, counts, collisions = [], {}, 0
+        """Encode a batch's rows for COPY, each table's sorted by key."""
+        parts, counts, collisions, nul = [], {}, 0, 0
         for row_class, batch in rows.items():
             if batch:
-                data, count = self._encoders[row_class].encode(batch)
-                parts.append((row_class, data))
-                counts[self._tables[row_class].qualified] = count
-                collisions += len(batch) - count
-        return Encoded(parts, counts, collisions)
+                encoded = self._encoders[row_class].encode(batch)
+                parts.append((row_class, encoded.data))
+                counts[self._tables[row_class].qualified] = encoded.rows
+                collisions += len(batch) - encoded.rows
+                nul += encoded.nul
+        return Encoded(parts, counts, collisions, nul)
 
-    def write(self, encoded: Encoded, receipt: FileReport | None = None) -> None:
-        """Upsert a batch, and record `receipt` with it, in one transaction. Raises `DatabaseError`.
+    def write(self, batch: Batch, close: Callable[[Written], FileReport] | None = None) -> Written:
+        """Write a batch in one transaction, as `engine.load.Target` has it. Raises `DatabaseError`.
 
         While a file's rows are new they are copied straight into the tables. The first row that is there
         already (a unique violation) undoes its batch; that batch and the rest of the file go by a staging
         table, which writes only the rows that are new or different.
         """
-        if self._rows_are_new:
-            try:
-                self._write(encoded, receipt, self._copy)
-                return
-            except psycopg2.errors.UniqueViolation:
-                self._rows_are_new = False
-            except psycopg2.Error as error:
-                raise DatabaseError(explain(error)) from error
-        try:
-            self._write(encoded, receipt, self._upsert)
-        except psycopg2.Error as error:
-            raise DatabaseError(explain(error)) from error
 
-    def _write(self, encoded: Encoded, receipt: FileReport | None, load: Callable[..., None]) -> None:
-        with self._connection, self._connection.cursor() as cursor:
-            if receipt is None:
+        def work(cursor: Any) -> Written:
+            if close is None:
                 # The file's last commit waits for the disk, and for all before it: WAL is written in order.
                 cursor.execute("SET LOCAL synchronous_commit = off")
-            for row_class, data in encoded.parts:
-                load(cursor, self._statements[row_class], data)
-            if receipt is not None:
-                cursor.execute(RECEIPT, self._receipt(receipt))
+            written = self._write(cursor, batch)
+            if close is not None:
+                self._keep_receipt(cursor, close(written), self._file)
+                lines = self._quarantined.union(_lines(batch.bad), _lines(written.refused))
+                cursor.execute(CLEAR_OTHERS, msgspec.to_builtins(self._file) | {"lines": list(lines)})
+            return written
 
-    @staticmethod
-    def _copy(cursor: Any, statements: _Statements, data: bytes) -> None:
-        # The whole batch in one call: between two calls this thread would wait for Python's lock.
-        cursor.copy_expert(statements.copy, io.BytesIO(data), len(data))
+        written = self._persistently(work)
+        self._quarantined.update(_lines(batch.bad), _lines(written.refused))
+        return written
 
-    @staticmethod
-    def _upsert(cursor: Any, statements: _Statements, data: bytes) -> None:
-        cursor.execute(statements.stage)
-        cursor.copy_expert(statements.copy_to_staging, io.BytesIO(data), len(data))
-        cursor.execute(statements.upsert)
+    def quarantined(self) -> list[tuple[int, bytes]]:
+        """Give the file's quarantined items: line number and line. Their number is bounded by the load's limit."""
+
+        def work(cursor: Any) -> list[tuple[int, bytes]]:
+            cursor.execute(QUARANTINED, msgspec.to_builtins(self._file))
+            return [(line, bytes(raw)) for line, raw in cursor.fetchall()]
+
+        return self._persistently(work)
+
+    def replay(
+        self, batch: Batch, numbers: Iterable[int], adjust: Callable[[FileReport, Written], FileReport]
+    ) -> Written:
+        """Write items that were in the file's quarantine, and leave there only those that are bad still.
+
+        `numbers` are the line numbers of all of them; `adjust` makes the file's new receipt of the old one.
+        Raises `DatabaseError` when there is none.
+        """
+
+        def work(cursor: Any) -> Written:
+            cursor.execute(RECEIPT_OF, msgspec.to_builtins(self._file))
+            found = cursor.fetchone()
+            if found is None:
+                raise DatabaseError(
+                    f"{self._file.file}: it has no receipt, so it is not loaded; load it first"
+                )
+            receipt = dict(zip([column.name for column in cursor.description], found, strict=True))
+            written = self._write(cursor, batch)
+            bad = {*_lines(batch.bad), *_lines(written.refused)}
+            gone = [number for number in numbers if number not in bad]
+            cursor.execute(CLEAR, msgspec.to_builtins(self._file) | {"lines": gone})
+            if cursor.rowcount != len(gone):
+                raise DatabaseError(f"{self._file.file}: its quarantine changed meanwhile; replay it again")
+            version = receipt.pop("profile_version")
+            report = adjust(msgspec.convert(receipt, FileReport), written)
+            # The other rows of the file are still those of the version that loaded it.
+            self._keep_receipt(cursor, report, msgspec.structs.replace(self._file, profile_version=version))
+            return written
+
+        return self._persistently(work)
+
+    def _write(self, cursor: Any, batch: Batch) -> Written:
+        # Deferred constraints would refuse the whole transaction at its end instead of a row.
+        cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        written = Written()
+        self._load(cursor, batch, batch.room, written)
+        for bad in [*batch.bad, *written.refused]:
+            self._keep_bad(cursor, bad)
+        return written
+
+    def _load(self, cursor: Any, batch: Batch, room: int, written: Written) -> None:
+        """Load a batch whole or, where it holds bad items, by halves."""
+        cursor.execute("SAVEPOINT batch")
+        try:
+            changed = (
+                self._copy(cursor, batch.encoded)
+                if self._rows_are_new
+                else self._upsert(cursor, batch.encoded)
+            )
+        except psycopg2.Error as error:
+            if fault_of(error) is not Fault.DATA:
+                raise
+            cursor.execute("ROLLBACK TO SAVEPOINT batch")
+            if self._rows_are_new and error.pgcode == psycopg2.errorcodes.UNIQUE_VIOLATION:
+                self._rows_are_new = False
+                self._load(cursor, batch, room, written)
+            elif len(batch.lines) > 1:
+                for half in batch.halves():
+                    for bad in half.bad:
+                        written.refuse(bad)
+                    self._load(cursor, half, room, written)
+            else:
+                written.refuse(batch.refused(reason_of_refusal(error), table_of_error(error), error.pgcode))
+                if len(written.refused) > room:
+                    raise TooManyBad(written.refused) from None
+        else:
+            written.rows.update(batch.encoded.rows)
+            written.collisions += batch.encoded.collisions
+            written.nul += batch.encoded.nul
+            written.changed += changed
+        cursor.execute("RELEASE SAVEPOINT batch")
+
+    def _copy(self, cursor: Any, encoded: Encoded) -> int:
+        """Copy rows straight into their tables; gives the number that replaced others: none."""
+        for row_class, data in encoded.parts:
+            # The whole batch in one call: between two calls this thread would wait for Python's lock.
+            cursor.copy_expert(self._statements[row_class].copy, io.BytesIO(data), len(data))
+        return 0
+
+    def _upsert(self, cursor: Any, encoded: Encoded) -> int:
+        """Write the rows that are new or different; gives the number of those that replaced others."""
+        changed = 0
+        for row_class, data in encoded.parts:
+            statements = self._statements[row_class]
+            cursor.execute(statements.stage)
+            cursor.execute(statements.empty)
+            cursor.copy_expert(statements.copy_to_staging, io.BytesIO(data), len(data))
+            cursor.execute(statements.upsert)
+            changed += cursor.fetchone()[0]
+        return changed
+
+    def _keep_bad(self, cursor: Any, bad: Bad) -> None:
+        values = {
+            "line": bad.number,
+            "raw": psycopg2.Binary(bad.line),
+            "table": bad.table,
+            "sqlstate": bad.sqlstate,
+            "reason": bad.reason,
+        }
+        cursor.execute(QUARANTINE, msgspec.to_builtins(self._file) | values)
+
+    def _keep_receipt(self, cursor: Any, report: FileReport, file: FileIdentity) -> None:
+        values: dict[str, Any] = msgspec.to_builtins(report) | msgspec.to_builtins(file)
+        documents = {
+            name: msgspec.json.encode(values[name]).decode() for name in ("skipped", "unrouted", "rows")
+        }
+        cursor.execute(RECEIPT, values | documents)
 
     def cancel(self) -> None:
         """Make a `write` in another thread fail soon."""
-        with contextlib.suppress(psycopg2.Error):
+        self._cancelled.set()
+        with contextlib.suppress(psycopg2.Error, AttributeError):
             self._connection.cancel()
 
-    def _receipt(self, report: FileReport) -> dict[str, Any]:
-        values: dict[str, Any] = msgspec.to_builtins(report) | msgspec.to_builtins(self._file)
-        return values | {name: msgspec.json.encode(values[name]).decode() for name in ("skipped", "rows")}
+    # -- transactions --------------------------------------------------------------------------------
 
-    @contextmanager
-    def _transaction(self) -> Iterator[Any]:
-        """One transaction: committed if the block ends well, rolled back if not."""
+    def _persistently(self, work: Callable[[Any], Result]) -> Result:
+        """Do `work` in a transaction, and again after each transient fault. Raises `DatabaseError`.
+
+        A connection that is lost during COMMIT leaves open whether the transaction is there. It runs again:
+        rows that are there already are found to be.
+        """
+        began, attempt = time.monotonic(), 0
+        while True:
+            try:
+                return self._transaction(work)
+            except psycopg2.Error as error:
+                connected = self._connection is not None
+                fault = fault_of(error, connected=connected)
+                told = explain(error) if connected else str(no_database(error))
+                if fault is Fault.RECONNECT:
+                    self._drop()
+                if self._cancelled.is_set() or fault not in (Fault.AGAIN, Fault.RECONNECT):
+                    raise DatabaseError(told) from None
+                wait = wait_seconds(attempt, error.pgcode, self._chance)
+                attempt += 1
+                spent = time.monotonic() - began
+                if attempt >= FEW_TRIES.get(error.pgcode or "", attempt + 1) or (
+                    spent + wait > self._settings.retry_seconds
+                ):
+                    raise DatabaseError(
+                        f"{told}; gave up after {attempt} tries in {spent:,.0f} s: when the database is well "
+                        "again, rerun the file"
+                    ) from None
+                self.retries += 1
+                self._on_retry(f"{told}; try {attempt + 1} in {wait:.1f} s")
+                if self._cancelled.wait(wait):
+                    raise DatabaseError(told) from None
+
+    def _transaction(self, work: Callable[[Any], Result]) -> Result:
+        """Do `work` in one transaction: committed if it ends well, rolled back if not."""
+        if self._connection is None:
+            self._connection = open_connection(self._url, self._settings)
         try:
-            with self._connection, self._connection.cursor() as cursor:
-                yield cursor
-        except psycopg2.Error as error:
-            raise DatabaseError(explain(error)) from error
+            with self._connection.cursor() as cursor:
+                result = work(cursor)
+            self._connection.commit()
+        except BaseException:
+            with contextlib.suppress(psycopg2.Error):
+                self._connection.rollback()
+            raise
+        return result
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(psycopg2.Error):
+                connection.close()
 
 
-def _statements(number: int, table: Table) -> _Statements:
-    """Compose one table's SQL. Identifiers are quoted by psycopg2, never pasted."""
+def _lines(bad: Iterable[Bad]) -> list[int]:
+    return [one.number for one in bad]
+
+
+def _statements(number: int, table: Table, file: FileIdentity, examples: int) -> _Statements:
+    """Compose one table's SQL. Identifiers and values are quoted by psycopg2, never pasted.
+
+    The statements take no parameters: with them, psycopg2 would read a % in a name as a placeholder.
+    """
     target = sql.Identifier(*(part for part in (table.schema, table.name) if part))
     staging = sql.Identifier("pg_temp", f"staging_{number}")
     names = [column.name for column in table.columns]
     others = [name for name in names if name not in table.key]
-    columns, key = _list(names), _list(table.key)
+    version = sql.Identifier(table.version) if table.version else None
     parts = {
         "target": target,
         "staging": staging,
         "new_table": sql.Identifier(f"staging_{number}"),
-        "columns": columns,
+        "columns": _list(names),
         "staged": _list(names, "s"),
-        "key": key,
+        "key": _list(table.key),
+        "key_document": sql.SQL("jsonb_build_object({})").format(
+            sql.SQL(", ").join(
+                sql.SQL("{}, {}").format(sql.Literal(name), sql.Identifier(name)) for name in table.key
+            )
+        ),
         "same_key": sql.SQL(" AND ").join(
             sql.SQL("t.{0} = s.{0}").format(sql.Identifier(name)) for name in table.key
         ),
@@ -225,32 +475,63 @@ def _statements(number: int, table: Table) -> _Statements:
         "changes": sql.SQL(", ").join(
             sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(name)) for name in others
         ),
+        # In the join for cheapness; in the update, too, for a row that came in between.
+        "not_older": sql.SQL(NOT_OLDER).format(version=version, new=sql.SQL("s"))
+        if version
+        else sql.SQL("true"),
+        "unless_older": sql.SQL("WHERE " + NOT_OLDER).format(version=version, new=sql.SQL("EXCLUDED"))
+        if version
+        else sql.SQL(""),
         "options": sql.SQL(COPY_OPTIONS),
+        "this_file": sql.SQL(", ").join(map(sql.Literal, (file.profile, file.export_id, file.file))),
+        "table": sql.Literal(table.qualified),
+        "examples": sql.Literal(examples),
     }
-    upsert = UPSERT if others else INSERT_KEYS
     return _Statements(
         copy=sql.SQL("COPY {target} ({columns}) FROM STDIN WITH ({options})").format(**parts),
         stage=sql.SQL(
             "CREATE TEMP TABLE IF NOT EXISTS {new_table} ON COMMIT DELETE ROWS AS SELECT {columns} FROM {target} WITH NO DATA"
         ).format(**parts),
+        empty=sql.SQL("DELETE FROM {staging}").format(**parts),
         copy_to_staging=sql.SQL("COPY {staging} ({columns}) FROM STDIN WITH ({options})").format(**parts),
-        upsert=sql.SQL(upsert).format(**parts),
+        upsert=sql.SQL(UPSERT if others else INSERT_KEYS).format(**parts),
     )
 
 
 UPSERT = """
-INSERT INTO {target} ({columns})
-SELECT {staged}
-  FROM {staging} s
-  LEFT JOIN {target} t ON {same_key}
- WHERE t.{first_key} IS NULL OR ({theirs}) IS DISTINCT FROM ({ours})
-    ON CONFLICT ({key}) DO UPDATE SET {changes}
-"""
-"""Rows that are there unchanged stay out of the INSERT: ON CONFLICT would lock and log each of them."""
-
-INSERT_KEYS = (
-    "INSERT INTO {target} ({columns}) SELECT {staged} FROM {staging} s ON CONFLICT ({key}) DO NOTHING"
+WITH upserted AS (
+    INSERT INTO {target} AS t ({columns})
+    SELECT {staged}
+      FROM {staging} s
+      LEFT JOIN {target} t ON {same_key}
+     WHERE t.{first_key} IS NULL OR (({theirs}) IS DISTINCT FROM ({ours}) AND {not_older})
+        ON CONFLICT ({key}) DO UPDATE SET {changes} {unless_older}
+    RETURNING {key_document} AS key, xmax <> 0 AS changed
+), examples AS (
+    INSERT INTO migration.collision (profile, export_id, file, table_name, key)
+    SELECT {this_file}, {table}, key
+      FROM upserted
+     WHERE changed AND {examples} > (SELECT count(*) FROM migration.collision
+                                      WHERE (profile, export_id, file) = ({this_file}))
+     LIMIT {examples}
+        ON CONFLICT DO NOTHING
 )
+SELECT count(*) FROM upserted WHERE changed
+"""
+"""Rows that are there unchanged stay out of the INSERT: ON CONFLICT would lock and log each of them.
+
+A row that an INSERT … ON CONFLICT updates comes back with the updating transaction in xmax, a new one with 0.
+"""
+
+NOT_OLDER = "(t.{version} IS NULL OR {new}.{version} >= t.{version})"
+"""Of one key the greatest version stays; the same version again is the same item, made anew."""
+
+INSERT_KEYS = """
+WITH inserted AS (
+    INSERT INTO {target} ({columns}) SELECT {staged} FROM {staging} s ON CONFLICT ({key}) DO NOTHING
+)
+SELECT 0
+"""
 """For a table that is all key."""
 
 

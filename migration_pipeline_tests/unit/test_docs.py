@@ -178,7 +178,7 @@ def test_the_profile_in_the_readme_takes_every_item_of_the_sample(
 ) -> None:
     export = read_export(str(write_sample(tmp_path, items=500, files=1)), Storage())
     lines = [line for some in FileStream(export.files[0], Storage()) for line in some]
-    outcome = Transform(readme_profile, dynamodb_json)(lines)
+    outcome = Transform(readme_profile, dynamodb_json)(lines).counts
     assert outcome.loaded == 130  # 26 of 100 items are sessions
     assert not outcome.unrouted
     assert outcome.loaded + sum(outcome.ignored.values()) == 500

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from migration_pipeline import Item, Profile, Row, prefix
+from migration_pipeline.engine.batch import Batch, Written
 from migration_pipeline.engine.load import FileLoad, LoadSettings
 from migration_pipeline.engine.report import FileReport
-from migration_pipeline.engine.transform import Transform
+from migration_pipeline.engine.transform import Bad, Transform
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.sources import dynamodb_json
 
@@ -32,6 +33,8 @@ things = Profile("things")
 
 @things.route(PK=prefix("KEEP#"))
 def keep(item: Thing) -> Kept | None:
+    if "raise" in item.PK:
+        raise KeyError(item.PK)
     return Kept(item.PK)
 
 
@@ -69,23 +72,60 @@ class Target:
     def __init__(self) -> None:
         self.commits: list[tuple[int, FileReport | None]] = []
         self.rows: list[Any] = []
+        self.bad: list[Bad] = []
+        self.retries = 0
 
     def encode(self, rows: dict[type[Row], list[Row]]) -> Any:
         flat = [row for batch in rows.values() for row in batch]
-        return SimpleNamespace(
-            flat=flat, rows={"kept": len(flat)} if flat else {}, collisions=0, size=len(flat)
-        )
+        return SimpleNamespace(flat=flat, rows={"kept": len(flat)} if flat else {}, size=len(flat))
 
     def cancel(self) -> None:
         raise AssertionError("nothing here takes long")
 
-    def write(self, encoded: Any, receipt: FileReport | None = None) -> None:
-        self.rows += encoded.flat
-        self.commits.append((len(encoded.flat), receipt))
+    def write(self, batch: Batch, close: Callable[[Written], FileReport] | None = None) -> Written:
+        """Refuse the items whose key holds "refuse", by halving as a real target does."""
+        written = Written()
+        self._load(batch, written)
+        self.bad += [*batch.bad, *written.refused]
+        self.commits.append((sum(written.rows.values()), close(written) if close else None))
+        return written
+
+    def _load(self, batch: Batch, written: Written) -> None:
+        if not any("refuse" in row.id for row in batch.encoded.flat):
+            self.rows += batch.encoded.flat
+            written.rows.update(batch.encoded.rows)
+        elif len(batch.lines) > 1:
+            for half in batch.halves():
+                self._load(half, written)
+        else:
+            written.refuse(batch.refused("refused", "kept", "23514"))
 
 
 def line(kind: str, number: int) -> bytes:
     return json.dumps({"Item": {"PK": {"S": f"{kind}{number}"}}}).encode()
+
+
+BAD = ("KEEP#refuse", "TWO#refuse", "KEEP#raise")
+
+
+@given(
+    st.lists(st.lists(st.sampled_from(KINDS + BAD), max_size=9), max_size=5),
+    st.integers(min_value=1, max_value=7),
+)
+def test_halving_isolates_exactly_the_bad_items(kinds: list[list[str]], batch_items: int) -> None:
+    lists = [[line(kind, n) for n, kind in enumerate(some)] for some in kinds]
+    flat = [kind for some in kinds for kind in some]
+    target = Target()
+    settings = LoadSettings(batch_items=batch_items, max_bad_share=1.0)
+    report = FileLoad("f", len(flat), Source(lists), transform, target, settings).run()
+    every = [each for some in lists for each in some]
+    assert sorted((bad.number, bad.line) for bad in target.bad) == [
+        (n, every[n - 1]) for n, kind in enumerate(flat, 1) if kind in BAD
+    ]
+    assert report.conserved
+    assert report.quarantined == sum(report.quarantined_by_reason.values()) == len(target.bad)
+    assert report.loaded == flat.count("KEEP#") + flat.count("TWO#")
+    assert sum(report.rows.values()) == len(target.rows) == flat.count("KEEP#") + 2 * flat.count("TWO#")
 
 
 @given(
@@ -131,12 +171,30 @@ def test_a_file_whose_items_are_not_conserved_fails_loudly(promised: int) -> Non
     assert target.commits == []
 
 
-def test_a_bad_item_is_named_by_file_and_line() -> None:
+@pytest.mark.parametrize("kind", ["KEEP#refuse", "KEEP#raise"])
+def test_a_file_with_too_many_bad_items_fails_and_says_why(kind: str) -> None:
+    """Ten do not count; here 100 of 1,000 may be bad."""
+    good = [line("KEEP#", n) for n in range(900)]
+    target = Target()
+    settings = LoadSettings(batch_items=50, max_bad_share=0.1)
+    source = Source([[line(kind, n) for n in range(100)] + good])
+    report = FileLoad("f", 1_000, source, transform, target, settings).run()
+    assert report.quarantined == 100
+    source = Source([[line(kind, n) for n in range(101)] + good[1:]])
+    with pytest.raises(MigrationError) as caught:
+        FileLoad("f", 1_000, source, transform, Target(), settings).run()
+    reason = {"KEEP#refuse": "kept: refused", "KEEP#raise": "route keep failed: KeyError at"}[kind]
+    assert str(caught.value).startswith("f: more than 100 of its 1,000 items are bad, the last one in line ")
+    assert reason in str(caught.value)
+    assert "max_bad_items" in str(caught.value)
+
+
+def test_a_line_that_is_no_item_is_quarantined_with_its_number() -> None:
+    target = Target()
     source = Source([[line("KEEP#", 1), line("DROP#", 1)], [b"nonsense"]])
-    with pytest.raises(
-        MigrationError, match=r"^f, line 3: .*; mend the item or the profile, then rerun the file$"
-    ):
-        FileLoad("f", 3, source, transform, Target()).run()
+    report = FileLoad("f", 3, source, transform, target).run()
+    assert [(bad.number, bad.line) for bad in target.bad] == [(3, b"nonsense")]
+    assert (report.loaded, report.quarantined) == (1, 1)
 
 
 def test_unrouted_patterns_are_bounded() -> None:

@@ -119,13 +119,17 @@ def test_the_first_rule_that_holds_takes_the_item() -> None:
     ]
     outcome = t(items)
     assert outcome.rows[Small] == [Small("first"), Small("second")]
-    assert (outcome.loaded, outcome.ignored) == (2, {"old": 1})
-    assert outcome.unrouted == {"PK=B, SK=Y": 1, "PK=(none), SK=(none)": 1}
+    assert (outcome.counts.loaded, outcome.counts.ignored) == (2, {"old": 1})
+    assert outcome.counts.unrouted == {"PK=B, SK=Y": 1, "PK=(none), SK=(none)": 1}
     assert p.routing_attributes == ["PK", "SK"]
     one_by_one = Outcome(p.row_classes)
-    for item in items:
-        one_by_one.add(t.one(item))
-    assert vars(one_by_one) == vars(outcome)
+    for number, item in enumerate(items, 1):
+        one_by_one.add(t.one(item, number))
+    for each in (outcome, one_by_one):
+        taken = sorted(zip(each.numbers, each.lines, strict=True))
+        assert taken == [(1, items[0]), (3, items[2])]
+    assert vars(one_by_one.counts) == vars(outcome.counts)
+    assert one_by_one.rows == outcome.rows
 
 
 def test_a_route_may_return_many_rows_but_only_those_it_names() -> None:
@@ -142,7 +146,7 @@ def test_a_route_may_return_many_rows_but_only_those_it_names() -> None:
     t = transform_of(p)
     assert p.row_classes == [Small, Other]
     outcome = t([line(PK="1")])
-    assert (outcome.rows, outcome.loaded) == ({Small: [Small("a")], Other: [Other("b")]}, 1)
+    assert (outcome.rows, outcome.counts.loaded) == ({Small: [Small("a")], Other: [Other("b")]}, 1)
     with pytest.raises(BadItem, match="route wrong returned a str"):
         t.one(line(PK="2"))
 

@@ -1,0 +1,129 @@
+"""A batch: items on their way into the target in one transaction, and what became of them there."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from migration_pipeline.engine.transform import Bad, Counts, Outcome, Transform
+from migration_pipeline.errors import MigrationError
+from migration_pipeline.row import Row
+
+
+class Encoded(Protocol):
+    """Rows, ready to be written."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+
+class TooManyBad(MigrationError):  # noqa: N818  # a verdict on a file
+    """A batch holds more bad items than its file may have; they are in `bad`."""
+
+    def __init__(self, bad: list[Bad]) -> None:
+        super().__init__("too many bad items")
+        self.bad = bad
+
+
+class Batch:
+    """Items that became rows, encoded, with the lines they came from.
+
+    The lines are kept until the rows are committed: of a batch that the database refuses, each half is made
+    anew from them.
+    """
+
+    def __init__(
+        self,
+        transform: Transform,
+        encode: Callable[[dict[type[Row], list[Row]]], Encoded],
+        outcome: Outcome,
+        encoded: Encoded,
+    ) -> None:
+        self._transform = transform
+        self._encode = encode
+        self.encoded: Any = encoded
+        self.numbers = outcome.numbers
+        self.lines = outcome.lines
+        self.bad = outcome.bad
+        """Items found bad before the database saw them."""
+        self.counts = outcome.counts
+        self.room = 0
+        """How many bad items more the file may have."""
+
+    @classmethod
+    def make(
+        cls,
+        transform: Transform,
+        encode: Callable[[dict[type[Row], list[Row]]], Encoded],
+        outcome: Outcome,
+    ) -> Batch:
+        """Encode what lines became. A row that cannot be encoded makes its item a bad one."""
+        try:
+            return cls(transform, encode, outcome, encode(outcome.rows))
+        except Exception:  # which row it was is found below
+            good = Outcome(transform.row_classes)
+            good.bad, good.counts = outcome.bad, outcome.counts
+            for line, number in zip(outcome.lines, outcome.numbers, strict=True):
+                one = transform.numbered([line], [number])
+                try:
+                    encode(one.rows)
+                except Exception as error:
+                    good.bad.append(Bad(number, line, f"its row cannot be encoded: {type(error).__name__}"))
+                    good.counts.loaded -= 1
+                else:
+                    one.counts = Counts()  # they are in the outcome's counts already
+                    good.add(one)
+            return cls(transform, encode, good, encode(good.rows))
+
+    @property
+    def size(self) -> int:
+        """Bytes that the batch holds in memory, about."""
+        encoded: int = self.encoded.size
+        return encoded + sum(map(len, self.lines)) + sum(len(bad.line) for bad in self.bad)
+
+    def halves(self) -> list[Batch]:
+        """Make the batch anew in two parts of as many items each, or one more. It must have two items or more."""
+        middle = len(self.lines) // 2
+        parts = [slice(None, middle), slice(middle, None)]
+        return [
+            Batch.make(
+                self._transform,
+                self._encode,
+                self._transform.numbered(self.lines[part], self.numbers[part]),
+            )
+            for part in parts
+        ]
+
+    def refused(self, reason: str, table: str | None, sqlstate: str | None) -> Bad:
+        """Make the only item of a batch of one a bad one."""
+        (number,), (line,) = self.numbers, self.lines
+        return Bad(number, line, reason, table, sqlstate)
+
+
+class Written:
+    """What became of batches in the target."""
+
+    def __init__(self) -> None:
+        self.rows = Counter[str]()
+        """Rows by table."""
+        self.collisions = 0
+        self.changed = 0
+        self.nul = 0
+        self.items_refused = 0
+        self.refused: list[Bad] = []
+        """Items that the database refused, in this one transaction: not summed up."""
+
+    def refuse(self, bad: Bad) -> None:
+        """Count an item that the database refused."""
+        self.refused.append(bad)
+        self.items_refused += 1
+
+    def add(self, other: Written) -> None:
+        """Sum up."""
+        self.rows.update(other.rows)
+        self.collisions += other.collisions
+        self.changed += other.changed
+        self.nul += other.nul
+        self.items_refused += other.items_refused

@@ -1,0 +1,116 @@
+"""What a refusal of PostgreSQL means for a load: by SQLSTATE, never by the driver's exception class.
+
+The classes of SQLSTATEs: Appendix A, "PostgreSQL Error Codes", of PostgreSQL's documentation.
+"""
+
+from __future__ import annotations
+
+import enum
+import random
+
+import psycopg2
+
+
+class Fault(enum.Enum):
+    """What to do after a refusal."""
+
+    AGAIN = "run the transaction again"
+    RECONNECT = "drop the connection, connect anew, and run the transaction again"
+    FULL = "the server cannot go on: fail the file; a rerun resumes"
+    DATA = "an item is bad: halve the batch until it stands alone"
+    FATAL = "a mistake of the operator or of ours: fail the file at once"
+
+
+AGAIN = frozenset(
+    {
+        "40001",  # serialization failure
+        "40P01",  # deadlock
+        "55P03",  # lock not available: lock_timeout
+        "55006",  # object in use
+        "57014",  # query canceled: statement_timeout, or an operator's pg_cancel_backend
+    }
+)
+RECONNECT = frozenset(
+    {
+        "57P01",  # admin shutdown, pg_terminate_backend
+        "57P02",  # crash shutdown
+        "57P03",  # cannot connect now: starting up, shutting down, in recovery
+        "25006",  # read-only transaction: Aurora's old writer after a failover
+        "25P03",  # idle in transaction session timeout
+        "53300",  # too many connections
+    }
+)
+FULL = frozenset({"53100", "53200", "53000", "53400"})
+
+FEW_TRIES = {"57014": 3}
+"""A statement that runs into its time limit again and again is no transient fault."""
+
+FIRST_WAIT_SECONDS = 0.25
+LONG_FIRST_WAIT_SECONDS = 2.0
+"""For 53300: others have to give connections back first."""
+LONGEST_WAIT_SECONDS = 15.0
+
+
+def fault_of(error: psycopg2.Error, *, connected: bool = True) -> Fault:
+    """Classify a refusal; with `connected` false, one of a connection that was never made.
+
+    A connection that breaks leaves no SQLSTATE. Neither does one that is refused, whatever the server's
+    reason (libpq hands on only its text): there, what no waiting mends is known by that text, where the
+    server speaks English; else it is tried again for as long as other faults are.
+    """
+    state = error.pgcode
+    if state is None:
+        if not connected and any(phrase in str(error) for phrase in HOPELESS):
+            return Fault.FATAL
+        # Of the interface's own mistakes (a wrong number of parameters), none is in the connection.
+        return Fault.FATAL if isinstance(error, psycopg2.ProgrammingError) else Fault.RECONNECT
+    if state in AGAIN:
+        return Fault.AGAIN
+    if state in RECONNECT or state.startswith("08"):
+        return Fault.RECONNECT
+    if state in FULL or state.startswith("58"):
+        return Fault.FULL
+    if state[:2] in ("22", "23") or state == "40002":
+        return Fault.DATA
+    return Fault.FATAL
+
+
+HOPELESS = (
+    "authentication failed",
+    "no password supplied",
+    "does not exist",
+    "no pg_hba.conf entry",
+    "permission denied",
+    "not permitted to log in",
+    "certificate",
+    "server does not support SSL",
+    "SSL is required",
+    "invalid ",  # of a connection option
+)
+"""Parts of libpq's texts for connections that no waiting will make."""
+
+
+def wait_seconds(attempt: int, state: str | None, chance: random.Random) -> float:
+    """Give the seconds to wait before another try, `attempt` counting from 0: doubling, with jitter, bounded.
+
+    The jitter keeps loaders that failed together from coming back together.
+    """
+    first = LONG_FIRST_WAIT_SECONDS if state == "53300" else FIRST_WAIT_SECONDS
+    return float(min(LONGEST_WAIT_SECONDS, first * 2**attempt) * chance.uniform(0.5, 1.0))
+
+
+ADVICE = {
+    "53100": "the database's disk is full: make room, then rerun the file",
+    "53200": "the database is out of memory: free some, then rerun the file",
+    "28": "check the user and password in MIGRATION_DATABASE_URL, and the server's pg_hba.conf",
+    "3D": "the database does not exist: check MIGRATION_DATABASE_URL",
+    "42501": "the role lacks a privilege: see the grants in docs/security.md",
+    "42": "the tables are not what they were when the load began: check them against the profile, then rerun the file",
+    "58": "the database's machine has trouble with its files: look into its log, then rerun the file",
+}
+"""The next step, by SQLSTATE or its class."""
+
+
+def advice(state: str | None) -> str:
+    """Give the next step after a fault that ends a file; "" when there is none to give."""
+    return ADVICE.get(state or "", ADVICE.get((state or "")[:2], ""))
