@@ -1,7 +1,8 @@
 """Where an export lies: an S3 prefix or a folder, read alike.
 
 Everything that talks to S3 is here, and so is the translation of its errors to lines that a person can
-act on. boto3's own retries (the `AWS_RETRY_MODE` and `AWS_MAX_ATTEMPTS` environment) serve for requests.
+act on. boto3's own retries (the `AWS_RETRY_MODE` and `AWS_MAX_ATTEMPTS` environment) serve for requests;
+a file that is being read has `resumable` besides.
 """
 
 from __future__ import annotations
@@ -12,12 +13,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+import boto3
 import smart_open
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+from urllib3.exceptions import HTTPError
 
 from migration_pipeline.errors import MigrationError
+from migration_pipeline.sources.resumable import ObjectChangedError, ReadFailedError, ResumingClient
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
+
+CONNECT_SECONDS = 10
+"""How long S3 may take to accept a connection. botocore's own 60, times its attempts, hide a dead network for long."""
+
+READ_SECONDS = 30
+"""How long S3 may send nothing, in an answer or before it. Only waiting for S3 counts, not a slow database behind."""
 
 
 class StorageError(MigrationError):
@@ -30,32 +42,32 @@ class Storage:
     @cached_property
     def client(self) -> S3Client:
         """The S3 client, configured from the environment as boto3 does."""
-        with _explained("s3"):
-            import boto3  # imported late: a folder needs no AWS, and the import costs a quarter of a second
-
-            return boto3.Session().client("s3")
+        with explained("s3"):
+            timeouts = Config(connect_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS)
+            return boto3.Session().client("s3", config=timeouts)
 
     def open(self, uri: str) -> BinaryIO:
-        """Open a file for streaming, as stored (not decompressed). Raises `StorageError`."""
-        with _explained(uri):
+        """Open a file for streaming, as stored (not decompressed). Raises `StorageError`.
+
+        Read from it within `explained`: a file in S3 is opened by its first read.
+        """
+        with explained(uri):
             if is_s3(uri):
-                parameters = {"client": self.client, "defer_seek": True}
+                parameters = {"client": ResumingClient(self.client), "defer_seek": True}
                 return smart_open.open(uri, "rb", compression="disable", transport_params=parameters)
             return smart_open.open(uri, "rb", compression="disable")
 
     def read(self, uri: str) -> bytes:
         """Read a small file whole. Raises `StorageError`."""
-        with self.open(uri) as stream, _explained(uri):
+        with self.open(uri) as stream, explained(uri):
             return stream.read()
 
     def exists(self, uri: str) -> bool:
         """Tell whether there is such a file. Raises `StorageError` when that cannot be known."""
         if not is_s3(uri):
             return Path(uri).is_file()
-        from botocore.exceptions import ClientError
-
         bucket, key = split_s3(uri)
-        with _explained(uri):
+        with explained(uri):
             try:
                 self.client.head_object(Bucket=bucket, Key=key)
             except ClientError as error:
@@ -69,14 +81,14 @@ class Storage:
     def sizes(self, folder: str) -> dict[str, int]:
         """List a folder: file name -> size in bytes, not below it. Raises `StorageError`."""
         if not is_s3(folder):
-            with _explained(folder):
+            with explained(folder):
                 path = Path(folder)
                 return (
                     {p.name: p.stat().st_size for p in path.iterdir() if p.is_file()} if path.is_dir() else {}
                 )
         bucket, key = split_s3(folder)
         base = key.rstrip("/") + "/"
-        with _explained(folder):
+        with explained(folder):
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=base)
             return {
                 found["Key"].removeprefix(base): found["Size"]
@@ -92,7 +104,7 @@ class Storage:
             return sorted(p.name for p in path.iterdir() if p.is_dir()) if path.is_dir() else []
         bucket, key = split_s3(folder)
         base = key.rstrip("/") + "/" if key else ""
-        with _explained(folder):
+        with explained(folder):
             pages = self.client.get_paginator("list_objects_v2").paginate(
                 Bucket=bucket, Prefix=base, Delimiter="/"
             )
@@ -120,12 +132,17 @@ def join(folder: str, *names: str) -> str:
 
 
 @contextmanager
-def _explained(uri: str) -> Iterator[None]:
+def explained(uri: str) -> Iterator[None]:
     """Turn what boto3, smart-open and the file system raise into one line with the way out."""
     try:
         yield
     except StorageError:
         raise
+    except ObjectChangedError as error:
+        raise StorageError(
+            f"{uri}: changed while it was read; load it again once nobody writes it, "
+            "and plan again if the export is another one"
+        ) from error
     except Exception as error:
         # smart-open keeps the S3 error it met as backend_error, or chains it.
         cause = getattr(error, "backend_error", None) or error.__cause__ or error
@@ -134,12 +151,12 @@ def _explained(uri: str) -> Iterator[None]:
             text = _explanation(error, uri)
         if text is None:
             raise
+        if isinstance(error, ReadFailedError) and error.tries > 1:
+            text += f"; given up after {error.tries} tries in a row: load the file again when S3 is well"
         raise StorageError(text) from error
 
 
 def _explanation(error: BaseException, uri: str) -> str | None:
-    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
-
     bucket = split_s3(uri)[0]
     if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
         return f"{uri}: no AWS credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
@@ -154,7 +171,7 @@ def _explanation(error: BaseException, uri: str) -> str | None:
         if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"):
             return f"{uri}: AWS refused the credentials ({code}); renew them and try again"
         return f"{uri}: S3 answered {code or 'with an error'} to {error.operation_name}"
-    if isinstance(error, BotoCoreError):
+    if isinstance(error, (BotoCoreError, HTTPError)):
         return f"{uri}: S3 cannot be reached: {str(error).splitlines()[0]}"
     if isinstance(error, FileNotFoundError):
         return f"{uri}: no such file or folder"

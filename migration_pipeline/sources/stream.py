@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from isal import igzip, isal_zlib
 
 from migration_pipeline.sources.export import ExportFile
-from migration_pipeline.sources.storage import Storage, StorageError
+from migration_pipeline.sources.storage import Storage, StorageError, explained
 
 READ_BYTES = 1 << 16
 """Decompressed bytes a read: some hundred items, which stay in the CPU's cache from split to encode."""
@@ -20,6 +20,15 @@ READ_BYTES = 1 << 16
 MAX_LINE_BYTES = 8 << 20
 """An item is at most 400 KB; JSON escapes and base64 make at most a few times that of it. A longer line is no item."""
 
+MAX_EXPANSION = 250
+"""Decompressed bytes a compressed byte, beyond which a file is a gzip bomb.
+
+DynamoDB JSON shrinks to a tenth or so, and items that are all alike to a hundredth; deflate's own limit is
+1,032 (zlib's technical details). Memory is bounded without this; it is time that a bomb would take.
+"""
+
+MAX_EXPANSION_FLOOR = 64 << 20
+"""Decompressed bytes that any file may have, however well it shrank."""
 
 CORRUPT: Any = (igzip.BadGzipFile, isal_zlib.error, zlib.error)
 """What gunzip raises for bytes that are no gzip; a truncated stream is an EOFError."""
@@ -28,8 +37,9 @@ CORRUPT: Any = (igzip.BadGzipFile, isal_zlib.error, zlib.error)
 class _Counted(io.RawIOBase):
     """A raw stream that hashes and counts what is read from it."""
 
-    def __init__(self, raw: BinaryIO) -> None:
+    def __init__(self, raw: BinaryIO, uri: str) -> None:
         self._raw = raw
+        self._uri = uri
         self.md5 = hashlib.md5(usedforsecurity=False)
         self.bytes = 0
 
@@ -37,7 +47,8 @@ class _Counted(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = self._raw.read(len(buffer))
+        with explained(self._uri):
+            data = self._raw.read(len(buffer))
         self.md5.update(data)
         self.bytes += len(data)
         buffer[: len(data)] = data
@@ -48,7 +59,7 @@ class FileStream:
     """One export file as an iterator of lists of lines, and the proof, after the last, that it was all there.
 
     Errors are `StorageError` and name the file: a missing or unreadable object, corrupt or truncated
-    gzip, a line too long to be an item.
+    gzip, a line too long to be an item, more bytes or lines than there can be.
     """
 
     def __init__(self, file: ExportFile, storage: Storage) -> None:
@@ -71,7 +82,7 @@ class FileStream:
     def __iter__(self) -> Iterator[list[bytes]]:
         """Yield the file's lines, without their newlines, in lists of about a megabyte."""
         with self._storage.open(self.file.uri) as raw:
-            self._counted = _Counted(raw)
+            self._counted = _Counted(raw, self.file.uri)
             try:
                 with igzip.open(self._counted, "rb") as unzipped:
                     yield from self._split(unzipped)
@@ -84,7 +95,14 @@ class FileStream:
 
     def _split(self, unzipped: BinaryIO) -> Iterator[list[bytes]]:
         rest = b""
+        room = self.file.size * MAX_EXPANSION + MAX_EXPANSION_FLOOR
         while data := unzipped.read(READ_BYTES):
+            room -= len(data)
+            if room < 0:
+                raise self._error(
+                    f"its {self.file.size:,} bytes decompress to more than {MAX_EXPANSION} times as many: "
+                    "no DynamoDB export, but a gzip bomb; copy the file again"
+                )
             lines = (rest + data).split(b"\n")
             rest = lines.pop()
             if len(rest) > MAX_LINE_BYTES:
@@ -92,11 +110,19 @@ class FileStream:
                     f"line {self.lines_read + len(lines) + 1:,} is longer than {MAX_LINE_BYTES:,} bytes: no DynamoDB item"
                 )
             if lines:
-                self.lines_read += len(lines)
+                self._count(len(lines))
                 yield lines
         if rest:
-            self.lines_read += 1
+            self._count(1)
             yield [rest]
+
+    def _count(self, lines: int) -> None:
+        self.lines_read += lines
+        if self.lines_read > self.file.items:
+            raise self._error(
+                f"it holds more items than the {self.file.items:,} that the manifest says; copy the export "
+                "again, or plan again if it is another one"
+            )
 
     def verify(self) -> None:
         """Compare what was read, to the end, with the manifest. Raises `StorageError` when it differs."""

@@ -16,7 +16,10 @@ from migration_pipeline.targets.faults import advice
 SESSION = """
 SET SESSION TIME ZONE 'UTC';
 SET SESSION enable_hashjoin = off;
-SET SESSION enable_mergejoin = off
+SET SESSION enable_mergejoin = off;
+SET SESSION tcp_keepalives_idle = 30;
+SET SESSION tcp_keepalives_interval = 10;
+SET SESSION tcp_keepalives_count = 3
 """
 """Times without an offset mean UTC whatever the server's or the operator's zone is. And a batch is joined
 to its table by the key's index, however large the table and whatever its statistics say: the staging
@@ -37,6 +40,18 @@ PARAMETERS: dict[str, tuple[str, str | None]] = {
 """libpq's parameters that we set unless the URL or libpq's own environment does: value, variable."""
 
 
+IDLE_SECONDS = 60.0
+"""How long the server waits for us within a transaction. Where the network is dead without a word, it would
+hold the locks of a transaction that was given up long ago, and the next try would wait for them."""
+
+
+BACKEND = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+
+END_BACKEND = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE (pid, backend_start) = (%s, %s)"
+"""Ends a session that we lost: in the middle of a COPY the server may wait for its bytes for ever, with its
+locks held. A role may end its own sessions."""
+
+
 class DatabaseSettings(msgspec.Struct, frozen=True):
     """How patient a load is with its database."""
 
@@ -52,33 +67,45 @@ class DatabaseError(MigrationError):
     """PostgreSQL refused something; the text holds SQLSTATE and names, never values."""
 
 
-def open_connection(url: str, settings: DatabaseSettings = DatabaseSettings()) -> Any:  # noqa: B008  # frozen
-    """Connect, with what makes results the same everywhere: UTF-8 and `SESSION`. Raises `psycopg2.Error`."""
+def open_connection(url: str) -> Any:
+    """Connect to the writer, in UTF-8; `configure` it then. Raises `psycopg2.Error`."""
     given = parse_dsn(url)
     ours: dict[str, Any] = {
         name: value
         for name, (value, variable) in PARAMETERS.items()
         if name not in given and not (variable and os.environ.get(variable))
     }
-    connection = psycopg2.connect(url, application_name="migration_pipeline", client_encoding="UTF8", **ours)
-    try:
-        with connection, connection.cursor() as cursor:
-            cursor.execute(SESSION)
-            for name in ("lock_timeout", "statement_timeout"):
-                milliseconds = int(getattr(settings, f"{name}_seconds") * 1000)
-                cursor.execute("SELECT set_config(%s, %s, false)", (name, str(milliseconds)))
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+    return psycopg2.connect(url, application_name="migration_pipeline", client_encoding="UTF8", **ours)
+
+
+def configure(
+    connection: Any,
+    settings: DatabaseSettings = DatabaseSettings(),  # noqa: B008  # frozen
+) -> tuple[Any, ...]:
+    """Set what makes results the same everywhere, and the time limits. Raises `psycopg2.Error`.
+
+    Gives what `END_BACKEND` takes to end this session from another one.
+    """
+    with connection, connection.cursor() as cursor:
+        cursor.execute(SESSION)
+        for name, seconds in (
+            ("lock_timeout", settings.lock_timeout_seconds),
+            ("statement_timeout", settings.statement_timeout_seconds),
+            ("idle_in_transaction_session_timeout", min(IDLE_SECONDS, settings.statement_timeout_seconds)),
+        ):
+            cursor.execute("SELECT set_config(%s, %s, false)", (name, str(int(seconds * 1000))))
+        cursor.execute(BACKEND)
+        return cursor.fetchone()  # type: ignore[no-any-return]
 
 
 def connect(url: str) -> Any:
-    """Connect once. Raises `DatabaseError`."""
+    """Connect once, and configure. Raises `DatabaseError`."""
     try:
-        return open_connection(url)
+        connection = open_connection(url)
+        configure(connection)
     except psycopg2.Error as error:
         raise no_database(error) from None
+    return connection
 
 
 def no_database(error: psycopg2.Error) -> DatabaseError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import random
 import socket
@@ -29,8 +30,10 @@ from migration_pipeline.engine.transform import Bad
 from migration_pipeline.profile import NulPolicy
 from migration_pipeline.row import Row, Table
 from migration_pipeline.targets.connection import (
+    END_BACKEND,
     DatabaseError,
     DatabaseSettings,
+    configure,
     explain,
     no_database,
     open_connection,
@@ -136,6 +139,13 @@ DELETE FROM migration.quarantine
  WHERE (profile, export_id, file) = (%(profile)s, %(export_id)s, %(file)s) AND line = ANY (%(lines)s::bigint[])
 """
 
+STALLED_SECONDS = 15.0
+"""How much longer than the server's own time limit a batch may take before its connection is given up: the
+limit is the server's, and nobody hears of it over a network that is dead without a word."""
+
+WATCH_SECONDS = 1.0
+"""How often the time of the statement that runs is looked at."""
+
 COLLISIONS_SHOWN = 20
 """Examples of colliding keys that are kept a file."""
 
@@ -177,15 +187,20 @@ class PostgresTarget:
         self._on_retry = on_retry
         self._connection: Any = None
         self._cancelled = threading.Event()
+        self._left = threading.Event()
+        self._deadline = math.inf
+        self._backend: tuple[Any, ...] | None = None
         self._chance = random.Random()  # spreads retries, keeps no secret
         self._rows_are_new = False
         self._quarantined: set[int] = set()
         self.retries = 0
 
     def __enter__(self) -> PostgresTarget:
+        threading.Thread(target=self._watch, name="watch the database", daemon=True).start()
         try:
             self._persistently(self._check)
         except BaseException:
+            self._left.set()
             self._drop()
             raise
         return self
@@ -196,13 +211,10 @@ class PostgresTarget:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if error is not None and self._connection is not None:
+        self._left.set()
+        if error is not None:
             # A write that could not be cancelled would hold the connection, and close() waits for it.
-            with (
-                contextlib.suppress(OSError, psycopg2.Error),
-                socket.socket(fileno=os.dup(self._connection.fileno())) as wire,
-            ):
-                wire.shutdown(socket.SHUT_RDWR)
+            self._hang_up()
         self._drop()
 
     def _check(self, cursor: Any) -> None:
@@ -312,6 +324,7 @@ class PostgresTarget:
 
     def _load(self, cursor: Any, batch: Batch, room: int, written: Written) -> None:
         """Load a batch whole or, where it holds bad items, by halves."""
+        self._expect_answer()
         cursor.execute("SAVEPOINT batch")
         try:
             changed = (
@@ -384,6 +397,25 @@ class PostgresTarget:
         with contextlib.suppress(psycopg2.Error, AttributeError):
             self._connection.cancel()
 
+    def _watch(self) -> None:
+        """Hang up on a server that does not answer in time, so that the transaction runs again."""
+        while not self._left.wait(WATCH_SECONDS):
+            if time.monotonic() > self._deadline:
+                self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Make whatever waits for the server fail, in whatever thread."""
+        connection = self._connection
+        if connection is not None:
+            with (
+                contextlib.suppress(OSError, psycopg2.Error),
+                socket.socket(fileno=os.dup(connection.fileno())) as wire,
+            ):
+                wire.shutdown(socket.SHUT_RDWR)
+
+    def _expect_answer(self) -> None:
+        self._deadline = time.monotonic() + self._settings.statement_timeout_seconds + STALLED_SECONDS
+
     # -- transactions --------------------------------------------------------------------------------
 
     def _persistently(self, work: Callable[[Any], Result]) -> Result:
@@ -399,7 +431,7 @@ class PostgresTarget:
             except psycopg2.Error as error:
                 connected = self._connection is not None
                 fault = fault_of(error, connected=connected)
-                told = explain(error) if connected else str(no_database(error))
+                told = explain(error) if connected or error.pgcode else str(no_database(error))
                 if fault is Fault.RECONNECT:
                     self._drop()
                 if self._cancelled.is_set() or fault not in (Fault.AGAIN, Fault.RECONNECT):
@@ -421,16 +453,27 @@ class PostgresTarget:
 
     def _transaction(self, work: Callable[[Any], Result]) -> Result:
         """Do `work` in one transaction: committed if it ends well, rolled back if not."""
-        if self._connection is None:
-            self._connection = open_connection(self._url, self._settings)
+        if fresh := self._connection is None:
+            self._connection = open_connection(self._url)
+        self._expect_answer()
         try:
+            if fresh:
+                backend = configure(self._connection, self._settings)
+                if self._backend is not None:
+                    with self._connection.cursor() as cursor:
+                        cursor.execute(END_BACKEND, self._backend)
+                self._backend = backend
             with self._connection.cursor() as cursor:
                 result = work(cursor)
             self._connection.commit()
         except BaseException:
             with contextlib.suppress(psycopg2.Error):
                 self._connection.rollback()
+            if fresh:
+                self._drop()  # it may not be configured
             raise
+        finally:
+            self._deadline = math.inf
         return result
 
     def _drop(self) -> None:

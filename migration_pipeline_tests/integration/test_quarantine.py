@@ -142,9 +142,9 @@ def test_halving_costs_few_batches(shop_database_url: str, tmp_path: Path, monke
     copies: list[PostgresTarget] = []
     copy = PostgresTarget._copy
 
-    def counted(target: PostgresTarget, encoded: Any) -> int:
+    def counted(target: PostgresTarget, cursor: Any, encoded: Any) -> int:
         copies.append(target)
-        return copy(target, encoded)
+        return copy(target, cursor, encoded)
 
     monkeypatch.setattr(PostgresTarget, "_copy", counted)
     (report,) = load_shop(shop_database_url, export)

@@ -1,0 +1,63 @@
+"""`make chaos SEEDS=20`: all faults with many seeds, and a table of what became of the loads."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections import Counter
+
+import click
+from rich.progress import Progress
+from rich.table import Table
+
+from migration_pipeline.terminal import console
+from migration_pipeline_tests.chaos.faults import BAD_ITEMS, FAULTS
+from migration_pipeline_tests.chaos.lab import BAD, Case, lab
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--seeds", type=click.IntRange(1), default=20, show_default=True, help="Runs a fault.")
+@click.option("--first-seed", default=1, show_default=True)
+@click.option(
+    "--fault", "names", multiple=True, type=click.Choice(list(FAULTS)), help="Only this one; repeatable."
+)
+def main(seeds: int, first_seed: int, names: tuple[str, ...]) -> None:
+    """Load an export under each fault, with each seed, and compare the end state with a faultless load's."""
+    out = console()
+    table = Table(
+        "fault", "runs", "survived", "rerun", "lost", "duplicated", "wrong", box=None, header_style="bold"
+    )
+    wrong_ones = []
+    with lab() as a_lab, Progress(console=out, transient=True, disable=not out.is_terminal) as bar:
+        chosen = names or tuple(FAULTS)
+        task = bar.add_task("", total=len(chosen) * seeds)
+        for name in chosen:
+            counts = Counter[str]()
+            for seed in range(first_seed, first_seed + seeds):
+                bar.update(task, description=f"{name}, seed {seed}", advance=1)
+                case = Case(a_lab, seed, BAD if name in BAD_ITEMS else 0)
+                try:
+                    FAULTS[name](case)
+                    verdict = case.verdict()
+                except Exception:
+                    wrong_ones.append(f"{name}, seed {seed}: {traceback.format_exc()}")
+                    counts["wrong"] += 1
+                else:
+                    counts["survived" if verdict.survived else "rerun"] += 1
+                    counts["lost"] += verdict.lost
+                    counts["duplicated"] += verdict.duplicated
+                    if not verdict.right:
+                        wrong_ones.append(f"{name}, seed {seed}: {verdict}")
+                        counts["wrong"] += 1
+                finally:
+                    case.close()
+            columns = ("survived", "rerun", "lost", "duplicated", "wrong")
+            table.add_row(name.replace("_", " "), str(seeds), *(str(counts[column]) for column in columns))
+    out.print(table)
+    for one in wrong_ones:
+        out.print(one, soft_wrap=True, markup=False)
+    sys.exit(1 if wrong_ones else 0)
+
+
+if __name__ == "__main__":
+    main()
