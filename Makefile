@@ -5,9 +5,10 @@ ITEMS ?= 200000
 FILES ?= 8
 PORT ?= 3000
 SIZE ?= 800000
+SEEDS ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test check bench clean
+.PHONY: help setup demo dev test check bench chaos clean
 
 help: ## list these commands
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -47,6 +48,9 @@ check: .venv/.test ## format, lint and types
 
 bench: .venv/.bench ## the benchmarks: prints tables, writes build/bench.json (SIZE=800000 items a workload)
 	@$(BIN)/python -m benchmarks.bench --items $(SIZE)
+
+chaos: .venv/.test ## inject every fault SEEDS times, print what became of the loads (SEEDS=20, about a quarter of an hour)
+	@$(BIN)/python -m migration_pipeline_tests.chaos.sweep --seeds $(SEEDS)
 
 clean: ## remove what the other commands made
 	@if [ -x $(BIN)/migration-pipeline ]; then $(BIN)/migration-pipeline clean; fi

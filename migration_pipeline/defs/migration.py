@@ -18,6 +18,7 @@ from migration_pipeline.engine.transform import Transform
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.plan import Plan, PlannedFile
 from migration_pipeline.profile import Profile
+from migration_pipeline.replay import replay_plan
 from migration_pipeline.row import Table
 from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.sources.storage import Storage
@@ -168,6 +169,35 @@ def _tables_asset(plan: Plan, profile: Profile, export: dg.AssetSpec) -> dg.Asse
             raise _failure(failures)
 
     return load
+
+
+def replay_job(plan: Plan, profile: Profile) -> dg.JobDefinition:
+    """Build ``<profile>_replay``: quarantined items once more, after the profile or a table was mended."""
+
+    @dg.op(name=f"{profile.name}_replay_quarantine")
+    def run_again(context: dg.OpExecutionContext, config: LoadConfig, database: Database) -> None:
+        report = replay_plan(
+            plan, profile, database.url, context.run_id, context.log.info, config.load, config.database
+        )
+        context.add_output_metadata(
+            {
+                "items": report.items,
+                "loaded": report.loaded,
+                "skipped": report.skipped,
+                "quarantined": report.quarantined,
+                "quarantined_by_reason": report.quarantined_by_reason,
+            }
+        )
+
+    @dg.job(
+        name=f"{profile.name}_replay",
+        description="Runs the quarantined items of loaded files through the profile again. Those that load, or "
+        "that the profile skips now, leave the quarantine. Loading a file again does the same.",
+    )
+    def job() -> None:
+        run_again()
+
+    return job
 
 
 def _failure(failures: Mapping[str, MigrationError]) -> dg.Failure:

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from pydantic import ValidationError
 
 from migration_pipeline.cli import main
-from migration_pipeline.defs.migration import Database, migration_assets
+from migration_pipeline.defs.migration import Database, migration_assets, replay_job
 from migration_pipeline.plan import make_plan
 from migration_pipeline.profile import load_profile
 from migration_pipeline.sources.export import read_export
@@ -142,6 +142,75 @@ def test_a_failed_run_tells_places_and_no_values(
     assert result.asset_materializations_for_node("shop_load") == []
     captured = capfd.readouterr()
     told = "".join(map(repr, result.all_events)) + captured.out + captured.err
-    assert "SQLSTATE 23514): table order_lines, constraint none" in told
+    assert "order_lines: CheckViolation (SQLSTATE 23514) constraint none" in told
     assert not [title for title in titles if title in told]
     assert "Failing row" not in told
+
+
+def test_quarantine_and_retries_show_in_metadata_and_log_and_a_job_replays(
+    shop_export: Path, shop_database_url: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shop = load_profile("shop")
+    plan = make_plan(shop, "shop", [read_export(str(shop_export), Storage())])
+    _, load = migration_assets(plan, shop)
+    assert isinstance(load, dg.AssetsDefinition)
+    planned = max(plan.files, key=lambda planned: planned.file.items)
+    resources = {"database": Database(url=shop_database_url)}
+    execute(
+        shop_database_url,
+        """
+        ALTER TABLE order_lines ADD CONSTRAINT c CHECK (order_id > '08');
+        CREATE SEQUENCE strikes;
+        CREATE FUNCTION strike() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF nextval('strikes') <= 2 THEN RAISE 'struck' USING ERRCODE = '40001'; END IF; RETURN NULL;
+        END $$;
+        CREATE TRIGGER strike BEFORE INSERT ON customers FOR EACH STATEMENT EXECUTE FUNCTION strike()
+        """,
+    )
+    result = dg.materialize([load], partition_key=planned.partition, resources=resources)
+    ((bad,),) = query(shop_database_url, "SELECT count(*) FROM migration.quarantine")
+    assert bad > 0
+    reason = "order_lines: CheckViolation (SQLSTATE 23514) constraint c"
+    metadata = result.asset_materializations_for_node("shop_load")[0].metadata
+    assert metadata["quarantined"].value == bad
+    assert metadata["quarantined_by_reason"].value == {reason: bad}
+    assert metadata["retries"].value == 2
+    log = capfd.readouterr().err
+    assert f"{planned.file.name}: quarantined {bad:,}: {reason}" in log
+    assert log.count("SerializationFailure (SQLSTATE 40001); try ") == 2
+    execute(shop_database_url, "ALTER TABLE order_lines DROP CONSTRAINT c")
+    replayed = replay_job(plan, shop).execute_in_process(resources=resources)
+    assert replayed.success
+    assert (
+        f"{bad:,} items replayed: {bad:,} loaded, 0 skipped, 0 still in quarantine" in capfd.readouterr().err
+    )
+    assert query(shop_database_url, "SELECT quarantined FROM migration.loaded_file") == [(0,)]
+
+
+def test_replay_on_the_command_line(
+    shop_export: Path, shop_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIGRATION_DATABASE_URL", shop_database_url)
+    assert CliRunner().invoke(main, ["plan", "--profile", "shop", str(shop_export)]).exit_code == 0
+    nothing = CliRunner().invoke(main, ["replay", "shop"])
+    assert (nothing.exit_code, nothing.output) == (
+        0,
+        "nothing to replay: no loaded file has items in quarantine\n",
+    )
+    shop = load_profile("shop")
+    plan = make_plan(shop, "shop", [read_export(str(shop_export), Storage())])
+    _, load = migration_assets(plan, shop)
+    assert isinstance(load, dg.AssetsDefinition)
+    planned = max(plan.files, key=lambda planned: planned.file.items)
+    execute(shop_database_url, "ALTER TABLE order_lines ADD CONSTRAINT c CHECK (order_id > '08')")
+    dg.materialize(
+        [load], partition_key=planned.partition, resources={"database": Database(url=shop_database_url)}
+    )
+    still_bad = CliRunner().invoke(main, ["replay", "shop"])
+    assert still_bad.exit_code == 1
+    assert "still bad: " in still_bad.output
+    assert "order_lines: CheckViolation (SQLSTATE 23514) constraint c" in still_bad.output
+    execute(shop_database_url, "ALTER TABLE order_lines DROP CONSTRAINT c")
+    mended = CliRunner().invoke(main, ["replay", "shop"])
+    assert mended.exit_code == 0
+    assert "0 still in quarantine" in mended.output
