@@ -154,6 +154,30 @@ def backfill(reference: str, everything: bool, wait: bool) -> None:
     _launch(instance, plan, profile, wanted, f"{profile.name}: {len(wanted)} files", wait)
 
 
+@main.command()
+@click.argument("reference", metavar="PROFILE")
+def replay(reference: str) -> None:
+    """Run the quarantined items of loaded files through the profile again, after it or a table was mended.
+
+    Items that load, or that the profile skips now, leave the quarantine. Loading a file again does the same.
+    """
+    from migration_pipeline.replay import replay_plan
+
+    made, profile, _ = _open(reference)
+    report = replay_plan(made, profile, settings.database_url(), "replay", click.echo)
+    if not report.items:
+        click.echo("nothing to replay: no loaded file has items in quarantine")
+        return
+    for reason, count in report.quarantined_by_reason.items():
+        click.echo(f"still bad: {count:,} items: {reason}")
+    click.echo(
+        f"{report.items:,} items replayed: {report.loaded:,} loaded, {report.skipped:,} skipped, "
+        f"{report.quarantined:,} still in quarantine"
+    )
+    if report.quarantined:
+        raise click.exceptions.Exit(1)
+
+
 @main.command("retry-failed")
 @click.argument("reference", metavar="PROFILE")
 @click.option(
@@ -181,6 +205,48 @@ def status(reference: str) -> None:
     out.print(status_table(files))
     out.print(count_states(files))
     sys.exit(_status_code(files))
+
+
+@main.command("reconcile")
+@click.argument("reference", metavar="PROFILE")
+def reconcile_command(reference: str) -> None:
+    """Tell Dagster of files that are loaded, as the database's receipts prove, and that it does not show.
+
+    As after a run was deleted, and its materialization with it. Exit status 1 if Dagster shows files as
+    materialized that have no receipt.
+    """
+    from migration_pipeline.reconcile import reconcile
+
+    plan, profile, instance = _open(reference)
+    instance.load_plan(plan, profile)
+    done = reconcile(plan, profile, instance, settings.database_url())
+    for file, receipt in done.reported:
+        note = (
+            f", by version {receipt.profile_version} of the profile (it is {profile.version} now)"
+            if file in done.other_version
+            else ""
+        )
+        click.echo(
+            f"reported as materialized: {file.file.name}: loaded {receipt.loaded_at:%Y-%m-%d %H:%M:%S %Z}, "
+            f"run {receipt.run_id[:8]}{note}"
+        )
+    for file, reason in done.refused:
+        click.echo(f"not reported: {file.file.name}: {reason}", err=True)
+    for file in done.unproven:
+        click.echo(
+            f"warning: {file.file.name}: Dagster shows it as materialized, and the database has no receipt of it",
+            err=True,
+        )
+    if done.unproven:
+        click.echo(
+            f"next: if this is the right database ({settings.DATABASE_URL}), load these files again: materialize "
+            f"their partitions in the UI, or everything with migration-pipeline backfill {plan.reference} --all",
+            err=True,
+        )
+    if not (done.reported or done.refused or done.unproven):
+        click.echo("nothing to do: Dagster shows every file that has a receipt")
+    click.echo(count_states(instance.files(plan, profile)))
+    sys.exit(1 if done.unproven else 0)
 
 
 @main.command()

@@ -6,7 +6,7 @@ The same calls as the UI makes, so that a terminal has the same reach and everyt
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -76,13 +76,43 @@ class Instance:
             )
             answer: dict[str, Any] = response.json()
         except (requests.RequestException, ValueError):
-            raise InstanceError(
-                f"no Dagster at {self.url}; start it with `make dev`, or set MIGRATION_DAGSTER_URL"
-            ) from None
+            raise self._unreachable() from None
         if answer.get("errors"):
             raise InstanceError(f"Dagster at {self.url} refused: {answer['errors'][0]['message']}")
         data: dict[str, Any] = answer["data"]
         return data
+
+    def report_materialization(
+        self, key: Sequence[str], partition: str, metadata: Mapping[str, Any], description: str
+    ) -> None:
+        """Record a materialization that belongs to no run.
+
+        By the webserver's REST call for external assets: the GraphQL mutation for it takes no metadata.
+        """
+        event = {
+            "asset_key": list(key),
+            "partition": partition,
+            "metadata": dict(metadata),
+            "description": description,
+        }
+        try:
+            response = self._session.post(
+                f"{self.url}/report_asset_materialization/", json=event, timeout=TIMEOUT_SECONDS
+            )
+        except requests.RequestException:
+            raise self._unreachable() from None
+        if not response.ok:
+            raise InstanceError(f"Dagster at {self.url} refused a materialization: {response.text[:200]}")
+
+    def run_start(self, run_id: str) -> float:
+        """When a run started, in seconds of the epoch; 0.0 when it never did, or is deleted."""
+        run = self.query(RUN_START, run=run_id)["runOrError"]
+        return float(run.get("startTime") or 0)
+
+    def _unreachable(self) -> InstanceError:
+        return InstanceError(
+            f"no Dagster at {self.url}; start it with `make dev`, or set MIGRATION_DAGSTER_URL"
+        )
 
     # -- what there is ---------------------------------------------------------------------------
 
@@ -176,12 +206,15 @@ class Instance:
             )["assetNodeOrError"]["latestMaterializationByPartition"]
             by_partition = {event["partition"]: event for event in events if event}
             for file in some:
-                if event := by_partition.get(file.partition):
-                    metadata = {e["label"]: _value(e) for e in event["metadataEntries"]}
-                    if metadata.get("md5", file.file.md5) == file.file.md5:
-                        file.run_id, file.metadata = event["runId"], metadata
-                    else:  # the plan was made again, from other contents under the same name
-                        file.state = "missing"
+                event = by_partition.get(file.partition)
+                if event is None:  # its run was deleted: Dagster's statuses still count it
+                    file.state = "missing"
+                    continue
+                metadata = {e["label"]: _value(e) for e in event["metadataEntries"]}
+                if metadata.get("md5", file.file.md5) == file.file.md5:
+                    file.run_id, file.metadata = event["runId"], metadata
+                else:  # the plan was made again, from other contents under the same name
+                    file.state = "missing"
 
     def _add_attempts(self, key: Sequence[str], files: Sequence[FileStatus]) -> None:
         for some in _chunks(files):
@@ -336,6 +369,11 @@ query EndedBadly {
   runsOrError(filter: {statuses: [CANCELED, FAILURE]}) {
     ... on Runs { results { tags { key value } } }
   }
+}"""
+
+RUN_START = """
+query RunStart($run: ID!) {
+  runOrError(runId: $run) { ... on Run { startTime } }
 }"""
 
 EVENTS = """

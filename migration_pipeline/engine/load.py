@@ -97,6 +97,10 @@ class Target(Protocol):
         """Make a `write` that is under way in another thread fail soon."""
 
 
+Part = tuple[Batch, Callable[[Written], FileReport] | None]
+"""A batch, and with the last one what makes the file's receipt."""
+
+
 @contextmanager
 def _seldom_collected() -> Iterator[None]:
     """Let Python look for reference cycles less often.
@@ -151,33 +155,32 @@ class FileLoad:
             return self._run()
 
     def _run(self) -> FileReport:
-        writer = Behind[Batch](self._write, WRITE_BEHIND_BYTES)
+        writer = Behind[Part](self._write, WRITE_BEHIND_BYTES)
+        reports: list[FileReport] = []
         try:
             last = self._load(writer)
+            writer.flush()
+            # Everything before is committed. What follows is done in the order that the receipt relies on.
+            self._source.verify()
+
+            def close(written: Written) -> FileReport:
+                reports.append(self._settled(last, written))
+                return reports[-1]
+
+            # In the writer's thread like all others: this one waits, and can be interrupted in it.
+            writer.put((last, close), last.size)
             writer.finish()
         except BaseException as error:
             earlier = writer.abandon(self._target.cancel, CANCEL_SECONDS)
             if earlier is not None and earlier is not error:
                 raise earlier from error
             raise
-        # Everything before is committed. What follows is done here, in the order that the receipt relies on.
-        self._source.verify()
-        reports: list[FileReport] = []
-
-        def close(written: Written) -> FileReport:
-            reports.append(self._settled(last, written))
-            return reports[-1]
-
-        try:
-            self._target.write(last, close)
-        except TooManyBad as error:
-            raise self._too_many(error.bad) from None
         report = reports[-1]
         report.retries = self._target.retries
         report.seconds = time.monotonic() - self._started
         return report
 
-    def _load(self, writer: Behind[Batch]) -> Batch:
+    def _load(self, writer: Behind[Part]) -> Batch:
         """Write all batches but the last; gives that one."""
         outcome, size = Outcome(self._transform.row_classes), 0
         lists = ahead(self._source, READ_AHEAD)
@@ -190,7 +193,7 @@ class FileLoad:
                     full = len(outcome.lines) + len(found.lines) > self._settings.batch_items
                     if (outcome.lines or outcome.bad) and (full or size + weight > BATCH_BYTES):
                         batch = self._batch(outcome)
-                        writer.put(batch, batch.size)
+                        writer.put((batch, None), batch.size)
                         outcome, size = Outcome(self._transform.row_classes), 0
                     outcome.add(found)
                     size += weight
@@ -223,12 +226,15 @@ class FileLoad:
         """How many more bad items the file may have."""
         return self._allowed - self._reasons.total()
 
-    def _write(self, batch: Batch) -> None:
+    def _write(self, part: Part) -> None:
         """Write a batch, in the writer's thread, and take what the database refused into the account."""
+        batch, close = part
         try:
-            written = self._target.write(batch)
+            written = self._target.write(batch, close)
         except TooManyBad as error:
             raise self._too_many(error.bad) from None
+        if close is not None:
+            return
         self._written.add(written)
         for bad in written.refused:
             count_pattern(self._reasons, reason_of(bad))

@@ -74,6 +74,7 @@ class Behind(Generic[T]):
         self._limit = limit
         self._waiting: deque[tuple[T, int]] = deque()
         self._bytes = 0
+        self._pending = 0
         self._closed = False
         self._error: BaseException | None = None
         self._changed = threading.Condition()
@@ -90,16 +91,22 @@ class Behind(Generic[T]):
                 raise self._error
             self._waiting.append((element, size))
             self._bytes += size
+            self._pending += 1
             self._changed.notify_all()
 
-    def finish(self) -> None:
+    def flush(self) -> None:
         """Wait until all is written. Raises what a write raised."""
         with self._changed:
-            self._changed.wait_for(lambda: self._error or not self._bytes)
-            self._closed = True
-            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._error or not self._pending)
             if self._error:
                 raise self._error
+
+    def finish(self) -> None:
+        """Wait until all is written, and end the thread. Raises what a write raised."""
+        self.flush()
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
     def abandon(self, cancel: Callable[[], None], seconds: float) -> BaseException | None:
         """Drop what waits, `cancel` what is being written, wait up to `seconds`; gives a write's own earlier error."""
@@ -107,7 +114,7 @@ class Behind(Generic[T]):
             earlier = self._error
             self._waiting.clear()
             self._closed = True
-            writing = self._bytes and not earlier
+            writing = self._pending and not earlier
             self._changed.notify_all()
         deadline = time.monotonic() + seconds
         while writing and self._thread.is_alive() and time.monotonic() < deadline:
@@ -132,4 +139,5 @@ class Behind(Generic[T]):
                 return
             with self._changed:
                 self._bytes -= size
+                self._pending -= 1
                 self._changed.notify_all()

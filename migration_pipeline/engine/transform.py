@@ -272,9 +272,10 @@ def describe(error: BaseException, function: Callable[..., Any]) -> str:
 
 
 def key_pattern(attributes: Sequence[str], values: Sequence[str]) -> str:
-    """Describe an item's keys without their values: ``PK=CUSTOMER#…, SK=PROFILE``.
+    """Describe an item's keys without their values: ``PK=CUSTOMER#…, SK=…``.
 
-    Only upper-case words survive, as single-table designs use them to name entity types.
+    Only upper-case words before a ``#`` survive, as single-table designs use them to name entity types. A
+    key that is one word may do so, too (``SK=PROFILE``), but nothing tells it from a name (``PK=ALICE``).
     """
     return ", ".join(f"{name}={_shape(value)}" for name, value in zip(attributes, values, strict=False))
 
@@ -283,9 +284,8 @@ def _shape(value: str) -> str:
     if not value:
         return "(none)"
     head, separator, _ = value.partition("#")
-    if len(head) <= 32 and head.replace("_", "").isalpha() and head.isupper() and head.isascii():
-        return f"{head}#…" if separator else head
-    return "…"
+    named = separator and len(head) <= 32 and head.replace("_", "").isalpha()
+    return f"{head}#…" if named and head.isupper() and head.isascii() else "…"
 
 
 def count_pattern(patterns: Counter[str], pattern: str, count: int = 1) -> None:

@@ -10,7 +10,11 @@ from __future__ import annotations
 import importlib
 import sys
 
-MODULES = {"webserver": "dagster_webserver.cli", "daemon": "dagster._daemon.cli"}
+MODULES = {
+    "code-server": "migration_pipeline.local.code_server",
+    "webserver": "dagster_webserver.cli",
+    "daemon": "dagster._daemon.cli",
+}
 
 # The daemon looks for new backfills, and for progress in running ones, every 30 seconds, and has no setting for
 # it. Who launches a backfill should see its first file start before they wonder whether anything happened.

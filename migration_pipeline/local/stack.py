@@ -120,16 +120,16 @@ def _load(stack: Stack, code_socket: Path, module: str) -> None:
     code_socket.unlink(missing_ok=True)
     workspace = _workspace_file(code_socket, module)
     port = stack.webserver_url.rpartition(":")[2]
-    python_module = [sys.executable, "-m"]
-    ahead = [*python_module, "migration_pipeline.local"]
+    ahead = [sys.executable, "-m", "migration_pipeline.local"]
     commands = (
-        [*python_module, "dagster", "code-server", "start", "-m", module, "--socket", str(code_socket)],
+        [*ahead, "code-server", "start", "-m", module, "--socket", str(code_socket)],
         [*ahead, "webserver", "--workspace", str(workspace), "--host", HOST, "--port", port],
         [*ahead, "daemon", "run", "--workspace", str(workspace)],
     )
     environment = _environment(stack, code_socket.parent)
     for service, command in zip(stack.services, commands, strict=True):
         service.start(command, environment)
+    stack.services[0].go()
 
 
 def _take_turns(stack: Stack, code_socket: Path, module: str) -> None:

@@ -11,6 +11,7 @@ export's output format in the DynamoDB developer guide.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal, InvalidOperation
@@ -29,6 +30,9 @@ ItemType = TypeVar("ItemType", bound=Item)
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 NUMBER_CHARACTERS = "0123456789+-.eE"
+
+MAX_DIGITS = 126
+"""Of a whole number in DynamoDB, whose greatest is 9.99…E+125. Of 1E+999999999 an int would have a gigabyte."""
 
 
 # -- values -----------------------------------------------------------------------------------------
@@ -55,7 +59,7 @@ def integer(text: str) -> int:
 
 
 def _whole(value: Decimal) -> int:
-    if value != value.to_integral_value():
+    if value.adjusted() >= MAX_DIGITS or value != value.to_integral_value():
         raise ValueError
     return int(value)
 
@@ -322,7 +326,8 @@ class ItemDecoder(Generic[ItemType]):
 
     Calling it raises `BadItem` with a reason that names the attribute, never its value. `decode` and
     `make` are its two steps, for loops over many lines that fall back to the call when one of them
-    raises; any exception of theirs means that the call will say what is wrong.
+    raises; any exception of theirs means that the call will say what is wrong. An Item may have code of
+    its own (``__post_init__``), so there is no telling what they raise.
 
     `known` are attributes that items of the table have besides those of the class, such as the keys.
     """
@@ -348,7 +353,7 @@ class ItemDecoder(Generic[ItemType]):
         """Read a line. Raises `BadItem`."""
         try:
             return self.make(self.decode(line), line)
-        except (msgspec.MsgspecError, ValueError, ArithmeticError) as error:
+        except Exception as error:
             raise BadItem(self._reason(error, line)) from None
 
     def _source(self, others: int) -> str:
@@ -380,15 +385,18 @@ class ItemDecoder(Generic[ItemType]):
 
     def _reason(self, error: Exception, line: bytes) -> str:
         """Say which attribute is at fault; conversions in the generated function do not know their field."""
-        if isinstance(error, (msgspec.MsgspecError, UnicodeDecodeError)):
+        if isinstance(error, (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)):
             return _line_reason(error)
+        if isinstance(error, _Twins):
+            return "an attribute name occurs twice"
         wire = self.decode(line).Item
         for field in self._fields:
             try:
                 eval(field.careful, dict(self._names), {"w": wire})  # noqa: S307  # the generated source itself
             except (ValueError, ArithmeticError) as cause:
                 return f"attribute {field.attribute!r} {cause}"
-        return str(error)
+        # It comes from the class's own code, and its text may echo a value.
+        return f"its Item cannot be made: {type(error).__name__}"
 
 
 def item_decoder(item_class: type[ItemType], known: Sequence[str] = ()) -> ItemDecoder[ItemType]:
@@ -396,10 +404,14 @@ def item_decoder(item_class: type[ItemType], known: Sequence[str] = ()) -> ItemD
     return ItemDecoder(item_class, known)
 
 
+class _Twins(ValueError):
+    """An object has two members of one name."""
+
+
 def _refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise ValueError("an attribute name occurs twice")
+        raise _Twins
     return members
 
 
@@ -425,7 +437,7 @@ class KeysDecoder:
         """Read one line. Raises `BadItem`."""
         try:
             return self._values(self._decode(line))
-        except (msgspec.MsgspecError, ValueError) as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise BadItem(_line_reason(error)) from None
 
     def many(self, lines: Iterable[bytes]) -> Iterator[tuple[str, ...]]:
@@ -446,13 +458,23 @@ def _envelope(members: Sequence[tuple[Any, ...]]) -> Any:
 # -- reasons ---------------------------------------------------------------------------------------
 
 
+_UNKNOWN = re.compile("Object contains unknown field `(.*?)`(?: - at |$)", re.DOTALL)
+
+
+def _place(text: str) -> str:
+    """Cut the path off a text of msgspec: it is made of our own names."""
+    return text[text.rfind(" - at ") :] if " - at " in text else ""
+
+
 def _line_reason(error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
         return "invalid UTF-8"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply; DynamoDB's own limit is 32 levels"
     text = str(error)
-    if "Invalid enum value" in text:
-        # msgspec echoes the value here, and only here.
-        text = "a value that is none of the allowed" + (
-            text[text.rfind(" - at ") :] if " - at " in text else ""
-        )
+    # Here, and only here, msgspec echoes what is on the line.
+    if text.startswith("Invalid enum value"):
+        text = "a value that is none of the allowed" + _place(text)
+    elif (found := _UNKNOWN.match(text)) and found[1] not in Value.__struct_fields__:
+        text = "a type that DynamoDB does not know" + _place(text)
     return text.replace(" - at `$", " at `$").removeprefix("JSON is malformed: ")

@@ -40,6 +40,13 @@ RECONNECT = frozenset(
         "53300",  # too many connections
     }
 )
+DATA = frozenset(
+    {
+        "40002",  # integrity constraint violation, found at the end of a transaction
+        "54000",  # program limit exceeded: a key too long for its index
+        "54001",  # statement too complex: a document nested too deeply
+    }
+)
 FULL = frozenset({"53100", "53200", "53000", "53400"})
 
 FEW_TRIES = {"57014": 3}
@@ -70,7 +77,7 @@ def fault_of(error: psycopg2.Error, *, connected: bool = True) -> Fault:
         return Fault.RECONNECT
     if state in FULL or state.startswith("58"):
         return Fault.FULL
-    if state[:2] in ("22", "23") or state == "40002":
+    if state[:2] in ("22", "23") or state in DATA:
         return Fault.DATA
     return Fault.FATAL
 

@@ -259,9 +259,6 @@ class PostgresTarget:
         """
 
         def work(cursor: Any) -> Written:
-            if close is None:
-                # The file's last commit waits for the disk, and for all before it: WAL is written in order.
-                cursor.execute("SET LOCAL synchronous_commit = off")
             written = self._write(cursor, batch)
             if close is not None:
                 self._keep_receipt(cursor, close(written), self._file)

@@ -26,7 +26,7 @@ from migration_pipeline.profile import Profile
 from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
 from migration_pipeline_tests.chaos.lab import BUCKET, Case
-from migration_pipeline_tests.chaos.proxy import Fault, Proxy, Side
+from migration_pipeline_tests.chaos.proxy import Fault, Proxy
 from migration_pipeline_tests.chaos.s3_faults import Answer
 
 FAULTS: dict[str, Callable[[Case], None]] = {}
@@ -154,7 +154,7 @@ def server_turns_read_only(case: Case) -> None:
         survive(case, case.url())
 
 
-def raising(case: Case, state: str, times: int) -> None:
+def raising(case: Case, state: str, times: int, first: int = 3) -> None:
     """Make the server raise an SQLSTATE for some statements on a table; a sequence counts, which no rollback undoes."""
     case.batch_items = 20
     case.execute(
@@ -163,7 +163,7 @@ def raising(case: Case, state: str, times: int) -> None:
         CREATE FUNCTION strike() RETURNS trigger LANGUAGE plpgsql AS $$
         DECLARE number bigint := nextval('strikes');
         BEGIN
-            IF number BETWEEN 3 AND {2 + times} THEN RAISE 'struck' USING ERRCODE = '{state}'; END IF;
+            IF number BETWEEN {first} AND {first + times - 1} THEN RAISE 'struck' USING ERRCODE = '{state}'; END IF;
             RETURN NULL;
         END $$;
         CREATE TRIGGER strike BEFORE INSERT ON orders FOR EACH STATEMENT EXECUTE FUNCTION strike()
@@ -200,6 +200,16 @@ def fails_at_once(case: Case, state: str, advice: str) -> None:
 def disk_full(case: Case) -> None:
     """53100."""
     fails_at_once(case, "53100", "make room, then rerun the file")
+
+
+@fault
+def last_batch_fails(case: Case) -> None:
+    """53100 in the transaction that would hold the receipt."""
+    raising(case, "53100", 1, first=2)
+    case.batch_items = 10_000
+    (error,) = case.load_all(case.url())
+    assert "53100" in error
+    assert case.without_receipt()
 
 
 @fault
@@ -327,12 +337,21 @@ def answers_cut(case: Case) -> None:
 
 
 @fault
-def stalled(case: Case) -> None:
-    """The network goes dead without a word: nothing comes through, nothing is closed."""
+def answers_stalled(case: Case) -> None:
+    """The network goes dead without a word: no answer comes through, nothing is closed."""
     case.settings = msgspec.structs.replace(case.settings, statement_timeout_seconds=0.5)
-    towards: Side = "client" if case.chance.random() < 0.5 else "server"
     through_proxy(
-        case, Fault("stall", towards=towards, after_bytes=case.chance.randint(3_000, 6_000), times=1)
+        case, Fault("stall", towards="client", after_bytes=case.chance.randint(3_000, 6_000), times=1)
+    )
+
+
+@fault
+def copy_stalled(case: Case) -> None:
+    """The same while the server waits for the rest of a COPY, with locks held."""
+    case.settings = msgspec.structs.replace(case.settings, statement_timeout_seconds=0.5)
+    case.batch_items = 150
+    through_proxy(
+        case, Fault("stall", towards="server", after_bytes=case.chance.randint(15_000, 50_000), times=1)
     )
 
 

@@ -1,0 +1,283 @@
+"""Asset checks: what the database says was loaded, held against the plan. None of them reads S3.
+
+They belong to the export, which no run materializes, so that they run when somebody asks (in the UI, or as the
+job ``<profile>_check``) and not with every file. Their metadata holds names and numbers, never values.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from migration_pipeline.defs.migration import Database
+from migration_pipeline.plan import Plan, PlannedFile
+from migration_pipeline.profile import Profile
+from migration_pipeline.row import Table
+from migration_pipeline.targets import receipts as sql
+from migration_pipeline.targets.receipts import Receipt, count_quarantined, count_rows, read_receipts
+
+SHOWN = 20
+"""Files that a check lists; their number is always told in full."""
+
+Loaded = Sequence[tuple[PlannedFile, Receipt]]
+Evaluate = Callable[[str], dg.AssetCheckResult]
+"""Takes the database's URL."""
+
+
+def migration_checks(plan: Plan, profile: Profile) -> list[dg.AssetChecksDefinition]:
+    """Build the checks of a plan, on the asset ``[profile, dynamodb_export]``. They raise `DatabaseError`."""
+
+    def make(name: str, description: str, evaluate: Evaluate) -> dg.AssetChecksDefinition:
+        @dg.asset_check(
+            asset=dg.AssetKey([plan.profile, "dynamodb_export"]), name=name, description=description
+        )
+        def check(database: Database) -> dg.AssetCheckResult:
+            return evaluate(database.url)
+
+        return check
+
+    return [
+        make(
+            "all_files_loaded",
+            "Each file of the plan has a receipt in the database.",
+            lambda url: _all_files_loaded(plan, url),
+        ),
+        make(
+            "items_conserved",
+            "In each loaded file: items in the manifest = items read = loaded + skipped + quarantined, and the "
+            "quarantine holds the quarantined ones.",
+            lambda url: _items_conserved(plan, url),
+        ),
+        make(
+            "md5_matches",
+            "Each loaded file was read with the bytes that the manifest promises.",
+            lambda url: _md5_matches(plan, url),
+        ),
+        make(
+            "nothing_quarantined",
+            "No item of the plan's files is in the quarantine.",
+            lambda url: _nothing_quarantined(plan, url),
+        ),
+        make(
+            "nothing_unrouted",
+            "Each item of the loaded files was taken by a route, or ignored by a rule.",
+            lambda url: _nothing_unrouted(plan, url),
+        ),
+        *(
+            make(
+                f"no_key_collisions_{table.qualified.replace('.', '_')}",
+                f"Each row that was loaded is a row of {table.qualified}: no two items have the same key.",
+                lambda url, table=table: _no_key_collisions(profile, table, url),  # type: ignore[misc]
+            )
+            for table in profile.tables.values()
+        ),
+    ]
+
+
+def check_job(plan: Plan, checks: Sequence[dg.AssetChecksDefinition]) -> Any:
+    """Build the job ``<profile>_check``, which runs all of them."""
+    return dg.define_asset_job(
+        f"{plan.profile}_check",
+        selection=dg.AssetSelection.checks(*checks),
+        description=f"Holds what the database says was loaded against the plan of {plan.profile}.",
+    )
+
+
+def _all_files_loaded(plan: Plan, url: str) -> dg.AssetCheckResult:
+    receipts = read_receipts(url, plan.profile)
+    missing = [p for p in plan.files if (p.export_id, p.file.name) not in receipts]
+    return _result(
+        plan,
+        [(p, {"items": p.file.items}) for p in missing],
+        f"{len(plan.files) - len(missing):,} of {len(plan.files):,} files are loaded",
+        next_step=f"load them: `migration-pipeline backfill {plan.profile} --wait`. Files that Dagster shows as "
+        f"materialized although they are listed here: `migration-pipeline reconcile {plan.profile}` names them.",
+        statement=sql.RECEIPTS,
+        numbers={"files": len(plan.files), "files_loaded": len(plan.files) - len(missing)},
+    )
+
+
+def _items_conserved(plan: Plan, url: str) -> dg.AssetCheckResult:
+    loaded, kept = _loaded(plan, url), count_quarantined(url, plan.profile)
+    wrong = []
+    for planned, receipt in loaded:
+        in_quarantine = kept.get((receipt.export_id, receipt.file), 0)
+        if not (
+            receipt.conserved and receipt.items == planned.file.items and receipt.quarantined == in_quarantine
+        ):
+            numbers = {
+                "items in manifest": planned.file.items,
+                "read": receipt.items,
+                "loaded": receipt.loaded,
+                "skipped": sum(receipt.skipped.values()),
+                "quarantined": receipt.quarantined,
+                "in quarantine": in_quarantine,
+            }
+            wrong.append((planned, numbers))
+    receipts = [receipt for _, receipt in loaded]
+    return _result(
+        plan,
+        wrong,
+        f"items are accounted for in {len(loaded) - len(wrong):,} of {len(loaded):,} loaded files",
+        next_step="materialize these partitions again. If the numbers stay apart, the export is damaged (compare it "
+        "with its manifest), or this is a mistake of ours: please report it with this table.",
+        statement=sql.RECEIPTS,
+        numbers={
+            "files_loaded": len(loaded),
+            "items": sum(receipt.items for receipt in receipts),
+            "loaded": sum(receipt.loaded for receipt in receipts),
+            "skipped": sum(sum(receipt.skipped.values()) for receipt in receipts),
+            "quarantined": sum(receipt.quarantined for receipt in receipts),
+        },
+    )
+
+
+def _md5_matches(plan: Plan, url: str) -> dg.AssetCheckResult:
+    loaded = _loaded(plan, url)
+    wrong = [
+        (planned, {"manifest": planned.file.md5, "read": receipt.md5})
+        for planned, receipt in loaded
+        if planned.file.md5 != receipt.md5
+    ]
+    return _result(
+        plan,
+        wrong,
+        f"the checksum is the manifest's in {len(loaded) - len(wrong):,} of {len(loaded):,} loaded files",
+        next_step="the plan was made again after they were loaded, and the files hold something else now: materialize "
+        "these partitions again.",
+        statement=sql.RECEIPTS,
+        numbers={"files_loaded": len(loaded)},
+    )
+
+
+def _nothing_quarantined(plan: Plan, url: str) -> dg.AssetCheckResult:
+    kept = count_quarantined(url, plan.profile)
+    found = [
+        (p, {"items": p.file.items, "quarantined": kept[p.export_id, p.file.name]})
+        for p in plan.files
+        if kept.get((p.export_id, p.file.name))
+    ]
+    total = sum(numbers["quarantined"] for _, numbers in found)
+    return _result(
+        plan,
+        found,
+        f"{total:,} items are in the quarantine" if total else "the quarantine is empty",
+        next_step="see why with the statement below, mend the profile or the table, and load the items again: "
+        "materialize these partitions. The raw lines are kept in `migration.quarantine`.",
+        statement=sql.QUARANTINED_ITEMS,
+        numbers={"items": plan.items, "quarantined": total},
+        severity=dg.AssetCheckSeverity.WARN,
+    )
+
+
+def _nothing_unrouted(plan: Plan, url: str) -> dg.AssetCheckResult:
+    patterns: dict[str, int] = {}
+    found = []
+    for planned, receipt in _loaded(plan, url):
+        for pattern, count in receipt.unrouted.items():
+            patterns[pattern] = patterns.get(pattern, 0) + count
+        if receipt.unrouted:
+            found.append((planned, {"items": planned.file.items, "unrouted": sum(receipt.unrouted.values())}))
+    total = sum(patterns.values())
+    by_count = sorted(patterns.items(), key=lambda pair: (-pair[1], pair[0]))
+    return _result(
+        plan,
+        found,
+        f"no rule took {total:,} items" if total else "a rule took every item",
+        next_step="add a route for these keys to the profile, or an `ignore` that says why they are not wanted, and "
+        "materialize these partitions again.",
+        statement=sql.RECEIPTS,
+        numbers={"items": plan.items, "unrouted": total},
+        severity=dg.AssetCheckSeverity.WARN,
+        more={"patterns": _table(("keys", "items"), by_count)} if found else {},
+    )
+
+
+def _no_key_collisions(profile: Profile, table: Table, url: str) -> dg.AssetCheckResult:
+    receipts = read_receipts(url, profile.name).values()
+    written = sum(receipt.rows.get(table.qualified, 0) for receipt in receipts)
+    collisions = sum(receipt.collisions for receipt in receipts)
+    there = count_rows(url, table)
+    replaced = max(written - there, 0)
+    if table.version is not None:
+        description = (
+            f"{replaced:,} rows gave way to one of a greater {table.version}, as the profile wants it"
+        )
+    elif replaced or collisions:
+        description = f"{replaced:,} of {written:,} rows loaded are not in the table, and {collisions:,} met another of their key in one batch"
+    else:
+        description = f"all {written:,} rows loaded are in the table"
+    # Receipts count the collisions within a batch for all tables together. In a table with a version they are
+    # no mistake, so where a profile has such a table, too, they may be its.
+    certain = bool(replaced) or all(other.version is None for other in profile.tables.values())
+    parameters = {"profile": profile.name, "table": table.qualified}
+    passed = table.version is not None or not (replaced or collisions)
+    return dg.AssetCheckResult(
+        passed=passed,
+        severity=dg.AssetCheckSeverity.ERROR if certain else dg.AssetCheckSeverity.WARN,
+        description=description,
+        metadata={
+            "rows_loaded": written,
+            "rows_in_table": there,
+            "rows_replaced": replaced,
+            "collisions_within_batches": collisions,
+            **(
+                {}
+                if passed
+                else {
+                    "next": dg.MetadataValue.md(
+                        "see keys with the first statement below; not every one is kept. Then make the key tell "
+                        f"such items apart, or name a `version` in the Row of {table.qualified}, and load all "
+                        "files again. Rows that somebody deleted from the table since are counted here, too."
+                    )
+                }
+            ),
+            "sql": _code(
+                sql.pasteable(sql.COLLISIONS, parameters) + "\n\n" + sql.rows_statement(table) + ";"
+            ),
+        },
+    )
+
+
+def _loaded(plan: Plan, url: str) -> Loaded:
+    receipts = read_receipts(url, plan.profile)
+    return [(p, r) for p in plan.files if (r := receipts.get((p.export_id, p.file.name)))]
+
+
+def _result(
+    plan: Plan,
+    concerned: Sequence[tuple[PlannedFile, Mapping[str, Any]]],
+    description: str,
+    *,
+    next_step: str,
+    statement: str,
+    numbers: Mapping[str, int],
+    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
+    more: Mapping[str, dg.MetadataValue[Any]] | None = None,
+) -> dg.AssetCheckResult:
+    """Pass if no file is concerned; else list them and say what to do next."""
+    metadata: dict[str, Any] = {**numbers, "files_concerned": len(concerned), **(more or {})}
+    if concerned:
+        columns = ("partition", *concerned[0][1])
+        rows = [(planned.partition, *values.values()) for planned, values in concerned]
+        metadata |= {"concerned": _table(columns, rows), "next": dg.MetadataValue.md(next_step)}
+    metadata["sql"] = _code(sql.pasteable(statement, {"profile": plan.profile}))
+    return dg.AssetCheckResult(
+        passed=not concerned, severity=severity, description=description, metadata=metadata
+    )
+
+
+def _table(columns: Sequence[str], rows: Sequence[Iterable[Any]]) -> dg.MarkdownMetadataValue:
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in rows[:SHOWN]]
+    if len(rows) > SHOWN:
+        lines.append(f"\n… and {len(rows) - SHOWN:,} more")
+    return dg.MetadataValue.md("\n".join(lines))
+
+
+def _cell(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else "`" + str(value).replace("|", "\\|") + "`"
+
+
+def _code(statement: str) -> dg.MarkdownMetadataValue:
+    return dg.MetadataValue.md(f"```sql\n{statement}\n```")
