@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 
 import msgspec
 
-from migration_pipeline.defs.migration import _metadata
+from migration_pipeline.defs.migration import file_metadata
 from migration_pipeline.engine.report import FileReport
 from migration_pipeline.instance import FileStatus, Instance
 from migration_pipeline.plan import Plan
@@ -59,7 +59,7 @@ def reconcile(plan: Plan, profile: Profile, instance: Instance, database_url: st
             instance.report_materialization(
                 [plan.profile, table.name],
                 file.partition,
-                _metadata(file, _report(receipt), table),
+                file_metadata(file, _report(receipt), table),
                 f"reported by `migration-pipeline reconcile` from the receipt of {receipt.loaded_at:%Y-%m-%d %H:%M:%S %Z}, "
                 f"run {receipt.run_id}",
             )

@@ -196,7 +196,7 @@ def _nothing_unrouted(plan: Plan, url: str) -> dg.AssetCheckResult:
 def _no_key_collisions(profile: Profile, table: Table, url: str) -> dg.AssetCheckResult:
     receipts = read_receipts(url, profile.name).values()
     written = sum(receipt.rows.get(table.qualified, 0) for receipt in receipts)
-    collisions = sum(receipt.collisions for receipt in receipts)
+    collisions = sum(receipt.collisions.get(table.qualified, 0) for receipt in receipts)
     there = count_rows(url, table)
     replaced = max(written - there, 0)
     if table.version is not None:
@@ -207,14 +207,11 @@ def _no_key_collisions(profile: Profile, table: Table, url: str) -> dg.AssetChec
         description = f"{replaced:,} of {written:,} rows loaded are not in the table, and {collisions:,} met another of their key in one batch"
     else:
         description = f"all {written:,} rows loaded are in the table"
-    # Receipts count the collisions within a batch for all tables together. In a table with a version they are
-    # no mistake, so where a profile has such a table, too, they may be its.
-    certain = bool(replaced) or all(other.version is None for other in profile.tables.values())
     parameters = {"profile": profile.name, "table": table.qualified}
     passed = table.version is not None or not (replaced or collisions)
     return dg.AssetCheckResult(
         passed=passed,
-        severity=dg.AssetCheckSeverity.ERROR if certain else dg.AssetCheckSeverity.WARN,
+        severity=dg.AssetCheckSeverity.ERROR,
         description=description,
         metadata={
             "rows_loaded": written,

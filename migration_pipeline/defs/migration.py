@@ -157,7 +157,7 @@ def _tables_asset(plan: Plan, profile: Profile, export: dg.AssetSpec) -> dg.Asse
                 context.log.error(f"{planned.file.name}: failed: {error}")
                 continue
             for table in tables.values():
-                key, metadata = [plan.profile, table.name], _metadata(planned, report, table)
+                key, metadata = [plan.profile, table.name], file_metadata(planned, report, table)
                 if len(context.partition_keys) == 1:
                     yield dg.MaterializeResult(asset_key=key, metadata=metadata)
                 else:
@@ -259,7 +259,7 @@ def _progress(progress: Progress) -> str:
     )
 
 
-def _metadata(planned: PlannedFile, report: FileReport, table: Table) -> Mapping[str, Any]:
+def file_metadata(planned: PlannedFile, report: FileReport, table: Table) -> Mapping[str, Any]:
     """What a materialization says of its file. Numbers are plain, so that the UI plots them over partitions."""
     rows = report.rows.get(table.qualified, 0)
     return {
@@ -272,7 +272,7 @@ def _metadata(planned: PlannedFile, report: FileReport, table: Table) -> Mapping
         "skipped": sum(report.skipped.values()),
         "quarantined": report.quarantined,
         "unrouted": sum(report.unrouted.values()),
-        "collisions": report.collisions,
+        "collisions": sum(report.collisions.values()),
         "changed": report.changed,
         "nul": report.nul,
         "retries": report.retries,

@@ -108,7 +108,8 @@ class Written:
     def __init__(self) -> None:
         self.rows = Counter[str]()
         """Rows by table."""
-        self.collisions = 0
+        self.collisions = Counter[str]()
+        """Rows left out, by table, because another item of the same batch made the same key."""
         self.changed = 0
         self.nul = 0
         self.items_refused = 0
@@ -123,7 +124,7 @@ class Written:
     def add(self, other: Written) -> None:
         """Sum up."""
         self.rows.update(other.rows)
-        self.collisions += other.collisions
+        self.collisions.update(other.collisions)
         self.changed += other.changed
         self.nul += other.nul
         self.items_refused += other.items_refused

@@ -271,7 +271,7 @@ class FileLoad:
             quarantined=reasons.total(),
             quarantined_by_reason=dict(reasons.most_common()),
             rows=dict(total.rows),
-            collisions=total.collisions,
+            collisions=dict(total.collisions),
             changed=total.changed,
             nul=total.nul,
             retries=self._target.retries,

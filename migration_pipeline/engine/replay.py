@@ -96,7 +96,7 @@ def _replay(
             skipped=_sum(receipt.skipped, skipped),
             unrouted=_sum(receipt.unrouted, batch.counts.unrouted),
             rows=_sum(receipt.rows, written.rows),
-            collisions=receipt.collisions + written.collisions,
+            collisions=_sum(receipt.collisions, written.collisions),
             changed=receipt.changed + written.changed,
             nul=receipt.nul + written.nul,
         )

@@ -21,8 +21,8 @@ class FileReport(msgspec.Struct, kw_only=True):
     quarantined_by_reason: dict[str, int] = {}
     rows: dict[str, int] = {}
     """Rows written, by table."""
-    collisions: int = 0
-    """Rows left out because another item of the same batch made the same key."""
+    collisions: dict[str, int] = {}
+    """Rows left out because another item of the same batch made the same key, by table."""
     changed: int = 0
     """Rows that were there with other values: of an older load, or of another item with the same key."""
     nul: int = 0

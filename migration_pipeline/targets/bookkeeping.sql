@@ -23,7 +23,7 @@ CREATE TABLE IF NOT EXISTS migration.loaded_file (
 COMMENT ON TABLE migration.loaded_file IS 'Receipts: one row for each export file that is loaded whole.';
 ALTER TABLE migration.loaded_file
     ADD COLUMN IF NOT EXISTS unrouted   jsonb  NOT NULL DEFAULT '{}',
-    ADD COLUMN IF NOT EXISTS collisions bigint NOT NULL DEFAULT 0,
+    ADD COLUMN IF NOT EXISTS collisions jsonb  NOT NULL DEFAULT '{}',
     ADD COLUMN IF NOT EXISTS changed    bigint NOT NULL DEFAULT 0,
     ADD COLUMN IF NOT EXISTS nul        bigint NOT NULL DEFAULT 0,
     ADD COLUMN IF NOT EXISTS retries    bigint NOT NULL DEFAULT 0;

@@ -52,7 +52,7 @@ class Encoded(msgspec.Struct, frozen=True):
 
     parts: list[tuple[type[Row], bytes]]
     rows: dict[str, int]
-    collisions: int
+    collisions: dict[str, int]
     nul: int
 
     @property
@@ -240,13 +240,15 @@ class PostgresTarget:
 
     def encode(self, rows: dict[type[Row], list[Row]]) -> Encoded:
         """Encode a batch's rows for COPY, each table's sorted by key."""
-        parts, counts, collisions, nul = [], {}, 0, 0
+        parts, counts, collisions, nul = [], {}, {}, 0
         for row_class, batch in rows.items():
             if batch:
                 encoded = self._encoders[row_class].encode(batch)
                 parts.append((row_class, encoded.data))
-                counts[self._tables[row_class].qualified] = encoded.rows
-                collisions += len(batch) - encoded.rows
+                name = self._tables[row_class].qualified
+                counts[name] = encoded.rows
+                if encoded.rows < len(batch):
+                    collisions[name] = len(batch) - encoded.rows
                 nul += encoded.nul
         return Encoded(parts, counts, collisions, nul)
 
@@ -347,7 +349,7 @@ class PostgresTarget:
                     raise TooManyBad(written.refused) from None
         else:
             written.rows.update(batch.encoded.rows)
-            written.collisions += batch.encoded.collisions
+            written.collisions.update(batch.encoded.collisions)
             written.nul += batch.encoded.nul
             written.changed += changed
         cursor.execute("RELEASE SAVEPOINT batch")
@@ -384,7 +386,8 @@ class PostgresTarget:
     def _keep_receipt(self, cursor: Any, report: FileReport, file: FileIdentity) -> None:
         values: dict[str, Any] = msgspec.to_builtins(report) | msgspec.to_builtins(file)
         documents = {
-            name: msgspec.json.encode(values[name]).decode() for name in ("skipped", "unrouted", "rows")
+            name: msgspec.json.encode(values[name]).decode()
+            for name in ("skipped", "unrouted", "rows", "collisions")
         }
         cursor.execute(RECEIPT, values | documents)
 

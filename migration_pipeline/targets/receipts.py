@@ -72,7 +72,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     quarantined: int
     rows: dict[str, int]
     """Rows by the table's qualified name; a table that got none may be left out."""
-    collisions: int
+    collisions: dict[str, int]
+    """Rows left out within a batch, by the table's qualified name."""
     changed: int
     nul: int
     retries: int

@@ -80,7 +80,9 @@ class Lab:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.server = EmbeddedPostgres(folder, {"deadlock_timeout": "50ms", "max_connections": "40"})
+        self.server = EmbeddedPostgres(
+            folder, {"deadlock_timeout": "50ms", "max_connections": "40", "wal_writer_delay": "10s"}
+        )
         self._numbers = iter(range(10**9))
         self._lock = threading.Lock()
         self.bucket_made = False

@@ -419,9 +419,9 @@ def test_colliding_keys_are_counted_and_shown(database_url: str) -> None:
 
     execute(database_url, ddl([*p.tables.values()]))
     one = load_lines(database_url, p, [event("a", 1, "x"), event("a", 1, "y"), event("b", 1, "x")], "f1")
-    assert (one.collisions, one.changed, one.rows) == (1, 0, {"plain": 2})
+    assert (one.collisions, one.changed, one.rows) == ({"plain": 1}, 0, {"plain": 2})
     two = load_lines(database_url, p, [event("b", 1, "other"), event("c", 1, "x")], "f2")
-    assert (two.collisions, two.changed) == (0, 1)
+    assert (two.collisions, two.changed) == ({}, 1)
     assert query(database_url, "SELECT file, table_name, key FROM migration.collision") == [
         ("f2", "plain", {"id": "V#b"})
     ]
@@ -465,3 +465,21 @@ def test_batches_keep_their_lines_small(database_url: str) -> None:
     target = PostgresTarget(database_url, p.tables, FileIdentity("p", "1", "e", "f", "r"))
     batch = Batch.make(transform, target.encode, transform(lines))
     assert batch.size == batch.encoded.size + sum(map(len, lines))
+
+
+def test_two_replays_at_once_count_their_items_once(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    p, lines = pairs("1", fails="PAIR#3")
+    execute(database_url, ddl([*p.tables.values()]))
+    load_lines(database_url, p, lines)
+    mended, _ = pairs("2")
+    identity = FileIdentity("pairs", "2", "export", "f", "replay")
+    with PostgresTarget(database_url, mended.tables, identity) as late:
+        seen = late.quarantined()
+        assert replay_file(database_url, mended).loaded == 1
+        before = receipt(database_url)
+        monkeypatch.setattr(late, "quarantined", lambda: seen)
+        with pytest.raises(MigrationError, match="its quarantine changed meanwhile"):
+            replay(Transform(mended, dynamodb_json), late, LoadSettings())
+    assert receipt(database_url) == before
