@@ -54,6 +54,9 @@ SETTINGS = {
     "checkpoint_timeout": "15min",
     # Error messages quote values of the data. The loader gets them; the log of the server must not.
     "log_min_messages": "log",
+    # Nor those of a session that is ended, which count as more than "log".
+    "log_min_error_statement": "panic",
+    "log_error_verbosity": "terse",
     "timezone": "UTC",  # what Aurora has, and not the machine's: a timestamp prints the same everywhere
 }
 

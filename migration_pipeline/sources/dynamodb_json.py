@@ -387,7 +387,7 @@ class ItemDecoder(Generic[ItemType]):
         """Say which attribute is at fault; conversions in the generated function do not know their field."""
         if isinstance(error, (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)):
             return _line_reason(error)
-        if isinstance(error, _Twins):
+        if isinstance(error, _TwinsError):
             return "an attribute name occurs twice"
         wire = self.decode(line).Item
         for field in self._fields:
@@ -404,14 +404,14 @@ def item_decoder(item_class: type[ItemType], known: Sequence[str] = ()) -> ItemD
     return ItemDecoder(item_class, known)
 
 
-class _Twins(ValueError):
+class _TwinsError(ValueError):
     """An object has two members of one name."""
 
 
 def _refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise _Twins
+        raise _TwinsError
     return members
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import sys
+from collections.abc import Iterable
+from types import TracebackType
 from typing import Any
 
 import msgspec
@@ -116,7 +119,8 @@ def no_database(error: psycopg2.Error) -> DatabaseError:
             "postgresql://user@host:port/database, with %-escapes for special characters in a password"
         )
     # Of a mistyped URL any part may be of the password.
-    reason = re.sub(r'"[^"]*"', '"…"', (str(error).strip().splitlines() or ["connection lost"])[0])
+    # A quote within it is followed by more of it.
+    reason = re.sub(r'".*?"(?=[\s,:]|$)', '"…"', (str(error).strip().splitlines() or ["connection lost"])[0])
     return DatabaseError(
         f"no database: {reason}; check MIGRATION_DATABASE_URL, and that the server runs (the embedded one "
         "runs under `make dev`)"
@@ -151,19 +155,38 @@ def table_of_error(error: psycopg2.Error) -> str | None:
     return name if not schema or schema == "public" or not name else f"{schema}.{name}"
 
 
-def reason_of_refusal(error: psycopg2.Error) -> str:
+def reason_of_refusal(error: psycopg2.Error, columns: Iterable[str]) -> str:
     """Say why a row was refused, in words that hold no values: the kind, SQLSTATE, column and constraint.
 
     PostgreSQL names the column of a value that it cannot read only in the error's context, ``COPY
-    customers, line 3, column created_at: "…"``, which ends in the value.
+    customers, line 3, column created_at: "…"``, which ends in the value. So only one of `columns` is told.
     """
     detail = error.diag
     column = detail.column_name
     if column is None and (
-        found := re.search(r"COPY [^,]*, line \d+, column ([^:]+):", detail.context or "")
+        found := re.search(
+            rf"^COPY .*, line \d+, column ({'|'.join(map(re.escape, columns))}): ",
+            detail.context or "",
+            re.MULTILINE,
+        )
     ):
         column = found[1]
     names = [f"column {column}"] if column else []
     if detail.constraint_name:
         names.append(f"constraint {detail.constraint_name}")
     return " ".join([f"{type(error).__name__} (SQLSTATE {error.pgcode})", *names])
+
+
+_usual_hook = sys.excepthook
+
+
+def _hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """Keep rows off stderr: of a COPY whose session was ended, psycopg2 prints the first of two errors itself.
+
+    It raises the second one, so nothing is lost.
+    """
+    if not (kind is SystemError and isinstance(error.__cause__, psycopg2.Error)):
+        _usual_hook(kind, error, traceback)
+
+
+sys.excepthook = _hook

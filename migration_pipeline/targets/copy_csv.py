@@ -164,14 +164,14 @@ def _compile_prepare(table: Table) -> Callable[[Row], tuple[Any, ...]] | None:
     if not any(spellings.values()):
         return None
     values = []
-    for column in table.columns:
+    namespace: dict[str, Any] = {}
+    for number, column in enumerate(table.columns):
         if spellings[column.field] is None:
             values.append(f"r.{column.field}")
         else:
-            call = f"{column.field}(v)"
-            values.append(f"(None if (v := r.{column.field}) is None else {call})")
+            namespace[f"spell{number}"] = spellings[column.field]
+            values.append(f"(None if (v := r.{column.field}) is None else spell{number}(v))")
     source = f"def prepare(r):\n    return ({', '.join(values)},)\n"
-    namespace: dict[str, Any] = {name: spell for name, spell in spellings.items() if spell}
     exec(compile(source, f"<encoder of {table.qualified}>", "exec"), namespace)  # noqa: S102  # names are a class's fields
     return namespace["prepare"]  # type: ignore[no-any-return]
 

@@ -183,6 +183,7 @@ class PostgresTarget:
         self._settings = settings
         self._tables = dict(tables)
         self._encoders = {row_class: RowEncoder(table, nul) for row_class, table in self._tables.items()}
+        self._columns = {column.name for table in self._tables.values() for column in table.columns}
         self._statements: dict[type[Row], _Statements] = {}
         self._on_retry = on_retry
         self._connection: Any = None
@@ -344,7 +345,11 @@ class PostgresTarget:
                         written.refuse(bad)
                     self._load(cursor, half, room, written)
             else:
-                written.refuse(batch.refused(reason_of_refusal(error), table_of_error(error), error.pgcode))
+                written.refuse(
+                    batch.refused(
+                        reason_of_refusal(error, self._columns), table_of_error(error), error.pgcode
+                    )
+                )
                 if len(written.refused) > room:
                     raise TooManyBad(written.refused) from None
         else:

@@ -298,3 +298,20 @@ def test_the_connection_reports_who_it_is(values_url: str) -> None:
     with target(values_url), psycopg2.connect(values_url) as other, other.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'migration_pipeline'")
         assert cursor.fetchone() == (1,)
+
+
+def test_fields_may_have_any_name(database_url: str) -> None:
+    """Also those of the generated encoder's own variables."""
+
+    class Named(Row, table="named", key="r"):
+        r: bytes
+        v: bytes | None
+        spell1: list[int]
+
+    execute(database_url, ddl([table_of(Named)]))
+    with target(database_url, Named) as open_target:
+        write(open_target, {Named: [Named(b"r", b"v", [1]), Named(b"s", None, [])]})
+    assert query(database_url, "SELECT encode(r, 'escape'), encode(v, 'escape'), spell1 FROM named") == [
+        ("r", "v", [1]),
+        ("s", None, []),
+    ]
