@@ -340,6 +340,7 @@ def answers_cut(case: Case) -> None:
 def answers_stalled(case: Case) -> None:
     """The network goes dead without a word: no answer comes through, nothing is closed."""
     case.settings = msgspec.structs.replace(case.settings, statement_timeout_seconds=0.5)
+    case.batch_items = 20  # more answers
     through_proxy(
         case, Fault("stall", towards="client", after_bytes=case.chance.randint(3_000, 6_000), times=1)
     )
@@ -540,12 +541,15 @@ def bad_items_and_lost_commits(case: Case) -> None:
 
 @fault
 def every_item_bad(case: Case) -> None:
-    """The table refuses all rows: a limit stops each file; mended, it loads."""
-    case.execute("ALTER TABLE orders ADD CONSTRAINT never CHECK (false)")
+    """The tables refuse all rows: a limit stops each file; mended, it loads."""
+    tables = ("customers", "orders", "order_lines")
+    for table in tables:
+        case.execute(f"ALTER TABLE {table} ADD CONSTRAINT never CHECK (false)")
     errors = case.load_all(case.url())
     assert len(errors) == sum(1 for file in case.files if file.items)
     assert all(re.search("more than .* items are bad.*Mend the profile or the table", e) for e in errors)
-    case.execute("ALTER TABLE orders DROP CONSTRAINT never")
+    for table in tables:
+        case.execute(f"ALTER TABLE {table} DROP CONSTRAINT never")
 
 
 @fault

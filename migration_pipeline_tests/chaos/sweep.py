@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import traceback
 from collections import Counter
@@ -24,6 +25,7 @@ from migration_pipeline_tests.chaos.lab import BAD, Case, lab
 def main(seeds: int, first_seed: int, names: tuple[str, ...]) -> None:
     """Load an export under each fault, with each seed, and compare the end state with a faultless load's."""
     out = console()
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # moto's server tells of each request
     table = Table(
         "fault", "runs", "survived", "rerun", "lost", "duplicated", "wrong", box=None, header_style="bold"
     )
