@@ -64,7 +64,7 @@ SHORT = (
 )
 """Module, constant, and its value here."""
 
-BUCKET = "exports"
+BUCKET = "exports-to-maltreat"  # moto keeps one state a process, whoever starts a server of it
 
 GRANTS = """
 GRANT TEMPORARY ON DATABASE {database} TO loader;
