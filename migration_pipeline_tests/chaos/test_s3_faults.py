@@ -31,7 +31,7 @@ from migration_pipeline_tests.chaos.s3_faults import Answer, FaultyS3
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
-BUCKET = "exports"
+BUCKET = "objects-to-maltreat"
 KEY = "AWSDynamoDB/01700000000000-0a1b2c3d/data/some.json.gz"
 URI = f"s3://{BUCKET}/{KEY}"
 SLOW_DOWN = Answer("error", "SlowDown")

@@ -24,7 +24,7 @@ from migration_pipeline_tests.oracle import actual, checksum, expected
 
 Command = Callable[..., tuple[int, str]]
 
-BUCKET = "exports"
+BUCKET = "exports-to-migrate"
 SCRIPT = Path(sys.executable).parent / "migration-pipeline"
 
 VISITS_PROFILE = """
