@@ -27,12 +27,12 @@ from migration_pipeline_tests.oracle import actual, expected
 
 @pytest.fixture
 def small_disk(postgres: EmbeddedPostgres) -> Iterator[Path]:
-    """An empty file system of 12 MB that belongs to the server's user."""
+    """An empty file system of 8 MB that belongs to the server's user."""
     if not sys.platform.startswith("linux") or os.geteuid() != 0:
         pytest.skip("only Linux's root can mount a small file system")
     folder = Path(tempfile.mkdtemp(prefix="small-disk-", dir="/var/tmp"))  # the server's user has to reach it
     owner = postgres.data_dir.stat()
-    options = f"size=12m,mode=0700,uid={owner.st_uid},gid={owner.st_gid}"
+    options = f"size=8m,mode=0700,uid={owner.st_uid},gid={owner.st_gid}"
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, text=True
     )
@@ -48,7 +48,7 @@ def small_disk(postgres: EmbeddedPostgres) -> Iterator[Path]:
 def test_a_full_disk_fails_the_file_and_a_rerun_ends_as_if_nothing_had_happened(
     postgres: EmbeddedPostgres, small_disk: Path, tmp_path: Path
 ) -> None:
-    export = write_sample(tmp_path, items=120_000, files=2, seed=5)
+    export = write_sample(tmp_path, items=160_000, files=2, seed=5)
     execute(postgres.url, f"CREATE TABLESPACE small LOCATION '{small_disk}'")
     url = postgres.url.replace("/postgres?", "/on_a_small_disk?")
     try:
