@@ -12,6 +12,7 @@ import dagster as dg
 import msgspec
 from pydantic import Field
 
+from migration_pipeline.defs.dry_run import observe_dry_run
 from migration_pipeline.engine.load import FileLoad, LoadSettings
 from migration_pipeline.engine.report import FileReport, Progress
 from migration_pipeline.engine.transform import Transform
@@ -37,8 +38,13 @@ class Database(dg.ConfigurableResource):  # type: ignore[type-arg]  # generic on
 
 
 class LoadConfig(dg.Config):
-    """Run config of a load. Nothing here changes the result."""
+    """Run config of a load. Nothing here changes the result of one that is no dry run."""
 
+    dry_run: bool = Field(
+        default=False,
+        description="Only tell what a load would do: new, changed and unchanged rows, bad items. Nothing is "
+        "written or materialized.",
+    )
     batch_items: int = Field(
         default=LoadSettings().batch_items,
         gt=0,
@@ -125,6 +131,7 @@ def _table_spec(plan: Plan, profile: Profile, table: Table, export: dg.AssetSpec
         kinds={"postgres"},
         description=table.comment,
         code_version=profile.version,
+        skippable=True,  # by a dry run; a load either yields all tables or fails
         metadata={
             "dagster/table_name": table.qualified,
             "dagster/column_schema": dg.TableSchema(columns=columns),
@@ -151,6 +158,11 @@ def _tables_asset(plan: Plan, profile: Profile, export: dg.AssetSpec) -> dg.Asse
         for partition in context.partition_keys:
             planned = files[partition]
             try:
+                if config.dry_run:
+                    observe_dry_run(
+                        context, plan, profile, planned, database.url, config.load, config.database
+                    )
+                    continue
                 report = _load_file(context, planned, profile, transform, config, database)
             except MigrationError as error:
                 failures[partition] = error

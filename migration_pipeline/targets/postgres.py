@@ -23,6 +23,7 @@ import msgspec
 import psycopg2
 import psycopg2.errorcodes
 from psycopg2 import sql
+from typing_extensions import Self
 
 from migration_pipeline.engine.batch import Batch, TooManyBad, Written
 from migration_pipeline.engine.report import FileReport
@@ -196,7 +197,7 @@ class PostgresTarget:
         self._quarantined: set[int] = set()
         self.retries = 0
 
-    def __enter__(self) -> PostgresTarget:
+    def __enter__(self) -> Self:
         threading.Thread(target=self._watch, name="watch the database", daemon=True).start()
         try:
             self._persistently(self._check)
