@@ -19,7 +19,7 @@ from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
 from migration_pipeline.targets.comparison import EXAMPLES, ComparingTarget, Comparison, Difference
-from migration_pipeline.targets.connection import DatabaseSettings
+from migration_pipeline.targets.connection import DatabaseSettings, connect
 from migration_pipeline.targets.postgres import FileIdentity
 from migration_pipeline.targets.receipts import Verification, count_rows, keep_verification
 
@@ -170,6 +170,7 @@ def _target(
     constraints: bool = False,
     keys: bool = False,
 ) -> ComparingTarget:
+    connect(url).close()  # somebody waits for the result: a database that is not there is told at once
     nobody = FileIdentity(profile.name, profile.version, "", "", "")
     return ComparingTarget(
         url, profile.tables, nobody, database, profile.nul, say, constraints=constraints, keys=keys

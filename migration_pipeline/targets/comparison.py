@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
+import psycopg2
 from psycopg2 import sql
 
 from migration_pipeline.engine.batch import Batch, Written
@@ -221,6 +222,11 @@ class ComparingTarget(PostgresTarget):
     def _other_columns(self, cursor: Any, table: Table) -> list[str]:
         cursor.execute(OTHER_COLUMNS, (qualified(table), [column.name for column in table.columns]))
         return [name for (name,) in cursor.fetchall()]
+
+    def _table_of(self, error: psycopg2.Error) -> str | None:
+        tables = list(self._tables.values())
+        name = error.diag.table_name or ""
+        return tables[int(name.removeprefix("compared_"))].qualified if name.startswith("compared_") else None
 
     def _upsert(self, cursor: Any, encoded: Encoded) -> int:
         """Stage rows and compare them; gives the number of those that replace others."""
