@@ -31,6 +31,7 @@ from migration_pipeline import Item, Profile, Row, attribute, column, prefix
 from migration_pipeline.cli import main
 from migration_pipeline.defs.checks import check_job, migration_checks
 from migration_pipeline.defs.migration import Database, migration_assets, replay_job
+from migration_pipeline.defs.verification import verify_check, verify_job
 from migration_pipeline.engine.load import FileLoad, LoadSettings
 from migration_pipeline.engine.report import FileReport
 from migration_pipeline.engine.transform import Transform
@@ -208,7 +209,7 @@ def test_without_one_of_the_grants_a_load_says_so(guarded_url: str, shop_export:
 
 def test_the_quarantine_is_its_owners_alone(guarded_url: str) -> None:
     execute(guarded_url, "DROP ROLE IF EXISTS reader; CREATE ROLE reader LOGIN")
-    for table in ("quarantine", "collision"):
+    for table in ("quarantine", "collision", "difference"):
         with pytest.raises(psycopg2.errors.InsufficientPrivilege):
             query(guarded_url.replace("postgres@", "reader@"), f"SELECT * FROM migration.{table}")
 
@@ -525,29 +526,32 @@ def server_log(server: EmbeddedPostgres) -> bytes:
 def run_all(
     plan: Plan, instance: dg.DagsterInstance, config: dict[str, Any]
 ) -> Sequence[dg.ExecuteInProcessResult]:
-    """Load, replay and check, as the code location would."""
+    """Load, run dry, replay, check and verify, as the code location would."""
     resources = {"database": Database(url=dg.EnvVar("MIGRATION_DATABASE_URL"))}
     export, load = migration_assets(plan, accounts)
-    checks = migration_checks(plan, accounts)
+    checks, verification = migration_checks(plan, accounts), verify_check(plan, accounts)
     definitions = dg.Definitions(
         assets=[export, load],
-        asset_checks=checks,
-        jobs=[check_job(plan, checks), replay_job(plan, accounts)],
+        asset_checks=[*checks, verification],
+        jobs=[check_job(plan, checks), verify_job(plan, verification), replay_job(plan, accounts)],
         resources=resources,
     )
     assert isinstance(load, dg.AssetsDefinition)
     return [
-        dg.materialize(
-            [load],
-            instance=instance,
-            partition_key=plan.files[0].partition,
-            resources=resources,
-            run_config={"ops": {"accounts_load": {"config": config}}},
-            raise_on_error=False,
+        *(
+            dg.materialize(
+                [load],
+                instance=instance,
+                partition_key=plan.files[0].partition,
+                resources=resources,
+                run_config={"ops": {"accounts_load": {"config": config | more}}},
+                raise_on_error=False,
+            )
+            for more in ({}, {"dry_run": True})
         ),
         *(
             definitions.resolve_job_def(name).execute_in_process(instance=instance, raise_on_error=False)
-            for name in ("accounts_replay", "accounts_check")
+            for name in ("accounts_replay", "accounts_check", "accounts_verify")
         ),
     ]
 
@@ -601,9 +605,17 @@ def test_no_secret_is_told_by_the_command_line(
             "no password": url_of(guarded, database_of(url), f"{SECRET}-wrong"),
         }.get(fault, for_loader(url)),
     )
-    for command in (["replay", f"{__name__}:accounts"], ["ddl", f"{__name__}:accounts", "--apply"]):
+    accounts_reference = f"{__name__}:accounts"
+    for command in (
+        ["replay", accounts_reference],
+        ["verify", accounts_reference],
+        ["backfill", accounts_reference, "--dry-run"],
+        ["ddl", accounts_reference, "--apply"],
+    ):
         done = CliRunner().invoke(main, command)
-        if command[0] == "replay":
+        if command[0] in ("verify", "backfill"):
+            assert done.exit_code == (0 if command[0] == "verify" and fault == "bad" else 1), done.output
+        elif command[0] == "replay":
             assert done.exit_code == (1 if fault else 0), done.output
             assert {"": "nothing to replay", "bad": "still bad"}.get(
                 fault, "error: no database"
