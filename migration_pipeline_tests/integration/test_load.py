@@ -221,7 +221,6 @@ def test_an_unchanged_rerun_writes_almost_nothing(shop_database_url: str, tmp_pa
     assert again < first / 20
 
 
-@pytest.mark.parametrize("receipts", [True, False])
 @pytest.mark.parametrize(("default", "ours"), [("off", "on"), ("on", "on"), ("remote_write", "remote_write")])
 def test_a_commit_waits_for_the_disk_whatever_the_server_does_by_default(
     shop_database_url: str, default: str, ours: str
@@ -233,6 +232,7 @@ def test_a_commit_waits_for_the_disk_whatever_the_server_does_by_default(
         assert cursor.fetchone() == (ours,)
 
 
+@pytest.mark.parametrize("receipts", [True, False])
 def test_rows_that_are_there_are_brought_up_to_date(
     shop_database_url: str, export: Export, connection: Any, receipts: bool
 ) -> None:
