@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg2
 import pytest
@@ -225,7 +226,7 @@ def test_an_unchanged_rerun_writes_almost_nothing(shop_database_url: str, tmp_pa
 def test_a_commit_waits_for_the_disk_whatever_the_server_does_by_default(
     shop_database_url: str, default: str, ours: str
 ) -> None:
-    name = shop_database_url.rpartition("/")[2].partition("?")[0]
+    name = urlsplit(shop_database_url).path.removeprefix("/")
     execute(shop_database_url, f"ALTER DATABASE {name} SET synchronous_commit = {default}")
     with contextlib.closing(connect(shop_database_url)) as connection, connection.cursor() as cursor:
         cursor.execute("SHOW synchronous_commit")
