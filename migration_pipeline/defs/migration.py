@@ -12,6 +12,7 @@ import dagster as dg
 import msgspec
 from pydantic import Field
 
+from migration_pipeline.defs.metadata import export_spec, file_metadata, table_spec
 from migration_pipeline.engine.load import FileLoad, LoadSettings
 from migration_pipeline.engine.report import FileReport, Progress
 from migration_pipeline.engine.transform import Transform
@@ -19,7 +20,6 @@ from migration_pipeline.errors import MigrationError
 from migration_pipeline.plan import Plan, PlannedFile
 from migration_pipeline.profile import Profile
 from migration_pipeline.replay import replay_plan
-from migration_pipeline.row import Table
 from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
@@ -85,51 +85,8 @@ class LoadConfig(dg.Config):
 
 def migration_assets(plan: Plan, profile: Profile) -> list[dg.AssetSpec | dg.AssetsDefinition]:
     """Build a plan's assets: ``[profile, dynamodb_export]`` and, downstream of it, ``[profile, table]`` each."""
-    export = _export_spec(plan)
+    export = export_spec(plan)
     return [export, _tables_asset(plan, profile, export)]
-
-
-def _export_spec(plan: Plan) -> dg.AssetSpec:
-    return dg.AssetSpec(
-        key=[plan.profile, "dynamodb_export"],
-        group_name=plan.profile,
-        kinds={"dynamodb", "s3"},
-        description="The DynamoDB table as it was exported. Dagster only knows of it; nothing here changes it.",
-        metadata={
-            "exports": dg.MetadataValue.md(
-                "\n".join(f"- `{e.uri}` of {e.export_time}" for e in plan.exports)
-            ),
-            "dynamodb_table": ", ".join(sorted({e.table_arn for e in plan.exports})),
-            "files": len(plan.files),
-            "items": plan.items,
-            "bytes": plan.bytes,
-        },
-    )
-
-
-def _table_spec(plan: Plan, profile: Profile, table: Table, export: dg.AssetSpec) -> dg.AssetSpec:
-    columns = [
-        dg.TableColumn(
-            name=column.name,
-            type=column.pg_type,
-            constraints=dg.TableColumnConstraints(
-                nullable=column.nullable, unique=table.key == (column.name,)
-            ),
-        )
-        for column in table.columns
-    ]
-    return dg.AssetSpec(
-        key=[plan.profile, table.name],
-        deps=[export],
-        group_name=plan.profile,
-        kinds={"postgres"},
-        description=table.comment,
-        code_version=profile.version,
-        metadata={
-            "dagster/table_name": table.qualified,
-            "dagster/column_schema": dg.TableSchema(columns=columns),
-        },
-    )
 
 
 def _tables_asset(plan: Plan, profile: Profile, export: dg.AssetSpec) -> dg.AssetsDefinition:
@@ -138,7 +95,7 @@ def _tables_asset(plan: Plan, profile: Profile, export: dg.AssetSpec) -> dg.Asse
 
     @dg.multi_asset(
         name=f"{profile.name}_load",
-        specs=[_table_spec(plan, profile, table, export) for table in tables.values()],
+        specs=[table_spec(plan, profile, table, export) for table in tables.values()],
         partitions_def=dg.StaticPartitionsDefinition(list(files)),
         backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=plan.files_per_run),
         description=f"Loads export files into the tables of the profile {profile.name}.",
@@ -257,30 +214,3 @@ def _progress(progress: Progress) -> str:
         f"{progress.share:.0%}, {progress.items:,} of {progress.total_items:,} items, "
         f"{progress.items_per_second:,.0f} items/s{eta}"
     )
-
-
-def file_metadata(planned: PlannedFile, report: FileReport, table: Table) -> Mapping[str, Any]:
-    """What a materialization says of its file. Numbers are plain, so that the UI plots them over partitions."""
-    rows = report.rows.get(table.qualified, 0)
-    return {
-        "dagster/partition_row_count": rows,
-        "file": planned.file.uri,
-        "md5": report.md5,
-        "bytes": report.bytes,
-        "items": report.items,
-        "loaded": report.loaded,
-        "skipped": sum(report.skipped.values()),
-        "quarantined": report.quarantined,
-        "unrouted": sum(report.unrouted.values()),
-        "collisions": sum(report.collisions.values()),
-        "changed": report.changed,
-        "nul": report.nul,
-        "retries": report.retries,
-        "rows": rows,
-        "rows_by_table": report.rows,
-        "skipped_by_reason": report.skipped,
-        "unrouted_by_keys": report.unrouted,
-        "quarantined_by_reason": report.quarantined_by_reason,
-        "seconds": round(report.seconds, 2),
-        "items_per_second": round(report.items_per_second),
-    }
