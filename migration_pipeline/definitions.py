@@ -6,6 +6,7 @@ import dagster as dg
 
 from migration_pipeline import settings
 from migration_pipeline.defs.checks import check_job, migration_checks
+from migration_pipeline.defs.jobs import migrate_job
 from migration_pipeline.defs.migration import Database, migration_assets, replay_job
 from migration_pipeline.plan import read_plans
 
@@ -25,7 +26,7 @@ defs = dg.Definitions(
     jobs=[
         job
         for plan, profile in plans
-        for job in (check_job(plan, checks[plan.profile]), replay_job(plan, profile))
+        for job in (migrate_job(plan), check_job(plan, checks[plan.profile]), replay_job(plan, profile))
     ],
     resources={"database": Database(url=_database_url())},
     # A file is one step: another process for it would only cost its start.

@@ -1,69 +1,143 @@
-"""What Dagster shows of a migration: the descriptions of its assets, and the metadata of a loaded file."""
+"""What Dagster shows of a migration: the descriptions of its assets, and the metadata of a loaded file.
 
-from collections.abc import Mapping
+Numbers are plain, so that the UI plots them over partitions and time; beside them stands what people read: tables in
+markdown, and sizes and times with their units. Nothing here holds a value of an item.
+"""
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
 from migration_pipeline.engine.report import FileReport
 from migration_pipeline.plan import Plan, PlannedFile
-from migration_pipeline.profile import Profile
-from migration_pipeline.row import Table
+from migration_pipeline.profile import Prefix, Profile, Rule
+from migration_pipeline.row import Column, Table
+
+PROFILE_TAG = "migration/profile"
+"""Tag of a profile's assets, jobs and runs; its value is the profile's name."""
+
+NEXT_STEPS = """
+| when | then |
+|---|---|
+| a file failed | open its run: the error says what to mend. Then **Materialize**, *Failed and missing* |
+| a run was terminated | its partition is *missing*, not failed: **Materialize**, *Failed and missing* |
+| items are quarantined | the run's log and the table `migration.quarantine` say why; mend the profile or the table, then launch the job `{profile}_replay` |
+| all is loaded | launch the job `{profile}_check`: green means that every item is accounted for |
+| Dagster lost its history | `migration-pipeline reconcile {profile}` |
+
+More is in the project's `docs/`: `reliability.md` has every fault, what happens and what to do.
+"""
 
 
-def export_spec(plan: Plan) -> dg.AssetSpec:
+def export_spec(plan: Plan, profile: Profile) -> dg.AssetSpec:
     """Describe the export, which Dagster knows of and never materializes."""
+    uris = [export.uri for export in plan.exports]
     return dg.AssetSpec(
         key=[plan.profile, "dynamodb_export"],
         group_name=plan.profile,
-        kinds={"dynamodb", "s3"},
-        description="The DynamoDB table as it was exported. Dagster only knows of it; nothing here changes it.",
+        kinds={"dynamodb", "s3" if all(uri.startswith("s3://") for uri in uris) else "file"},
+        tags={PROFILE_TAG: plan.profile},
+        description="The DynamoDB table as it was exported. Dagster only knows of it; nothing here changes it. "
+        "Its observations say how far running files are.",
         metadata={
-            "exports": dg.MetadataValue.md(
-                "\n".join(f"- `{e.uri}` of {e.export_time}" for e in plan.exports)
+            "exports": markdown_table(
+                ("export", "taken at", "DynamoDB table"),
+                [(f"`{e.uri}`", e.export_time, f"`{e.table_arn}`") for e in plan.exports],
             ),
-            "dynamodb_table": ", ".join(sorted({e.table_arn for e in plan.exports})),
+            "rules": _rules(profile),
+            "documentation": _documentation(profile),
             "files": len(plan.files),
             "items": plan.items,
-            "bytes": plan.bytes,
+            "size": f"{readable_size(plan.bytes)} compressed",
         },
     )
 
 
 def table_spec(plan: Plan, profile: Profile, table: Table, export: dg.AssetSpec) -> dg.AssetSpec:
     """Describe a table that files are loaded into, downstream of the export."""
-    columns = [
-        dg.TableColumn(
-            name=column.name,
-            type=column.pg_type,
-            constraints=dg.TableColumnConstraints(
-                nullable=column.nullable, unique=table.key == (column.name,)
-            ),
-        )
-        for column in table.columns
-    ]
     return dg.AssetSpec(
         key=[plan.profile, table.name],
         deps=[export],
         group_name=plan.profile,
         kinds={"postgres"},
+        tags={PROFILE_TAG: plan.profile},
         description=table.comment,
         code_version=profile.version,
         metadata={
             "dagster/table_name": table.qualified,
-            "dagster/column_schema": dg.TableSchema(columns=columns),
+            "dagster/column_schema": dg.TableSchema(
+                columns=[_column(table, column) for column in table.columns],
+                constraints=dg.TableConstraints(other=[f"PRIMARY KEY ({', '.join(table.key)})"]),
+            ),
+            "rules": _rules(profile, table),
+            "documentation": _documentation(profile),
         },
     )
 
 
+def _column(table: Table, column: Column) -> dg.TableColumn:
+    return dg.TableColumn(
+        name=column.name,
+        type=column.pg_type,
+        description=column.comment or None,
+        constraints=dg.TableColumnConstraints(
+            nullable=column.nullable,
+            unique=table.key == (column.name,),
+            other=["primary key"] if column.name in table.key else [],
+        ),
+    )
+
+
+# -- the profile in words ------------------------------------------------------------------------------
+
+
+def _rules(profile: Profile, table: Table | None = None) -> dg.MarkdownMetadataValue:
+    """List the profile's rules in their order: all of them, or those that make rows of a table."""
+    names = {row_class: each.qualified for row_class, each in profile.tables.items()}
+    rows = [
+        (_conditions(rule), ", ".join(names[each] for each in rule.row_classes) or "skipped", _why(rule))
+        for rule in profile.rules
+        if table is None or table.qualified in [names[each] for each in rule.row_classes]
+    ]
+    return markdown_table(("items with", "become", "because"), rows)
+
+
+def _conditions(rule: Rule) -> str:
+    return ", ".join(
+        f"`{name}` = `{condition.text}…`" if isinstance(condition, Prefix) else f"`{name}` = `{condition}`"
+        for name, condition in rule.conditions
+    )
+
+
+def _why(rule: Rule) -> str:
+    doc = inspect.getdoc(rule.function) if rule.function else rule.reason
+    return " ".join((doc or f"route `{rule.reason}`").split())
+
+
+def _documentation(profile: Profile) -> dg.MarkdownMetadataValue:
+    """What the profile's module says of itself, and what to do when; no network is needed to read it."""
+    route = next(rule.function for rule in profile.rules if rule.function)
+    module = inspect.getmodule(route)
+    return dg.MetadataValue.md(
+        (inspect.getdoc(module) or "" if module else "").replace("::\n", ":\n")
+        + f"\n\n## What to do\n{NEXT_STEPS.format(profile=profile.name)}"
+    )
+
+
+# -- a loaded file -------------------------------------------------------------------------------------
+
+
 def file_metadata(planned: PlannedFile, report: FileReport, table: Table) -> Mapping[str, Any]:
-    """What a materialization says of its file. Numbers are plain, so that the UI plots them over partitions."""
+    """Say what is known of a loaded file: plain values only, which go through JSON as they are."""
     rows = report.rows.get(table.qualified, 0)
     return {
         "dagster/partition_row_count": rows,
         "file": planned.file.uri,
         "md5": report.md5,
         "bytes": report.bytes,
+        "size": readable_size(report.bytes),
         "items": report.items,
         "loaded": report.loaded,
         "skipped": sum(report.skipped.values()),
@@ -81,3 +155,65 @@ def file_metadata(planned: PlannedFile, report: FileReport, table: Table) -> Map
         "seconds": round(report.seconds, 2),
         "items_per_second": round(report.items_per_second),
     }
+
+
+def file_tables(planned: PlannedFile, report: FileReport) -> Mapping[str, dg.MarkdownMetadataValue]:
+    """Say the same of a loaded file as people read it; with examples of its bad items, if it has any."""
+    reasons = [("skipped", reason, count) for reason, count in report.skipped.items()]
+    reasons += [("quarantined", reason, count) for reason, count in report.quarantined_by_reason.items()]
+    tables = {
+        "account": markdown_table(
+            ("what", "where or why", "count"),
+            [
+                ("items read", f"`{planned.file.name}`", report.items),
+                ("items loaded", "", report.loaded),
+                *((f"items {what}", reason, count) for what, reason, count in reasons),
+                *(("rows", f"`{name}`", count) for name, count in report.rows.items()),
+            ],
+        )
+    }
+    if report.quarantined_examples:
+        tables["quarantine_examples"] = markdown_table(
+            ("file", "line", "table", "SQLSTATE", "reason"),
+            [
+                (planned.file.name, f"{bad.line}", bad.table or "", bad.sqlstate or "", bad.reason)
+                for bad in report.quarantined_examples
+            ],
+        )
+    return tables
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str | int]]) -> dg.MarkdownMetadataValue:
+    """Make a table of cells in markdown; numbers get separators, and stand to the right."""
+    rows = list(rows)
+    numeric = [bool(rows) and all(isinstance(row[n], int) for row in rows) for n in range(len(columns))]
+    lines = [
+        "| " + " | ".join(columns) + " |",
+        "|" + "|".join("--:" if right else "---" for right in numeric) + "|",
+        *("| " + " | ".join(map(_cell, row)) + " |" for row in rows),
+    ]
+    return dg.MetadataValue.md("\n".join(lines))
+
+
+def _cell(value: str | int) -> str:
+    return f"{value:,}" if isinstance(value, int) else value.replace("|", "\\|").replace("\n", " ")
+
+
+def readable_size(size: int) -> str:
+    """Write a number of bytes as people do: ``1.2 MB``; decimal units, as S3's console has them."""
+    value = float(size)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if value < 1000 or unit == "GB":
+            break
+        value /= 1000
+    return f"{value:,.0f} {unit}" if unit == "bytes" else f"{value:,.1f} {unit}"
+
+
+def readable_time(seconds: float) -> str:
+    """Write a time as people do: ``12 s``, ``3 min 20 s``, ``1 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"

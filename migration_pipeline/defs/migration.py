@@ -12,9 +12,17 @@ import dagster as dg
 import msgspec
 from pydantic import Field
 
-from migration_pipeline.defs.metadata import export_spec, file_metadata, table_spec
+from migration_pipeline.defs.metadata import (
+    PROFILE_TAG,
+    export_spec,
+    file_metadata,
+    file_tables,
+    readable_size,
+    table_spec,
+)
+from migration_pipeline.defs.progress import progress_of
 from migration_pipeline.engine.load import FileLoad, LoadSettings
-from migration_pipeline.engine.report import FileReport, Progress
+from migration_pipeline.engine.report import FileReport
 from migration_pipeline.engine.transform import Transform
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.plan import Plan, PlannedFile
@@ -85,7 +93,7 @@ class LoadConfig(dg.Config):
 
 def migration_assets(plan: Plan, profile: Profile) -> list[dg.AssetSpec | dg.AssetsDefinition]:
     """Build a plan's assets: ``[profile, dynamodb_export]`` and, downstream of it, ``[profile, table]`` each."""
-    export = export_spec(plan)
+    export = export_spec(plan, profile)
     return [export, _tables_asset(plan, profile, export)]
 
 
@@ -113,8 +121,10 @@ def _tables_asset(plan: Plan, profile: Profile, export: dg.AssetSpec) -> dg.Asse
                 failures[partition] = error
                 context.log.error(f"{planned.file.name}: failed: {error}")
                 continue
+            shown = file_tables(planned, report)
             for table in tables.values():
-                key, metadata = [plan.profile, table.name], file_metadata(planned, report, table)
+                key = [plan.profile, table.name]
+                metadata = {**shown, **file_metadata(planned, report, table)}
                 if len(context.partition_keys) == 1:
                     yield dg.MaterializeResult(asset_key=key, metadata=metadata)
                 else:
@@ -150,6 +160,7 @@ def replay_job(plan: Plan, profile: Profile) -> dg.JobDefinition:
         name=f"{profile.name}_replay",
         description="Runs the quarantined items of loaded files through the profile again. Those that load, or "
         "that the profile skips now, leave the quarantine. Loading a file again does the same.",
+        tags={PROFILE_TAG: profile.name},
     )
     def job() -> None:
         run_again()
@@ -178,7 +189,7 @@ def _load_file(
 ) -> FileReport:
     """Load one file, saying in the run's log how it goes."""
     file, log = planned.file, context.log
-    log.info(f"{file.name}: start, {file.items:,} items, {file.size / 1e6:,.1f} MB, from {file.uri}")
+    log.info(f"{file.name}: start, {file.items:,} items, {readable_size(file.size)}, from {file.uri}")
     identity = FileIdentity(profile.name, profile.version, planned.export_id, file.name, context.run.run_id)
     target = PostgresTarget(
         database.url,
@@ -196,7 +207,7 @@ def _load_file(
             transform,
             target,
             config.load,
-            on_progress=lambda progress: log.info(f"{file.name}: {_progress(progress)}"),
+            on_progress=progress_of(context, planned, dg.AssetKey([profile.name, "dynamodb_export"])),
         ).run()
     log.info(
         f"{file.name}: done, {report.items:,} items in {report.seconds:.1f} s "
@@ -206,11 +217,3 @@ def _load_file(
     for reason, count in report.quarantined_by_reason.items():
         log.warning(f"{file.name}: quarantined {count:,}: {reason}")
     return report
-
-
-def _progress(progress: Progress) -> str:
-    eta = "" if progress.eta_seconds is None else f", {progress.eta_seconds:,.0f} s left"
-    return (
-        f"{progress.share:.0%}, {progress.items:,} of {progress.total_items:,} items, "
-        f"{progress.items_per_second:,.0f} items/s{eta}"
-    )
