@@ -8,6 +8,7 @@ from migration_pipeline import settings
 from migration_pipeline.defs.checks import check_job, migration_checks
 from migration_pipeline.defs.jobs import migrate_job
 from migration_pipeline.defs.migration import Database, migration_assets, replay_job
+from migration_pipeline.defs.notify import backfill_sensor
 from migration_pipeline.plan import read_plans
 
 
@@ -28,6 +29,7 @@ defs = dg.Definitions(
         for plan, profile in plans
         for job in (migrate_job(plan), check_job(plan, checks[plan.profile]), replay_job(plan, profile))
     ],
+    sensors=[backfill_sensor(plans)],
     resources={"database": Database(url=_database_url())},
     # A file is one step: another process for it would only cost its start.
     executor=dg.in_process_executor,

@@ -18,16 +18,18 @@ from migration_pipeline.row import Column, Table
 PROFILE_TAG = "migration/profile"
 """Tag of a profile's assets, jobs and runs; its value is the profile's name."""
 
-NEXT_STEPS = """
-| when | then |
-|---|---|
-| a file failed | open its run: the error says what to mend. Then **Materialize**, *Failed and missing* |
-| a run was terminated | its partition is *missing*, not failed: **Materialize**, *Failed and missing* |
-| items are quarantined | the run's log and the table `migration.quarantine` say why; mend the profile or the table, then launch the job `{profile}_replay` |
-| all is loaded | launch the job `{profile}_check`: green means that every item is accounted for |
-| Dagster lost its history | `migration-pipeline reconcile {profile}` |
+AHEAD_OF_FILES = {"dagster/priority": "1"}
+"""Tag of short jobs that people wait for: they leave the queue before the files of a backfill."""
 
-More is in the project's `docs/`: `reliability.md` has every fault, what happens and what to do.
+NEXT_STEPS = """
+- **A file failed:** open its run, whose error says what to mend. Then *Materialize*, and choose *Failed and missing*.
+- **A run was terminated:** its partition is *missing*, not failed. *Materialize*, and choose *Failed and missing*.
+- **Items are quarantined:** the run's log and the table `migration.quarantine` say why. Mend the profile or the table,
+  then launch the job `{profile}_replay`.
+- **All files are loaded:** launch the job `{profile}_check`; green means that every item is accounted for.
+- **Dagster lost its history:** `migration-pipeline reconcile {profile}`.
+
+Every fault, what happens then and what to do: `docs/reliability.md` of the project.
 """
 
 
@@ -40,17 +42,16 @@ def export_spec(plan: Plan, profile: Profile) -> dg.AssetSpec:
         kinds={"dynamodb", "s3" if all(uri.startswith("s3://") for uri in uris) else "file"},
         tags={PROFILE_TAG: plan.profile},
         description="The DynamoDB table as it was exported. Dagster only knows of it; nothing here changes it. "
-        "Its observations say how far running files are.",
+        "Its observations say how far running files are.\n\nThe first rule that fits takes an item:\n\n"
+        + _rules(profile),
         metadata={
-            "exports": markdown_table(
-                ("export", "taken at", "DynamoDB table"),
-                [(f"`{e.uri}`", e.export_time, f"`{e.table_arn}`") for e in plan.exports],
+            "exports": dg.MetadataValue.md(
+                "\n".join(f"- `{e.uri}`, of `{e.table_arn}` at {e.export_time}" for e in plan.exports)
             ),
-            "rules": _rules(profile),
-            "documentation": _documentation(profile),
             "files": len(plan.files),
             "items": plan.items,
             "size": f"{readable_size(plan.bytes)} compressed",
+            "documentation": _documentation(profile),
         },
     )
 
@@ -63,7 +64,7 @@ def table_spec(plan: Plan, profile: Profile, table: Table, export: dg.AssetSpec)
         group_name=plan.profile,
         kinds={"postgres"},
         tags={PROFILE_TAG: plan.profile},
-        description=table.comment,
+        description=f"{table.comment}\n\nItems that become rows:\n\n{_rules(profile, table)}".lstrip(),
         code_version=profile.version,
         metadata={
             "dagster/table_name": table.qualified,
@@ -71,7 +72,6 @@ def table_spec(plan: Plan, profile: Profile, table: Table, export: dg.AssetSpec)
                 columns=[_column(table, column) for column in table.columns],
                 constraints=dg.TableConstraints(other=[f"PRIMARY KEY ({', '.join(table.key)})"]),
             ),
-            "rules": _rules(profile, table),
             "documentation": _documentation(profile),
         },
     )
@@ -93,15 +93,17 @@ def _column(table: Table, column: Column) -> dg.TableColumn:
 # -- the profile in words ------------------------------------------------------------------------------
 
 
-def _rules(profile: Profile, table: Table | None = None) -> dg.MarkdownMetadataValue:
+def _rules(profile: Profile, table: Table | None = None) -> str:
     """List the profile's rules in their order: all of them, or those that make rows of a table."""
     names = {row_class: each.qualified for row_class, each in profile.tables.items()}
-    rows = [
-        (_conditions(rule), ", ".join(names[each] for each in rule.row_classes) or "skipped", _why(rule))
-        for rule in profile.rules
-        if table is None or table.qualified in [names[each] for each in rule.row_classes]
-    ]
-    return markdown_table(("items with", "become", "because"), rows)
+    lines = []
+    for rule in profile.rules:
+        made = [names[row_class] for row_class in rule.row_classes]
+        if table is None:
+            lines.append(f"- {_conditions(rule)} → {', '.join(made) or 'skipped'}: {_why(rule)}")
+        elif table.qualified in made:
+            lines.append(f"- {_conditions(rule)}: {_why(rule)}")
+    return "\n".join(lines)
 
 
 def _conditions(rule: Rule) -> str:
@@ -133,66 +135,60 @@ def file_metadata(planned: PlannedFile, report: FileReport, table: Table) -> Map
     """Say what is known of a loaded file: plain values only, which go through JSON as they are."""
     rows = report.rows.get(table.qualified, 0)
     return {
-        "dagster/partition_row_count": rows,
         "file": planned.file.uri,
-        "md5": report.md5,
-        "bytes": report.bytes,
         "size": readable_size(report.bytes),
+        "md5": report.md5,
         "items": report.items,
         "loaded": report.loaded,
         "skipped": sum(report.skipped.values()),
         "quarantined": report.quarantined,
         "unrouted": sum(report.unrouted.values()),
-        "collisions": sum(report.collisions.values()),
+        "rows": rows,
         "changed": report.changed,
+        "collisions": sum(report.collisions.values()),
         "nul": report.nul,
         "retries": report.retries,
-        "rows": rows,
+        "bytes": report.bytes,
+        "seconds": round(report.seconds, 2),
+        "items_per_second": round(report.items_per_second),
         "rows_by_table": report.rows,
         "skipped_by_reason": report.skipped,
         "unrouted_by_keys": report.unrouted,
         "quarantined_by_reason": report.quarantined_by_reason,
-        "seconds": round(report.seconds, 2),
-        "items_per_second": round(report.items_per_second),
+        "dagster/partition_row_count": rows,
     }
 
 
 def file_tables(planned: PlannedFile, report: FileReport) -> Mapping[str, dg.MarkdownMetadataValue]:
     """Say the same of a loaded file as people read it; with examples of its bad items, if it has any."""
-    reasons = [("skipped", reason, count) for reason, count in report.skipped.items()]
-    reasons += [("quarantined", reason, count) for reason, count in report.quarantined_by_reason.items()]
-    tables = {
-        "account": markdown_table(
-            ("what", "where or why", "count"),
-            [
-                ("items read", f"`{planned.file.name}`", report.items),
-                ("items loaded", "", report.loaded),
-                *((f"items {what}", reason, count) for what, reason, count in reasons),
-                *(("rows", f"`{name}`", count) for name, count in report.rows.items()),
-            ],
-        )
-    }
+    account = [(report.items, f"items read, {readable_size(report.bytes)} compressed")]
+    account += [(report.loaded, "items loaded")]
+    account += [(count, f"skipped: {reason}") for reason, count in report.skipped.items()]
+    account += [(count, f"quarantined: {reason}") for reason, count in report.quarantined_by_reason.items()]
+    account += [(count, f"rows of `{name}`") for name, count in report.rows.items()]
+    tables = {"account": _markdown_table(("count", "of"), account)}
     if report.quarantined_examples:
-        tables["quarantine_examples"] = markdown_table(
-            ("file", "line", "table", "SQLSTATE", "reason"),
+        tables["quarantine_examples"] = _markdown_table(
+            ("line", "table", "SQLSTATE", "reason"),
             [
-                (planned.file.name, f"{bad.line}", bad.table or "", bad.sqlstate or "", bad.reason)
+                (f"{bad.line}", bad.table or "–", bad.sqlstate or "–", bad.reason)
                 for bad in report.quarantined_examples
             ],
+            f"of `{planned.file.name}`; the table `migration.quarantine` has all of them:\n\n",
         )
     return tables
 
 
-def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str | int]]) -> dg.MarkdownMetadataValue:
-    """Make a table of cells in markdown; numbers get separators, and stand to the right."""
-    rows = list(rows)
-    numeric = [bool(rows) and all(isinstance(row[n], int) for row in rows) for n in range(len(columns))]
+def _markdown_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str | int]], title: str = ""
+) -> dg.MarkdownMetadataValue:
+    """Make a table in markdown. The UI cuts off what is too wide: put what is long last, where it wraps."""
     lines = [
         "| " + " | ".join(columns) + " |",
-        "|" + "|".join("--:" if right else "---" for right in numeric) + "|",
+        "|" + "---|" * len(columns),
         *("| " + " | ".join(map(_cell, row)) + " |" for row in rows),
     ]
-    return dg.MetadataValue.md("\n".join(lines))
+    return dg.MetadataValue.md(title + "\n".join(lines))
 
 
 def _cell(value: str | int) -> str:

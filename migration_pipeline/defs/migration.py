@@ -13,6 +13,7 @@ import msgspec
 from pydantic import Field
 
 from migration_pipeline.defs.metadata import (
+    AHEAD_OF_FILES,
     PROFILE_TAG,
     export_spec,
     file_metadata,
@@ -160,7 +161,7 @@ def replay_job(plan: Plan, profile: Profile) -> dg.JobDefinition:
         name=f"{profile.name}_replay",
         description="Runs the quarantined items of loaded files through the profile again. Those that load, or "
         "that the profile skips now, leave the quarantine. Loading a file again does the same.",
-        tags={PROFILE_TAG: profile.name},
+        tags={PROFILE_TAG: profile.name, **AHEAD_OF_FILES},
     )
     def job() -> None:
         run_again()
