@@ -29,7 +29,7 @@ from migration_pipeline.profile import Profile
 
 SENSOR = "tell_of_finished_backfills"
 
-SECONDS = 30
+SECONDS = 15
 """Between two looks of the sensor."""
 
 LOOKED_AT = 100
