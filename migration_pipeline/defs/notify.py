@@ -70,14 +70,15 @@ class BackfillReport(msgspec.Struct, frozen=True, kw_only=True):
             f"{self.materialized:,} of {self.files:,} files materialized, {self.failed:,} failed, "
             f"{self.missing:,} missing"
         ]
-        lines += [f"Error: {self.error}"] if self.error else []
-        more = f" and {self.failed - len(self.failed_files):,} more"
-        lines += [
-            f"Failed: {', '.join(self.failed_files)}{more if self.failed > len(self.failed_files) else ''}"
-        ] * bool(self.failed_files)
+        if self.error:
+            lines.append(f"Error: {self.error}")
+        if self.failed_files:
+            more = self.failed - len(self.failed_files)
+            lines.append(f"Failed: {', '.join(self.failed_files)}" + (f" and {more:,} more" if more else ""))
         if self.materialized < self.files:
             lines.append(
-                f"Next: mend the cause, then migration-pipeline retry-failed {self.profile}, or Failed and missing in the UI"
+                f"Next: mend the cause, then migration-pipeline retry-failed {self.profile}, "
+                "or Failed and missing in the UI"
             )
         return "\n".join([*lines, self.url])
 
@@ -124,6 +125,8 @@ def load_hook(reference: str | None) -> Hook:
     if not reference:
         raise UsageError(f"{settings.NOTIFY} is not set; name a function in it, such as my_module:function")
     module, _, name = reference.partition(":")
+    if not name:
+        raise UsageError(f"{settings.NOTIFY}={reference}: name a function, such as {module}:function")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
