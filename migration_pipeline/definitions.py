@@ -27,7 +27,11 @@ defs = dg.Definitions(
     jobs=[
         job
         for plan, profile in plans
-        for job in (migrate_job(plan), check_job(plan, checks[plan.profile]), replay_job(plan, profile))
+        for job in (
+            migrate_job(plan, profile),
+            check_job(plan, checks[plan.profile]),
+            replay_job(plan, profile),
+        )
     ],
     sensors=[backfill_sensor(plans)],
     resources={"database": Database(url=_database_url())},

@@ -1,4 +1,4 @@
-"""The job of a migration for those who look for jobs: all of it, by one name."""
+"""The job of a migration for those who look for jobs: all its files, by one name."""
 
 from typing import Any
 
@@ -6,14 +6,19 @@ import dagster as dg
 
 from migration_pipeline.defs.metadata import PROFILE_TAG
 from migration_pipeline.plan import Plan
+from migration_pipeline.profile import Profile
 
 
-def migrate_job(plan: Plan) -> Any:
-    """Build the job ``<profile>_migrate``: the assets of the profile's group, which is what a backfill loads."""
+def migrate_job(plan: Plan, profile: Profile) -> Any:
+    """Build the job ``<profile>_migrate``: the tables that files are loaded into.
+
+    It names them, and not the group: what is no partition of a file would be run anew with each file.
+    """
+    tables = [dg.AssetKey([plan.profile, table.name]) for table in profile.tables.values()]
     return dg.define_asset_job(
         f"{plan.profile}_migrate",
-        selection=dg.AssetSelection.groups(plan.profile),
+        selection=dg.AssetSelection.assets(*tables),
         description=f"Loads the export files of {plan.profile}: choose all partitions, or those that failed and are "
-        "missing. It does what Materialize does for the group of assets.",
+        "missing. It does what Materialize does for the tables of the group.",
         tags={PROFILE_TAG: plan.profile},
     )

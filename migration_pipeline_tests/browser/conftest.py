@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import FloatRect, Page, expect, sync_playwright
 
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -29,7 +29,9 @@ QUIET = (
 
 SLOWNESS_MS = 60_000
 
-Picture = Callable[[str], None]
+WIDTH, HEIGHT = 1400, 900
+
+Picture = Callable[[str, int], None]
 
 
 @pytest.fixture(scope="session")
@@ -49,20 +51,22 @@ def page(chromium: str) -> Iterator[Page]:
     sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # it does not work as root
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=[*QUIET, *sandbox])
-        page = browser.new_page(viewport={"width": 1400, "height": 900})
+        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         page.set_default_timeout(SLOWNESS_MS)
+        expect.set_options(timeout=SLOWNESS_MS)
         yield page
         browser.close()
 
 
 @pytest.fixture(scope="module")
 def picture(page: Page) -> Picture:
-    """Keep a picture of the page, as it is now, under a name; without ``SCREENSHOTS`` do nothing."""
+    """Keep a picture of the page's upper part, so many pixels high, under a name; do nothing without ``SCREENSHOTS``."""
     folder = os.environ.get("SCREENSHOTS")
 
-    def keep(name: str) -> None:
+    def keep(name: str, height: int) -> None:
         if folder:
             page.wait_for_timeout(1_000)  # until what moves has come to rest
-            page.screenshot(path=Path(folder) / f"{name}.png")
+            part: FloatRect = {"x": 0, "y": 0, "width": WIDTH, "height": height}
+            page.screenshot(path=Path(folder) / f"{name}.png", clip=part)
 
     return keep

@@ -14,7 +14,7 @@ from playwright.sync_api import Page, expect
 
 from migration_pipeline.plan import Plan
 from migration_pipeline.sample import write_sample
-from migration_pipeline_tests.browser.conftest import Picture
+from migration_pipeline_tests.browser.conftest import HEIGHT, Picture
 from migration_pipeline_tests.operating import LOCATION, Bucket, Operation, eventually, operation
 
 FILES = 6
@@ -93,7 +93,7 @@ def test_an_asset_says_what_it_is(page: Page, operator: Operation, plan: Plan, p
     expect(main).to_contain_text("An order, kept in its customer's collection.")
     expect(main).to_contain_text("In currency, with all its digits.")
     expect(main).to_contain_text("PRIMARY KEY (order_id)")
-    picture("asset")
+    picture("asset", HEIGHT)
     page.goto(f"{operator.url}/assets/shop/dynamodb_export")
     expect(main).to_contain_text("SK = EVENT#… → skipped: events stay in the analytics store")
     page.get_by_text("[Show Markdown]").click()
@@ -105,11 +105,11 @@ def test_a_backfill_of_all_files_and_the_one_that_fails(
     page: Page, operator: Operation, plan: Plan, broken: tuple[str, bytes], picture: Picture
 ) -> None:
     backfill = launch(page, operator, "All", FILES)
-    page.goto(f"{operator.url}/runs/b/{backfill}")
     eventually(lambda: operator.backfill_status(backfill) == "COMPLETED_FAILED", "the backfill ends")
-    expect(page.get_by_text("Failed", exact=True).last).to_be_visible()
-    expect(page.locator("body")).to_contain_text("shop / orders")
-    picture("backfill")
+    page.goto(f"{operator.url}/runs/b/{backfill}")
+    expect(page.get_by_text("100% completed")).to_have_count(3)
+    expect(page.get_by_role("link", name="shop / orders")).to_be_visible()
+    picture("backfill", 430)
 
     # Its runs, the failed one, and the error, as a person would go.
     page.goto(f"{operator.url}/runs/b/{backfill}?tab=runs")
@@ -120,13 +120,13 @@ def test_a_backfill_of_all_files_and_the_one_that_fails(
     name = plan.files[2].file.name
     expect(page.get_by_text(f"{name}: the gzip stream ends in the middle").first).to_be_visible()
     expect(page.get_by_text("the file is truncated: copy it again").first).to_be_visible()
-    page.get_by_placeholder("Filter").last.fill(name[:12])  # what our own lines begin with
+    page.get_by_placeholder("Filter…").fill(name[:12])  # what our own lines begin with
     expect(page.get_by_text(f"{name}: start, ")).to_be_visible()
     expect(page.get_by_text("RUN_FAILURE")).not_to_be_visible()
-    picture("failed-run")
+    picture("failed-run", 520)
     page.goto(operator.url + GROUP)
     expect(page.get_by_text("1 failed").first).to_be_visible()
-    picture("assets")
+    picture("assets", HEIGHT)
 
 
 def test_failed_and_missing_loads_the_mended_file(
@@ -173,7 +173,7 @@ def test_the_numbers_of_a_file_can_be_read(
     shown = main.inner_text()
     assert re.search(r"\d+\.\d kB|\d+\.\d MB", shown)
     assert not re.search(r"\d\.\d{4,}", shown), "a raw float"
-    picture("materialization")
+    picture("materialization", HEIGHT)
 
 
 TABLES = ("customers", "orders", "order_lines")
