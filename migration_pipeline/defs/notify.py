@@ -13,6 +13,7 @@ is told of once, or more often, but not never.
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -23,7 +24,7 @@ from dagster._core.storage.partition_status_cache import AssetPartitionStatus
 
 from migration_pipeline import settings
 from migration_pipeline.defs.metadata import readable_time
-from migration_pipeline.errors import UsageError
+from migration_pipeline.errors import MigrationError, UsageError
 from migration_pipeline.plan import Plan
 from migration_pipeline.profile import Profile
 
@@ -89,7 +90,7 @@ Hook = Callable[[BackfillReport], object]
 def backfill_sensor(plans: Planned) -> dg.SensorDefinition:
     """Build the sensor, which tells of one backfill a look, the oldest first.
 
-    What was over before it was switched on is not told of. Its cursor is the ids of the backfills that are over.
+    What was over before it was first switched on is not told of. Its cursor is the ids of the backfills that are over.
     """
 
     @dg.sensor(
@@ -112,7 +113,7 @@ def backfill_sensor(plans: Planned) -> dg.SensorDefinition:
                 continue
             hook = load_hook(os.environ.get(settings.NOTIFY))
             report = report_of(context.instance, backfill, *found)
-            hook(report)
+            _call(hook, report)
             context.update_cursor(_cursor((told & ids) | {backfill.backfill_id}))
             return dg.SkipReason(f"told of backfill {report.backfill_id}, which {report.status}")
         return dg.SkipReason("no backfill has ended since")
@@ -136,6 +137,17 @@ def load_hook(reference: str | None) -> Hook:
     if not callable(hook):
         raise UsageError(f"{settings.NOTIFY}={reference}: that is no function")
     return hook  # type: ignore[no-any-return]  # what it takes is documented
+
+
+def _call(hook: Hook, report: BackfillReport) -> None:
+    """Call the user's function. What it raises is told by type and place: its text may name a secret address."""
+    try:
+        hook(report)
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[:2][-1]  # its own frame, if it is no builtin
+        raise MigrationError(
+            f"the function of {settings.NOTIFY} was not done: {type(error).__name__} at {place.filename}:{place.lineno}"
+        ) from None
 
 
 def report_of(
