@@ -6,7 +6,9 @@ import dagster as dg
 
 from migration_pipeline import settings
 from migration_pipeline.defs.checks import check_job, migration_checks
+from migration_pipeline.defs.jobs import migrate_job
 from migration_pipeline.defs.migration import Database, migration_assets, replay_job
+from migration_pipeline.defs.notify import backfill_sensor
 from migration_pipeline.defs.verification import verify_check, verify_job
 from migration_pipeline.plan import read_plans
 
@@ -28,11 +30,13 @@ defs = dg.Definitions(
         job
         for plan, profile in plans
         for job in (
+            migrate_job(plan, profile),
             check_job(plan, checks[plan.profile]),
             verify_job(plan, verifications[plan.profile]),
             replay_job(plan, profile),
         )
     ],
+    sensors=[backfill_sensor(plans)],
     resources={"database": Database(url=_database_url())},
     # A file is one step: another process for it would only cost its start.
     executor=dg.in_process_executor,

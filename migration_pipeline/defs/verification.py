@@ -12,6 +12,7 @@ from pydantic import Field
 
 from migration_pipeline import comparison
 from migration_pipeline.comparison import Compared, now_and_then
+from migration_pipeline.defs.metadata import PROFILE_TAG
 from migration_pipeline.defs.migration import Database
 from migration_pipeline.plan import Plan
 from migration_pipeline.profile import Profile
@@ -59,6 +60,7 @@ def verify_job(plan: Plan, check: dg.AssetChecksDefinition) -> Any:
         f"{plan.profile}_verify",
         selection=dg.AssetSelection.checks(check),
         description=f"Reads the exports of {plan.profile} again, and compares each row with the tables.",
+        tags={PROFILE_TAG: plan.profile},
     )
 
 

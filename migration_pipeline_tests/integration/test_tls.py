@@ -2,7 +2,7 @@
 
 Everywhere the embedded server stands behind an end of TLS of the tests' own, because it is built without. Where the
 operating system's packages have a PostgreSQL (Debian: ``apt-get install postgresql``), that one is run as well, with
-certificates of its own; with `CI` in the environment it must be there.
+certificates of its own; with `REQUIRE_POSTGRESQL` in the environment it must be there.
 """
 
 from __future__ import annotations
@@ -190,7 +190,9 @@ def server(
     """A server whose role `loader` needs a password, with a certificate for `localhost`."""
     own = request.param == "with certificates of its own"
     if own and InstalledPostgres.binaries() is None:
-        assert "CI" not in os.environ, "no PostgreSQL with TLS: install Debian's package postgresql"
+        assert "REQUIRE_POSTGRESQL" not in os.environ, (
+            "no PostgreSQL with TLS: install Debian's package postgresql"
+        )
         pytest.skip("the operating system has no PostgreSQL; install its package (Debian: postgresql)")
     folder, port = tmp_path_factory.mktemp("server"), free_port()
     started = (
