@@ -81,7 +81,7 @@ def running(operator: Operation, profile: str) -> list[str]:
     return [
         run["id"]
         for run in operator.runs()
-        if run["tags"][PROFILE_TAG] == profile and run["status"] in ("STARTING", "STARTED")
+        if run["tags"].get(PROFILE_TAG) == profile and run["status"] in ("STARTING", "STARTED")
     ]
 
 
