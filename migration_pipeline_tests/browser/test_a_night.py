@@ -126,17 +126,17 @@ def test_a_backfill_of_all_files_and_the_one_that_fails(
     picture("failed-run", 520)
     page.goto(operator.url + GROUP)
     expect(page.get_by_text("1 failed").first).to_be_visible()
-    picture("assets", HEIGHT)
 
 
 def test_failed_and_missing_loads_the_mended_file(
-    page: Page, operator: Operation, bucket: Bucket, plan: Plan, broken: tuple[str, bytes]
+    page: Page, operator: Operation, bucket: Bucket, plan: Plan, broken: tuple[str, bytes], picture: Picture
 ) -> None:
     bucket.put(*broken)
     launch(page, operator, "Failed and missing", 1)
     eventually(lambda: operator.states(plan) == ["materialized"] * FILES, "the file is loaded")
     page.goto(operator.url + GROUP)
     expect(page.get_by_text("100% filled")).to_have_count(3)
+    picture("assets", HEIGHT)
 
 
 def test_a_run_is_terminated_and_its_file_is_missing(
