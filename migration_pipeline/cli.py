@@ -5,6 +5,7 @@ Exit status: 0 done, 1 something is failed or missing, 2 the call was wrong.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,10 @@ from migration_pipeline.errors import MigrationError, UsageError
 from migration_pipeline.instance import FileStatus, Instance
 from migration_pipeline.plan import Plan, make_plan, plan_path, planned_profile, read_plan, write_plan
 from migration_pipeline.profile import Profile, load_profile
-from migration_pipeline.terminal import console, count_states, status_table, watch
+from migration_pipeline.runs import Follow, backfills, file_log, last_run, one_file, stop, tell_queued
+from migration_pipeline.status import status_json
+from migration_pipeline.terminal import console, count_states, log_line, status_table
+from migration_pipeline.watch import watch, watch_status
 
 PROFILE_HELP = "PROFILE is a shipped profile's name (shop) or a path (my_package.my_module:profile)."
 
@@ -139,12 +143,28 @@ def ddl(reference: str, apply_it: bool) -> None:
 @click.option(
     "--wait", is_flag=True, help="Show progress until it is over; Ctrl-C leaves the backfill running."
 )
-def backfill(reference: str, everything: bool, wait: bool) -> None:
+@click.option(
+    "--only",
+    metavar="FILE",
+    multiple=True,
+    help="Only files of this name or partition; a part of it will do, or a pattern (*, ?). May be repeated.",
+)
+@click.option(
+    "--files",
+    "first",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Only the first N of them: a careful first step.",
+)
+def backfill(reference: str, everything: bool, wait: bool, only: tuple[str, ...], first: int | None) -> None:
     """Launch a backfill of all files that are not materialized, in the running Dagster."""
     plan, profile, instance = _open(reference)
+    chosen = {planned.partition for text in only for planned in plan.matching(text)}
     instance.load_plan(plan, profile)
     files = instance.files(plan, profile, attempts=False)
-    wanted = [f for f in files if everything or f.state in ("missing", "failed")]
+    if only:
+        files = [f for f in files if f.partition in chosen]
+    wanted = [f for f in files if everything or f.state in ("missing", "failed")][:first]
     if not wanted:
         running = any(f.state == "running" for f in files)
         click.echo(
@@ -197,14 +217,89 @@ def retry_failed(reference: str, wait: bool) -> None:
 
 @main.command()
 @click.argument("reference", metavar="PROFILE")
-def status(reference: str) -> None:
-    """List the files: state, items, rows, run and error. Exit status 1 unless all are materialized."""
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, for scripts.")
+@click.option(
+    "--watch", "again", is_flag=True, help="Show it anew every two seconds until all is materialized."
+)
+def status(reference: str, as_json: bool, again: bool) -> None:
+    """List the files: state, items, rows, run, and how far it is or why it failed.
+
+    Exit status 1 unless all are materialized.
+    """
+    if as_json and again:
+        raise UsageError("--json and --watch exclude each other; call status --json as often as you like")
     plan, profile, instance = _open(reference)
-    files = instance.files(plan, profile)
     out = console()
-    out.print(status_table(files))
+    if again:
+        try:
+            files = watch_status(out, instance, plan, profile)
+        except KeyboardInterrupt:
+            files = instance.files(plan, profile)
+    else:
+        running = Follow(instance, plan).running()
+        files = instance.files(plan, profile)
+        tell_queued(files, running)
+        if as_json:
+            click.echo(status_json(plan, files, running, backfills(instance, plan)))
+            sys.exit(_status_code(files))
+        out.print(status_table(files, running))
     out.print(count_states(files))
     sys.exit(_status_code(files))
+
+
+@main.command()
+@click.argument("reference", metavar="PROFILE")
+@click.argument("file")
+@click.option("--follow", "-f", is_flag=True, help="Go on with what is new until the run is over, or Ctrl-C.")
+def logs(reference: str, file: str, follow: bool) -> None:
+    """Print the log of the last run that tried FILE: the file's name, or a part that no other file has."""
+    plan, profile, instance = _open(reference)
+    planned = one_file(plan, file)
+    run = last_run(instance, plan, profile, planned)
+    if run is None:
+        click.echo(f"{planned.file.name}: no run has tried it yet, or the run was deleted", err=True)
+        sys.exit(1)
+    click.echo(
+        f"{planned.file.name}: run {run.id}, {run.status.lower()}: {instance.url}/runs/{run.id}", err=True
+    )
+    with contextlib.suppress(KeyboardInterrupt):
+        for line in file_log(instance, run, planned, follow=follow):
+            click.echo(log_line(line))
+
+
+@main.command("stop")
+@click.argument("reference", metavar="PROFILE")
+def stop_command(reference: str) -> None:
+    """Stop the migration: cancel its backfills, terminate its runs. What is materialized stays so.
+
+    A running file keeps the batches that it has committed; it is loaded from its beginning the next time.
+    """
+    plan, profile, instance = _open(reference)
+    try:
+        done = stop(instance, plan, lambda text: click.echo(text, err=True))
+    except KeyboardInterrupt:
+        click.echo(f"\nDagster goes on stopping; see `migration-pipeline status {plan.profile}`", err=True)
+        sys.exit(1)
+    if done.runs or done.backfills:
+        click.echo(f"cancelled {len(done.backfills):,} backfills, terminated {len(done.runs):,} runs")
+    else:
+        click.echo("nothing to stop: no backfill and no run of this profile is active")
+    files = instance.files(plan, profile)
+    click.echo(count_states(files))
+    for run in done.left:
+        click.echo(
+            f"still {run.status.lower()}: run {run.id}: {instance.url}/runs/{run.id} (Terminate there can force it)",
+            err=True,
+        )
+    for backfill_id in done.open_backfills:
+        click.echo(
+            f"still being cancelled: backfill {backfill_id}: {instance.url}/runs/b/{backfill_id}", err=True
+        )
+    if _status_code(files):
+        click.echo(
+            f"next: to go on, migration-pipeline backfill {plan.reference} --wait: it loads all that is not materialized"
+        )
+    sys.exit(1 if done.left or done.open_backfills else 0)
 
 
 @main.command("reconcile")
@@ -301,7 +396,11 @@ def _launch(
     try:
         result = watch(console(), instance, plan, profile, backfill_id, wanted)
     except KeyboardInterrupt:
-        click.echo(f"\nthe backfill goes on; see `migration-pipeline status {plan.profile}`")
+        click.echo(
+            f"\nbackfill {backfill_id} goes on; see it with `migration-pipeline status {plan.reference} --watch`, "
+            f"end it with `migration-pipeline stop {plan.reference}`",
+            err=True,
+        )
         sys.exit(1)
     files = [f for f in instance.files(plan, profile) if f.partition in partitions]
     for file in files:
