@@ -17,7 +17,15 @@ from rich.progress import Progress
 from migration_pipeline import settings
 from migration_pipeline.errors import MigrationError, UsageError
 from migration_pipeline.instance import FileStatus, Instance
-from migration_pipeline.plan import Plan, make_plan, plan_path, planned_profile, read_plan, write_plan
+from migration_pipeline.plan import (
+    Plan,
+    make_plan,
+    plan_path,
+    planned_profile,
+    read_plan,
+    read_plans,
+    write_plan,
+)
 from migration_pipeline.profile import Profile, load_profile
 from migration_pipeline.runs import Follow, backfills, file_log, last_run, one_file, stop, tell_queued
 from migration_pipeline.status import status_json
@@ -234,7 +242,7 @@ def status(reference: str, as_json: bool, again: bool) -> None:
         try:
             files = watch_status(out, instance, plan, profile)
         except KeyboardInterrupt:
-            files = instance.files(plan, profile)
+            sys.exit(1)  # the last state stays on the screen
     else:
         running = Follow(instance, plan).running()
         files = instance.files(plan, profile)
@@ -300,6 +308,33 @@ def stop_command(reference: str) -> None:
             f"next: to go on, migration-pipeline backfill {plan.reference} --wait: it loads all that is not materialized"
         )
     sys.exit(1 if done.left or done.open_backfills else 0)
+
+
+@main.command()
+@click.argument("references", metavar="[PROFILE]...", nargs=-1)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=9464,
+    show_default=True,
+    help="Port to serve at; 0: a free one.",
+)
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen at; there is no password."
+)
+def metrics(references: tuple[str, ...], port: int, host: str) -> None:
+    """Serve /metrics for Prometheus until Ctrl-C: of these profiles, or of all that are planned.
+
+    The numbers come from the running Dagster and from the receipts in the database, at each scrape.
+    """
+    from migration_pipeline.metrics import Server
+
+    plans = [_open(reference)[:2] for reference in references] or read_plans(settings.plans_dir())
+    server = Server(plans, settings.webserver_url(), settings.database_url(), host, port)
+    click.echo(f"serving {server.url} of {', '.join(plan.profile for plan, _ in plans)}; Ctrl-C ends it")
+    with contextlib.suppress(KeyboardInterrupt):
+        server.wait()
+    server.close()
 
 
 @main.command("reconcile")

@@ -43,16 +43,17 @@ RETRY = re.compile(r"; try \d+ in [\d.]+ s$")
 progress, and a transaction that runs again."""
 
 SHOWN_EVENTS = {
-    "LogMessageEvent",
-    "ExecutionStepFailureEvent",
-    "RunFailureEvent",
-    "RunCanceledEvent",
-    "RunCancelingEvent",
-    "RunEnqueuedEvent",
-    "RunStartEvent",
-    "RunSuccessEvent",
+    "LogMessageEvent": "",
+    "ExecutionStepFailureEvent": "",
+    "RunFailureEvent": "",
+    "RunEnqueuedEvent": "run queued",
+    "RunStartEvent": "run started",
+    "RunCancelingEvent": "run is being terminated",
+    "RunCanceledEvent": "run terminated",
+    "RunSuccessEvent": "run succeeded",
 }
-"""GraphQL types of the events that tell an operator something; the rest is Dagster's own machinery."""
+"""GraphQL types of the events that tell an operator something, and our words for those whose own say nothing; the
+rest is Dagster's own machinery."""
 
 
 class Run(msgspec.Struct, kw_only=True, frozen=True):
@@ -262,6 +263,7 @@ def log_lines(instance: Instance, run_id: str, cursor: str | None = None) -> tup
 def _line(event: dict[str, Any]) -> LogLine:
     kind = event["__typename"]
     text = failure_of(event) if kind == "ExecutionStepFailureEvent" else str(event["message"] or "")
+    text = SHOWN_EVENTS.get(kind) or text
     return LogLine(float(event["timestamp"]) / 1000, event["level"], text, kind)
 
 

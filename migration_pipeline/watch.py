@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 from rich.text import Text
 
@@ -76,27 +76,27 @@ class _Board:
         self._items = items
         self._bars = Progress(
             TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
-            BarColumn(bar_width=24),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("{task.completed:,.0f} of {task.total:,.0f} items", justify="right"),
-            TextColumn("{task.fields[speed]}", justify="right"),
-            TextColumn("{task.fields[left]}", justify="right"),
-            TimeElapsedColumn(),
-            console=out,
-            disable=not out.is_terminal,
+            BarColumn(bar_width=None, table_column=Column(ratio=1, max_width=40)),
+            _text("{task.percentage:>3.0f}%"),
+            _text("{task.fields[speed]}"),
+            _text("{task.fields[left]}"),
             speed_estimate_period=SPEED_SECONDS,
+            auto_refresh=False,
+            expand=True,
         )
-        self._all = self._bars.add_task("waiting for the daemon", total=max(items, 1), speed="", left="")
+        self._live = Live(console=out, auto_refresh=False, redirect_stderr=False)
+        self._all = self._bars.add_task("all files", total=max(items, 1), speed="", left="")
         self._of: dict[str, TaskID] = {}
         self._failed: set[str] = set()
         self._said = ("", 0, 0.0)
 
     def __enter__(self) -> _Board:
-        self._bars.start()
+        if self._out.is_terminal:
+            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bars.stop()
+        self._live.stop()
 
     def show(self, files: Sequence[FileStatus], running: Sequence[RunningFile], *, over: bool) -> None:
         line = count_states(files)
@@ -105,12 +105,15 @@ class _Board:
         running = [file for file in running if file.planned.partition in loading]
         read = done + sum(file.items for file in running)
         # A file that failed takes its part back.
-        self._bars.update(self._all, description=line, completed=read if self._items else 1)
+        self._bars.update(self._all, completed=read if self._items else 1)
         task = self._bars.tasks[0]
         left = "" if over or not task.speed else f"{duration(task.time_remaining)} left"
         self._bars.update(self._all, speed=_speed(task.speed), left=left)
         self._show_running(running)
-        if not self._out.is_terminal:
+        if self._out.is_terminal:
+            head = Text(f"{line}; {read:,} of {self._items:,} items in {duration(task.elapsed)}")
+            self._live.update(Group(head, self._bars), refresh=True)
+        else:
             self._write(line, done, read, left)
 
     def _show_running(self, running: Sequence[RunningFile]) -> None:
@@ -150,7 +153,11 @@ class _Board:
 
     def say(self, text: str) -> None:
         """Write a line above the bars."""
-        self._bars.console.print(text, markup=False, style="red", soft_wrap=True)
+        self._out.print(text, markup=False, style="red", soft_wrap=True)
+
+
+def _text(template: str) -> TextColumn:
+    return TextColumn(template, justify="right", table_column=Column(no_wrap=True))
 
 
 def _speed(items_per_second: float | None) -> str:
