@@ -337,6 +337,42 @@ def metrics(references: tuple[str, ...], port: int, host: str) -> None:
     server.close()
 
 
+@main.command()
+@click.argument("reference", metavar="PROFILE")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path, dir_okay=False, writable=True),
+    default=Path("report.html"),
+    show_default=True,
+    help="The file to write.",
+)
+def report(reference: str, output: Path) -> None:
+    """Write one HTML file that tells and proves what was migrated, to attach to a change ticket.
+
+    It needs no network to be opened. Exit status 1 if items of the plan are not accounted for.
+    """
+    try:
+        from migration_pipeline.report.account import gather
+        from migration_pipeline.report.page import write_page
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"{error}; install what reports need: pip install 'migration-pipeline[report]'"
+        ) from None
+    plan, profile, instance = _open(reference)
+    with console(stderr=True).status("gathering what is known, and counting the rows"):
+        account = gather(plan, profile, instance, settings.database_url())
+    try:
+        write_page(account, output)
+    except OSError as error:
+        raise MigrationError(f"cannot write {output}: {error.strerror or error}") from None
+    for verdict in account.verdicts:
+        if verdict.outcome != "passed":
+            click.echo(f"{verdict.outcome}: {verdict.name}: {verdict.text}", err=True)
+    click.echo(f"{'complete' if account.complete else 'not complete'}: {output}")
+    sys.exit(0 if account.complete else 1)
+
+
 @main.command("reconcile")
 @click.argument("reference", metavar="PROFILE")
 def reconcile_command(reference: str) -> None:

@@ -138,6 +138,15 @@ def _is_of(work: dict[str, Any], profile: str) -> bool:
     return str(work["jobName"] or "").rpartition("_")[0] == profile
 
 
+def run_configs(instance: Instance, run_ids: Sequence[str]) -> dict[str, str]:
+    """Give the run config of runs as YAML, by run id. It may hold secrets."""
+    found: dict[str, str] = {}
+    for start in range(0, len(run_ids), PAGE):
+        answer = instance.query(CONFIGS, runs=list(run_ids[start : start + PAGE]))["runsOrError"]
+        found |= {run["id"]: run["runConfigYaml"] for run in answer["results"]}
+    return found
+
+
 def backfills(instance: Instance, plan: Plan) -> list[Backfill]:
     """Give the profile's backfills among Dagster's newest `NEWEST_BACKFILLS`, newest first."""
     answer = instance.query(BACKFILLS, limit=NEWEST_BACKFILLS)["partitionBackfillsOrError"]
@@ -412,5 +421,12 @@ query Log($run: ID!, $cursor: String) {
         }
       }
     }
+  }
+}"""
+
+CONFIGS = """
+query Configs($runs: [String]) {
+  runsOrError(filter: {runIds: $runs}) {
+    ... on Runs { results { id runConfigYaml } }
   }
 }"""

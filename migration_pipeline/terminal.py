@@ -28,10 +28,10 @@ STYLES = {
 }
 
 
-def console() -> Console:
-    """Make a console for standard output; plain and wide when that is a pipe."""
-    made = Console(highlight=False, soft_wrap=False)
-    return made if made.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
+def console(*, stderr: bool = False) -> Console:
+    """Make a console for standard output, or for errors; plain and wide when that is a pipe."""
+    made = Console(highlight=False, soft_wrap=False, stderr=stderr)
+    return made if made.is_terminal else Console(highlight=False, width=PIPE_WIDTH, stderr=stderr)
 
 
 def status_table(files: Sequence[FileStatus], running: Sequence[RunningFile] = ()) -> Table:
