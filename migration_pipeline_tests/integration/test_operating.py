@@ -139,7 +139,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith(("PG", "DAGSTER_"))
         }
-        planned = [SCRIPT, "plan", "--profile", "night:profile", uri]
+        planned = [str(SCRIPT), "plan", "--profile", "night:profile", uri]
         assert subprocess.run(planned, env=environment, cwd=home, timeout=SECONDS).returncode == 0
         ends.callback(EmbeddedPostgres(home).remove)
         stack = ends.enter_context(running())  # after the plan, so that it knows the plan from the beginning
