@@ -107,7 +107,9 @@ class _Board:
         # A file that failed takes its part back.
         self._bars.update(self._all, completed=read if self._items else 1)
         task = self._bars.tasks[0]
-        left = "" if over or not task.speed else f"{duration(task.time_remaining)} left"
+        left = (
+            "" if over or read >= self._items or not task.speed else f"{duration(task.time_remaining)} left"
+        )
         self._bars.update(self._all, speed=_speed(task.speed), left=left)
         self._show_running(running)
         if self._out.is_terminal:

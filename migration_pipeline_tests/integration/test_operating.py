@@ -25,8 +25,11 @@ import requests
 from moto.server import ThreadedMotoServer
 from prometheus_client.parser import text_string_to_metric_families
 
+from migration_pipeline.instance import Instance
 from migration_pipeline.local.postgres import EmbeddedPostgres
 from migration_pipeline.local.stack import Stack, running
+from migration_pipeline.metrics import MigrationCollector
+from migration_pipeline.plan import plan_path, planned_profile, read_plan
 from migration_pipeline.sample import write_sample
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.unit.test_monitoring import documented_metrics
@@ -410,6 +413,26 @@ def test_it_is_over(night: Night, metrics: Metrics) -> None:
         assert key not in told
         assert ip not in told
     assert "a-s3cret" not in told
+
+
+def test_a_scrape_costs_a_fixed_number_of_queries(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(night.home))
+    path = plan_path(night.home / "plans", "night")
+    plan = read_plan(path)
+    asked: list[str] = []
+
+    class Counting(Instance):
+        def query(self, text: str, **variables: Any) -> dict[str, Any]:
+            asked.append(text)
+            return super().query(text, **variables)
+
+    instance = Counting(night.stack.webserver_url)
+    collector = MigrationCollector(plan, planned_profile(plan, path), instance, night.stack.database_url)
+    names = {metric.name for metric in collector.collect()}
+    assert "migration_unproven_files" in names
+    assert len(asked) == 4
+    assert {metric.name for metric in collector.collect()} == names
+    assert len(asked) == 4, "at once again: the same numbers"
 
 
 def test_without_dagster_and_without_the_database(night: Night) -> None:
