@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -308,10 +309,13 @@ def test_a_slow_file_is_seen_from_everywhere_and_stopped(night: Night, metrics: 
     )
     assert scrape["migration_newest_backfill", "REQUESTED"] == scrape["migration_active_backfills",] == 1
     assert scrape["migration_up", "dagster"] == scrape["migration_up", "database"] == 1
-    assert {name for name, *_ in scrape} == set(documented_metrics())
+    text = metrics.text()
+    assert set(re.findall(r"^# TYPE (\w+) ", text, re.MULTILINE)) == set(documented_metrics())
+    for name, labels in re.findall(r"^(\w+)\{(.*)\} ", text, re.MULTILINE):
+        assert set(re.findall(r"(\w+)=\"", labels)) == documented_metrics()[name]
     if promtool := shutil.which("promtool"):
         linted = subprocess.run(
-            [promtool, "check", "metrics"], input=metrics.text(), capture_output=True, text=True, timeout=60
+            [promtool, "check", "metrics"], input=text, capture_output=True, text=True, timeout=60
         )
         assert (linted.returncode, linted.stdout, linted.stderr) == (0, "", "")
 
@@ -497,14 +501,22 @@ def _on_a_terminal(night: Night, *arguments: str) -> tuple[int, Callable[[], str
     )  # fmt: skip
     os.close(theirs)
 
-    def shown() -> str:
-        screen = b""
+    screen = bytearray()
+
+    def read() -> None:
         with contextlib.suppress(OSError):  # the terminal is closed
             while chunk := os.read(ours, 65536):
-                screen += chunk
+                screen.extend(chunk)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+
+    def shown() -> str:
         assert process.wait(SECONDS) == 1
+        reader.join()
         os.close(ours)
-        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.decode()).replace("\r", "")
+        # What waits to be shown is thrown away by Ctrl-C, perhaps in the middle of a character.
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.decode(errors="replace")).replace("\r", "")
 
     return ours, shown
 
