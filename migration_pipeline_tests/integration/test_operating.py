@@ -28,7 +28,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from migration_pipeline.instance import Instance
 from migration_pipeline.local.postgres import EmbeddedPostgres
-from migration_pipeline.local.stack import Stack, running
+from migration_pipeline.local.stack import CODE_MODULE, Stack, running
 from migration_pipeline.metrics import MigrationCollector
 from migration_pipeline.plan import plan_path, planned_profile, read_plan
 from migration_pipeline.sample import write_sample
@@ -340,6 +340,31 @@ def test_a_slow_file_is_seen_from_everywhere_and_stopped(night: Night, metrics: 
     scrape = metrics.scrape()
     assert scrape["migration_active_backfills",] == scrape["migration_files", "running"] == 0
     assert scrape["migration_files", "stopped"] == document["files_by_state"]["stopped"] > 0
+
+
+LAUNCH_RUN = """
+mutation Launch($params: ExecutionParams!) {
+  launchRun(executionParams: $params) { __typename ... on LaunchRunSuccess { run { id } } }
+}"""
+
+
+def test_a_run_of_no_backfill_is_stopped_too(night: Night) -> None:
+    """As somebody launches it in the UI, for one partition."""
+    night.slowly.touch()
+    partition = next(f["partition"] for f in night.json()["by_file"] if f["file"] == night.files[0])
+    selector = {
+        "repositoryLocationName": CODE_MODULE, "repositoryName": "__repository__", "jobName": "__ASSET_JOB",
+        "assetSelection": [{"path": ["night", "visits"]}],
+    }  # fmt: skip
+    tags = {"tags": [{"key": "dagster/partition", "value": partition}]}
+    launched = Instance(night.stack.webserver_url).query(
+        LAUNCH_RUN, params={"selector": selector, "runConfigData": {}, "executionMetadata": tags}
+    )["launchRun"]
+    assert launched["__typename"] == "LaunchRunSuccess"
+    eventually(lambda: night.of(night.json(), "running"))
+    status, output = night.run("stop", "night")
+    assert (status, "cancelled 0 backfills, terminated 1 runs" in output) == (0, True), output
+    assert not night.of(night.json(), "running")
 
 
 def test_a_worker_that_hangs_cannot_hide(night: Night, metrics: Metrics) -> None:
