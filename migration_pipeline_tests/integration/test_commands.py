@@ -31,6 +31,7 @@ from migration_pipeline.local.postgres import EmbeddedPostgres
 from migration_pipeline.local.stack import CODE_MODULE, Stack, running
 from migration_pipeline.metrics import MigrationCollector
 from migration_pipeline.plan import plan_path, planned_profile, read_plan
+from migration_pipeline.runs import run_status
 from migration_pipeline.sample import write_sample
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.unit.test_monitoring import documented_metrics
@@ -357,14 +358,15 @@ def test_a_run_of_no_backfill_is_stopped_too(night: Night) -> None:
         "assetSelection": [{"path": ["night", "visits"]}],
     }  # fmt: skip
     tags = {"tags": [{"key": "dagster/partition", "value": partition}]}
-    launched = Instance(night.stack.webserver_url).query(
+    instance = Instance(night.stack.webserver_url)
+    launched = instance.query(
         LAUNCH_RUN, params={"selector": selector, "runConfigData": {}, "executionMetadata": tags}
     )["launchRun"]
     assert launched["__typename"] == "LaunchRunSuccess"
     eventually(lambda: night.of(night.json(), "running"))
     status, output = night.run("stop", "night")
     assert (status, "cancelled 0 backfills, terminated 1 runs" in output) == (0, True), output
-    assert not night.of(night.json(), "running")
+    assert run_status(instance, launched["run"]["id"]) == "CANCELED"
 
 
 def test_a_worker_that_hangs_cannot_hide(night: Night, metrics: Metrics) -> None:
