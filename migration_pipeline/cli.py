@@ -6,7 +6,9 @@ Exit status: 0 done, 1 something is failed or missing, 2 the call was wrong.
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from migration_pipeline.errors import MigrationError, UsageError
 from migration_pipeline.instance import FileStatus, Instance
 from migration_pipeline.plan import (
     Plan,
+    PlannedFile,
     make_plan,
     plan_path,
     planned_profile,
@@ -29,7 +32,15 @@ from migration_pipeline.plan import (
 from migration_pipeline.profile import Profile, load_profile
 from migration_pipeline.runs import Follow, backfills, file_log, last_run, one_file, stop, tell_queued
 from migration_pipeline.status import status_json
-from migration_pipeline.terminal import console, count_states, log_line, status_table
+from migration_pipeline.terminal import (
+    console,
+    count_states,
+    dry_run_table,
+    log_line,
+    reading,
+    status_table,
+    verification_table,
+)
 from migration_pipeline.watch import watch, watch_status
 
 PROFILE_HELP = "PROFILE is a shipped profile's name (shop) or a path (my_package.my_module:profile)."
@@ -164,10 +175,21 @@ def ddl(reference: str, apply_it: bool) -> None:
     metavar="N",
     help="Only the first N of them: a careful first step.",
 )
-def backfill(reference: str, everything: bool, wait: bool, only: tuple[str, ...], first: int | None) -> None:
+@click.option(
+    "--dry-run",
+    "dry",
+    is_flag=True,
+    help="Launch nothing: read the files here, all of them unless some are chosen, and tell what their load would do. Nothing is written.",
+)
+def backfill(
+    reference: str, everything: bool, wait: bool, only: tuple[str, ...], first: int | None, dry: bool
+) -> None:
     """Launch a backfill of all files that are not materialized, in the running Dagster."""
     plan, profile, instance = _open(reference)
     chosen = {planned.partition for text in only for planned in plan.matching(text)}
+    if dry:
+        _dry_run(plan, profile, [p for p in plan.files if not only or p.partition in chosen][:first])
+        return
     instance.load_plan(plan, profile)
     files = instance.files(plan, profile, attempts=False)
     if only:
@@ -204,6 +226,45 @@ def replay(reference: str) -> None:
     )
     if report.quarantined:
         raise click.exceptions.Exit(1)
+
+
+@main.command()
+@click.argument("reference", metavar="PROFILE")
+@click.option(
+    "--extra", is_flag=True, help="Look for rows that no item makes, key by key; without, they are counted."
+)
+@click.option("--keys", is_flag=True, help="Print keys of rows at fault, which are values of items.")
+def verify(reference: str, extra: bool, keys: bool) -> None:
+    """Read the export again, and compare each row that it makes with the database. Nothing in the tables is written.
+
+    Exit status 1 if a row is missing, different or extra, or a bad item is not in the quarantine.
+    """
+    from migration_pipeline import comparison
+    from migration_pipeline.targets.receipts import read_differences
+
+    made, profile, _ = _open(reference)
+    out, url = console(), settings.database_url()
+    with reading(out, made.files) as on_progress:
+        compared = comparison.verify(
+            made, profile, url, "verify", extra=extra, say=out.print, on_progress=on_progress
+        )
+    tables = [table.qualified for table in profile.tables.values()]
+    out.print(verification_table(compared, tables))
+    if keys:
+        for table, kind, columns, key, file in read_differences(url, profile.name):
+            out.print(f"{table}: {kind} {','.join(columns)} {json.dumps(key)} {file}", markup=False)
+    faults = sum(map(compared.faults, tables))
+    rows = sum(compared.table(name).compared for name in tables)
+    if compared.unaccounted:
+        out.print(f"{compared.unaccounted:,} bad items are not in the quarantine: load their files again")
+    if not faults:
+        out.print(f"all {rows:,} rows of the export are in the tables, and no others")
+    else:
+        out.print(
+            f"{faults:,} rows are not as the export has them"
+            + ("" if keys else "; see some of their keys with --keys, or in migration.difference")
+        )
+    sys.exit(1 if faults or compared.unaccounted else 0)
 
 
 @main.command("retry-failed")
@@ -485,6 +546,30 @@ def _launch(
             f"next: mend the cause, then migration-pipeline retry-failed {plan.reference} --wait", err=True
         )
         sys.exit(code)
+
+
+def _dry_run(plan: Plan, profile: Profile, files: list[PlannedFile]) -> None:
+    """Tell what a load of some files would do. Exit status 1 if it would quarantine items."""
+    from migration_pipeline import comparison
+
+    out = console()
+    with reading(out, files) as on_progress:
+        compared = comparison.dry_run(
+            plan, profile, settings.database_url(), files, say=out.print, on_progress=on_progress
+        )
+    out.print(dry_run_table(compared, [table.qualified for table in profile.tables.values()]))
+    reports = [file.report for file in compared.files]
+    reasons = Counter[str]()
+    for report in reports:
+        reasons.update(report.quarantined_by_reason)
+    for reason, count in reasons.most_common():
+        out.print(f"would be quarantined: {count:,} items: {reason}", markup=False)
+    out.print(
+        f"dry run of {len(reports)} files, {sum(r.items for r in reports):,} items: "
+        f"{sum(r.loaded for r in reports):,} would load, {sum(sum(r.skipped.values()) for r in reports):,} be "
+        f"skipped, {reasons.total():,} be quarantined; nothing was written"
+    )
+    sys.exit(1 if reasons else 0)
 
 
 def _status_code(files: list[FileStatus]) -> int:

@@ -48,6 +48,8 @@ class Rule:
     reason: str
     function: Callable[[Any], Any] | None = None
     item_class: type[Item] | None = None
+    row_classes: tuple[type[Row], ...] = ()
+    """What the function may return rows of."""
 
 
 @dataclass
@@ -89,7 +91,8 @@ class Profile:
 
         def add(function: Function) -> Function:
             item_class, row_classes = _signature(function)
-            self.rules.append(Rule(_checked(conditions), function.__name__, function, item_class))
+            rule = Rule(_checked(conditions), function.__name__, function, item_class, tuple(row_classes))
+            self.rules.append(rule)
             self.row_classes.extend(c for c in row_classes if c not in self.row_classes)
             return function
 

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 
 import msgspec
 
-from migration_pipeline.defs.migration import file_metadata
+from migration_pipeline.defs.metadata import file_metadata
 from migration_pipeline.engine.report import FileReport
 from migration_pipeline.instance import FileStatus, Instance
 from migration_pipeline.plan import Plan

@@ -13,6 +13,7 @@ import msgspec
 from typing_extensions import dataclass_transform
 
 from migration_pipeline.errors import UsageError
+from migration_pipeline.field_docs import field_docs
 
 SCALARS: dict[Any, str] = {
     str: "text",
@@ -57,6 +58,8 @@ class Column:
     """The annotation without ``| None`` and without markers; ``Any`` for a document."""
     pg_type: str
     nullable: bool
+    comment: str = ""
+    """The docstring below the field; "" where there is none."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,8 @@ class Row(msgspec.Struct, frozen=True, gc=False, array_like=True, metaclass=RowM
 
     ``class Customer(Row, table="customers", key="customer_id")`` is one table: the fields give its
     columns, their types and which may be NULL, `key` its primary key (a tuple of field names for a key
-    of several columns), and the docstring its comment. ``table="sales.customers"`` names a schema.
+    of several columns), and the docstring its comment; a docstring below a field is its column's comment.
+    ``table="sales.customers"`` names a schema.
     Types are those of `SCALARS`; ``frozenset``/``list`` of one makes an array, sorted where it came
     from a set; ``dict[str, Any]``, ``list[Any]`` and ``Any`` make ``jsonb``.
 
@@ -125,8 +129,9 @@ def table_of(row_class: type[Row]) -> Table:
     declared, key_fields, version = row_class._declared
     schema, _, name = declared.rpartition(".")
     hints = get_type_hints(row_class, include_extras=True)
+    docs = field_docs(row_class)
     columns = tuple(
-        _column(row_class, field.name, field.encode_name, hints[field.name])
+        _column(row_class, field.name, field.encode_name, hints[field.name], docs.get(field.name, ""))
         for field in msgspec.structs.fields(row_class)
     )
     by_field = {c.field: c for c in columns}
@@ -149,14 +154,14 @@ def table_of(row_class: type[Row]) -> Table:
     )
 
 
-def _column(row_class: type[Row], field: str, name: str, annotation: Any) -> Column:
+def _column(row_class: type[Row], field: str, name: str, annotation: Any, comment: str) -> Column:
     bare, markers, nullable = unwrap(annotation)
     pg_type = next((m.name for m in markers if isinstance(m, PgType)), None) or _pg_type(bare)
     if pg_type is None:
         raise UsageError(f"{row_class.__name__}.{field}: no PostgreSQL type for {annotation!r}")
     if pg_type in ("jsonb", "json"):
         bare = Any
-    return Column(field, name, bare, pg_type, nullable or annotation is Any)
+    return Column(field, name, bare, pg_type, nullable or annotation is Any, comment)
 
 
 def _pg_type(bare: Any) -> str | None:

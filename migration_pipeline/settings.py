@@ -28,6 +28,9 @@ DATABASE_URL = "MIGRATION_DATABASE_URL"
 WEBSERVER_URL = "MIGRATION_DAGSTER_URL"
 DEFAULT_WEBSERVER_URL = "http://127.0.0.1:3000"
 
+# The function that is told of finished backfills, as my_module:function; see migration_pipeline/defs/notify.py.
+NOTIFY = "MIGRATION_NOTIFY"
+
 # What points at a deployment: `make demo` uses none of it.
 OF_A_DEPLOYMENT = (DAGSTER_HOME, PLANS_DIR, DATABASE_URL, WEBSERVER_URL)
 

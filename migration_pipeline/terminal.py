@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console, Group
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from migration_pipeline.engine import report
 from migration_pipeline.instance import FileStatus
+from migration_pipeline.plan import PlannedFile
 from migration_pipeline.runs import LogLine, RunningFile
+
+if TYPE_CHECKING:  # what it imports is not needed by most commands
+    from migration_pipeline.comparison import Compared, OnProgress
 
 PIPE_WIDTH = 1000
 """Columns when output is piped: wide enough that no cell is folded, so that lines can be grepped."""
@@ -128,3 +135,53 @@ def log_line(line: LogLine) -> str:
     """Write a line of a run's log: time of day, level where it matters, text."""
     level = "" if line.level in ("INFO", "DEBUG") else f"{line.level}: "
     return f"{time.strftime('%H:%M:%S', time.localtime(line.time))}  {level}{line.text}"
+
+
+@contextmanager
+def reading(out: Console, files: Sequence[PlannedFile]) -> Iterator[OnProgress]:
+    """Show how far files are read that this process reads, a bar on a terminal and a line a file in a pipe."""
+    total, current = sum(file.file.items for file in files), ""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=out, disable=not out.is_terminal, transient=True) as bar:
+        task = bar.add_task("reading", total=max(total, 1))
+        done = {file.partition: sum(f.file.items for f in files[:n]) for n, file in enumerate(files)}
+
+        def hook(planned: PlannedFile, progress: report.Progress) -> None:
+            nonlocal current
+            bar.update(
+                task, description=planned.file.name, completed=done[planned.partition] + progress.items
+            )
+            if planned.partition != current and not out.is_terminal:
+                out.print(f"{time.strftime('%H:%M:%S')}  reading {planned.file.name}", markup=False)
+            current = planned.partition
+
+        yield hook
+
+
+def verification_table(compared: Compared, tables: Sequence[str]) -> Table:
+    """One line a table: rows of the export, and what became of them."""
+    kinds = ("missing", "different", "newer", "extra")
+    made = Table(box=None, header_style="bold", pad_edge=False)
+    made.add_column("table", no_wrap=True)
+    for name in ("rows of the export", "same", *kinds):
+        made.add_column(name, justify="right")
+    made.add_column("columns that differ")
+    for name in tables:
+        total = compared.table(name)
+        columns = ", ".join(f"{column} ({rows:,})" for column, rows in total.columns.items())
+        numbers = (total.compared, total.same, *map(total.count, kinds))
+        made.add_row(Text(name), *(f"{number:,}" for number in numbers), Text(columns))
+    return made
+
+
+def dry_run_table(compared: Compared, tables: Sequence[str]) -> Table:
+    """One line a table: what a load would do to its rows."""
+    made = Table(box=None, header_style="bold", pad_edge=False)
+    made.add_column("table", no_wrap=True)
+    for name in ("rows", "new", "changed", "unchanged", "kept, being newer"):
+        made.add_column(name, justify="right")
+    for name in tables:
+        total = compared.table(name)
+        numbers = (total.compared, total.count("missing"), total.count("different"), total.same)
+        made.add_row(Text(name), *(f"{number:,}" for number in (*numbers, total.count("newer"))))
+    return made

@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 
+from migration_pipeline.defs.metadata import AHEAD_OF_FILES, PROFILE_TAG
 from migration_pipeline.defs.migration import Database
 from migration_pipeline.plan import Plan, PlannedFile
 from migration_pipeline.profile import Profile
@@ -80,6 +81,7 @@ def check_job(plan: Plan, checks: Sequence[dg.AssetChecksDefinition]) -> Any:
         f"{plan.profile}_check",
         selection=dg.AssetSelection.checks(*checks),
         description=f"Holds what the database says was loaded against the plan of {plan.profile}.",
+        tags={PROFILE_TAG: plan.profile, **AHEAD_OF_FILES},
     )
 
 

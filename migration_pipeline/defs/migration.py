@@ -12,14 +12,24 @@ import dagster as dg
 import msgspec
 from pydantic import Field
 
+from migration_pipeline.defs.dry_run import observe_dry_run
+from migration_pipeline.defs.metadata import (
+    AHEAD_OF_FILES,
+    PROFILE_TAG,
+    export_spec,
+    file_metadata,
+    file_tables,
+    readable_size,
+    table_spec,
+)
+from migration_pipeline.defs.progress import progress_of
 from migration_pipeline.engine.load import FileLoad, LoadSettings
-from migration_pipeline.engine.report import FileReport, Progress
+from migration_pipeline.engine.report import FileReport
 from migration_pipeline.engine.transform import Transform
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.plan import Plan, PlannedFile
 from migration_pipeline.profile import Profile
 from migration_pipeline.replay import replay_plan
-from migration_pipeline.row import Table
 from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
@@ -37,8 +47,13 @@ class Database(dg.ConfigurableResource):  # type: ignore[type-arg]  # generic on
 
 
 class LoadConfig(dg.Config):
-    """Run config of a load. Nothing here changes the result."""
+    """Run config of a load. Nothing here changes the result of one that is no dry run."""
 
+    dry_run: bool = Field(
+        default=False,
+        description="Only tell what a load would do: new, changed and unchanged rows, bad items. Nothing is "
+        "written or materialized.",
+    )
     batch_items: int = Field(
         default=LoadSettings().batch_items,
         gt=0,
@@ -85,51 +100,8 @@ class LoadConfig(dg.Config):
 
 def migration_assets(plan: Plan, profile: Profile) -> list[dg.AssetSpec | dg.AssetsDefinition]:
     """Build a plan's assets: ``[profile, dynamodb_export]`` and, downstream of it, ``[profile, table]`` each."""
-    export = _export_spec(plan)
+    export = export_spec(plan, profile)
     return [export, _tables_asset(plan, profile, export)]
-
-
-def _export_spec(plan: Plan) -> dg.AssetSpec:
-    return dg.AssetSpec(
-        key=[plan.profile, "dynamodb_export"],
-        group_name=plan.profile,
-        kinds={"dynamodb", "s3"},
-        description="The DynamoDB table as it was exported. Dagster only knows of it; nothing here changes it.",
-        metadata={
-            "exports": dg.MetadataValue.md(
-                "\n".join(f"- `{e.uri}` of {e.export_time}" for e in plan.exports)
-            ),
-            "dynamodb_table": ", ".join(sorted({e.table_arn for e in plan.exports})),
-            "files": len(plan.files),
-            "items": plan.items,
-            "bytes": plan.bytes,
-        },
-    )
-
-
-def _table_spec(plan: Plan, profile: Profile, table: Table, export: dg.AssetSpec) -> dg.AssetSpec:
-    columns = [
-        dg.TableColumn(
-            name=column.name,
-            type=column.pg_type,
-            constraints=dg.TableColumnConstraints(
-                nullable=column.nullable, unique=table.key == (column.name,)
-            ),
-        )
-        for column in table.columns
-    ]
-    return dg.AssetSpec(
-        key=[plan.profile, table.name],
-        deps=[export],
-        group_name=plan.profile,
-        kinds={"postgres"},
-        description=table.comment,
-        code_version=profile.version,
-        metadata={
-            "dagster/table_name": table.qualified,
-            "dagster/column_schema": dg.TableSchema(columns=columns),
-        },
-    )
 
 
 def _tables_asset(plan: Plan, profile: Profile, export: dg.AssetSpec) -> dg.AssetsDefinition:
@@ -138,7 +110,7 @@ def _tables_asset(plan: Plan, profile: Profile, export: dg.AssetSpec) -> dg.Asse
 
     @dg.multi_asset(
         name=f"{profile.name}_load",
-        specs=[_table_spec(plan, profile, table, export) for table in tables.values()],
+        specs=[table_spec(plan, profile, table, export) for table in tables.values()],
         partitions_def=dg.StaticPartitionsDefinition(list(files)),
         backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=plan.files_per_run),
         description=f"Loads export files into the tables of the profile {profile.name}.",
@@ -151,13 +123,20 @@ def _tables_asset(plan: Plan, profile: Profile, export: dg.AssetSpec) -> dg.Asse
         for partition in context.partition_keys:
             planned = files[partition]
             try:
+                if config.dry_run:
+                    observe_dry_run(
+                        context, plan, profile, planned, database.url, config.load, config.database
+                    )
+                    continue
                 report = _load_file(context, planned, profile, transform, config, database)
             except MigrationError as error:
                 failures[partition] = error
                 context.log.error(f"{planned.file.name}: failed: {error}")
                 continue
+            shown = file_tables(planned, report)
             for table in tables.values():
-                key, metadata = [plan.profile, table.name], file_metadata(planned, report, table)
+                key = [plan.profile, table.name]
+                metadata = {**shown, **file_metadata(planned, report, table)}
                 if len(context.partition_keys) == 1:
                     yield dg.MaterializeResult(asset_key=key, metadata=metadata)
                 else:
@@ -193,6 +172,7 @@ def replay_job(plan: Plan, profile: Profile) -> dg.JobDefinition:
         name=f"{profile.name}_replay",
         description="Runs the quarantined items of loaded files through the profile again. Those that load, or "
         "that the profile skips now, leave the quarantine. Loading a file again does the same.",
+        tags={PROFILE_TAG: profile.name, **AHEAD_OF_FILES},
     )
     def job() -> None:
         run_again()
@@ -221,7 +201,7 @@ def _load_file(
 ) -> FileReport:
     """Load one file, saying in the run's log how it goes."""
     file, log = planned.file, context.log
-    log.info(f"{file.name}: start, {file.items:,} items, {file.size / 1e6:,.1f} MB, from {file.uri}")
+    log.info(f"{file.name}: start, {file.items:,} items, {readable_size(file.size)}, from {file.uri}")
     identity = FileIdentity(profile.name, profile.version, planned.export_id, file.name, context.run.run_id)
     target = PostgresTarget(
         database.url,
@@ -239,7 +219,7 @@ def _load_file(
             transform,
             target,
             config.load,
-            on_progress=lambda progress: log.info(f"{file.name}: {_progress(progress)}"),
+            on_progress=progress_of(context, planned, dg.AssetKey([profile.name, "dynamodb_export"])),
         ).run()
     log.info(
         f"{file.name}: done, {report.items:,} items in {report.seconds:.1f} s "
@@ -249,38 +229,3 @@ def _load_file(
     for reason, count in report.quarantined_by_reason.items():
         log.warning(f"{file.name}: quarantined {count:,}: {reason}")
     return report
-
-
-def _progress(progress: Progress) -> str:
-    eta = "" if progress.eta_seconds is None else f", {progress.eta_seconds:,.0f} s left"
-    return (
-        f"{progress.share:.0%}, {progress.items:,} of {progress.total_items:,} items, "
-        f"{progress.items_per_second:,.0f} items/s{eta}"
-    )
-
-
-def file_metadata(planned: PlannedFile, report: FileReport, table: Table) -> Mapping[str, Any]:
-    """What a materialization says of its file. Numbers are plain, so that the UI plots them over partitions."""
-    rows = report.rows.get(table.qualified, 0)
-    return {
-        "dagster/partition_row_count": rows,
-        "file": planned.file.uri,
-        "md5": report.md5,
-        "bytes": report.bytes,
-        "items": report.items,
-        "loaded": report.loaded,
-        "skipped": sum(report.skipped.values()),
-        "quarantined": report.quarantined,
-        "unrouted": sum(report.unrouted.values()),
-        "collisions": sum(report.collisions.values()),
-        "changed": report.changed,
-        "nul": report.nul,
-        "retries": report.retries,
-        "rows": rows,
-        "rows_by_table": report.rows,
-        "skipped_by_reason": report.skipped,
-        "unrouted_by_keys": report.unrouted,
-        "quarantined_by_reason": report.quarantined_by_reason,
-        "seconds": round(report.seconds, 2),
-        "items_per_second": round(report.items_per_second),
-    }

@@ -87,14 +87,11 @@ class Batch:
         """Make the batch anew in two parts of as many items each, or one more. It must have two items or more."""
         middle = len(self.lines) // 2
         parts = [slice(None, middle), slice(middle, None)]
-        return [
-            Batch.make(
-                self._transform,
-                self._encode,
-                self._transform.numbered(self.lines[part], self.numbers[part]),
-            )
-            for part in parts
-        ]
+        return [self.anew(self.lines[part], self.numbers[part]) for part in parts]
+
+    def anew(self, lines: list[bytes], numbers: list[int]) -> Batch:
+        """Make a batch of some of its items."""
+        return Batch.make(self._transform, self._encode, self._transform.numbered(lines, numbers))
 
     def refused(self, reason: str, table: str | None, sqlstate: str | None) -> Bad:
         """Make the only item of a batch of one a bad one."""

@@ -11,22 +11,25 @@ from __future__ import annotations
 import gc
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
 import msgspec
 
 from migration_pipeline.engine.batch import Batch, Encoded, TooManyBad, Written
-from migration_pipeline.engine.report import FileReport, Progress
+from migration_pipeline.engine.report import BadExample, FileReport, Progress
 from migration_pipeline.engine.threads import Behind, ahead
 from migration_pipeline.engine.transform import Bad, Counts, Outcome, Transform, count_pattern
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.row import Row
 
 PROGRESS_SECONDS = 5.0
-"""Seconds between two calls of the progress hook: often enough to see life, seldom enough to keep logs short."""
+"""Seconds before the first call of the progress hook."""
 
+PROGRESS_GROWTH = 1.1
+"""Each wait for a call is so many times the one before: 8 calls in the first minute, 45 in the first hour, 78 in a
+day. So a log shows life, and stays short."""
 
 READ_AHEAD = 32
 """Lists of lines read ahead, of 64 KB each: one is enough to overlap, more even out a slow network."""
@@ -42,6 +45,9 @@ CANCEL_SECONDS = 10.0
 
 FEW = 10
 """Bad items that no file fails for, however small it is."""
+
+EXAMPLES = 10
+"""Bad items of a file that its report names; the quarantine has them all."""
 
 
 class LoadSettings(msgspec.Struct, frozen=True):
@@ -145,6 +151,7 @@ class FileLoad:
         self._counts = Counts()
         self._written = Written()
         self._reasons = Counter[str]()
+        self._examples: list[BadExample] = []
         self._allowed = settings.bad_items_allowed(items)
         self._started = time.monotonic()
         self._due = self._started + progress_seconds
@@ -215,8 +222,7 @@ class FileLoad:
         """Make a batch of what lines became, and take its items into the account."""
         batch = Batch.make(self._transform, self._target.encode, outcome)
         self._counts.add(batch.counts)
-        for bad in batch.bad:
-            count_pattern(self._reasons, reason_of(bad))
+        self._note(batch.bad)
         batch.room = self._room()
         if batch.room < 0:
             raise self._too_many(batch.bad)
@@ -236,10 +242,15 @@ class FileLoad:
         if close is not None:
             return
         self._written.add(written)
-        for bad in written.refused:
-            count_pattern(self._reasons, reason_of(bad))
+        self._note(written.refused)
         if self._room() < 0:
             raise self._too_many(written.refused)
+
+    def _note(self, bad: Iterable[Bad]) -> None:
+        for one in bad:
+            count_pattern(self._reasons, reason_of(one))
+            if len(self._examples) < EXAMPLES:
+                self._examples.append(_example(one))
 
     def _too_many(self, bad: list[Bad]) -> MigrationError:
         """Say that the file's profile is wrong, rather than its items."""
@@ -254,6 +265,7 @@ class FileLoad:
     def _tell_progress(self) -> None:
         now = time.monotonic()
         if now >= self._due:
+            self._progress_seconds *= PROGRESS_GROWTH
             self._due = now + self._progress_seconds
             self._on_progress(Progress(self._read, self.items, self._source.bytes_read, now - self._started))
 
@@ -270,6 +282,7 @@ class FileLoad:
             unrouted=dict(sorted(self._counts.unrouted.items())),
             quarantined=reasons.total(),
             quarantined_by_reason=dict(reasons.most_common()),
+            quarantined_examples=[*self._examples, *map(_example, written.refused)][:EXAMPLES],
             rows=dict(total.rows),
             collisions=dict(total.collisions),
             changed=total.changed,
@@ -291,3 +304,7 @@ class FileLoad:
 def reason_of(bad: Bad) -> str:
     """Say why an item is bad, with the table where it shows there; the same for all items bad alike."""
     return f"{bad.table}: {bad.reason}" if bad.table else bad.reason
+
+
+def _example(bad: Bad) -> BadExample:
+    return BadExample(bad.number, bad.reason, bad.table, bad.sqlstate)

@@ -5,6 +5,17 @@ from __future__ import annotations
 import msgspec
 
 
+class BadExample(msgspec.Struct, frozen=True):
+    """Where a bad item is and what is wrong with it. It holds no value of the item."""
+
+    line: int
+    """From 1."""
+    reason: str
+    table: str | None = None
+    """The table that refused its row; None when it did not come that far."""
+    sqlstate: str | None = None
+
+
 class FileReport(msgspec.Struct, kw_only=True):
     """The account of one file. Counts are of items, but for `rows`: one item may make several rows."""
 
@@ -19,6 +30,8 @@ class FileReport(msgspec.Struct, kw_only=True):
     quarantined: int = 0
     """Items that something is wrong with; they are kept in the quarantine."""
     quarantined_by_reason: dict[str, int] = {}
+    quarantined_examples: list[BadExample] = []
+    """Some of them, for people to look at."""
     rows: dict[str, int] = {}
     """Rows written, by table."""
     collisions: dict[str, int] = {}

@@ -75,25 +75,34 @@ class OrderLineItem(Item):
 
 
 # A Row says what is written: the columns of a table, their types, and the key that makes a second
-# load of the same file an update instead of a duplicate.
+# load of the same file an update instead of a duplicate. Its docstrings become the comments of the table
+# and its columns, in PostgreSQL and in Dagster.
 
 
 class Customer(Row, table="customers", key="customer_id"):
     """People who signed up in the shop."""
 
     customer_id: str
+    """The part of PK after `CUSTOMER#`."""
     name: str
     email: str | None
     phone: str | None
     created_at: datetime
+    """When the customer signed up."""
     newsletter: bool
+    """Whether the customer wants the newsletter."""
     balance: Decimal
+    """Credit, in the currency of the customer's country; negative when the customer owes."""
     loyalty_points: int
     tags: frozenset[str] | None
+    """NULL when there is none: DynamoDB has no empty set."""
     lucky_numbers: frozenset[Decimal] | None
     device_ids: frozenset[bytes] | None
+    """Devices that the customer signed in with."""
     fingerprint: bytes
+    """Of the last browser, as the shop computed it."""
     address: dict[str, Any] | None
+    """Street, city and zip, and geo with lat and lon."""
     notes: list[Any] | None
 
 
@@ -101,27 +110,39 @@ class Order(Row, table="orders", key="order_id"):
     """Orders, one row each; their lines are in order_lines."""
 
     order_id: str
+    """The part of SK after `ORDER#`."""
     customer_id: str
+    """The customer's, from PK. No foreign key: files load in any order."""
     status: str
     total: Decimal
+    """In `currency`, with all its digits."""
     currency: str
+    """ISO 4217."""
     placed_at: datetime
+    """When the order was placed, to the millisecond."""
     line_count: Integer
+    """Lines that the order should have in order_lines."""
     coupon: str | None
     ship_to: dict[str, Any]
+    """The address as it was when the order was placed."""
 
 
 class OrderLine(Row, table="order_lines", key=("order_id", "line_no")):
     """What was ordered, line by line."""
 
     order_id: str
+    """The part of PK after `ORDER#`."""
     line_no: Integer
+    """From 1, in the order of the basket."""
     sku: str
+    """The article's number."""
     title: str
     quantity: Integer
     unit_price: Decimal
+    """In the order's currency."""
     gift: bool
     weight_kg: Decimal | None
+    """Kilograms; NULL where nobody weighed it."""
 
 
 # A route is a pure function from an item to a row. The engine decides when and how often to call it.

@@ -59,3 +59,34 @@ CREATE TABLE IF NOT EXISTS migration.collision (
 );
 COMMENT ON TABLE migration.collision IS
     'Keys whose row was there with other values when a file was loaded: two items of one key, or an older load.';
+
+-- What the last verification of each table found: rows of the export, read again and compared with the table.
+CREATE TABLE IF NOT EXISTS migration.verification (
+    profile     text NOT NULL,
+    table_name  text NOT NULL,
+    files       bigint NOT NULL,
+    compared    bigint NOT NULL,
+    same        bigint NOT NULL,
+    missing     bigint NOT NULL,
+    different   bigint NOT NULL,
+    newer       bigint NOT NULL,
+    extra       bigint NOT NULL,
+    columns     jsonb NOT NULL,
+    run_id      text NOT NULL,
+    verified_at timestamp with time zone NOT NULL DEFAULT now(),
+    PRIMARY KEY (profile, table_name)
+);
+COMMENT ON TABLE migration.verification IS 'The last comparison of each table with the export; counts are of rows.';
+
+-- Examples of what it found.
+CREATE TABLE IF NOT EXISTS migration.difference (
+    profile    text NOT NULL,
+    table_name text NOT NULL,
+    export_id  text NOT NULL,
+    file       text NOT NULL,
+    kind       text NOT NULL,
+    columns    text[] NOT NULL,
+    key        jsonb NOT NULL
+);
+COMMENT ON TABLE migration.difference IS
+    'Rows that are missing, different, or extra (made by no item), by key; some of them, from the last verification.';

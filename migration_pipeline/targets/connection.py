@@ -22,11 +22,13 @@ SET SESSION enable_hashjoin = off;
 SET SESSION enable_mergejoin = off;
 SET SESSION tcp_keepalives_idle = 30;
 SET SESSION tcp_keepalives_interval = 10;
-SET SESSION tcp_keepalives_count = 3
+SET SESSION tcp_keepalives_count = 3;
+SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
 """
 """Times without an offset mean UTC whatever the server's or the operator's zone is. And a batch is joined
 to its table by the key's index, however large the table and whatever its statistics say: the staging
-table has none, and a plan that reads the whole target once a batch would be a disaster."""
+table has none, and a plan that reads the whole target once a batch would be a disaster. A server whose commits
+do not wait for the disk by default could lose a batch of a file that is recorded as loaded."""
 
 PARAMETERS: dict[str, tuple[str, str | None]] = {
     # After a failover the old writer may answer still, but takes no writes: only the writer will do.

@@ -52,11 +52,17 @@ def _create(table: Table) -> str:
     lines.append(f"    PRIMARY KEY ({', '.join(map(quote, table.key))})")
     schema = f"CREATE SCHEMA IF NOT EXISTS {quote(table.schema)};\n" if table.schema else ""
     body = ",\n".join(lines)
-    comment = "'" + table.comment.replace("'", "''") + "'"
-    return (
-        f"{schema}CREATE TABLE IF NOT EXISTS {qualified(table)} (\n{body}\n);\n"
-        f"COMMENT ON TABLE {qualified(table)} IS {comment};\n"
-    )
+    comments = [f"COMMENT ON TABLE {qualified(table)} IS {_literal(table.comment)};\n"]
+    comments += [
+        f"COMMENT ON COLUMN {qualified(table)}.{quote(c.name)} IS {_literal(c.comment)};\n"
+        for c in table.columns
+        if c.comment
+    ]
+    return f"{schema}CREATE TABLE IF NOT EXISTS {qualified(table)} (\n{body}\n);\n{''.join(comments)}"
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 # -- checking against the catalog --------------------------------------------------------------------

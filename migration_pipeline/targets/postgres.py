@@ -23,6 +23,7 @@ import msgspec
 import psycopg2
 import psycopg2.errorcodes
 from psycopg2 import sql
+from typing_extensions import Self
 
 from migration_pipeline.engine.batch import Batch, TooManyBad, Written
 from migration_pipeline.engine.report import FileReport
@@ -99,6 +100,8 @@ SELECT count(*)
  WHERE attrelid = to_regclass('migration.loaded_file') AND attname = 'retries'
     OR attrelid = to_regclass('migration.quarantine') AND attname = 'raw'
     OR attrelid = to_regclass('migration.collision') AND attname = 'key'
+    OR attrelid = to_regclass('migration.verification') AND attname = 'extra'
+    OR attrelid = to_regclass('migration.difference') AND attname = 'key'
 """
 """The newest column of each of our tables."""
 
@@ -196,7 +199,7 @@ class PostgresTarget:
         self._quarantined: set[int] = set()
         self.retries = 0
 
-    def __enter__(self) -> PostgresTarget:
+    def __enter__(self) -> Self:
         threading.Thread(target=self._watch, name="watch the database", daemon=True).start()
         try:
             self._persistently(self._check)
@@ -221,7 +224,7 @@ class PostgresTarget:
     def _check(self, cursor: Any) -> None:
         """Compare tables and bookkeeping with the catalog, before any work."""
         cursor.execute(BOOKKEEPING_COLUMNS)
-        if cursor.fetchone() != (3,):
+        if cursor.fetchone() != (5,):
             raise SchemaError(
                 "the database has no bookkeeping (schema migration), or that of an older version; create or "
                 "complete it with: migration-pipeline ddl <profile> --apply"
@@ -347,7 +350,7 @@ class PostgresTarget:
             else:
                 written.refuse(
                     batch.refused(
-                        reason_of_refusal(error, self._columns), table_of_error(error), error.pgcode
+                        reason_of_refusal(error, self._columns), self._table_of(error), error.pgcode
                     )
                 )
                 if len(written.refused) > room:
@@ -358,6 +361,10 @@ class PostgresTarget:
             written.nul += batch.encoded.nul
             written.changed += changed
         cursor.execute("RELEASE SAVEPOINT batch")
+
+    def _table_of(self, error: psycopg2.Error) -> str | None:
+        """Name the table that refused a row."""
+        return table_of_error(error)
 
     def _copy(self, cursor: Any, encoded: Encoded) -> int:
         """Copy rows straight into their tables; gives the number that replaced others: none."""

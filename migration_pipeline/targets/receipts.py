@@ -6,7 +6,7 @@ Each statement runs in psql, too, with names in quotes in place of ``%(…)s``; 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -270,3 +270,92 @@ def _reading(url: str, settings: DatabaseSettings = DatabaseSettings()) -> Itera
         raise DatabaseError(explain(error)) from None  # its own text may hold more than names
     finally:
         connection.close()
+
+
+# -- verifications ------------------------------------------------------------------------------------
+
+FORGET_VERIFICATION = """
+DELETE FROM migration.verification WHERE profile = %(profile)s AND table_name = %(table_name)s;
+DELETE FROM migration.difference WHERE profile = %(profile)s AND table_name = %(table_name)s
+"""
+
+KEEP_VERIFICATION = """
+INSERT INTO migration.verification
+       (profile, table_name, files, compared, same, missing, different, newer, extra, columns, run_id)
+VALUES (%(profile)s, %(table_name)s, %(files)s, %(compared)s, %(same)s, %(missing)s, %(different)s, %(newer)s,
+        %(extra)s, %(columns)s, %(run_id)s)
+"""
+
+KEEP_DIFFERENCE = """
+INSERT INTO migration.difference (profile, table_name, export_id, file, kind, columns, key)
+VALUES (%(profile)s, %(table_name)s, %(export_id)s, %(file)s, %(kind)s, %(columns)s, %(key)s)
+"""
+
+DIFFERENCES = """
+SELECT table_name, kind, columns, key, file
+  FROM migration.difference
+ WHERE profile = %(profile)s
+ ORDER BY table_name, kind, key
+"""
+
+VERIFICATIONS = """
+SELECT table_name, files, compared, same, missing, different, newer, extra, columns, run_id, verified_at
+  FROM migration.verification
+ WHERE profile = %(profile)s
+ ORDER BY table_name
+"""
+
+
+class Verification(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of ``migration.verification``: a table, compared with the export. Counts are of rows."""
+
+    profile: str
+    table_name: str
+    files: int
+    """Files that were read."""
+    compared: int
+    same: int
+    missing: int
+    different: int
+    newer: int
+    extra: int
+    columns: dict[str, int]
+    """Rows that differ, by column."""
+    run_id: str
+    verified_at: datetime | None = None
+    examples: list[tuple[str, str, str, tuple[str, ...], str]] = []
+    """For ``migration.difference``: export, file, kind, columns, and the key as JSON."""
+
+
+def keep_verification(url: str, verifications: Iterable[Verification]) -> None:
+    """Keep the results of a verification in place of those before. Raises `DatabaseError`."""
+    connection = connect(url)
+    try:
+        with connection, connection.cursor() as cursor:
+            for each in verifications:
+                values = msgspec.structs.asdict(each)
+                cursor.execute(FORGET_VERIFICATION, values)
+                columns = msgspec.json.encode(each.columns).decode()
+                cursor.execute(KEEP_VERIFICATION, values | {"columns": columns})
+                for export_id, file, kind, names, key in each.examples:
+                    place = {"export_id": export_id, "file": file, "kind": kind}
+                    cursor.execute(KEEP_DIFFERENCE, values | place | {"columns": list(names), "key": key})
+    except psycopg2.Error as error:
+        raise DatabaseError(explain(error)) from None
+    finally:
+        connection.close()
+
+
+def read_verifications(url: str, profile: str) -> list[Verification]:
+    """Read the last verification of each table. Raises `DatabaseError`."""
+    names = (
+        "table_name", "files", "compared", "same", "missing", "different", "newer", "extra", "columns",
+        "run_id", "verified_at",
+    )  # fmt: skip
+    rows = _fetch(url, VERIFICATIONS, {"profile": profile})
+    return [Verification(profile=profile, **dict(zip(names, row, strict=True))) for row in rows]
+
+
+def read_differences(url: str, profile: str) -> list[tuple[str, str, list[str], Any, str]]:
+    """Read the kept examples: table, kind, columns, key (values of items), file. Raises `DatabaseError`."""
+    return [tuple(row) for row in _fetch(url, DIFFERENCES, {"profile": profile})]

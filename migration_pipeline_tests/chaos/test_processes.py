@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -326,6 +327,23 @@ def test_a_killed_run_worker_is_replaced(local: Local) -> None:
         assert not local.has_receipt()
     eventually(local.all_materialized)
     assert local.run_of_victim()["runId"] != first["runId"]
+    local.assert_whole()
+
+
+def test_a_run_that_is_killed_with_its_receipt_written_and_nothing_recorded_is_loaded_again(
+    local: Local,
+) -> None:
+    history = sqlite3.connect(local.home / "dagster" / "history" / "runs" / "index.db", isolation_level=None)
+    with contextlib.closing(history):
+        with local.mid_file(LAST):
+            assert not local.has_receipt()
+            # The run cannot record a materialization as long as somebody else writes there.
+            history.execute("BEGIN IMMEDIATE")
+        eventually(local.has_receipt)
+        local.kill_run_worker()
+        history.execute("ROLLBACK")
+    assert local.state() != "materialized"
+    eventually(local.all_materialized)
     local.assert_whole()
 
 

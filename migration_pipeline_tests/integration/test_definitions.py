@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from click.testing import CliRunner
 from pydantic import ValidationError
 
 from migration_pipeline.cli import main
+from migration_pipeline.defs.metadata import PROFILE_TAG
 from migration_pipeline.defs.migration import Database, migration_assets, replay_job
+from migration_pipeline.engine.load import EXAMPLES
 from migration_pipeline.plan import make_plan
 from migration_pipeline.profile import load_profile
 from migration_pipeline.sources.export import read_export
@@ -62,16 +65,37 @@ def test_assets_say_what_an_operator_needs(shop_export: Path) -> None:
     assert orders.partitions_def is not None
     assert list(orders.partitions_def.get_partition_keys()) == [file.partition for file in plan.files]
     assert orders.metadata["dagster/table_name"] == "orders"
-    columns = {
-        c.name: (c.type, c.constraints.nullable) for c in orders.metadata["dagster/column_schema"].columns
-    }
-    assert columns["total"] == ("numeric", False)
-    assert columns["coupon"] == ("text", True)
-    assert (orders.description, orders.group_name) == (
-        "Orders, one row each; their lines are in order_lines.",
-        "shop",
+    schema = orders.metadata["dagster/column_schema"]
+    columns = {c.name: (c.type, c.constraints.nullable, c.description) for c in schema.columns}
+    assert columns["total"] == ("numeric", False, "In `currency`, with all its digits.")
+    assert columns["coupon"] == ("text", True, None)
+    assert schema.constraints.other == ["PRIMARY KEY (order_id)"]
+    assert (orders.group_name, orders.kinds) == ("shop", {"postgres"})
+    assert orders.description == (
+        "Orders, one row each; their lines are in order_lines.\n\nItems that become rows:\n\n"
+        "- `PK` = `CUSTOMER#…`, `SK` = `ORDER#…`: An order, kept in its customer's collection."
+    )
+    assert export.kinds == {"dynamodb", "file"}  # an export in a folder
+    assert (
+        "- `SK` = `SESSION` → skipped: sessions expire within a day"
+        in (export.description or "").splitlines()
     )
     assert export.metadata["items"] == 6_000
+    assert re.fullmatch(r"\d+\.\d kB compressed", export.metadata["size"])
+    for asset in (export, orders):
+        documentation = asset.metadata["documentation"].value
+        assert "the sort key tells what an item is" in documentation
+        assert "shop_replay" in documentation
+
+
+def test_column_comments_reach_the_database(shop_database_url: str) -> None:
+    comments = query(
+        shop_database_url,
+        "SELECT attname, col_description(attrelid, attnum) FROM pg_attribute "
+        "WHERE attrelid = 'order_lines'::regclass AND attnum > 0 ORDER BY attnum",
+    )
+    assert dict(comments)["weight_kg"] == "Kilograms; NULL where nobody weighed it."
+    assert dict(comments)["gift"] is None
 
 
 def test_the_production_instance_loads_on_postgresql_storage(
@@ -87,7 +111,9 @@ def test_the_production_instance_loads_on_postgresql_storage(
         assert type(instance.compute_log_manager).__name__ == "S3ComputeLogManager"
         queue = instance.get_concurrency_config().run_queue_config
         assert queue is not None
-        assert queue.max_concurrent_runs == 2
+        assert queue.max_concurrent_runs == 3
+        (limit,) = queue.tag_concurrency_limits
+        assert (limit["key"], limit["limit"]) == (PROFILE_TAG, 2)
     tables = query(database_url, "SELECT count(*) FROM pg_tables WHERE tablename IN ('runs', 'event_logs')")
     assert tables == [(2,)]
 
@@ -175,6 +201,15 @@ def test_quarantine_and_retries_show_in_metadata_and_log_and_a_job_replays(
     assert metadata["quarantined"].value == bad
     assert metadata["quarantined_by_reason"].value == {reason: bad}
     assert metadata["retries"].value == 2
+    account = str(metadata["account"].value)
+    assert f"| {planned.file.items:,} | items read, " in account
+    assert f"| {bad:,} | quarantined: {reason} |" in account
+    assert "| skipped: sessions expire within a day |" in account
+    (line,) = query(shop_database_url, "SELECT line FROM migration.quarantine ORDER BY line LIMIT 1")[0]
+    examples = str(metadata["quarantine_examples"].value).splitlines()
+    refused = "CheckViolation (SQLSTATE 23514) constraint c"
+    assert f"| {line} | order_lines | 23514 | {refused} |" in examples
+    assert len([example for example in examples if refused in example]) == min(bad, EXAMPLES)
     log = capfd.readouterr().err
     assert f"{planned.file.name}: quarantined {bad:,}: {reason}" in log
     assert log.count("SerializationFailure (SQLSTATE 40001); try ") == 2

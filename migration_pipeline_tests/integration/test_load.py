@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import random
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg2
 import pytest
@@ -23,6 +25,7 @@ from migration_pipeline.sources import dynamodb_json, stream
 from migration_pipeline.sources.export import Export, ExportFile, read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
+from migration_pipeline.targets.connection import connect
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.oracle import actual, checksum, expected
@@ -217,6 +220,17 @@ def test_an_unchanged_rerun_writes_almost_nothing(shop_database_url: str, tmp_pa
     again = wal_written(shop_database_url, lambda: load_all(shop_database_url, export))
     assert query(shop_database_url, rows) == before, "no row was written anew"
     assert again < first / 20
+
+
+@pytest.mark.parametrize(("default", "ours"), [("off", "on"), ("on", "on"), ("remote_write", "remote_write")])
+def test_a_commit_waits_for_the_disk_whatever_the_server_does_by_default(
+    shop_database_url: str, default: str, ours: str
+) -> None:
+    name = urlsplit(shop_database_url).path.removeprefix("/")
+    execute(shop_database_url, f"ALTER DATABASE {name} SET synchronous_commit = {default}")
+    with contextlib.closing(connect(shop_database_url)) as connection, connection.cursor() as cursor:
+        cursor.execute("SHOW synchronous_commit")
+        assert cursor.fetchone() == (ours,)
 
 
 @pytest.mark.parametrize("receipts", [True, False])

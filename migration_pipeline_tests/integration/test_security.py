@@ -11,17 +11,10 @@ import hashlib
 import json
 import logging
 import re
-import select
-import socket
-import socketserver
-import ssl
-import struct
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qs, quote, urlsplit
@@ -31,10 +24,6 @@ import dagster as dg
 import psycopg2
 import pytest
 from click.testing import CliRunner
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from moto.core import set_initial_no_auth_action_count
 from moto.server import ThreadedMotoServer
 
@@ -42,6 +31,7 @@ from migration_pipeline import Item, Profile, Row, attribute, column, prefix
 from migration_pipeline.cli import main
 from migration_pipeline.defs.checks import check_job, migration_checks
 from migration_pipeline.defs.migration import Database, migration_assets, replay_job
+from migration_pipeline.defs.verification import verify_check, verify_job
 from migration_pipeline.engine.load import FileLoad, LoadSettings
 from migration_pipeline.engine.report import FileReport
 from migration_pipeline.engine.transform import Transform
@@ -53,7 +43,7 @@ from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.sources.export import Export, ExportFile, read_export
 from migration_pipeline.sources.storage import Storage, StorageError
 from migration_pipeline.sources.stream import FileStream
-from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings, no_database
+from migration_pipeline.targets.connection import no_database
 from migration_pipeline.targets.ddl import create_tables, ddl
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
 from migration_pipeline.targets.receipts import count_rows, read_receipts
@@ -126,191 +116,16 @@ def for_loader(url: str) -> str:
     return url.replace("postgres@", f"loader:{quote(PASSWORD, '')}@")
 
 
-Issued = tuple[x509.Certificate, ec.EllipticCurvePrivateKey]
-
-
-def certificate(name: str, issuer: Issued | None = None) -> Issued:
-    """Make a certificate: of an authority or, vouched for by `issuer`, of the host `name`."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.now(timezone.utc)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer[0].subject if issuer else subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
-    )
-    if issuer:
-        made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-    return made.sign(issuer[1] if issuer else key, hashes.SHA256()), key
-
-
-def write_certificate(path: Path, issued: Issued) -> Path:
-    path.write_bytes(issued[0].public_bytes(serialization.Encoding.PEM))
-    return path
-
-
-SSL_REQUEST = struct.pack(">ii", 8, 80877103)
-
-
-class TlsEnd(socketserver.ThreadingTCPServer):
-    """TLS in front of the embedded server, which is built without: it does just what PostgreSQL does of it.
-
-    A client asks with SSLRequest, is answered with "S" and shakes hands ("SSL Session Encryption" in
-    PostgreSQL's protocol); what it says then goes to the server as it is.
-    """
-
-    daemon_threads = True
-
-    def __init__(self, server: str, certificate_file: Path | None, key_file: Path | None) -> None:
-        super().__init__(("127.0.0.1", 0), TlsConnection)
-        self.socket_path = server
-        self.context: ssl.SSLContext | None = None
-        if certificate_file:
-            self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            self.context.load_cert_chain(certificate_file, key_file)
-        self.sessions: list[str] = []
-        """Protocol versions of the sessions that were encrypted."""
-
-    @property
-    def port(self) -> int:
-        return int(self.server_address[1])
-
-
-class TlsConnection(socketserver.BaseRequestHandler):
-    def handle(self) -> None:
-        front = self.server
-        assert isinstance(front, TlsEnd)
-        assert self.request.recv(8, socket.MSG_WAITALL) == SSL_REQUEST
-        if front.context is None:
-            self.request.sendall(b"N")
-            return
-        self.request.sendall(b"S")
-        try:
-            client = front.context.wrap_socket(self.request, server_side=True)
-        except (ssl.SSLError, OSError):
-            return  # the client does not like our certificate
-        with client, socket.socket(socket.AF_UNIX) as server:
-            server.connect(front.socket_path)
-            front.sessions.append(str(client.version()))
-            self.pass_on(client, server)
-
-    @staticmethod
-    def pass_on(client: ssl.SSLSocket, server: socket.socket) -> None:
-        while True:
-            waiting = [client] if client.pending() else select.select([client, server], [], [])[0]
-            for one in waiting:
-                try:
-                    data = one.recv(1 << 16)
-                except OSError:
-                    data = b""
-                if not data:
-                    return
-                (server if one is client else client).sendall(data)
-
-
-@pytest.fixture(scope="module")
-def tls(guarded: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TlsEnd, Path]]:
-    """The server behind TLS, with a certificate for `localhost`; and the folder with `right.crt` and `wrong.crt`."""
-    folder = tmp_path_factory.mktemp("certificates")
-    authority = certificate("an authority")
-    write_certificate(folder / "right.crt", authority)
-    write_certificate(folder / "wrong.crt", certificate("another authority"))
-    host = certificate("localhost", authority)
-    (folder / "host.key").write_bytes(
-        host[1].private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    with TlsEnd(
-        socket_of(guarded), write_certificate(folder / "host.crt", host), folder / "host.key"
-    ) as front:
-        threading.Thread(target=front.serve_forever, daemon=True).start()
-        yield front, folder
-        front.shutdown()
-
-
 def socket_of(server: EmbeddedPostgres) -> str:
     names = parse_qs(urlsplit(server.url).query)
     return f"{names['host'][0]}/.s.PGSQL.{names['port'][0]}"
 
 
-def tls_url(port: int, database: str, host: str = "localhost", password: str = PASSWORD) -> str:
-    # With hostaddr no resolver comes in between; the name that is verified is still the host's.
-    return f"postgresql://loader:{quote(password, '')}@{host}:{port}/{database}?hostaddr=127.0.0.1&sslmode=verify-full"
-
-
-# -- TLS and the password ---------------------------------------------------------------------------
-
-
-def test_verify_full_connects_encrypted_and_loads(
-    tls: tuple[TlsEnd, Path], guarded_url: str, shop_export: Path
-) -> None:
-    front, folder = tls
-    url = tls_url(front.port, database_of(guarded_url)) + f"&sslrootcert={folder / 'right.crt'}"
-    with closing(psycopg2.connect(url)) as connection:
-        assert connection.info.ssl_in_use
-        assert connection.info.ssl_attribute("protocol") == front.sessions[-1] == "TLSv1.3"
-    export = read_export(str(shop_export), Storage())
-    reports = load_shop(url, export)
-    assert sum(report.items for report in reports) == 6_000
-    ((loaded,),) = query(guarded_url, "SELECT count(*) FROM orders")
-    assert loaded == sum(report.rows.get("orders", 0) for report in reports) > 500
+# -- the password -----------------------------------------------------------------------------------
 
 
 def database_of(url: str) -> str:
     return urlsplit(url).path.removeprefix("/")
-
-
-@pytest.mark.parametrize(
-    ("host", "authority", "password", "reason"),
-    [
-        ("localhost", "wrong.crt", PASSWORD, "certificate verify failed"),
-        ("127.0.0.1", "right.crt", PASSWORD, 'does not match host name "…"'),
-        ("localhost", "none.crt", PASSWORD, 'root certificate file "…" does not exist'),
-        ("localhost", "right.crt", f"{SECRET}-other", "password authentication failed"),
-    ],
-)
-def test_a_wrong_authority_host_or_password_is_refused_at_once(
-    tls: tuple[TlsEnd, Path], host: str, authority: str, password: str, reason: str
-) -> None:
-    front, folder = tls
-    url = tls_url(front.port, "postgres", host, password) + f"&sslrootcert={folder / authority}"
-    assert_refused(url, reason)
-
-
-def test_a_server_without_tls_is_refused_at_once(guarded: EmbeddedPostgres, tls: tuple[TlsEnd, Path]) -> None:
-    with TlsEnd(socket_of(guarded), None, None) as front:
-        threading.Thread(target=front.serve_forever, daemon=True).start()
-        url = tls_url(front.port, "postgres") + f"&sslrootcert={tls[1] / 'right.crt'}"
-        assert_refused(url, "server does not support SSL, but SSL was required")
-        front.shutdown()
-
-
-def assert_refused(url: str, reason: str) -> None:
-    retries: list[str] = []
-    began = time.monotonic()
-    with (
-        pytest.raises(DatabaseError) as caught,
-        PostgresTarget(
-            url,
-            shop.tables,
-            FileIdentity("shop", "1", "e", "f", "r"),
-            DatabaseSettings(retry_seconds=3),
-            on_retry=retries.append,
-        ),
-    ):
-        pass
-    told = str(caught.value)
-    assert reason in told
-    assert (retries, "\n" in told) == ([], False)
-    assert time.monotonic() - began < 5
-    assert SECRET not in told
-    assert caught.value.__cause__ is None
 
 
 @pytest.mark.parametrize("place", ["PGPASSWORD", "PGPASSFILE", "PGSERVICEFILE"])
@@ -394,7 +209,7 @@ def test_without_one_of_the_grants_a_load_says_so(guarded_url: str, shop_export:
 
 def test_the_quarantine_is_its_owners_alone(guarded_url: str) -> None:
     execute(guarded_url, "DROP ROLE IF EXISTS reader; CREATE ROLE reader LOGIN")
-    for table in ("quarantine", "collision"):
+    for table in ("quarantine", "collision", "difference"):
         with pytest.raises(psycopg2.errors.InsufficientPrivilege):
             query(guarded_url.replace("postgres@", "reader@"), f"SELECT * FROM migration.{table}")
 
@@ -711,29 +526,32 @@ def server_log(server: EmbeddedPostgres) -> bytes:
 def run_all(
     plan: Plan, instance: dg.DagsterInstance, config: dict[str, Any]
 ) -> Sequence[dg.ExecuteInProcessResult]:
-    """Load, replay and check, as the code location would."""
+    """Load, run dry, replay, check and verify, as the code location would."""
     resources = {"database": Database(url=dg.EnvVar("MIGRATION_DATABASE_URL"))}
     export, load = migration_assets(plan, accounts)
-    checks = migration_checks(plan, accounts)
+    checks, verification = migration_checks(plan, accounts), verify_check(plan, accounts)
     definitions = dg.Definitions(
         assets=[export, load],
-        asset_checks=checks,
-        jobs=[check_job(plan, checks), replay_job(plan, accounts)],
+        asset_checks=[*checks, verification],
+        jobs=[check_job(plan, checks), verify_job(plan, verification), replay_job(plan, accounts)],
         resources=resources,
     )
     assert isinstance(load, dg.AssetsDefinition)
     return [
-        dg.materialize(
-            [load],
-            instance=instance,
-            partition_key=plan.files[0].partition,
-            resources=resources,
-            run_config={"ops": {"accounts_load": {"config": config}}},
-            raise_on_error=False,
+        *(
+            dg.materialize(
+                [load],
+                instance=instance,
+                partition_key=plan.files[0].partition,
+                resources=resources,
+                run_config={"ops": {"accounts_load": {"config": config | more}}},
+                raise_on_error=False,
+            )
+            for more in ({}, {"dry_run": True})
         ),
         *(
             definitions.resolve_job_def(name).execute_in_process(instance=instance, raise_on_error=False)
-            for name in ("accounts_replay", "accounts_check")
+            for name in ("accounts_replay", "accounts_check", "accounts_verify")
         ),
     ]
 
@@ -787,9 +605,17 @@ def test_no_secret_is_told_by_the_command_line(
             "no password": url_of(guarded, database_of(url), f"{SECRET}-wrong"),
         }.get(fault, for_loader(url)),
     )
-    for command in (["replay", f"{__name__}:accounts"], ["ddl", f"{__name__}:accounts", "--apply"]):
+    accounts_reference = f"{__name__}:accounts"
+    for command in (
+        ["replay", accounts_reference],
+        ["verify", accounts_reference],
+        ["backfill", accounts_reference, "--dry-run"],
+        ["ddl", accounts_reference, "--apply"],
+    ):
         done = CliRunner().invoke(main, command)
-        if command[0] == "replay":
+        if command[0] in ("verify", "backfill"):
+            assert done.exit_code == (0 if command[0] == "verify" and fault == "bad" else 1), done.output
+        elif command[0] == "replay":
             assert done.exit_code == (1 if fault else 0), done.output
             assert {"": "nothing to replay", "bad": "still bad"}.get(
                 fault, "error: no database"

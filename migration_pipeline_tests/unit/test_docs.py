@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import re
 import shlex
 import sys
 import types
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from operator import attrgetter
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import click
 import pytest
 
 from migration_pipeline import settings
 from migration_pipeline.cli import main
+from migration_pipeline.defs.notify import BackfillReport
 from migration_pipeline.engine.transform import Transform
 from migration_pipeline.profile import Profile
 from migration_pipeline.sample import write_sample
@@ -187,3 +192,31 @@ def test_the_profile_in_the_readme_takes_every_item_of_the_sample(
 def test_the_sql_in_the_readme_is_what_ddl_prints(readme_profile: Profile) -> None:
     (shown,) = [text for text in blocks(README, "sql") if "CREATE TABLE" in text]
     assert ddl(readme_profile.tables.values()).endswith(shown)
+
+
+def test_the_function_in_the_documents_sends_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    received: list[bytes] = []
+
+    class Slack(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    (source,) = blocks(TOP / "docs" / "ui.md", "python")
+    names: dict[str, Any] = {}
+    exec(compile(source, "ui.md", "exec"), names)
+    report = BackfillReport(
+        profile="shop", backfill_id="b", status="failed", files=2, materialized=1, failed=1, missing=0
+    )
+    with HTTPServer(("127.0.0.1", 0), Slack) as slack:
+        monkeypatch.setenv("SLACK_WEBHOOK_URL", f"http://127.0.0.1:{slack.server_port}")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        answering = Thread(target=slack.handle_request)
+        answering.start()
+        names["tell"](report)
+        answering.join()
+    assert json.loads(received[0]) == {"text": report.text}

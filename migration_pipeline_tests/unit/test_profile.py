@@ -59,6 +59,47 @@ def test_a_row_class_gives_columns_types_and_key() -> None:
     ]  # fmt: skip
 
 
+class Documented(Row, table="documented", key="k"):
+    k: str
+    """One line, with a 'quote'."""
+    n: int = column("camelCase")
+    """
+    Two lines,
+    and the indentation is not kept.
+    """
+    plain: str
+    # A comment is none.
+    of_another: str
+    "Any string literal does."
+
+
+class Inherited(Documented, table="inherited", key="k"):
+    own: str
+    """Its own."""
+
+
+def test_docstrings_below_fields_are_the_columns_comments() -> None:
+    assert {c.name: c.comment for c in table_of(Documented).columns} == {
+        "k": "One line, with a 'quote'.",
+        "camelCase": "Two lines,\nand the indentation is not kept.",
+        "plain": "",
+        "of_another": "Any string literal does.",
+    }
+    assert [c.comment for c in table_of(Inherited).columns][0::4] == ["One line, with a 'quote'.", "Its own."]
+
+    class Local(Row, table="local", key="k"):
+        k: str
+        """In a function."""
+
+    assert table_of(Local).columns[0].comment == "In a function."
+
+
+def test_a_class_without_source_has_no_docstrings() -> None:
+    namespace: dict[str, Any] = {"Row": Row}
+    exec('class Typed(Row, table="t", key="k"):\n    k: str\n    """Nobody finds it."""', namespace)
+    assert [c.comment for c in table_of(namespace["Typed"]).columns] == [""]
+
+
 def test_a_row_without_table_or_key_is_refused() -> None:
     with pytest.raises(UsageError, match="NoKey: a Row needs a table and a key"):
 

@@ -1,0 +1,204 @@
+"""Holds an export against the database, for the command line and Dagster alike: after a load, and before one.
+
+Both read the files as a load does, and write to none of the tables: see `targets.comparison`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from migration_pipeline.engine.load import FileLoad, LoadSettings
+from migration_pipeline.engine.report import FileReport, Progress
+from migration_pipeline.engine.transform import Transform
+from migration_pipeline.plan import Plan, PlannedFile
+from migration_pipeline.profile import Profile
+from migration_pipeline.sources import dynamodb_json
+from migration_pipeline.sources.storage import Storage
+from migration_pipeline.sources.stream import FileStream
+from migration_pipeline.targets.comparison import EXAMPLES, ComparingTarget, Comparison, Difference
+from migration_pipeline.targets.connection import DatabaseSettings, connect
+from migration_pipeline.targets.postgres import FileIdentity
+from migration_pipeline.targets.receipts import Verification, count_rows, keep_verification
+
+
+class ComparedFile(msgspec.Struct):
+    """One file, held against the database."""
+
+    planned: PlannedFile
+    report: FileReport
+    """The account of the file as a load would settle it."""
+    tables: dict[str, Comparison]
+    """By the table's qualified name."""
+    unaccounted: int
+    """In a verification: bad items that are not in the quarantine."""
+
+
+class Compared(msgspec.Struct):
+    """All files, and what the tables hold besides."""
+
+    files: list[ComparedFile]
+    extra: dict[str, Comparison]
+    """In a verification, by table: rows that no item makes."""
+
+    def table(self, name: str) -> Comparison:
+        """Sum up a table over all files."""
+        total = Comparison()
+        for file in self.files:
+            total.add(file.tables[name])
+        total.add(self.extra.get(name, Comparison()))
+        del total.examples[EXAMPLES:]
+        return total
+
+    @property
+    def unaccounted(self) -> int:
+        """Bad items that are not in the quarantine."""
+        return sum(file.unaccounted for file in self.files)
+
+    def faults(self, name: str) -> int:
+        """Rows of a table that are not as the export has them."""
+        total = self.table(name)
+        return sum(total.count(kind) for kind in ("missing", "different", "extra"))
+
+
+OnProgress = Callable[[PlannedFile, Progress], None]
+
+SAID_SECONDS = 10.0
+
+
+def now_and_then(say: Callable[[str], None]) -> OnProgress:
+    """Make a hook that says how far a file is, every `SAID_SECONDS`."""
+    due: dict[str, float] = {}
+
+    def hook(planned: PlannedFile, progress: Progress) -> None:
+        if progress.seconds >= due.get(planned.partition, SAID_SECONDS):
+            due[planned.partition] = progress.seconds + SAID_SECONDS
+            say(f"{planned.file.name}: {progress.share:.0%}, {progress.items_per_second:,.0f} items/s")
+
+    return hook
+
+
+def dry_run(
+    plan: Plan,
+    profile: Profile,
+    url: str,
+    files: Sequence[PlannedFile],
+    settings: LoadSettings = LoadSettings(),  # noqa: B008  # frozen
+    database: DatabaseSettings = DatabaseSettings(),  # noqa: B008  # frozen
+    say: Callable[[str], None] = lambda _: None,
+    on_progress: OnProgress = lambda file, progress: None,
+) -> Compared:
+    """Do all that a load of `files` does, into temporary tables with the constraints of the real ones.
+
+    What it cannot see: foreign keys, triggers, and a unique constraint other than the key between a row and those
+    of other batches. Raises `MigrationError` as a load does.
+    """
+    with _target(profile, url, database, say, constraints=True) as target:
+        return Compared(_compare(plan, profile, target, files, settings, on_progress), {})
+
+
+def verify(
+    plan: Plan,
+    profile: Profile,
+    url: str,
+    run_id: str,
+    *,
+    extra: bool = False,
+    settings: LoadSettings = LoadSettings(),  # noqa: B008  # frozen
+    database: DatabaseSettings = DatabaseSettings(),  # noqa: B008  # frozen
+    say: Callable[[str], None] = lambda _: None,
+    on_progress: OnProgress = lambda file, progress: None,
+) -> Compared:
+    """Read all files of the plan again, and compare each row with the database.
+
+    Rows that no item makes are counted; with `extra` they are looked for key by key, which counts them right
+    where items share a key, too, and gives examples. The result is kept in ``migration.verification``, examples
+    in ``migration.difference``. Raises `MigrationError`.
+    """
+    patient = msgspec.structs.replace(settings, max_bad_items=max(1, plan.items), max_bad_share=1.0)
+    tables = profile.tables.values()
+    with _target(profile, url, database, say, keys=extra) as target:
+        compared = Compared(_compare(plan, profile, target, plan.files, patient, on_progress), {})
+        if extra:
+            compared.extra = {table.qualified: target.rows_of_no_item(table) for table in tables}
+    if not extra:
+        compared.extra = {
+            table.qualified: _too_many(compared.table(table.qualified), count_rows(url, table))
+            for table in tables
+        }
+    keep_verification(url, [_verification(profile, run_id, compared, table.qualified) for table in tables])
+    return compared
+
+
+def _too_many(comparison: Comparison, rows: int) -> Comparison:
+    """Count the rows of a table beyond those that items found: at least so many are no item's."""
+    surplus = rows - (comparison.compared - comparison.count("missing"))
+    return Comparison(found=Counter({Difference("extra"): surplus} if surplus > 0 else {}))
+
+
+def _verification(profile: Profile, run_id: str, compared: Compared, table: str) -> Verification:
+    total = compared.table(table)
+    return Verification(
+        profile=profile.name,
+        table_name=table,
+        files=len(compared.files),
+        compared=total.compared,
+        same=total.same,
+        missing=total.count("missing"),
+        different=total.count("different"),
+        newer=total.count("newer"),
+        extra=total.count("extra"),
+        columns=total.columns,
+        run_id=run_id,
+        examples=[
+            (file.planned.export_id, file.planned.file.name, difference.kind, difference.columns, key)
+            for file in compared.files
+            for difference, key in file.tables[table].examples
+        ]
+        + [("", "", difference.kind, (), key) for difference, key in compared.extra[table].examples],
+    )
+
+
+def _target(
+    profile: Profile,
+    url: str,
+    database: DatabaseSettings,
+    say: Callable[[str], None],
+    *,
+    constraints: bool = False,
+    keys: bool = False,
+) -> ComparingTarget:
+    connect(url).close()  # somebody waits for the result: a database that is not there is told at once
+    nobody = FileIdentity(profile.name, profile.version, "", "", "")
+    return ComparingTarget(
+        url, profile.tables, nobody, database, profile.nul, say, constraints=constraints, keys=keys
+    )
+
+
+def _compare(
+    plan: Plan,
+    profile: Profile,
+    target: ComparingTarget,
+    files: Sequence[PlannedFile],
+    settings: LoadSettings,
+    on_progress: OnProgress,
+) -> list[ComparedFile]:
+    transform, storage, compared = Transform(profile, dynamodb_json), Storage(), []
+    for planned in files:
+        file = planned.file
+        target.turn_to(FileIdentity(profile.name, profile.version, planned.export_id, file.name, ""))
+        load = FileLoad(
+            file.name,
+            file.items,
+            FileStream(file, storage),
+            transform,
+            target,
+            settings,
+            on_progress=lambda progress, planned=planned: on_progress(planned, progress),  # type: ignore[misc]
+            progress_seconds=1.0,
+        )
+        report = load.run()
+        compared.append(ComparedFile(planned, report, target.comparisons, target.unaccounted))
+    return compared

@@ -1,0 +1,60 @@
+"""A dry run of a file in Dagster: what a load would do, as observations of the tables."""
+
+from typing import Any
+
+import dagster as dg
+
+from migration_pipeline import comparison
+from migration_pipeline.comparison import now_and_then
+from migration_pipeline.engine.load import LoadSettings
+from migration_pipeline.plan import Plan, PlannedFile
+from migration_pipeline.profile import Profile
+from migration_pipeline.targets.connection import DatabaseSettings
+
+
+def observe_dry_run(
+    context: dg.AssetExecutionContext,
+    plan: Plan,
+    profile: Profile,
+    planned: PlannedFile,
+    url: str,
+    settings: LoadSettings,
+    database: DatabaseSettings,
+) -> None:
+    """Run a file dry: record what a load would do as observations of the tables, and materialize none."""
+    compared = comparison.dry_run(
+        plan,
+        profile,
+        url,
+        [planned],
+        settings,
+        database,
+        say=context.log.warning,
+        on_progress=now_and_then(context.log.info),
+    )
+    (file,) = compared.files
+    report = file.report
+    context.log.info(
+        f"{planned.file.name}: dry run: {report.items:,} items, {report.loaded:,} would load, "
+        f"{sum(report.skipped.values()):,} be skipped, {report.quarantined:,} be quarantined; nothing was written"
+    )
+    for table in profile.tables.values():
+        total = file.tables[table.qualified]
+        metadata: dict[str, Any] = {
+            "dry_run": True,
+            "rows_new": total.count("missing"),
+            "rows_changed": total.count("different"),
+            "rows_unchanged": total.same + total.count("newer"),
+            "items": report.items,
+            "items_quarantined": report.quarantined,
+            "quarantined_by_reason": report.quarantined_by_reason,
+            "skipped_by_reason": report.skipped,
+        }
+        context.log_event(
+            dg.AssetObservation(
+                [plan.profile, table.name],
+                partition=planned.partition,
+                metadata=metadata,
+                description="what a load of this file would do; nothing was written",
+            )
+        )

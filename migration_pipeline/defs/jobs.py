@@ -1,0 +1,24 @@
+"""The job of a migration for those who look for jobs: all its files, by one name."""
+
+from typing import Any
+
+import dagster as dg
+
+from migration_pipeline.defs.metadata import PROFILE_TAG
+from migration_pipeline.plan import Plan
+from migration_pipeline.profile import Profile
+
+
+def migrate_job(plan: Plan, profile: Profile) -> Any:
+    """Build the job ``<profile>_migrate``: the tables that files are loaded into.
+
+    It names them, and not the group: what is no partition of a file would be run anew with each file.
+    """
+    tables = [dg.AssetKey([plan.profile, table.name]) for table in profile.tables.values()]
+    return dg.define_asset_job(
+        f"{plan.profile}_migrate",
+        selection=dg.AssetSelection.assets(*tables),
+        description=f"Loads the export files of {plan.profile}: choose all partitions, or those that failed and are "
+        "missing. It does what Materialize does for the tables of the group.",
+        tags={PROFILE_TAG: plan.profile},
+    )

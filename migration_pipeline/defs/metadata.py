@@ -1,0 +1,216 @@
+"""What Dagster shows of a migration: the descriptions of its assets, and the metadata of a loaded file.
+
+Numbers are plain, so that the UI plots them over partitions and time; beside them stands what people read: tables in
+markdown, and sizes and times with their units. Nothing here holds a value of an item.
+"""
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from migration_pipeline.engine.report import FileReport
+from migration_pipeline.plan import Plan, PlannedFile
+from migration_pipeline.profile import Prefix, Profile, Rule
+from migration_pipeline.row import Column, Table
+
+PROFILE_TAG = "migration/profile"
+"""Tag of a profile's assets, jobs and runs; its value is the profile's name."""
+
+AHEAD_OF_FILES = {"dagster/priority": "1"}
+"""Tag of short jobs that people wait for: they leave the queue before the files of a backfill."""
+
+NEXT_STEPS = """
+- **A file failed:** open its run, whose error says what to mend. Then *Materialize*, and choose *Failed and missing*.
+- **A run was terminated:** its partition is *missing*, not failed. *Materialize*, and choose *Failed and missing*.
+- **Items are quarantined:** the run's log and the table `migration.quarantine` say why. Mend the profile or the table,
+  then launch the job `{profile}_replay`.
+- **All files are loaded:** launch the job `{profile}_check`; green means that every item is accounted for.
+- **Dagster lost its history:** `migration-pipeline reconcile {profile}`.
+
+Every fault, what happens then and what to do: `docs/reliability.md` of the project.
+"""
+
+
+def export_spec(plan: Plan, profile: Profile) -> dg.AssetSpec:
+    """Describe the export, which Dagster knows of and never materializes."""
+    uris = [export.uri for export in plan.exports]
+    return dg.AssetSpec(
+        key=[plan.profile, "dynamodb_export"],
+        group_name=plan.profile,
+        kinds={"dynamodb", "s3" if all(uri.startswith("s3://") for uri in uris) else "file"},
+        tags={PROFILE_TAG: plan.profile},
+        description="The DynamoDB table as it was exported. Dagster only knows of it; nothing here changes it. "
+        "Its observations say how far running files are.\n\nThe first rule that fits takes an item:\n\n"
+        + _rules(profile),
+        metadata={
+            "exports": dg.MetadataValue.md(
+                "\n".join(f"- `{e.uri}`, of `{e.table_arn}` at {e.export_time}" for e in plan.exports)
+            ),
+            "files": len(plan.files),
+            "items": plan.items,
+            "size": f"{readable_size(plan.bytes)} compressed",
+            "documentation": _documentation(profile),
+        },
+    )
+
+
+def table_spec(plan: Plan, profile: Profile, table: Table, export: dg.AssetSpec) -> dg.AssetSpec:
+    """Describe a table that files are loaded into, downstream of the export."""
+    return dg.AssetSpec(
+        key=[plan.profile, table.name],
+        deps=[export],
+        group_name=plan.profile,
+        kinds={"postgres"},
+        tags={PROFILE_TAG: plan.profile},
+        description=f"{table.comment}\n\nItems that become rows:\n\n{_rules(profile, table)}".lstrip(),
+        code_version=profile.version,
+        skippable=True,  # by a dry run; a load either yields all tables or fails
+        metadata={
+            "dagster/table_name": table.qualified,
+            "dagster/column_schema": dg.TableSchema(
+                columns=[_column(table, column) for column in table.columns],
+                constraints=dg.TableConstraints(other=[f"PRIMARY KEY ({', '.join(table.key)})"]),
+            ),
+            "documentation": _documentation(profile),
+        },
+    )
+
+
+def _column(table: Table, column: Column) -> dg.TableColumn:
+    return dg.TableColumn(
+        name=column.name,
+        type=column.pg_type,
+        description=column.comment or None,
+        constraints=dg.TableColumnConstraints(
+            nullable=column.nullable,
+            unique=table.key == (column.name,),
+            other=["primary key"] if column.name in table.key else [],
+        ),
+    )
+
+
+# -- the profile in words ------------------------------------------------------------------------------
+
+
+def _rules(profile: Profile, table: Table | None = None) -> str:
+    """List the profile's rules in their order: all of them, or those that make rows of a table."""
+    names = {row_class: each.qualified for row_class, each in profile.tables.items()}
+    lines = []
+    for rule in profile.rules:
+        made = [names[row_class] for row_class in rule.row_classes]
+        if table is None:
+            lines.append(f"- {_conditions(rule)} → {', '.join(made) or 'skipped'}: {_why(rule)}")
+        elif table.qualified in made:
+            lines.append(f"- {_conditions(rule)}: {_why(rule)}")
+    return "\n".join(lines)
+
+
+def _conditions(rule: Rule) -> str:
+    return ", ".join(
+        f"`{name}` = `{condition.text}…`" if isinstance(condition, Prefix) else f"`{name}` = `{condition}`"
+        for name, condition in rule.conditions
+    )
+
+
+def _why(rule: Rule) -> str:
+    doc = inspect.getdoc(rule.function) if rule.function else rule.reason
+    return " ".join((doc or f"route `{rule.reason}`").split())
+
+
+def _documentation(profile: Profile) -> dg.MarkdownMetadataValue:
+    """What the profile's module says of itself, and what to do when; no network is needed to read it."""
+    route = next(rule.function for rule in profile.rules if rule.function)
+    module = inspect.getmodule(route)
+    return dg.MetadataValue.md(
+        (inspect.getdoc(module) or "" if module else "").replace("::\n", ":\n")
+        + f"\n\n## What to do\n{NEXT_STEPS.format(profile=profile.name)}"
+    )
+
+
+# -- a loaded file -------------------------------------------------------------------------------------
+
+
+def file_metadata(planned: PlannedFile, report: FileReport, table: Table) -> Mapping[str, Any]:
+    """Say what is known of a loaded file: plain values only, which go through JSON as they are."""
+    rows = report.rows.get(table.qualified, 0)
+    return {
+        "file": planned.file.uri,
+        "size": readable_size(report.bytes),
+        "md5": report.md5,
+        "items": report.items,
+        "loaded": report.loaded,
+        "skipped": sum(report.skipped.values()),
+        "quarantined": report.quarantined,
+        "unrouted": sum(report.unrouted.values()),
+        "rows": rows,
+        "changed": report.changed,
+        "collisions": sum(report.collisions.values()),
+        "nul": report.nul,
+        "retries": report.retries,
+        "bytes": report.bytes,
+        "seconds": round(report.seconds, 2),
+        "items_per_second": round(report.items_per_second),
+        "rows_by_table": report.rows,
+        "skipped_by_reason": report.skipped,
+        "unrouted_by_keys": report.unrouted,
+        "quarantined_by_reason": report.quarantined_by_reason,
+        "dagster/partition_row_count": rows,
+    }
+
+
+def file_tables(planned: PlannedFile, report: FileReport) -> Mapping[str, dg.MarkdownMetadataValue]:
+    """Say the same of a loaded file as people read it; with examples of its bad items, if it has any."""
+    account = [(report.items, f"items read, {readable_size(report.bytes)} compressed")]
+    account += [(report.loaded, "items loaded")]
+    account += [(count, f"skipped: {reason}") for reason, count in report.skipped.items()]
+    account += [(count, f"quarantined: {reason}") for reason, count in report.quarantined_by_reason.items()]
+    account += [(count, f"rows of `{name}`") for name, count in report.rows.items()]
+    tables = {"account": _markdown_table(("count", "of"), account)}
+    if report.quarantined_examples:
+        tables["quarantine_examples"] = _markdown_table(
+            ("line", "table", "SQLSTATE", "reason"),
+            [
+                (f"{bad.line}", bad.table or "–", bad.sqlstate or "–", bad.reason)
+                for bad in report.quarantined_examples
+            ],
+            f"of `{planned.file.name}`; the table `migration.quarantine` has all of them:\n\n",
+        )
+    return tables
+
+
+def _markdown_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str | int]], title: str = ""
+) -> dg.MarkdownMetadataValue:
+    """Make a table in markdown. The UI cuts off what is too wide: put what is long last, where it wraps."""
+    lines = [
+        "| " + " | ".join(columns) + " |",
+        "|" + "---|" * len(columns),
+        *("| " + " | ".join(map(_cell, row)) + " |" for row in rows),
+    ]
+    return dg.MetadataValue.md(title + "\n".join(lines))
+
+
+def _cell(value: str | int) -> str:
+    return f"{value:,}" if isinstance(value, int) else value.replace("|", "\\|").replace("\n", " ")
+
+
+def readable_size(size: int) -> str:
+    """Write a number of bytes as people do: ``1.2 MB``; decimal units, as S3's console has them."""
+    value = float(size)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if value < 1000 or unit == "GB":
+            break
+        value /= 1000
+    return f"{value:,.0f} {unit}" if unit == "bytes" else f"{value:,.1f} {unit}"
+
+
+def readable_time(seconds: float) -> str:
+    """Write a time as people do: ``12 s``, ``3 min 20 s``, ``1 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"

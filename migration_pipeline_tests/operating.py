@@ -1,0 +1,210 @@
+"""A migration in operation, for tests: a sample export in S3, a real stack, and the calls that its UI makes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from migration_pipeline.instance import FileStatus, Instance
+from migration_pipeline.local.postgres import EmbeddedPostgres
+from migration_pipeline.local.stack import Stack, running
+from migration_pipeline.plan import Plan, plan_path, planned_profile, read_plan
+from migration_pipeline_tests.conftest import execute, query
+
+LOCATION = "migration_pipeline.definitions"
+SCRIPT = Path(sys.executable).parent / "migration-pipeline"
+PATIENCE_SECONDS = 120
+
+HOLD = """
+CREATE TABLE IF NOT EXISTS hold (reason text);
+CREATE OR REPLACE FUNCTION wait_while_held() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN WHILE EXISTS (SELECT FROM hold) LOOP PERFORM pg_sleep(0.1); END LOOP; RETURN NULL; END $$;
+CREATE OR REPLACE TRIGGER held BEFORE INSERT ON {table} FOR EACH STATEMENT EXECUTE FUNCTION wait_while_held();
+INSERT INTO hold VALUES ('a test')
+"""
+
+WAITING = (
+    "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
+)
+
+RELEASE = "DELETE FROM hold"
+
+
+class Bucket:
+    """A bucket of its own."""
+
+    def __init__(self, name: str, client: Any) -> None:
+        self.name = name
+        self.client = client
+        client.create_bucket(Bucket=name)
+
+    def upload(self, export: Path) -> str:
+        """Copy an export; gives its address."""
+        for path in export.rglob("*"):
+            if path.is_file():
+                self.put(f"AWSDynamoDB/{export.name}/{path.relative_to(export)}", path.read_bytes())
+        return f"s3://{self.name}/AWSDynamoDB/{export.name}"
+
+    def put(self, key: str, body: bytes) -> None:
+        self.client.put_object(Bucket=self.name, Key=key, Body=body)
+
+    def get(self, key: str) -> bytes:
+        body: bytes = self.client.get_object(Bucket=self.name, Key=key)["Body"].read()
+        return body
+
+    def keys(self, prefix: str) -> list[str]:
+        found = self.client.list_objects_v2(Bucket=self.name, Prefix=prefix)
+        return [each["Key"] for each in found.get("Contents", [])]
+
+    @contextmanager
+    def truncated(self, key: str) -> Iterator[None]:
+        """Cut an object in half for as long as the context lasts."""
+        whole = self.get(key)
+        self.put(key, whole[: len(whole) // 2])
+        try:
+            yield
+        finally:
+            self.put(key, whole)
+
+
+class Operation:
+    """A running stack, with what an operator does to it."""
+
+    def __init__(self, stack: Stack, home: Path, environment: dict[str, str]) -> None:
+        self.url = stack.webserver_url
+        self.database_url = stack.database_url
+        self.home = home
+        self._environment = environment
+        self._instance = Instance(self.url)
+        self.query = self._instance.query
+
+    def command(self, *arguments: str) -> str:
+        """Run a command as on a terminal; it must succeed."""
+        done = subprocess.run(
+            [SCRIPT, *arguments],
+            cwd=self.home,
+            env=dict(os.environ) | self._environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def plan(self, profile: str, location: str, name: str) -> Plan:
+        """Plan an export, create its tables, and have Dagster load the plan."""
+        self.command("plan", "--profile", profile, location)
+        self.command("ddl", profile, "--apply")
+        path = plan_path(self.home / "plans", name)
+        plan = read_plan(path)
+        self._instance.load_plan(plan, planned_profile(plan, path))
+        return plan
+
+    def files(self, plan: Plan) -> list[FileStatus]:
+        profile = planned_profile(plan, plan_path(self.home / "plans", plan.profile))
+        return self._instance.files(plan, profile)
+
+    def states(self, plan: Plan) -> list[str]:
+        return [file.state for file in self.files(plan)]
+
+    def launch(self, plan: Plan, *, tables: tuple[str, ...], partitions: list[str]) -> str:
+        """Launch a backfill, as the dialog of the UI does; gives its id."""
+        parameters = {
+            "assetSelection": [{"path": [plan.profile, table]} for table in tables],
+            "partitionNames": partitions,
+        }
+        reply = self.query(LAUNCH, parameters=parameters)["launchPartitionBackfill"]
+        assert reply["__typename"] == "LaunchBackfillSuccess", reply
+        return str(reply["backfillId"])
+
+    def backfill_status(self, backfill: str) -> str:
+        return self._instance.backfill(backfill).status
+
+    def runs(self, backfill: str | None = None) -> list[dict[str, Any]]:
+        """Give the runs, the newest first, each with its tags as a dict."""
+        tags = [{"key": "dagster/backfill", "value": backfill}] if backfill else []
+        results = self.query(RUNS, filter={"tags": tags})["runsOrError"]["results"]
+        return [run | {"tags": {tag["key"]: tag["value"] for tag in run["tags"]}} for run in results]
+
+    def terminate(self, run_id: str) -> None:
+        reply = self.query(TERMINATE, run=run_id)["terminateRun"]
+        assert reply["__typename"] == "TerminateRunSuccess", reply
+
+    def hold(self, table: str) -> None:
+        """Make files wait in the middle of their load, until `release`."""
+        execute(self.database_url, HOLD.format(table=table))
+
+    def held(self) -> list[str]:
+        """Give the runs of the files that wait."""
+        ((waiting,),) = query(self.database_url, WAITING)
+        started = [run["id"] for run in self.runs() if run["status"] == "STARTED"]
+        return started if len(started) == waiting else []
+
+    def release(self) -> None:
+        execute(self.database_url, RELEASE)
+
+
+@contextmanager
+def operation(home: Path, bucket: str, **settings: str) -> Iterator[tuple[Operation, Bucket]]:
+    """Run S3 and a stack; more settings of the environment may be given."""
+    s3 = ThreadedMotoServer("127.0.0.1", port=0)
+    s3.start()
+    host, port = s3.get_host_and_port()
+    environment = {
+        "MIGRATION_HOME": str(home),
+        "AWS_ENDPOINT_URL_S3": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "an-id",
+        "AWS_SECRET_ACCESS_KEY": "a-s3cret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "PYTHONPATH": str(home),
+        **settings,
+    }
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            patch.syspath_prepend(str(home))
+            with running() as stack:
+                yield Operation(stack, home, environment), Bucket(bucket, boto3.Session().client("s3"))
+        if "MIGRATION_DATABASE_URL" not in settings:
+            EmbeddedPostgres(home).remove()
+    finally:
+        s3.stop()
+
+
+def eventually(condition: Callable[[], object], what: str, seconds: float = PATIENCE_SECONDS) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"it did not come true: {what}"
+        time.sleep(0.3)
+
+
+LAUNCH = """
+mutation Launch($parameters: LaunchBackfillParams!) {
+  launchPartitionBackfill(backfillParams: $parameters) {
+    __typename
+    ... on LaunchBackfillSuccess { backfillId }
+    ... on Error { message }
+  }
+}"""
+
+RUNS = """
+query Runs($filter: RunsFilter) {
+  runsOrError(filter: $filter) { ... on Runs { results { id status jobName tags { key value } } } }
+}"""
+
+TERMINATE = """
+mutation Terminate($run: String!) {
+  terminateRun(runId: $run) { __typename ... on Error { message } }
+}"""

@@ -1,0 +1,108 @@
+"""What people read in Dagster: sizes, times, tables; and the reports of backfills."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from migration_pipeline.defs.metadata import file_tables, readable_size, readable_time
+from migration_pipeline.defs.notify import BackfillReport, load_hook
+from migration_pipeline.defs.progress import sentence
+from migration_pipeline.engine.report import BadExample, FileReport, Progress
+from migration_pipeline.errors import UsageError
+from migration_pipeline.plan import PlannedFile
+from migration_pipeline.sources.export import ExportFile
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1_000, "1.0 kB"),
+        (487_232, "487.2 kB"),
+        (160_000_000, "160.0 MB"),
+        (2_560_000_000, "2.6 GB"),
+        (4_200_000_000_000, "4,200.0 GB"),
+    ],
+)
+def test_sizes_have_units(size: int, text: str) -> None:
+    assert readable_size(size) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (3_900, "1 h 05 min")],
+)
+def test_times_have_units(seconds: float, text: str) -> None:
+    assert readable_time(seconds) == text
+
+
+def test_progress_is_one_short_line() -> None:
+    assert sentence(Progress(1_234, 2_742, 99, 0.02)) == "45%, 1,234 of 2,742 items, 61,700 items/s, 0 s left"
+    assert sentence(Progress(0, 2_742, 0, 0.0)) == "0%, 0 of 2,742 items, 0 items/s"
+
+
+PLANNED = PlannedFile(
+    "p", "e", ExportFile(name="f.json.gz", uri="s3://b/f.json.gz", items=10, md5="m", size=9)
+)
+
+
+def test_the_account_of_a_file_is_a_table() -> None:
+    report = FileReport(
+        items=1_010, loaded=1_000, skipped={"a | b": 7}, quarantined=3, quarantined_by_reason={"bad": 3},
+        rows={"s.t": 2_000}, bytes=12_345, quarantined_examples=[BadExample(1_234, "bad", "s.t", "22001")],
+    )  # fmt: skip
+    tables = file_tables(PLANNED, report)
+    assert str(tables["account"].value).splitlines() == [
+        "| count | of |",
+        "|---|---|",
+        "| 1,010 | items read, 12.3 kB compressed |",
+        "| 1,000 | items loaded |",
+        r"| 7 | skipped: a \| b |",
+        "| 3 | quarantined: bad |",
+        "| 2,000 | rows of `s.t` |",
+    ]
+    assert str(tables["quarantine_examples"].value).splitlines()[2:] == [
+        "| line | table | SQLSTATE | reason |",
+        "|---|---|---|---|",
+        "| 1234 | s.t | 22001 | bad |",
+    ]
+    assert set(file_tables(PLANNED, FileReport())) == {"account"}
+
+
+def test_a_report_says_it_in_a_few_lines() -> None:
+    names = tuple(f"{number}.json.gz" for number in range(10))
+    report = BackfillReport(
+        profile="shop", backfill_id="abc", status="failed", failed_files=names, seconds=3_700, url="http://d/abc",
+        files=2_000, materialized=1_980, failed=12, missing=8,
+    )  # fmt: skip
+    assert report.text.splitlines() == [
+        "Backfill abc of shop failed after 1 h 01 min: 1,980 of 2,000 files materialized, 12 failed, 8 missing",
+        f"Failed: {', '.join(names)} and 2 more",
+        "Next: mend the cause, then migration-pipeline retry-failed shop, or Failed and missing in the UI",
+        "http://d/abc",
+    ]
+    whole = BackfillReport(
+        profile="shop", backfill_id="abc", status="succeeded", files=2, materialized=2, failed=0, missing=0
+    )
+    assert whole.text.splitlines()[0].startswith("Backfill abc of shop succeeded after 0 s: 2 of 2 files")
+    assert "Next" not in whole.text
+
+
+def test_the_users_function_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "my_hooks.py").write_text("def tell(report): return 'told'\nnumber = 7\n")
+    assert load_hook("my_hooks:tell").__name__ == "tell"
+    for reference, message in (
+        (None, "MIGRATION_NOTIFY is not set; name a function"),
+        ("my_hooks", "MIGRATION_NOTIFY=my_hooks: name a function"),
+        ("my_hooks:shout", "MIGRATION_NOTIFY=my_hooks:shout: module 'my_hooks' has no attribute 'shout'"),
+        ("no_hooks:tell", "MIGRATION_NOTIFY=no_hooks:tell: No module named 'no_hooks'"),
+        ("my_hooks:number", "MIGRATION_NOTIFY=my_hooks:number: that is no function"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            load_hook(reference)
