@@ -25,10 +25,12 @@ from migration_pipeline.runs import Run, backfills, run_configs, runs
 from migration_pipeline.targets.receipts import (
     Bad,
     Receipt,
+    Verification,
     count_quarantined,
     count_rows,
     quarantined_by_reason,
     read_receipts,
+    read_verifications,
     server,
 )
 
@@ -73,6 +75,8 @@ class TableAccount(msgspec.Struct, frozen=True, kw_only=True):
     """Rows in the table now."""
     version: str | None
     """The column that decides between two items of one key, if the profile names one."""
+    verification: Verification | None = None
+    """What `verify` found when it last compared the table with the export; None if it never did."""
 
 
 class Account(msgspec.Struct, kw_only=True):
@@ -122,6 +126,7 @@ def gather(plan: Plan, profile: Profile, instance: Instance, database_url: str) 
     receipts = read_receipts(database_url, plan.profile)
     dagster = _ask_dagster(plan, profile, instance)
     files = [_file(planned, receipts, dagster) for planned in plan.files]
+    verified = {one.table_name: one for one in read_verifications(database_url, plan.profile)}
     tables = [
         TableAccount(
             name=table.qualified,
@@ -129,6 +134,7 @@ def gather(plan: Plan, profile: Profile, instance: Instance, database_url: str) 
             collisions=sum(receipt.collisions.get(table.qualified, 0) for receipt in receipts.values()),
             there=count_rows(database_url, table),
             version=table.version,
+            verification=verified.get(table.qualified),
         )
         for table in profile.tables.values()
     ]
@@ -200,16 +206,25 @@ def _run_settings(configs: Mapping[str, str], tried: Sequence[Run]) -> list[tupl
             given |= (op or {}).get("config") or {}
         for name, default in defaults.items():
             value = given.get(name, default)
-            used[name][f"{value:,}" if isinstance(value, int | float) else "?"] += 1
+            told = (
+                str(value)
+                if isinstance(value, bool)
+                else f"{value:,}"
+                if isinstance(value, int | float)
+                else "?"
+            )
+            used[name][told] += 1
     if not configs:
         return []
-    told = [
+    settings = [
         (name, ", ".join(f"{value} ({n} runs)" if len(values) > 1 else value for value, n in values.items()))
         for name, values in used.items()
     ]
     by_status = Counter(run.status.lower() for run in tried)
-    told.append(("runs that Dagster knows", ", ".join(f"{n} {status}" for status, n in by_status.items())))
-    return told
+    settings.append(
+        ("runs that Dagster knows", ", ".join(f"{n} {status}" for status, n in by_status.items()))
+    )
+    return settings
 
 
 def _file(
@@ -251,6 +266,7 @@ def _verdicts(account: Account, kept: Mapping[tuple[str, str], int]) -> Iterable
     )  # fmt: skip
     for table in account.tables:
         yield _table_verdict(table)
+        yield _verification_verdict(account, table)
     bad = sum(one.items for one in account.bad)
     yield Verdict(
         "nothing is in the quarantine", "warning" if bad else "passed",
@@ -293,6 +309,27 @@ def _table_verdict(table: TableAccount) -> Verdict:
         )  # fmt: skip
     more = f", and {-missing:,} that were there before or came from elsewhere" if missing < 0 else ""
     return Verdict(name, "passed", f"{table.written:,} rows written, all are there{more}")
+
+
+def _verification_verdict(account: Account, table: TableAccount) -> Verdict:
+    name, found = f"the rows of {table.name} are the export's", table.verification
+    if found is None or found.verified_at is None:
+        return Verdict(
+            name, "unknown",
+            f"nobody has compared them yet; migration-pipeline verify {account.plan.profile} reads the export again, and does",
+        )  # fmt: skip
+    faults = found.missing + found.different + found.extra
+    text = (
+        f"{found.same:,} of {found.compared:,} rows of the export are the table's, {found.missing:,} are missing, "
+        f"{found.different:,} different, {found.extra:,} extra; compared {found.verified_at:%Y-%m-%d %H:%M:%S %Z}"
+    )
+    if found.files < len(account.files):
+        text += f", with {found.files:,} of {len(account.files):,} files: verify again"
+    elif any(receipt.loaded_at > found.verified_at for receipt in account.receipts):
+        text += ", and files were loaded since: verify again"
+    else:
+        return Verdict(name, "failed" if faults else "passed", text)
+    return Verdict(name, "failed" if faults else "warning", text)
 
 
 def _added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:

@@ -26,7 +26,7 @@ from migration_pipeline.report.account import (
 from migration_pipeline.report.page import FILES_SHOWN, page
 from migration_pipeline.report.plots import BARS, throughput
 from migration_pipeline.sources.export import ExportFile
-from migration_pipeline.targets.receipts import Bad, Receipt
+from migration_pipeline.targets.receipts import Bad, Receipt, Verification
 
 HOSTILE = """<script>alert("1")</script><img src=x onerror='alert(2)'>&amp;]]>"""
 BEGIN = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -73,8 +73,25 @@ def outcomes(account: Account) -> dict[str, str]:
     return {verdict.name: verdict.outcome for verdict in account.verdicts}
 
 
-def table(written: int, there: int, collisions: int = 0, version: str | None = None) -> TableAccount:
-    return TableAccount(name="t", written=written, there=there, collisions=collisions, version=version)
+def verification(**changes: Any) -> Verification:
+    """A table that is as the export has it, compared after all files of these tests."""
+    whole = Verification(
+        profile="shop", table_name="t", files=2, compared=100, same=100, missing=0, different=0, newer=0, extra=0,
+        columns={}, run_id="r", verified_at=BEGIN + timedelta(days=1),
+    )  # fmt: skip
+    return msgspec.structs.replace(whole, **changes)
+
+
+def table(
+    written: int,
+    there: int,
+    collisions: int = 0,
+    version: str | None = None,
+    verified: Verification | None = verification(),  # noqa: B008  # frozen
+) -> TableAccount:
+    return TableAccount(
+        name="t", written=written, there=there, collisions=collisions, version=version, verification=verified
+    )
 
 
 # -- the judgement -----------------------------------------------------------------------------------
@@ -107,6 +124,28 @@ def test_what_speaks_against_it(name: str, files: list[FileAccount], tables: lis
     html = page(account)
     assert "Not complete." in html
     assert "Complete." not in html
+
+
+@pytest.mark.parametrize(
+    ("verified", "outcome", "text"),
+    [
+        (verification(), "passed", "100 of 100 rows of the export are the table's"),
+        (verification(newer=5, same=95), "passed", "95 of 100 rows"),
+        (None, "unknown", "migration-pipeline verify shop"),
+        (verification(missing=1, same=99), "failed", "1 are missing"),
+        (verification(different=2, same=98), "failed", "2 different"),
+        (verification(extra=3), "failed", "3 extra"),
+        (verification(files=1), "warning", "with 1 of 2 files: verify again"),
+        (verification(verified_at=BEGIN), "warning", "files were loaded since: verify again"),
+        (verification(verified_at=BEGIN, missing=1), "failed", "files were loaded since: verify again"),
+    ],
+)
+def test_what_a_verification_found(verified: Verification | None, outcome: str, text: str) -> None:
+    account = account_of(file_of(0), file_of(1), tables=(table(100, 100, verified=verified),))
+    (verdict,) = (v for v in account.verdicts if v.name == "the rows of t are the export's")
+    assert verdict.outcome == outcome
+    assert text in verdict.text
+    assert account.complete == (outcome != "failed")
 
 
 def test_items_of_a_file_that_are_not_in_the_quarantine_are_missed() -> None:
@@ -222,6 +261,7 @@ resources: {database: {config: {url: "postgresql://me:hunter2@db/shop"}}}
     told = dict(_run_settings({"a": config, "b": "{}"}, []))
     assert told["batch_items"] == "500 (1 runs), 10,000 (1 runs)"
     assert told["max_bad_items"] == "1,000"
+    assert told["dry_run"] == "False"
     assert "hunter2" not in str(told)
     assert "TOKEN" not in str(told)
     assert _run_settings({}, []) == []
