@@ -5,6 +5,7 @@ Exit status: 0 done, 1 something is failed or missing, 2 the call was wrong.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections import Counter
@@ -18,17 +19,29 @@ from rich.progress import Progress
 from migration_pipeline import settings
 from migration_pipeline.errors import MigrationError, UsageError
 from migration_pipeline.instance import FileStatus, Instance
-from migration_pipeline.plan import Plan, make_plan, plan_path, planned_profile, read_plan, write_plan
+from migration_pipeline.plan import (
+    Plan,
+    PlannedFile,
+    make_plan,
+    plan_path,
+    planned_profile,
+    read_plan,
+    read_plans,
+    write_plan,
+)
 from migration_pipeline.profile import Profile, load_profile
+from migration_pipeline.runs import Follow, backfills, file_log, last_run, one_file, stop, tell_queued
+from migration_pipeline.status import status_json
 from migration_pipeline.terminal import (
     console,
     count_states,
     dry_run_table,
+    log_line,
     reading,
     status_table,
     verification_table,
-    watch,
 )
+from migration_pipeline.watch import watch, watch_status
 
 PROFILE_HELP = "PROFILE is a shipped profile's name (shop) or a path (my_package.my_module:profile)."
 
@@ -150,20 +163,38 @@ def ddl(reference: str, apply_it: bool) -> None:
     "--wait", is_flag=True, help="Show progress until it is over; Ctrl-C leaves the backfill running."
 )
 @click.option(
+    "--only",
+    metavar="FILE",
+    multiple=True,
+    help="Only files of this name or partition; a part of it will do, or a pattern (*, ?). May be repeated.",
+)
+@click.option(
+    "--files",
+    "first",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Only the first N of them: a careful first step.",
+)
+@click.option(
     "--dry-run",
     "dry",
     is_flag=True,
-    help="Launch nothing: read all files here, and tell what their load would do. Nothing is written.",
+    help="Launch nothing: read the files here, all of them unless some are chosen, and tell what their load would do. Nothing is written.",
 )
-def backfill(reference: str, everything: bool, wait: bool, dry: bool) -> None:
+def backfill(
+    reference: str, everything: bool, wait: bool, only: tuple[str, ...], first: int | None, dry: bool
+) -> None:
     """Launch a backfill of all files that are not materialized, in the running Dagster."""
     plan, profile, instance = _open(reference)
+    chosen = {planned.partition for text in only for planned in plan.matching(text)}
     if dry:
-        _dry_run(plan, profile)
+        _dry_run(plan, profile, [p for p in plan.files if not only or p.partition in chosen][:first])
         return
     instance.load_plan(plan, profile)
     files = instance.files(plan, profile, attempts=False)
-    wanted = [f for f in files if everything or f.state in ("missing", "failed")]
+    if only:
+        files = [f for f in files if f.partition in chosen]
+    wanted = [f for f in files if everything or f.state in ("missing", "failed")][:first]
     if not wanted:
         running = any(f.state == "running" for f in files)
         click.echo(
@@ -255,14 +286,152 @@ def retry_failed(reference: str, wait: bool) -> None:
 
 @main.command()
 @click.argument("reference", metavar="PROFILE")
-def status(reference: str) -> None:
-    """List the files: state, items, rows, run and error. Exit status 1 unless all are materialized."""
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, for scripts.")
+@click.option(
+    "--watch", "again", is_flag=True, help="Show it anew every two seconds until all is materialized."
+)
+def status(reference: str, as_json: bool, again: bool) -> None:
+    """List the files: state, items, rows, run, and how far it is or why it failed.
+
+    Exit status 1 unless all are materialized.
+    """
+    if as_json and again:
+        raise UsageError("--json and --watch exclude each other; call status --json as often as you like")
     plan, profile, instance = _open(reference)
-    files = instance.files(plan, profile)
     out = console()
-    out.print(status_table(files))
+    if again:
+        try:
+            files = watch_status(out, instance, plan, profile)
+        except KeyboardInterrupt:
+            sys.exit(1)  # the last state stays on the screen
+    else:
+        running = Follow(instance, plan).running()
+        files = instance.files(plan, profile)
+        tell_queued(files, running)
+        if as_json:
+            click.echo(status_json(plan, files, running, backfills(instance, plan)))
+            sys.exit(_status_code(files))
+        out.print(status_table(files, running))
     out.print(count_states(files))
     sys.exit(_status_code(files))
+
+
+@main.command()
+@click.argument("reference", metavar="PROFILE")
+@click.argument("file")
+@click.option("--follow", "-f", is_flag=True, help="Go on with what is new until the run is over, or Ctrl-C.")
+def logs(reference: str, file: str, follow: bool) -> None:
+    """Print the log of the last run that tried FILE: the file's name, or a part that no other file has."""
+    plan, profile, instance = _open(reference)
+    planned = one_file(plan, file)
+    run = last_run(instance, plan, profile, planned)
+    if run is None:
+        click.echo(f"{planned.file.name}: no run has tried it yet, or the run was deleted", err=True)
+        sys.exit(1)
+    click.echo(
+        f"{planned.file.name}: run {run.id}, {run.status.lower()}: {instance.url}/runs/{run.id}", err=True
+    )
+    with contextlib.suppress(KeyboardInterrupt):
+        for line in file_log(instance, run, planned, follow=follow):
+            click.echo(log_line(line))
+
+
+@main.command("stop")
+@click.argument("reference", metavar="PROFILE")
+def stop_command(reference: str) -> None:
+    """Stop the migration: cancel its backfills, terminate its runs. What is materialized stays so.
+
+    A running file keeps the batches that it has committed; it is loaded from its beginning the next time.
+    """
+    plan, profile, instance = _open(reference)
+    try:
+        done = stop(instance, plan, lambda text: click.echo(text, err=True))
+    except KeyboardInterrupt:
+        click.echo(f"\nDagster goes on stopping; see `migration-pipeline status {plan.profile}`", err=True)
+        sys.exit(1)
+    if done.runs or done.backfills:
+        click.echo(f"cancelled {len(done.backfills):,} backfills, terminated {len(done.runs):,} runs")
+    else:
+        click.echo("nothing to stop: no backfill and no run of this profile is active")
+    files = instance.files(plan, profile)
+    click.echo(count_states(files))
+    for run in done.left:
+        click.echo(
+            f"still {run.status.lower()}: run {run.id}: {instance.url}/runs/{run.id} (Terminate there can force it)",
+            err=True,
+        )
+    for backfill_id in done.open_backfills:
+        click.echo(
+            f"still being cancelled: backfill {backfill_id}: {instance.url}/runs/b/{backfill_id}", err=True
+        )
+    if _status_code(files):
+        click.echo(
+            f"next: to go on, migration-pipeline backfill {plan.reference} --wait: it loads all that is not materialized"
+        )
+    sys.exit(1 if done.left or done.open_backfills else 0)
+
+
+@main.command()
+@click.argument("references", metavar="[PROFILE]...", nargs=-1)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=9464,
+    show_default=True,
+    help="Port to serve at; 0: a free one.",
+)
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen at; there is no password."
+)
+def metrics(references: tuple[str, ...], port: int, host: str) -> None:
+    """Serve /metrics for Prometheus until Ctrl-C: of these profiles, or of all that are planned.
+
+    The numbers come from the running Dagster and from the receipts in the database, at each scrape.
+    """
+    from migration_pipeline.metrics import Server
+
+    plans = [_open(reference)[:2] for reference in references] or read_plans(settings.plans_dir())
+    server = Server(plans, settings.webserver_url(), settings.database_url(), host, port)
+    click.echo(f"serving {server.url} of {', '.join(plan.profile for plan, _ in plans)}; Ctrl-C ends it")
+    with contextlib.suppress(KeyboardInterrupt):
+        server.wait()
+    server.close()
+
+
+@main.command()
+@click.argument("reference", metavar="PROFILE")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path, dir_okay=False, writable=True),
+    default=Path("report.html"),
+    show_default=True,
+    help="The file to write.",
+)
+def report(reference: str, output: Path) -> None:
+    """Write one HTML file that tells and proves what was migrated, to attach to a change ticket.
+
+    It needs no network to be opened. Exit status 1 if items of the plan are not accounted for.
+    """
+    try:
+        from migration_pipeline.report.account import gather
+        from migration_pipeline.report.page import write_page
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"{error}; install what reports need: pip install 'migration-pipeline[report]'"
+        ) from None
+    plan, profile, instance = _open(reference)
+    with console(stderr=True).status("gathering what is known, and counting the rows"):
+        account = gather(plan, profile, instance, settings.database_url())
+    try:
+        write_page(account, output)
+    except OSError as error:
+        raise MigrationError(f"cannot write {output}: {error.strerror or error}") from None
+    for verdict in account.verdicts:
+        if verdict.outcome != "passed":
+            click.echo(f"{verdict.outcome}: {verdict.name}: {verdict.text}", err=True)
+    click.echo(f"{'complete' if account.complete else 'not complete'}: {output}")
+    sys.exit(0 if account.complete else 1)
 
 
 @main.command("reconcile")
@@ -359,7 +528,11 @@ def _launch(
     try:
         result = watch(console(), instance, plan, profile, backfill_id, wanted)
     except KeyboardInterrupt:
-        click.echo(f"\nthe backfill goes on; see `migration-pipeline status {plan.profile}`")
+        click.echo(
+            f"\nbackfill {backfill_id} goes on; see it with `migration-pipeline status {plan.reference} --watch`, "
+            f"end it with `migration-pipeline stop {plan.reference}`",
+            err=True,
+        )
         sys.exit(1)
     files = [f for f in instance.files(plan, profile) if f.partition in partitions]
     for file in files:
@@ -375,14 +548,14 @@ def _launch(
         sys.exit(code)
 
 
-def _dry_run(plan: Plan, profile: Profile) -> None:
-    """Tell what a load of all files would do. Exit status 1 if it would quarantine items."""
+def _dry_run(plan: Plan, profile: Profile, files: list[PlannedFile]) -> None:
+    """Tell what a load of some files would do. Exit status 1 if it would quarantine items."""
     from migration_pipeline import comparison
 
     out = console()
-    with reading(out, plan.files) as on_progress:
+    with reading(out, files) as on_progress:
         compared = comparison.dry_run(
-            plan, profile, settings.database_url(), plan.files, say=out.print, on_progress=on_progress
+            plan, profile, settings.database_url(), files, say=out.print, on_progress=on_progress
         )
     out.print(dry_run_table(compared, [table.qualified for table in profile.tables.values()]))
     reports = [file.report for file in compared.files]

@@ -18,7 +18,8 @@ from migration_pipeline.plan import Plan
 from migration_pipeline.profile import Profile
 from migration_pipeline.sources.export import ExportFile
 
-State = Literal["materialized", "failed", "stopped", "running", "missing"]
+State = Literal["materialized", "failed", "stopped", "running", "queued", "missing"]
+"""`queued` files have a run that waits for its turn."""
 
 TIMEOUT_SECONDS = 60
 DAEMON_CATCHES_UP_SECONDS = 5
@@ -52,6 +53,9 @@ class Backfill(msgspec.Struct, kw_only=True):
     id: str
     status: str
     error: str = ""
+    created: float = 0.0
+    """Seconds of the epoch."""
+    files: int = 0
 
     @property
     def over(self) -> bool:
@@ -62,8 +66,9 @@ class Backfill(msgspec.Struct, kw_only=True):
 class Instance:
     """A running Dagster webserver. Raises `InstanceError` with the way out when it does not answer."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         self.url = url.rstrip("/")
+        self._timeout = timeout_seconds
         self._session = requests.Session()
         # A proxy of the environment is not for this machine.
         self._session.trust_env = urlsplit(self.url).hostname not in ("127.0.0.1", "localhost", "::1")
@@ -72,7 +77,7 @@ class Instance:
         """Run a GraphQL query or mutation; gives its `data`."""
         try:
             response = self._session.post(
-                f"{self.url}/graphql", json={"query": text, "variables": variables}, timeout=TIMEOUT_SECONDS
+                f"{self.url}/graphql", json={"query": text, "variables": variables}, timeout=self._timeout
             )
             answer: dict[str, Any] = response.json()
         except (requests.RequestException, ValueError):
@@ -160,6 +165,22 @@ class Instance:
         With `attempts`, files that are not materialized are asked for their last run, which tells failed
         and stopped ones from those never tried, and why they failed.
         """
+        states = self.states(plan, profile)
+        files = [
+            FileStatus(partition=p.partition, file=p.file, state=states[p.partition]) for p in plan.files
+        ]
+        key = _keys(plan, profile)[0]
+        self._add_metadata(key, [f for f in files if f.state == "materialized"])
+        if attempts:
+            tried = self._ended_badly(plan)
+            self._add_attempts(
+                key,
+                [f for f in files if f.state == "failed" or (f.state == "missing" and f.partition in tried)],
+            )
+        return files
+
+    def states(self, plan: Plan, profile: Profile) -> dict[str, State]:
+        """Tell the state of each partition by one query, as Dagster keeps it; all that were stopped are missing."""
         keys = _keys(plan, profile)
         nodes = self.query(STATUSES, keys=[{"path": key} for key in keys])["assetNodes"]
         if len(nodes) != len(keys):
@@ -172,19 +193,7 @@ class Instance:
         done = set.intersection(*(set(s.get("materializedPartitions", [])) for s in statuses))
         failed = set.union(*(set(s.get("failedPartitions", [])) for s in statuses))
         running = set.union(*(set(s.get("materializingPartitions", [])) for s in statuses))
-        files = [
-            FileStatus(partition=p.partition, file=p.file, state=_state(p.partition, done, failed, running))
-            for p in plan.files
-        ]
-        key = nodes[0]["assetKey"]["path"]
-        self._add_metadata(key, [f for f in files if f.state == "materialized"])
-        if attempts:
-            tried = self._ended_badly(plan)
-            self._add_attempts(
-                key,
-                [f for f in files if f.state == "failed" or (f.state == "missing" and f.partition in tried)],
-            )
-        return files
+        return {p.partition: _state(p.partition, done, failed, running) for p in plan.files}
 
     def _ended_badly(self, plan: Plan) -> set[str]:
         """Files that a stopped or failed run was to load. Asking for each file's last run takes 5 ms a file."""
@@ -246,7 +255,7 @@ class Instance:
             connection = run.get("eventConnection") or {"events": [], "hasMore": False}
             for event in connection["events"]:
                 if event["__typename"] == "ExecutionStepFailureEvent":
-                    return _failure(event)
+                    return failure_of(event)
                 if event["__typename"] == "RunFailureEvent":
                     line = (event["message"] or "the run failed").splitlines()[0]
             if not connection["hasMore"]:
@@ -279,6 +288,18 @@ class Instance:
         error = _first_line(result["error"]) if result["error"] else ""
         return Backfill(id=backfill_id, status=result["status"], error=error)
 
+    def cancel_backfill(self, backfill_id: str) -> None:
+        """Ask for a backfill to end: it makes no more runs, and the daemon terminates those it made."""
+        result = self.query(CANCEL_BACKFILL, id=backfill_id)["cancelPartitionBackfill"]
+        if result["__typename"] != "CancelBackfillSuccess":
+            raise InstanceError(f"Dagster did not cancel backfill {backfill_id}: {result.get('message', '')}")
+
+    def terminate(self, run_ids: Sequence[str]) -> None:
+        """Ask for runs to end, as the UI's Terminate does. One that has ended in between is left as it is."""
+        result = self.query(TERMINATE, runs=list(run_ids))["terminateRuns"]
+        if result["__typename"] != "TerminateRunsResult":
+            raise InstanceError(f"Dagster did not terminate: {result.get('message', result['__typename'])}")
+
 
 def _keys(plan: Plan, profile: Profile) -> list[list[str]]:
     return [[plan.profile, table.name] for table in profile.tables.values()]
@@ -304,7 +325,8 @@ def _value(entry: dict[str, Any]) -> Any:
     return entry.get("floatValue", entry.get("text"))
 
 
-def _failure(event: dict[str, Any]) -> str:
+def failure_of(event: dict[str, Any]) -> str:
+    """Give the first line of what an ExecutionStepFailureEvent says."""
     described = (event["failureMetadata"] or {}).get("description")
     if described:
         return str(described).splitlines()[0]
@@ -409,5 +431,22 @@ query Backfill($id: String!) {
   partitionBackfillOrError(backfillId: $id) {
     ... on PartitionBackfill { status error { message } }
     ... on Error { message }
+  }
+}"""
+
+CANCEL_BACKFILL = """
+mutation CancelBackfill($id: String!) {
+  cancelPartitionBackfill(backfillId: $id) {
+    __typename
+    ... on UnauthorizedError { message }
+    ... on PythonError { message }
+  }
+}"""
+
+TERMINATE = """
+mutation Terminate($runs: [String!]!) {
+  terminateRuns(runIds: $runs) {
+    __typename
+    ... on PythonError { message }
   }
 }"""

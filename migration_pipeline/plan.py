@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import Path
 
@@ -65,6 +66,24 @@ class Plan(msgspec.Struct, frozen=True):
     def by_partition(self) -> dict[str, PlannedFile]:
         """Partition key -> file."""
         return {planned.partition: planned for planned in self.files}
+
+    def matching(self, text: str) -> list[PlannedFile]:
+        """Find files by a part of their name or partition key, or by a pattern of the whole of it (``*``, ``?``).
+
+        Raises `UsageError` when there is none.
+        """
+        pattern = text if set(text) & set("*?[") else f"*{text}*"
+        found = [
+            planned
+            for planned in self.files
+            if fnmatchcase(planned.file.name, pattern) or fnmatchcase(planned.partition, pattern)
+        ]
+        if not found:
+            raise UsageError(
+                f"no file of the plan of {self.profile} is called {text}; "
+                f"migration-pipeline status {self.profile} lists them"
+            )
+        return found
 
 
 def make_plan(profile: Profile, reference: str, exports: Sequence[Export], files_per_run: int = 1) -> Plan:

@@ -1,4 +1,4 @@
-"""What people see on a terminal: the table of files, the summary, and the live progress of a backfill."""
+"""What people see on a terminal: the table of files and the summary. The live part is in `watch.py`."""
 
 from __future__ import annotations
 
@@ -10,20 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console, Group
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from migration_pipeline.engine import report
-from migration_pipeline.instance import Backfill, FileStatus, Instance
-from migration_pipeline.plan import Plan, PlannedFile
-from migration_pipeline.profile import Profile
+from migration_pipeline.instance import FileStatus
+from migration_pipeline.plan import PlannedFile
+from migration_pipeline.runs import LogLine, RunningFile
 
 if TYPE_CHECKING:  # what it imports is not needed by most commands
     from migration_pipeline.comparison import Compared, OnProgress
@@ -31,37 +25,65 @@ if TYPE_CHECKING:  # what it imports is not needed by most commands
 PIPE_WIDTH = 1000
 """Columns when output is piped: wide enough that no cell is folded, so that lines can be grepped."""
 
-POLL_SECONDS = 1.0
+STYLES = {
+    "materialized": "green",
+    "failed": "red",
+    "stopped": "yellow",
+    "running": "cyan",
+    "queued": "blue",
+    "missing": "dim",
+}
 
-STYLES = {"materialized": "green", "failed": "red", "stopped": "yellow", "running": "cyan", "missing": "dim"}
+
+def console(*, stderr: bool = False) -> Console:
+    """Make a console for standard output, or for errors; plain and wide when that is a pipe."""
+    made = Console(highlight=False, soft_wrap=False, stderr=stderr)
+    return made if made.is_terminal else Console(highlight=False, width=PIPE_WIDTH, stderr=stderr)
 
 
-def console() -> Console:
-    """Make a console for standard output; plain and wide when that is a pipe."""
-    made = Console(highlight=False, soft_wrap=False)
-    return made if made.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
-
-
-def status_table(files: Sequence[FileStatus]) -> Table:
-    """One line a file: state, items, rows, run, and why it failed."""
+def status_table(files: Sequence[FileStatus], running: Sequence[RunningFile] = ()) -> Table:
+    """One line a file: state, items, rows, run, and how far it is or why it failed."""
+    now = {file.planned.partition: file for file in running}
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("file", "state"):
         table.add_column(name, no_wrap=True)
     for name in ("items", "rows"):
         table.add_column(name, justify="right")
     table.add_column("run", no_wrap=True)
-    table.add_column("error")
+    table.add_column("note")
     for file in files:
+        loading = now.get(file.partition) if file.state == "running" else None
         rows = sum(file.metadata.get("rows_by_table", {}).values()) if file.metadata else None
         table.add_row(
             file.file.name,
             f"[{STYLES[file.state]}]{file.state}[/]",
             f"{file.file.items:,}",
             "" if rows is None else f"{rows:,}",
-            file.run_id[:8],
-            file.error,
+            (loading.run_id if loading else file.run_id)[:8],
+            Text(how_far(loading) if loading else file.error),  # an error may hold brackets
         )
     return table
+
+
+def how_far(file: RunningFile) -> str:
+    """Write a running file's progress: ``45%, 61,700 items/s, 0:24 left``."""
+    progress = file.progress
+    retries = f", {file.retries:,} retries" if file.retries else ""
+    if not file.items:
+        return f"started{retries}"
+    return (
+        f"{progress.share:.0%}, {file.items_per_second:,.0f} items/s, "
+        f"{duration(progress.eta_seconds)} left{retries}"
+    )
+
+
+def duration(seconds: float | None) -> str:
+    """Write seconds as ``1:02:03`` or ``2:03``; a dash when they are not known."""
+    if seconds is None:
+        return "-"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def count_states(files: Sequence[FileStatus]) -> str:
@@ -109,48 +131,10 @@ def _names(done: Sequence[dict[str, Any]], label: str) -> list[str]:
     return list(dict.fromkeys(name for metadata in done for name in metadata[label]))
 
 
-def watch(
-    out: Console,
-    instance: Instance,
-    plan: Plan,
-    profile: Profile,
-    backfill_id: str,
-    launched: Sequence[FileStatus],
-) -> Backfill:
-    """Show a backfill's progress until it is over, a bar on a terminal and a line a change in a pipe.
-
-    `launched` are its files as they were before: a file is done when another run has materialized it.
-    """
-    before = {file.partition: file.run_id for file in launched}
-    total = sum(file.file.items for file in launched)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:,.0f} of {task.total:,.0f} items"),
-        TimeElapsedColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(),
-    )
-    said = ""
-    with Progress(*columns, console=out, disable=not out.is_terminal, speed_estimate_period=60) as bar:
-        task = bar.add_task("waiting for the daemon", total=max(total, 1))
-        while True:
-            backfill = instance.backfill(backfill_id)
-            files = [f for f in instance.files(plan, profile, attempts=False) if f.partition in before]
-            for file in files:
-                if file.state == "materialized" and file.run_id == before[file.partition]:
-                    file.state = "missing"
-            line = count_states(files)
-            done = sum(f.file.items for f in files if f.state == "materialized")
-            bar.update(task, description=line, completed=done if total else 1)
-            if line != said and not out.is_terminal:
-                left = bar.tasks[0].time_remaining
-                eta = f", {left:,.0f} s left" if left and not backfill.over else ""
-                out.print(f"{time.strftime('%H:%M:%S')}  {line}, {done:,} of {total:,} items{eta}")
-                said = line
-            if backfill.over:
-                return backfill
-            time.sleep(POLL_SECONDS)
+def log_line(line: LogLine) -> str:
+    """Write a line of a run's log: time of day, level where it matters, text."""
+    level = "" if line.level in ("INFO", "DEBUG") else f"{line.level}: "
+    return f"{time.strftime('%H:%M:%S', time.localtime(line.time))}  {level}{line.text}"
 
 
 @contextmanager

@@ -19,7 +19,8 @@ from migration_pipeline.sample import write_sample
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.targets.ddl import create_tables
-from migration_pipeline.terminal import console, count_states, summary, watch
+from migration_pipeline.terminal import console, count_states, summary
+from migration_pipeline.watch import watch
 
 PROFILE = "shop"
 SEED = 1

@@ -103,11 +103,14 @@ def configure(
         return cursor.fetchone()  # type: ignore[no-any-return]
 
 
-def connect(url: str) -> Any:
+def connect(
+    url: str,
+    settings: DatabaseSettings = DatabaseSettings(),  # noqa: B008  # frozen
+) -> Any:
     """Connect once, and configure. Raises `DatabaseError`."""
     try:
         connection = open_connection(url)
-        configure(connection)
+        configure(connection, settings)
     except psycopg2.Error as error:
         raise no_database(error) from None
     return connection

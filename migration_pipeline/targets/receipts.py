@@ -6,7 +6,8 @@ Each statement runs in psql, too, with names in quotes in place of ``%(…)s``; 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -14,7 +15,7 @@ import msgspec
 import psycopg2
 
 from migration_pipeline.row import Table
-from migration_pipeline.targets.connection import DatabaseError, connect, explain
+from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings, connect, explain
 from migration_pipeline.targets.ddl import qualified
 
 RECEIPTS = """
@@ -50,6 +51,61 @@ SELECT export_id, file, key
 """
 
 ROWS = "SELECT count(*) FROM {table}"
+
+TOTALS = """
+SELECT count(*) AS files,
+       coalesce(sum(items), 0) AS items,
+       coalesce(sum(loaded), 0) AS loaded,
+       coalesce(sum(quarantined), 0) AS quarantined,
+       coalesce(sum(retries), 0) AS retries,
+       coalesce(sum(bytes), 0) AS bytes,
+       coalesce(sum(seconds), 0) AS seconds,
+       coalesce(extract(epoch FROM max(loaded_at)), 0) AS last_loaded_at,
+       coalesce(sum(s.skipped), 0) AS skipped,
+       count(*) FILTER (WHERE items <> loaded + s.skipped + quarantined) AS unconserved,
+       coalesce(sum((SELECT sum(value::bigint) FROM jsonb_each_text(unrouted))), 0) AS unrouted
+  FROM migration.loaded_file,
+       LATERAL (SELECT coalesce(sum(value::bigint), 0) AS skipped FROM jsonb_each_text(skipped)) s
+ WHERE profile = %(profile)s AND export_id = ANY(%(exports)s)
+"""
+
+SKIPPED = """
+SELECT reason.key, sum(reason.value::bigint)
+  FROM migration.loaded_file, jsonb_each_text(skipped) reason
+ WHERE profile = %(profile)s AND export_id = ANY(%(exports)s)
+ GROUP BY 1
+ ORDER BY 2 DESC, 1
+"""
+
+WRITTEN = """
+SELECT counted.key, sum(counted.value::bigint)
+  FROM migration.loaded_file, jsonb_each_text(rows) counted
+ WHERE profile = %(profile)s AND export_id = ANY(%(exports)s)
+ GROUP BY 1
+ ORDER BY 1
+"""
+
+IN_QUARANTINE = """
+SELECT count(*)
+  FROM migration.quarantine
+ WHERE profile = %(profile)s AND export_id = ANY(%(exports)s)
+"""
+
+FILES = """
+SELECT export_id, file, md5
+  FROM migration.loaded_file
+ WHERE profile = %(profile)s AND export_id = ANY(%(exports)s)
+"""
+
+QUARANTINED_BY_REASON = """
+SELECT coalesce(table_name, ''), coalesce(sqlstate, ''), reason, count(*), count(DISTINCT (export_id, file))
+  FROM migration.quarantine
+ WHERE profile = %(profile)s AND export_id = ANY(%(exports)s)
+ GROUP BY 1, 2, 3
+ ORDER BY 4 DESC, 1, 2, 3
+"""
+
+SERVER = "SELECT current_setting('server_version'), current_database(), current_user"
 
 
 FileKey = tuple[str, str]
@@ -102,6 +158,80 @@ def count_quarantined(url: str, profile: str) -> dict[FileKey, int]:
     return {(export_id, file): count for export_id, file, count in rows}
 
 
+class Totals(msgspec.Struct, frozen=True, kw_only=True):
+    """The receipts of a profile, summed up by the database; counts are of items, but for `files` and `rows`."""
+
+    files: int
+    items: int
+    loaded: int
+    quarantined: int
+    """Items that went to the quarantine when their files were loaded, less those that a replay took out."""
+    retries: int
+    bytes: int
+    seconds: float
+    """Seconds that the loads of the files took, one after another."""
+    last_loaded_at: float
+    """When the newest receipt was written, in seconds of the epoch; 0 without one."""
+    skipped: int
+    unconserved: int
+    """Files whose items are not all loaded, skipped or quarantined; must be 0."""
+    unrouted: int
+    skipped_by_reason: dict[str, int]
+    rows: dict[str, int]
+    """Rows by the table's qualified name."""
+    in_quarantine: int
+    """Items that are in the quarantine now, those of files that failed included."""
+    md5s: dict[FileKey, str]
+
+
+def read_totals(url: str, profile: str, exports: Sequence[str], timeout_seconds: float) -> Totals:
+    """Sum up the receipts of some exports, each statement within `timeout_seconds`. Raises `DatabaseError`."""
+    of = {"profile": profile, "exports": list(exports)}
+    patience = DatabaseSettings(
+        lock_timeout_seconds=timeout_seconds, statement_timeout_seconds=timeout_seconds
+    )
+    with _reading(url, patience) as cursor:
+        cursor.execute(TOTALS, of)
+        names = [column.name for column in cursor.description]
+        totals = dict(zip(names, map(_number, cursor.fetchone()), strict=True))
+        for name, statement in (("skipped_by_reason", SKIPPED), ("rows", WRITTEN)):
+            cursor.execute(statement, of)
+            totals[name] = {key: int(count) for key, count in cursor.fetchall()}
+        cursor.execute(IN_QUARANTINE, of)
+        (totals["in_quarantine"],) = cursor.fetchone()
+        cursor.execute(FILES, of)
+        totals["md5s"] = {(export_id, file): md5 for export_id, file, md5 in cursor.fetchall()}
+    return msgspec.convert(totals, Totals, strict=False)
+
+
+class Bad(msgspec.Struct, frozen=True):
+    """Items of the quarantine that are bad alike."""
+
+    table: str
+    """The table that refused them; "" when they did not come that far."""
+    sqlstate: str
+    reason: str
+    items: int
+    files: int
+
+
+def quarantined_by_reason(url: str, profile: str, exports: Sequence[str]) -> list[Bad]:
+    """Count the items in the quarantine by reason, the commonest first. Raises `DatabaseError`."""
+    parameters = {"profile": profile, "exports": list(exports)}
+    return [Bad(*row) for row in _fetch(url, QUARANTINED_BY_REASON, parameters)]
+
+
+def server(url: str) -> tuple[str, str, str]:
+    """Give the server's version, and the names of the database and the role. Raises `DatabaseError`."""
+    ((version, database, role),) = _fetch(url, SERVER, None)
+    return version, database, role
+
+
+def _number(value: Any) -> float:
+    """Decimal, as PostgreSQL sums bigint, to int; extract gives it for seconds, too."""
+    return int(value) if value == int(value) else float(value)
+
+
 def count_rows(url: str, table: Table) -> int:
     """Count a table's rows, by reading it. Raises `DatabaseError`."""
     ((count,),) = _fetch(url, rows_statement(table), None)
@@ -122,13 +252,20 @@ def pasteable(statement: str, parameters: Mapping[str, str]) -> str:
     return re.sub(r"%\((\w+)\)s", literal, statement).strip() + ";"
 
 
-def _fetch(url: str, statement: str, parameters: Mapping[str, str] | None) -> list[tuple[Any, ...]]:
-    connection = connect(url)
+def _fetch(url: str, statement: str, parameters: Mapping[str, Any] | None) -> list[tuple[Any, ...]]:
+    with _reading(url) as cursor:
+        cursor.execute(statement, parameters)
+        rows: list[tuple[Any, ...]] = cursor.fetchall()
+        return rows
+
+
+@contextmanager
+def _reading(url: str, settings: DatabaseSettings = DatabaseSettings()) -> Iterator[Any]:  # noqa: B008  # frozen
+    """A cursor on a connection of its own."""
+    connection = connect(url, settings)
     try:
         with connection, connection.cursor() as cursor:
-            cursor.execute(statement, parameters)
-            rows: list[tuple[Any, ...]] = cursor.fetchall()
-            return rows
+            yield cursor
     except psycopg2.Error as error:
         raise DatabaseError(explain(error)) from None  # its own text may hold more than names
     finally:

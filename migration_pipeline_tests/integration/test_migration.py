@@ -256,6 +256,12 @@ def test_many_small_files_share_a_run_and_fail_alone(
     assert f"failed: {victim.name}" in output
     files = statuses(stack, home, "small")
     assert len({file.run_id for file in files}) == 3
+    # Of a run that it shares, a file's log has its own lines and the run's.
+    status, output = command("logs", "small", victim.name)
+    assert status == 0
+    assert f"{victim.name}: start" in output
+    assert "run started" in output
+    assert all(file.file.name not in output for file in files if file.file.name != victim.name)
     assert all(f.metadata["items"] == f.file.items for f in files if f.state == "materialized")
     victim.write_bytes(whole)
     assert command("retry-failed", "small", "--wait")[0] == 0

@@ -1,0 +1,64 @@
+"""The state of a migration as one JSON document, for scripts: what `migration-pipeline status --json` prints."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import msgspec
+
+from migration_pipeline.instance import Backfill, FileStatus, State
+from migration_pipeline.plan import Plan
+from migration_pipeline.runs import RunningFile
+
+
+def status_json(
+    plan: Plan, files: Sequence[FileStatus], running: Sequence[RunningFile], backfills: Sequence[Backfill]
+) -> str:
+    """Write the state of all files, and the newest backfill, as JSON. It holds no value of an item.
+
+    Times are seconds of the epoch, and every state is counted, also those that no file has.
+    """
+    counts = Counter[str](file.state for file in files)
+    now = {file.planned.partition: file for file in running}
+    newest = backfills[0] if backfills else None
+    document = {
+        "profile": plan.profile,
+        "files": len(files),
+        "files_by_state": {state: counts[state] for state in get_args(State)},
+        "items": plan.items,
+        "items_materialized": sum(f.file.items for f in files if f.state == "materialized"),
+        "items_read_by_running_files": sum(f.items for f in running),
+        "newest_backfill": newest
+        and {"id": newest.id, "status": newest.status, "created": newest.created, "error": newest.error},
+        "by_file": [_file(file, now.get(file.partition)) for file in files],
+    }
+    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+
+
+def _file(status: FileStatus, running: RunningFile | None) -> dict[str, Any]:
+    loaded = status.metadata
+    document = {
+        "file": status.file.name,
+        "partition": status.partition,
+        "state": status.state,
+        "items": status.file.items,
+        "bytes": status.file.size,
+        "rows": sum(loaded.get("rows_by_table", {}).values()) if loaded else None,
+        "quarantined": loaded.get("quarantined"),
+        "run_id": status.run_id or None,
+        "error": status.error or None,
+        "progress": None,
+    }
+    if status.state == "running" and running:
+        document["run_id"] = running.run_id
+        document["progress"] = {
+            "items": running.items,
+            "items_per_second": running.items_per_second,
+            "seconds_left": running.progress.eta_seconds,
+            "retries": running.retries,
+            "started": running.started,
+            "last_log_line": running.heard,
+        }
+    return document

@@ -1,0 +1,243 @@
+"""What people see: states in words, how far a file is, lines in a pipe, the choice of files."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+from migration_pipeline.cli import main
+from migration_pipeline.errors import UsageError
+from migration_pipeline.instance import Backfill, FileStatus
+from migration_pipeline.plan import FORMAT, Plan, PlannedFile
+from migration_pipeline.runs import LogLine, Run, RunningFile, _RunLog, one_file, tell_queued
+from migration_pipeline.sources.export import ExportFile
+from migration_pipeline.status import status_json
+from migration_pipeline.terminal import count_states, duration, how_far, status_table
+from migration_pipeline.watch import _Board
+
+
+def planned(name: str, items: int = 1_000) -> PlannedFile:
+    file = ExportFile(uri=f"s3://b/{name}.json.gz", name=f"{name}.json.gz", items=items, md5="x", size=10)
+    return PlannedFile(f"export_{name}", "export", file)
+
+
+def plan_of(*names: str) -> Plan:
+    return Plan(FORMAT, "shop", "shop", (), tuple(map(planned, names)))
+
+
+def status(file: PlannedFile, state: str, **more: object) -> FileStatus:
+    return FileStatus(partition=file.partition, file=file.file, state=state, **more)  # type: ignore[arg-type]
+
+
+# -- which files -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("ab", ["abcd", "abxy"]),
+        ("abcd.json.gz", ["abcd"]),
+        ("export_zz", ["zz"]),
+        ("*y.json.gz", ["abxy"]),
+        ("ab?d.json.gz", ["abcd"]),
+        ("export", ["abcd", "abxy", "zz"]),
+    ],
+)
+def test_files_are_found_by_a_part_or_a_pattern(text: str, found: list[str]) -> None:
+    names = [file.file.name.removesuffix(".json.gz") for file in plan_of("abcd", "abxy", "zz").matching(text)]
+    assert names == found
+
+
+@pytest.mark.parametrize("text", ["nothing", "AB", "cd*", "zz.json"])
+def test_a_part_of_no_file_is_a_mistake(text: str) -> None:
+    with pytest.raises(UsageError, match="no file of the plan of shop"):
+        plan_of("abcd", "abxy").matching(text)
+
+
+def test_one_file_is_one() -> None:
+    plan = plan_of("ab", "abcd", "abxy")
+    assert one_file(plan, "abc").file.name == "abcd.json.gz"
+    assert one_file(plan, "ab.json.gz").file.name == "ab.json.gz"
+    with pytest.raises(UsageError, match=r"part of 3 files' names: ab\.json\.gz, abcd\.json\.gz"):
+        one_file(plan, "ab")
+
+
+# -- what a run's log tells --------------------------------------------------------------------------
+
+
+def test_a_run_of_many_files_is_loading_the_last_one_that_it_spoke_of() -> None:
+    files = {file.file.name: file for file in map(planned, ("a", "b", "c"))}
+    run = Run(id="r", status="STARTED", partitions=tuple(f.partition for f in files.values()), started=5.0)
+    log = _RunLog(run, files)
+    assert log.current is None
+    for when, text in enumerate(
+        (
+            "something of Dagster's",
+            "a.json.gz: start, 1,000 items",
+            "a.json.gz: 50%, 500 of 1,000 items, 250 items/s, 2 s left",
+            "PostgreSQL: the connection was lost; try 2 in 0.3 s",  # of no file
+            "a.json.gz: PostgreSQL: the connection was lost; try 2 in 0.3 s",
+            "b.json.gz: start, 1,000 items",
+            "b.json.gz: 10%, 100 of 1,000 items, 50 items/s, 18 s left",
+            "other.json.gz: 90%, 900 of 1,000 items, 50 items/s, 2 s left",
+        ),
+        10,
+    ):
+        log._take(LogLine(float(when), "INFO", text, "LogMessageEvent"))
+        if when == 14:
+            assert log.current
+            assert (log.current.items, log.current.retries, log.current.started) == (500, 1, 11.0)
+    assert log.current
+    assert log.current.planned is files["b.json.gz"]
+    assert (log.current.items, log.current.items_per_second, log.current.retries) == (100, 50.0, 0)
+    assert (log.current.started, log.current.heard) == (15.0, 17.0)
+
+
+def test_files_that_no_worker_loads_are_queued() -> None:
+    a, b, c = map(planned, ("a", "b", "c"))
+    files = [status(a, "running"), status(b, "running"), status(c, "failed")]
+    tell_queued(files, [RunningFile(planned=a, run_id="r", started=0.0)])
+    assert [file.state for file in files] == ["running", "queued", "failed"]
+
+
+# -- words and numbers -------------------------------------------------------------------------------
+
+
+def test_states_are_counted_in_words() -> None:
+    files = [
+        status(planned(str(n)), s)
+        for n, s in enumerate(("materialized", "failed", "queued", "running", "failed"))
+    ]
+    assert count_states(files) == "1 of 5 files materialized, 2 failed, 1 running, 1 queued"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(None, "-"), (0, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3723, "1:02:03")]
+)
+def test_durations(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_how_far_a_file_is() -> None:
+    file = RunningFile(planned=planned("a"), run_id="r", started=0.0)
+    assert how_far(file) == "started"
+    file.items, file.items_per_second, file.retries = 250, 10.0, 2
+    assert how_far(file) == "25%, 10 items/s, 1:15 left, 2 retries"
+
+
+def test_an_error_with_brackets_is_shown_as_it_is() -> None:
+    out = io.StringIO()
+    file = status(planned("a"), "failed", error="index [/red] of [bold]table[/bold]")
+    Console(file=out, width=200).print(status_table([file]))
+    assert "index [/red] of [bold]table[/bold]" in out.getvalue()
+
+
+def test_in_a_pipe_a_line_comes_with_each_change() -> None:
+    out = io.StringIO()
+    a, b = planned("a"), planned("b")
+    with _Board(Console(file=out, width=200), 2_000) as board:
+        for states in (
+            ("running", "queued"),
+            ("running", "queued"),
+            ("materialized", "running"),
+            ("materialized", "failed"),
+        ):
+            files = [status(a, states[0]), status(b, states[1])]
+            board.show(files, [RunningFile(planned=a, run_id="r", started=0.0, items=10)], over=False)
+            assert board.newly_failed(files) == [], "told at the end"
+    lines = [re.sub(r", [\d:]+ left$", "", line[10:]) for line in out.getvalue().splitlines()]
+    assert lines == [
+        "0 of 2 files materialized, 1 running, 1 queued, 0 of 2,000 items (10 more in running files)",
+        "1 of 2 files materialized, 1 running, 1,000 of 2,000 items",
+        "1 of 2 files materialized, 1 failed, 1,000 of 2,000 items",
+    ]
+
+
+def test_the_json_counts_every_state_and_names_no_more_than_there_is() -> None:
+    plan = plan_of("a", "b")
+    files = [
+        status(
+            plan.files[0],
+            "materialized",
+            run_id="r",
+            metadata={"rows_by_table": {"t": 3, "u": 4}, "quarantined": 1},
+        ),
+        status(plan.files[1], "running"),
+    ]
+    loading = RunningFile(planned=plan.files[1], run_id="s", started=1.0, items=500, items_per_second=100.0)
+    document = json.loads(status_json(plan, files, [loading], [Backfill(id="x", status="REQUESTED")]))
+    assert document["files_by_state"] == {
+        "materialized": 1, "failed": 0, "stopped": 0, "running": 1, "queued": 0, "missing": 0
+    }  # fmt: skip
+    assert (document["items"], document["items_materialized"], document["items_read_by_running_files"]) == (
+        2000,
+        1000,
+        500,
+    )
+    done, now = document["by_file"]
+    assert (done["rows"], done["quarantined"], done["progress"], done["error"]) == (7, 1, None, None)
+    assert (now["rows"], now["run_id"], now["progress"]["seconds_left"]) == (None, "s", 5.0)
+    assert document["newest_backfill"]["id"] == "x"
+
+
+# -- calls that cannot work --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def planned_sample(tmp_path: Path) -> None:
+    run = CliRunner().invoke(main, ["sample", str(tmp_path), "--items", "50", "--files", "2"])
+    export = run.output.partition(": ")[2].strip()
+    assert CliRunner().invoke(main, ["plan", "--profile", "shop", export]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["metrics"], 2, "there is no plan yet"),
+        (["metrics", "shop"], 2, "no plan; make one with"),
+        (["report", "shop"], 2, "no plan; make one with"),
+        (["status", "shop", "--json", "--watch"], 2, "exclude each other"),
+    ],
+)
+def test_a_wrong_call_is_one_line(arguments: list[str], code: int, message: str) -> None:
+    result = CliRunner().invoke(main, arguments)
+    assert (result.exit_code, len(result.output.splitlines())) == (code, 1)
+    assert message in result.output
+
+
+@pytest.mark.usefixtures("planned_sample")
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["backfill", "shop", "--only", "nothing"], 2, "no file of the plan of shop is called nothing"),
+        (["logs", "shop", "nothing"], 2, "no file of the plan of shop is called nothing"),
+        (["logs", "shop", "json"], 2, "is part of 2 files' names"),
+        (["stop", "shop"], 1, "no Dagster at"),
+        (["report", "shop"], 1, "no database: "),
+    ],
+)
+def test_what_cannot_be_done_says_why(
+    arguments: list[str], code: int, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIGRATION_DAGSTER_URL", "http://127.0.0.1:1")
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == code, result.output
+    assert message in result.output
+    assert len(result.output.splitlines()) == 1
+
+
+@pytest.mark.usefixtures("planned_sample")
+def test_a_report_without_its_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("migration_pipeline.report")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "altair", None)
+    result = CliRunner().invoke(main, ["report", "shop"])
+    assert result.exit_code == 2
+    assert "pip install 'migration-pipeline[report]'" in result.output
