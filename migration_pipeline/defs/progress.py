@@ -28,7 +28,7 @@ def progress_of(
                 metadata={
                     "file": planned.file.name,
                     "percent": round(100 * progress.share, 1),
-                    "items": progress.items,
+                    "items_read": progress.items,
                     "items_per_second": round(progress.items_per_second),
                     "seconds_left": round(progress.eta_seconds or 0),
                 },

@@ -278,11 +278,11 @@ def test_a_file_that_takes_long_tells_how_far_it_is(
     ]
     assert 1 <= len(events) <= 10
     for event in events:
-        assert set(event) == {"file", "percent", "items", "items_per_second", "seconds_left"}
+        assert set(event) == {"file", "percent", "items_read", "items_per_second", "seconds_left"}
         assert 0 < event["percent"] < 100
-        assert 0 < event["items"] < 2_400
+        assert 0 < event["items_read"] < 2_400
         assert event["items_per_second"] > 0
-    assert [event["items"] for event in events] == sorted(event["items"] for event in events)
+    assert [event["items_read"] for event in events] == sorted(event["items_read"] for event in events)
     log = operator.query(LOG, run=run["id"])["logsForRun"]["events"]
     lines = [event["message"] for event in log if event["__typename"] == "LogMessageEvent"]
     assert len([line for line in lines if "items/s, " in line and line.endswith(" left")]) == len(events)
