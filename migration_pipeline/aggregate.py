@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Union
 
 import msgspec
+from typing_extensions import dataclass_transform
 
 from migration_pipeline.errors import UsageError
 from migration_pipeline.row import Row, Table, table_of
 
 
+@dataclass_transform(frozen_default=True)
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of a profile's own options: fields with defaults, given to the routes that ask for them.
 

@@ -63,15 +63,22 @@ def main() -> None:
     show_default=True,
     help="Broken items to plant; bad-items.jsonl beside the export says which and why.",
 )
-def sample(folder: Path, items: int, files: int, seed: int, bad: int) -> None:
-    """Write a realistic export of a shop below FOLDER, in the layout that DynamoDB writes."""
+@click.option(
+    "--profile",
+    type=click.Choice(["shop", "pictures"]),
+    default="shop",
+    show_default=True,
+    help="The shipped profile whose table it is.",
+)
+def sample(folder: Path, items: int, files: int, seed: int, bad: int, profile: str) -> None:
+    """Write a realistic export below FOLDER, in the layout that DynamoDB writes."""
     from migration_pipeline.sample import write_sample
 
     out = console()
     with Progress(console=out, transient=True, disable=not out.is_terminal) as bar:
         task = bar.add_task(f"writing {items:,} items", total=items)
         export = write_sample(
-            folder, items=items, files=files, seed=seed, bad=bad,
+            folder, items=items, files=files, seed=seed, bad=bad, profile=profile,
             on_progress=lambda written: bar.update(task, completed=written),
         )  # fmt: skip
     out.print(f"wrote {items:,} items in {files} files: {escape(str(export))}", soft_wrap=True)
@@ -124,7 +131,7 @@ def ddl(reference: str, apply_it: bool) -> None:
     """Print the SQL that creates the profile's tables and the bookkeeping; running it again changes nothing."""
     from migration_pipeline.targets import ddl as target
 
-    tables = load_profile(reference).tables.values()
+    tables = load_profile(reference).all_tables
     click.echo(target.ddl(tables), nl=False)
     if apply_it:
         target.create_tables(settings.database_url(), tables)

@@ -5,6 +5,7 @@ import os
 import dagster as dg
 
 from migration_pipeline import settings
+from migration_pipeline.defs.aggregates import downstream_assets
 from migration_pipeline.defs.checks import check_job, migration_checks
 from migration_pipeline.defs.migration import Database, migration_assets, replay_job
 from migration_pipeline.plan import read_plans
@@ -20,7 +21,11 @@ plans = read_plans(settings.plans_dir())
 checks = {plan.profile: migration_checks(plan, profile) for plan, profile in plans}
 
 defs = dg.Definitions(
-    assets=[asset for plan, profile in plans for asset in migration_assets(plan, profile)],
+    assets=[
+        asset
+        for plan, profile in plans
+        for asset in (*migration_assets(plan, profile), *downstream_assets(plan, profile))
+    ],
     asset_checks=[check for made in checks.values() for check in made],
     jobs=[
         job

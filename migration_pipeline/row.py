@@ -125,7 +125,9 @@ class RowMeta(msgspec.StructMeta):
         cls: Any = super().__new__(mcls, name, bases, namespace, **config)
         if bases and bases[0] is not msgspec.Struct:
             if landing and table and (key or version):
-                raise UsageError(f"{name}: a landing Row has neither key nor version; drop them, or landing=True")
+                raise UsageError(
+                    f"{name}: a landing Row has neither key nor version; drop them, or landing=True"
+                )
             if not table or not (key or landing):
                 raise UsageError(
                     f'{name}: a Row needs a table and a key: class {name}(Row, table="…", key="…")'

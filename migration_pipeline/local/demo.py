@@ -44,7 +44,7 @@ def run_demo(items: int, files: int) -> int:
     with ExitStack() as ends:
         with out.status("starting PostgreSQL and Dagster"):
             services = ends.enter_context(stack.running())
-            create_tables(services.database_url, profile.tables.values())
+            create_tables(services.database_url, profile.all_tables)
             instance = Instance(services.webserver_url)
             instance.load_plan(plan, profile)
         files_now = instance.files(plan, profile, attempts=False)
@@ -80,7 +80,7 @@ def run_dev(port: int) -> None:
             plans = read_plans(settings.plans_dir())
             embedded = settings.DATABASE_URL not in os.environ
             for _, profile in plans if embedded else ():
-                create_tables(services.database_url, profile.tables.values())
+                create_tables(services.database_url, profile.all_tables)
         out.print(f"Dagster UI:  {services.webserver_url}/assets")
         # A URL of the user's may hold a password.
         shown = f'psql "{services.database_url}"' if embedded else f"as {settings.DATABASE_URL} says"

@@ -42,7 +42,7 @@ from migration_pipeline.sources import dynamodb_json, resumable, storage
 from migration_pipeline.sources.export import Export, ExportFile, read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
-from migration_pipeline.targets import faults, postgres
+from migration_pipeline.targets import faults, session
 from migration_pipeline.targets.connection import DatabaseSettings
 from migration_pipeline.targets.ddl import ddl
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
@@ -57,8 +57,8 @@ SHORT = (
     (faults, "FIRST_WAIT_SECONDS", 0.02),
     (faults, "LONG_FIRST_WAIT_SECONDS", 0.1),
     (faults, "LONGEST_WAIT_SECONDS", 0.5),
-    (postgres, "STALLED_SECONDS", 0.5),
-    (postgres, "WATCH_SECONDS", 0.1),
+    (session, "STALLED_SECONDS", 0.5),
+    (session, "WATCH_SECONDS", 0.1),
     (resumable, "WAIT_SECONDS", (0.01,) * 5),
     (storage, "READ_SECONDS", 1.0),
 )
