@@ -6,8 +6,9 @@ Exit status: 0 done, 1 something is failed or missing, 2 the call was wrong.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.markup import escape
@@ -19,6 +20,9 @@ from migration_pipeline.instance import FileStatus, Instance
 from migration_pipeline.plan import Plan, make_plan, plan_path, planned_profile, read_plan, write_plan
 from migration_pipeline.profile import Profile, load_profile
 from migration_pipeline.terminal import console, count_states, status_table, watch
+
+if TYPE_CHECKING:  # it takes Dagster, whose import costs a second
+    from migration_pipeline.downstream import AssetStatus
 
 PROFILE_HELP = "PROFILE is a shipped profile's name (shop) or a path (my_package.my_module:profile)."
 
@@ -147,18 +151,21 @@ def ddl(reference: str, apply_it: bool) -> None:
     "--wait", is_flag=True, help="Show progress until it is over; Ctrl-C leaves the backfill running."
 )
 def backfill(reference: str, everything: bool, wait: bool) -> None:
-    """Launch a backfill of all files that are not materialized, in the running Dagster."""
+    """Launch a backfill of all files that are not materialized, then of what is made of them all."""
+    from migration_pipeline.downstream import downstream, to_launch
+
     plan, profile, instance = _open(reference)
     instance.load_plan(plan, profile)
     files = instance.files(plan, profile, attempts=False)
     wanted = [f for f in files if everything or f.state in ("missing", "failed")]
-    if not wanted:
+    then = to_launch(downstream(instance, profile), files, wanted)
+    if not wanted and not then:
         running = any(f.state == "running" for f in files)
         click.echo(
             f"{count_states(files)}: nothing to launch" + ("" if running else " (--all loads them again)")
         )
         return
-    _launch(instance, plan, profile, wanted, f"{profile.name}: {len(wanted)} files", wait)
+    _launch(instance, plan, profile, wanted, f"{profile.name}: {len(wanted)} files", wait, then)
 
 
 @main.command()
@@ -191,27 +198,34 @@ def replay(reference: str) -> None:
     "--wait", is_flag=True, help="Show progress until it is over; Ctrl-C leaves the backfill running."
 )
 def retry_failed(reference: str, wait: bool) -> None:
-    """Load the files again that failed or were stopped, each from its beginning."""
+    """Load the files again that failed or were stopped, each from its beginning; then what is made of all files."""
+    from migration_pipeline.downstream import downstream, to_launch
+
     plan, profile, instance = _open(reference)
     instance.load_plan(plan, profile)
     files = instance.files(plan, profile)
     wanted = [f for f in files if f.state in ("failed", "stopped")]
-    if not wanted:
+    then = to_launch(downstream(instance, profile), files, wanted)
+    if not wanted and not then:
         click.echo(f"{count_states(files)}: nothing to retry")
         return
-    _launch(instance, plan, profile, wanted, f"{profile.name}: retry of {len(wanted)} files", wait)
+    _launch(instance, plan, profile, wanted, f"{profile.name}: retry of {len(wanted)} files", wait, then)
 
 
 @main.command()
 @click.argument("reference", metavar="PROFILE")
 def status(reference: str) -> None:
-    """List the files: state, items, rows, run and error. Exit status 1 unless all are materialized."""
+    """List the files, and what is made of them all: state, rows, run, error. Exit status 1 unless all are materialized."""
+    from migration_pipeline.downstream import downstream, downstream_table
+
     plan, profile, instance = _open(reference)
     files = instance.files(plan, profile)
+    then = downstream(instance, profile)
     out = console()
     out.print(status_table(files))
+    out.print(downstream_table(then))
     out.print(count_states(files))
-    sys.exit(_status_code(files))
+    sys.exit(_status_code([*files, *then]))
 
 
 @main.command("reconcile")
@@ -298,11 +312,21 @@ def _open(reference: str) -> tuple[Plan, Profile, Instance]:
 
 
 def _launch(
-    instance: Instance, plan: Plan, profile: Profile, wanted: list[FileStatus], title: str, wait: bool
+    instance: Instance,
+    plan: Plan,
+    profile: Profile,
+    wanted: list[FileStatus],
+    title: str,
+    wait: bool,
+    then: list[list[str]],
 ) -> None:
+    from migration_pipeline.downstream import downstream
+
     partitions = [file.partition for file in wanted]
-    backfill_id = instance.launch(plan, profile, partitions, title)
+    backfill_id = instance.launch(plan, profile, partitions, title, then)
     click.echo(f"launched backfill {backfill_id} of {len(wanted)} files: {instance.url}/runs/b/{backfill_id}")
+    if then:
+        click.echo(f"then: {', '.join(key[-1] for key in then)}")
     if not wait:
         return
     try:
@@ -316,13 +340,19 @@ def _launch(
             click.echo(f"failed: {file.file.name} (run {file.run_id[:8]}): {file.error}", err=True)
     if result.error:
         click.echo(f"backfill {backfill_id} {result.status}: {result.error}", err=True)
+    made = [asset for asset in downstream(instance, profile) if asset.key in then]
+    for asset in made:
+        if asset.error:
+            click.echo(f"failed: {asset.name} (run {asset.run_id[:8]}): {asset.error}", err=True)
+    if then:
+        click.echo(", ".join(f"{asset.name} {asset.state}" for asset in made))
     click.echo(count_states(files))
-    if code := _status_code(files):
+    if code := _status_code([*files, *made]):
         click.echo(
             f"next: mend the cause, then migration-pipeline retry-failed {plan.reference} --wait", err=True
         )
         sys.exit(code)
 
 
-def _status_code(files: list[FileStatus]) -> int:
-    return 0 if all(file.state == "materialized" for file in files) else 1
+def _status_code(states: Sequence[FileStatus | AssetStatus]) -> int:
+    return 0 if all(each.state == "materialized" for each in states) else 1

@@ -136,7 +136,7 @@ def _table_spec(plan: Plan, profile: Profile, table: Table, export: dg.AssetSpec
 def _tables_asset(plan: Plan, profile: Profile, export: dg.AssetSpec) -> dg.AssetsDefinition:
     tables = profile.tables
     files = plan.by_partition()
-    export_times = {export.id: export.export_time for export in plan.exports}
+    export_times = {export.id: export.export_time or None for export in plan.exports}
     Config: Any = with_options(LoadConfig, profile)  # noqa: N806  # a class
 
     @dg.multi_asset(
@@ -176,7 +176,6 @@ def _tables_asset(plan: Plan, profile: Profile, export: dg.AssetSpec) -> dg.Asse
 
 def replay_job(plan: Plan, profile: Profile) -> dg.JobDefinition:
     """Build ``<profile>_replay``: quarantined items once more, after the profile or a table was mended."""
-
     Config: Any = with_options(LoadConfig, profile)  # noqa: N806  # a class
 
     @dg.op(name=f"{profile.name}_replay_quarantine")
@@ -230,7 +229,7 @@ def _load_file(
     transform: Transform,
     config: LoadConfig,
     database: Database,
-    export_times: Mapping[str, str],
+    export_times: Mapping[str, str | None],
 ) -> FileReport:
     """Load one file, saying in the run's log how it goes."""
     file, log = planned.file, context.log
