@@ -14,7 +14,7 @@ LANGUAGES = dict(
         strict=True,
     )
 )
-SIZES = {85: (2560, 1440), 72: (640, 480), 68: (310, 310)}
+SIZES: dict[int, tuple[int | None, int | None]] = {85: (2560, 1440), 72: (640, 480), 68: (310, 310)}
 TYPES = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png", ".gif": "image/gif"}
 
 SELECT = """
@@ -66,8 +66,8 @@ def _picture(picture: int, items: list[dict[str, Any]], exported: datetime) -> t
         (i for i in items if i.get("originalWidth") is not None and i.get("originalHeight") is not None), {}
     )
     description = {"en": ""}
-    for number, code in LANGUAGES.items():
-        captions = [i["caption"] for i in items if i.get("languageId") == number and i.get("caption")]
+    for language, code in LANGUAGES.items():
+        captions = [i["caption"] for i in items if i.get("languageId") == language and i.get("caption")]
         if captions:
             description[code] = captions[0]
     variants: dict[tuple[str, str], dict[str, Any]] = {}
@@ -75,7 +75,7 @@ def _picture(picture: int, items: list[dict[str, Any]], exported: datetime) -> t
         form, number = item.get("formatId"), item.get("formatPictureId")
         if form is None or number is None or (str(form), str(number)) in variants:
             continue
-        width, height = SIZES[form] if form in SIZES else (None, None)
+        width, height = SIZES.get(form, (None, None))
         path = _path(item)
         if width and path is not None:
             stem, extension = _split(path)

@@ -291,49 +291,49 @@ class AggregateRun:
     def _make_all(self, parts: Sequence[Bounds], groups: int) -> list[Counts]:
         """Make all parts, some at once, each session in a thread of its own."""
         waiting, made, errors = deque(parts), list[Counts](), list[BaseException]()
+        # An Event each, as a join that is interrupted may leave its thread marked as ended (bpo-45274).
+        ended = [threading.Event() for _ in self._sessions[: len(parts)]]
 
-        def work(session: Session) -> None:
+        def next_part() -> Bounds | None:
             try:
-                while not errors:
-                    try:
-                        part = waiting.popleft()
-                    except IndexError:
-                        return
+                return waiting.popleft()
+            except IndexError:
+                return None
+
+        def work(session: Session, end: threading.Event) -> None:
+            try:
+                while not errors and (part := next_part()) is not None:
                     made.append(session.persistently(lambda cursor, part=part: self._make(cursor, part)))  # type: ignore[misc]
             except BaseException as error:  # raised again by whoever waits
                 errors.append(error)
+            finally:
+                end.set()
 
-        threads = [
-            threading.Thread(target=work, args=(session,), name="aggregate", daemon=True)
-            for session in self._sessions[: len(parts)]
-        ]
-        for thread in threads:
-            thread.start()
+        for session, end in zip(self._sessions, ended, strict=False):
+            threading.Thread(target=work, args=(session, end), name="aggregate", daemon=True).start()
         told = 0
         try:
-            while any(thread.is_alive() for thread in threads):
-                for thread in threads:
-                    thread.join(POLL_SECONDS)
+            while not errors and not all(end.is_set() for end in ended):
+                for end in ended:
+                    end.wait(POLL_SECONDS)
                 if len(made) > told and len(parts) > 1:
                     told = len(made)
                     rows = sum(each[0] for each in made)
                     self._say(f"{self._name}: {told:,} of {len(parts):,} parts, {rows:,} of {groups:,} rows")
-                if errors:
-                    self._cancel(threads)
-        except BaseException:
-            self._cancel(threads)
-            raise
+        finally:
+            self._cancel(ended)
         if errors:
             raise errors[0]
         return made
 
-    def _cancel(self, threads: Iterable[threading.Thread]) -> None:
+    def _cancel(self, ended: Sequence[threading.Event]) -> None:
+        """End what still runs, after an error or an interruption."""
         deadline = time.monotonic() + CANCEL_SECONDS
-        while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline:
+        while not all(end.is_set() for end in ended) and time.monotonic() < deadline:
             for session in self._sessions:
                 session.cancel()  # more than once: the first may come between two statements
-            for thread in threads:
-                thread.join(POLL_SECONDS)
+            for end in ended:
+                end.wait(POLL_SECONDS)
 
     def _make(self, cursor: Any, bounds: Bounds) -> Counts:
         """Make the rows of a range, in one transaction."""

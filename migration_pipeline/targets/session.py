@@ -131,23 +131,26 @@ class Session:
         """Do `work` as `persistently` does, in a thread: an interruption of this one cancels it. Raises `DatabaseError`."""
         results: list[Result] = []
         errors: list[BaseException] = []
+        # An Event, as a join that is interrupted may leave its thread marked as ended (bpo-45274).
+        done = threading.Event()
 
         def run() -> None:
             try:
                 results.append(self.persistently(work))
             except BaseException as error:  # raised again by whoever waits
                 errors.append(error)
+            finally:
+                done.set()
 
-        thread = threading.Thread(target=run, name="transaction", daemon=True)
-        thread.start()
+        threading.Thread(target=run, name="transaction", daemon=True).start()
         try:
-            while thread.is_alive():
-                thread.join(POLL_SECONDS)
+            while not done.wait(POLL_SECONDS):
+                pass
         except BaseException:
             deadline = time.monotonic() + CANCEL_SECONDS
-            while thread.is_alive() and time.monotonic() < deadline:
+            while not done.is_set() and time.monotonic() < deadline:
                 self.cancel()  # more than once: the first may come between two statements
-                thread.join(POLL_SECONDS)
+                done.wait(POLL_SECONDS)
             raise
         if errors:
             raise errors[0]
