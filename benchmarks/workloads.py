@@ -1,4 +1,6 @@
-"""The workloads: the shop, a third of whose items become rows, and a table in which every item is a row."""
+"""The workloads: the shop, a third of whose items become rows; a table in which every item is a row; and pictures,
+of whose rows each is made of three items.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,7 @@ from typing import Any
 from isal import igzip
 
 from migration_pipeline import EpochSeconds, Integer, Item, Profile, Row, attribute, prefix
+from migration_pipeline.profile import load_profile
 from migration_pipeline.profiles.shop import customer, order, order_line
 from migration_pipeline.sample import write_sample
 
@@ -159,7 +162,10 @@ class Workload:
     profile: Profile
     reference: str
     write: Callable[[Path, int, int], Path]
-    script_rows: Callable[[dict[str, Any]], Iterator[tuple[str, tuple[Any, ...]]]]
+    script_rows: Callable[[dict[str, Any]], Iterator[tuple[str, tuple[Any, ...]]]] | None = None
+    """None where the profile has an aggregate: then landing and aggregate are measured, beside the floor's parser alone."""
+    times_items: int = 1
+    """How many times the items of the others it has."""
 
 
 WORKLOADS = {
@@ -172,5 +178,12 @@ WORKLOADS = {
     ),
     "every_item_a_row": Workload(
         "every_item_a_row", readings, "benchmarks.workloads:readings", write_readings, _readings_script_rows
+    ),
+    "pictures": Workload(
+        "pictures",
+        load_profile("pictures"),
+        "pictures",
+        lambda folder, items, files: write_sample(folder, items=items, files=files, profile="pictures"),
+        times_items=6,
     ),
 }

@@ -133,6 +133,8 @@ class _Statements(msgspec.Struct, frozen=True):
     stage: sql.Composed
     empty: sql.Composed
     copy_to_staging: sql.Composed
+    fold: sql.Composed | None
+    """Merges rows of one key in the staging table, two by two; gives whether there still are some. None where none merge."""
     upsert: sql.Composed
 
 
@@ -377,6 +379,11 @@ class PostgresTarget:
         cursor.execute(statements.stage)
         cursor.execute(statements.empty)
         cursor.copy_expert(statements.copy_to_staging, io.BytesIO(data), len(data))
+        if statements.fold is not None:
+            twins = True
+            while twins:
+                cursor.execute(statements.fold)
+                (twins,) = cursor.fetchone()
         cursor.execute(statements.upsert)
         (changed,) = cursor.fetchone()
         return int(changed)
@@ -431,9 +438,10 @@ def _statements(number: int, table: Table, file: FileIdentity, examples: int) ->
         ),
         "first_key": sql.Identifier(table.key[0]),
         "theirs": _list(others, "t"),
-        "ours": _list(others, "s"),
+        "ours": sql.SQL(", ").join(_merged(table, name, "t", "s") for name in others),
         "changes": sql.SQL(", ").join(
-            sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(name)) for name in others
+            sql.SQL("{} = {}").format(sql.Identifier(name), _merged(table, name, "t", "excluded"))
+            for name in others
         ),
         # In the join for cheapness; in the update, too, for a row that came in between.
         "not_older": sql.SQL(NOT_OLDER).format(version=version, new=sql.SQL("s"))
@@ -454,8 +462,60 @@ def _statements(number: int, table: Table, file: FileIdentity, examples: int) ->
         ).format(**parts),
         empty=sql.SQL("DELETE FROM {staging}").format(**parts),
         copy_to_staging=sql.SQL("COPY {staging} ({columns}) FROM STDIN WITH ({options})").format(**parts),
+        fold=_fold(table, staging) if table.merges else None,
         upsert=sql.SQL(UPSERT if others else INSERT_KEYS).format(**parts),
     )
+
+
+def _merged(table: Table, name: str, old: str, new: str) -> sql.Composable:
+    """The value of a column after an upsert: the new one's or, where the column merges, that of both."""
+    merge = next(column.merge for column in table.columns if column.name == name)
+    if merge is None:
+        return sql.Identifier(new, name)
+    both = {"old": sql.Identifier(old, name), "new": sql.Identifier(new, name)}
+    return sql.SQL("({})").format(sql.SQL(merge).format(**both))
+
+
+def _fold(table: Table, staging: sql.Identifier) -> sql.Composed:
+    """Compose the statement that merges each row of a staging table with the next one of its key."""
+    values, following = [], []
+    for number, column in enumerate(table.columns):
+        name, next_name = sql.Identifier(column.name), sql.Identifier(f"next {number}")
+        if column.merge is None:
+            values.append(sql.SQL("{}").format(name))
+        else:
+            merged = sql.SQL(column.merge).format(old=name, new=next_name)
+            values.append(sql.SQL("CASE WHEN {} THEN {} ELSE {} END").format(HAS_NEXT, merged, name))
+            following.append(sql.SQL(", lead({}) OVER twins AS {}").format(name, next_name))
+    names = [column.name for column in table.columns]
+    return sql.SQL(FOLD).format(
+        staging=staging,
+        columns=_list(names),
+        key=_list(table.key),
+        following=sql.Composed(following),
+        has_next=HAS_NEXT,
+        number=NUMBER,
+        values=sql.SQL(", ").join(values),
+    )
+
+
+HAS_NEXT = sql.Identifier("has next")
+NUMBER = sql.Identifier("number of twin")
+"""Names that no column of a profile is likely to have."""
+
+FOLD = """
+WITH taken AS (
+    DELETE FROM {staging} RETURNING {columns}
+), numbered AS (
+    SELECT {columns}, row_number() OVER twins AS {number}, lead(true, 1, false) OVER twins AS {has_next}{following}
+      FROM taken
+    WINDOW twins AS (PARTITION BY {key} ORDER BY {columns})
+), folded AS (
+    INSERT INTO {staging} ({columns}) SELECT {values} FROM numbered WHERE {number} % 2 = 1 RETURNING {key}
+)
+SELECT count(*) > count(DISTINCT ({key})) FROM folded
+"""
+"""Of the rows of one key it leaves half as many. Which are merged first does not matter, by the laws of `Merge`."""
 
 
 UPSERT = """
