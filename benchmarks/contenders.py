@@ -31,9 +31,26 @@ def engine(workload: Workload, export: Path, url: str, part: int = 0, of: int = 
     began = time.perf_counter()
     transform = Transform(profile, dynamodb_json)
     for file in found.files[part::of]:
-        identity = FileIdentity(profile.name, profile.version, found.id, file.name, "bench")
+        identity = FileIdentity(
+            profile.name, profile.version, found.id, file.name, "bench", found.export_time or None
+        )
         with PostgresTarget(url, profile.tables, identity) as target:
             FileLoad(file.name, file.items, FileStream(file, Storage()), transform, target).run()
+    return {"seconds": time.perf_counter() - began}
+
+
+def aggregate(workload: Workload, export: Path, url: str) -> dict[str, Any]:
+    """Make the rows of what is landed, with the settings that runs have by default."""
+    from migration_pipeline.sources.export import read_export
+    from migration_pipeline.sources.storage import Storage
+    from migration_pipeline.targets.aggregate import AggregateIdentity, AggregateRun, LandedFile
+
+    found, profile = read_export(str(export), Storage()), workload.profile
+    files = [LandedFile(found.id, file.name, file.md5) for file in found.files]
+    identity = AggregateIdentity(profile.name, profile.version, "bench")
+    began = time.perf_counter()
+    for each in profile.aggregates:
+        AggregateRun(url, each, files, identity).run()
     return {"seconds": time.perf_counter() - began}
 
 
@@ -42,6 +59,7 @@ def script(workload: Workload, export: Path, url: str) -> dict[str, Any]:
     import psycopg2
     from psycopg2.extras import execute_values
 
+    script_rows = _script_rows(workload)
     deserialize = _deserializer()
     inserts = {table.qualified: _insert(table) for table in workload.profile.tables.values()}
     waiting: dict[str, list[tuple[Any, ...]]] = {name: [] for name in inserts}
@@ -56,7 +74,7 @@ def script(workload: Workload, export: Path, url: str) -> dict[str, Any]:
 
     for line in _lines(export):
         item = {name: deserialize(value) for name, value in json.loads(line)["Item"].items()}
-        for name, row in workload.script_rows(item):
+        for name, row in script_rows(item):
             waiting[name].append(row)
             if len(waiting[name]) == 500:
                 flush(name)
@@ -64,6 +82,11 @@ def script(workload: Workload, export: Path, url: str) -> dict[str, Any]:
         if waiting[name]:
             flush(name)
     return {"seconds": time.perf_counter() - began}
+
+
+def _script_rows(workload: Workload) -> Callable[[dict[str, Any]], Iterator[tuple[str, tuple[Any, ...]]]]:
+    assert workload.script_rows, f"{workload.name} is not for scripts"
+    return workload.script_rows
 
 
 def _deserializer() -> Callable[[Any], Any]:
@@ -103,6 +126,7 @@ def dlt_merge(workload: Workload, export: Path, url: str) -> dict[str, Any]:
             "LOAD__WORKERS": "2",
         }
     )
+    script_rows = _script_rows(workload)
     deserialize = _deserializer()
     tables = {table.qualified: table for table in workload.profile.tables.values()}
 
@@ -111,7 +135,7 @@ def dlt_merge(workload: Workload, export: Path, url: str) -> dict[str, Any]:
         page = []
         for line in _lines(export):
             item = {key: deserialize(value) for key, value in json.loads(line)["Item"].items()}
-            for table, row in workload.script_rows(item):
+            for table, row in script_rows(item):
                 if table == name:
                     # Its decimals end at 29 digits before the point, so numbers of DynamoDB go as text.
                     texts = (str(value) if isinstance(value, Decimal) else value for value in row)
@@ -171,6 +195,7 @@ def _lines(export: Path) -> Iterator[bytes]:
 
 CONTENDERS: dict[str, Callable[..., dict[str, Any]]] = {
     "engine": engine,
+    "aggregate": aggregate,
     "script": script,
     "dlt": dlt_merge,
     "floor_parse": floor_parse,

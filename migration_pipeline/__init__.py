@@ -4,16 +4,20 @@ This package exports the vocabulary of a profile, and nothing else: a profile im
 so that reading or testing one needs neither Dagster nor a database.
 """
 
-from migration_pipeline.item import EpochMillis, EpochSeconds, Item, attribute
+from migration_pipeline.aggregate import Options
+from migration_pipeline.item import AnyInt, EpochMillis, EpochSeconds, Item, attribute
 from migration_pipeline.profile import Profile, prefix
-from migration_pipeline.row import BigInt, Integer, PgType, Row, SmallInt, column
+from migration_pipeline.row import BigInt, Integer, Merge, PgType, Row, SmallInt, column
 
 __all__ = [
+    "AnyInt",
     "BigInt",
     "EpochMillis",
     "EpochSeconds",
     "Integer",
     "Item",
+    "Merge",
+    "Options",
     "PgType",
     "Profile",
     "Row",

@@ -9,8 +9,9 @@ import contextlib
 import json
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.markup import escape
@@ -42,6 +43,9 @@ from migration_pipeline.terminal import (
     verification_table,
 )
 from migration_pipeline.watch import watch, watch_status
+
+if TYPE_CHECKING:  # it takes Dagster, whose import costs a second
+    from migration_pipeline.downstream import AssetStatus
 
 PROFILE_HELP = "PROFILE is a shipped profile's name (shop) or a path (my_package.my_module:profile)."
 
@@ -86,15 +90,22 @@ def main() -> None:
     show_default=True,
     help="Broken items to plant; bad-items.jsonl beside the export says which and why.",
 )
-def sample(folder: Path, items: int, files: int, seed: int, bad: int) -> None:
-    """Write a realistic export of a shop below FOLDER, in the layout that DynamoDB writes."""
+@click.option(
+    "--profile",
+    type=click.Choice(["shop", "pictures"]),
+    default="shop",
+    show_default=True,
+    help="The shipped profile whose table it is.",
+)
+def sample(folder: Path, items: int, files: int, seed: int, bad: int, profile: str) -> None:
+    """Write a realistic export below FOLDER, in the layout that DynamoDB writes."""
     from migration_pipeline.sample import write_sample
 
     out = console()
     with Progress(console=out, transient=True, disable=not out.is_terminal) as bar:
         task = bar.add_task(f"writing {items:,} items", total=items)
         export = write_sample(
-            folder, items=items, files=files, seed=seed, bad=bad,
+            folder, items=items, files=files, seed=seed, bad=bad, profile=profile,
             on_progress=lambda written: bar.update(task, completed=written),
         )  # fmt: skip
     out.print(f"wrote {items:,} items in {files} files: {escape(str(export))}", soft_wrap=True)
@@ -147,7 +158,7 @@ def ddl(reference: str, apply_it: bool) -> None:
     """Print the SQL that creates the profile's tables and the bookkeeping; running it again changes nothing."""
     from migration_pipeline.targets import ddl as target
 
-    tables = load_profile(reference).tables.values()
+    tables = load_profile(reference).all_tables
     click.echo(target.ddl(tables), nl=False)
     if apply_it:
         target.create_tables(settings.database_url(), tables)
@@ -184,7 +195,9 @@ def ddl(reference: str, apply_it: bool) -> None:
 def backfill(
     reference: str, everything: bool, wait: bool, only: tuple[str, ...], first: int | None, dry: bool
 ) -> None:
-    """Launch a backfill of all files that are not materialized, in the running Dagster."""
+    """Launch a backfill of all files that are not materialized, then of what is made of them all."""
+    from migration_pipeline.downstream import downstream, to_launch
+
     plan, profile, instance = _open(reference)
     chosen = {planned.partition for text in only for planned in plan.matching(text)}
     if dry:
@@ -192,16 +205,18 @@ def backfill(
         return
     instance.load_plan(plan, profile)
     files = instance.files(plan, profile, attempts=False)
+    wanted = [f for f in files if everything or f.state in ("missing", "failed")]
     if only:
-        files = [f for f in files if f.partition in chosen]
-    wanted = [f for f in files if everything or f.state in ("missing", "failed")][:first]
-    if not wanted:
+        wanted = [f for f in wanted if f.partition in chosen]
+    wanted = wanted[:first]
+    then = to_launch(downstream(instance, profile), files, wanted)
+    if not wanted and not then:
         running = any(f.state == "running" for f in files)
         click.echo(
             f"{count_states(files)}: nothing to launch" + ("" if running else " (--all loads them again)")
         )
         return
-    _launch(instance, plan, profile, wanted, f"{profile.name}: {len(wanted)} files", wait)
+    _launch(instance, plan, profile, wanted, f"{profile.name}: {len(wanted)} files", wait, then)
 
 
 @main.command()
@@ -248,8 +263,10 @@ def verify(reference: str, extra: bool, keys: bool) -> None:
         compared = comparison.verify(
             made, profile, url, "verify", extra=extra, say=out.print, on_progress=on_progress
         )
-    tables = [table.qualified for table in profile.tables.values()]
+    tables = compared.names
     out.print(verification_table(compared, tables))
+    for note in compared.notes:
+        out.print(note, markup=False)
     if keys:
         for table, kind, columns, key, file in read_differences(url, profile.name):
             out.print(f"{table}: {kind} {','.join(columns)} {json.dumps(key)} {file}", markup=False)
@@ -273,15 +290,18 @@ def verify(reference: str, extra: bool, keys: bool) -> None:
     "--wait", is_flag=True, help="Show progress until it is over; Ctrl-C leaves the backfill running."
 )
 def retry_failed(reference: str, wait: bool) -> None:
-    """Load the files again that failed or were stopped, each from its beginning."""
+    """Load the files again that failed or were stopped, each from its beginning; then what is made of all files."""
+    from migration_pipeline.downstream import downstream, to_launch
+
     plan, profile, instance = _open(reference)
     instance.load_plan(plan, profile)
     files = instance.files(plan, profile)
     wanted = [f for f in files if f.state in ("failed", "stopped")]
-    if not wanted:
+    then = to_launch(downstream(instance, profile), files, wanted)
+    if not wanted and not then:
         click.echo(f"{count_states(files)}: nothing to retry")
         return
-    _launch(instance, plan, profile, wanted, f"{profile.name}: retry of {len(wanted)} files", wait)
+    _launch(instance, plan, profile, wanted, f"{profile.name}: retry of {len(wanted)} files", wait, then)
 
 
 @main.command()
@@ -291,10 +311,12 @@ def retry_failed(reference: str, wait: bool) -> None:
     "--watch", "again", is_flag=True, help="Show it anew every two seconds until all is materialized."
 )
 def status(reference: str, as_json: bool, again: bool) -> None:
-    """List the files: state, items, rows, run, and how far it is or why it failed.
+    """List the files, and what is made of them all: state, items, rows, run, how far it is or why it failed.
 
     Exit status 1 unless all are materialized.
     """
+    from migration_pipeline.downstream import downstream, downstream_table
+
     if as_json and again:
         raise UsageError("--json and --watch exclude each other; call status --json as often as you like")
     plan, profile, instance = _open(reference)
@@ -304,16 +326,19 @@ def status(reference: str, as_json: bool, again: bool) -> None:
             files = watch_status(out, instance, plan, profile)
         except KeyboardInterrupt:
             sys.exit(1)  # the last state stays on the screen
+        then = downstream(instance, profile)
     else:
         running = Follow(instance, plan).running()
         files = instance.files(plan, profile)
+        then = downstream(instance, profile)
         tell_queued(files, running)
         if as_json:
-            click.echo(status_json(plan, files, running, backfills(instance, plan)))
-            sys.exit(_status_code(files))
+            click.echo(status_json(plan, files, running, backfills(instance, plan), then))
+            sys.exit(_status_code([*files, *then]))
         out.print(status_table(files, running))
+    out.print(downstream_table(then))
     out.print(count_states(files))
-    sys.exit(_status_code(files))
+    sys.exit(_status_code([*files, *then]))
 
 
 @main.command()
@@ -518,11 +543,21 @@ def _open(reference: str) -> tuple[Plan, Profile, Instance]:
 
 
 def _launch(
-    instance: Instance, plan: Plan, profile: Profile, wanted: list[FileStatus], title: str, wait: bool
+    instance: Instance,
+    plan: Plan,
+    profile: Profile,
+    wanted: list[FileStatus],
+    title: str,
+    wait: bool,
+    then: list[list[str]],
 ) -> None:
+    from migration_pipeline.downstream import downstream
+
     partitions = [file.partition for file in wanted]
-    backfill_id = instance.launch(plan, profile, partitions, title)
+    backfill_id = instance.launch(plan, profile, partitions, title, then)
     click.echo(f"launched backfill {backfill_id} of {len(wanted)} files: {instance.url}/runs/b/{backfill_id}")
+    if then:
+        click.echo(f"then: {', '.join(key[-1] for key in then)}")
     if not wait:
         return
     try:
@@ -540,8 +575,14 @@ def _launch(
             click.echo(f"failed: {file.file.name} (run {file.run_id[:8]}): {file.error}", err=True)
     if result.error:
         click.echo(f"backfill {backfill_id} {result.status}: {result.error}", err=True)
+    made = [asset for asset in downstream(instance, profile) if asset.key in then]
+    for asset in made:
+        if asset.error:
+            click.echo(f"failed: {asset.name} (run {asset.run_id[:8]}): {asset.error}", err=True)
+    if then:
+        click.echo(", ".join(f"{asset.name} {asset.state}" for asset in made))
     click.echo(count_states(files))
-    if code := _status_code(files):
+    if code := _status_code([*files, *made]):
         click.echo(
             f"next: mend the cause, then migration-pipeline retry-failed {plan.reference} --wait", err=True
         )
@@ -557,7 +598,7 @@ def _dry_run(plan: Plan, profile: Profile, files: list[PlannedFile]) -> None:
         compared = comparison.dry_run(
             plan, profile, settings.database_url(), files, say=out.print, on_progress=on_progress
         )
-    out.print(dry_run_table(compared, [table.qualified for table in profile.tables.values()]))
+    out.print(dry_run_table(compared, compared.names))
     reports = [file.report for file in compared.files]
     reasons = Counter[str]()
     for report in reports:
@@ -572,5 +613,5 @@ def _dry_run(plan: Plan, profile: Profile, files: list[PlannedFile]) -> None:
     sys.exit(1 if reasons else 0)
 
 
-def _status_code(files: list[FileStatus]) -> int:
-    return 0 if all(file.state == "materialized" for file in files) else 1
+def _status_code(states: Sequence[FileStatus | AssetStatus]) -> int:
+    return 0 if all(each.state == "materialized" for each in states) else 1

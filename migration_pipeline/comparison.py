@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from migration_pipeline.aggregate import Options
 from migration_pipeline.engine.load import FileLoad, LoadSettings
 from migration_pipeline.engine.report import FileReport, Progress
 from migration_pipeline.engine.transform import Transform
@@ -40,15 +41,19 @@ class Compared(msgspec.Struct):
     """All files, and what the tables hold besides."""
 
     files: list[ComparedFile]
-    extra: dict[str, Comparison]
-    """In a verification, by table: rows that no item makes."""
+    names: list[str]
+    """The tables compared."""
+    whole: dict[str, Comparison] = {}
+    """In a verification, by table, what is found of tables as wholes: rows that no item makes; aggregates."""
+    notes: list[str] = []
+    """What could not be compared."""
 
     def table(self, name: str) -> Comparison:
         """Sum up a table over all files."""
         total = Comparison()
         for file in self.files:
-            total.add(file.tables[name])
-        total.add(self.extra.get(name, Comparison()))
+            total.add(file.tables.get(name, Comparison()))
+        total.add(self.whole.get(name, Comparison()))
         del total.examples[EXAMPLES:]
         return total
 
@@ -87,6 +92,8 @@ def dry_run(
     files: Sequence[PlannedFile],
     settings: LoadSettings = LoadSettings(),  # noqa: B008  # frozen
     database: DatabaseSettings = DatabaseSettings(),  # noqa: B008  # frozen
+    *,
+    options: Options | None = None,
     say: Callable[[str], None] = lambda _: None,
     on_progress: OnProgress = lambda file, progress: None,
 ) -> Compared:
@@ -96,7 +103,8 @@ def dry_run(
     of other batches. Raises `MigrationError` as a load does.
     """
     with _target(profile, url, database, say, constraints=True) as target:
-        return Compared(_compare(plan, profile, target, files, settings, on_progress), {})
+        found = _compare(plan, profile, target, files, settings, on_progress, options)
+    return Compared(found, [table.qualified for table in profile.tables.values()])
 
 
 def verify(
@@ -106,6 +114,7 @@ def verify(
     run_id: str,
     *,
     extra: bool = False,
+    options: Options | None = None,
     settings: LoadSettings = LoadSettings(),  # noqa: B008  # frozen
     database: DatabaseSettings = DatabaseSettings(),  # noqa: B008  # frozen
     say: Callable[[str], None] = lambda _: None,
@@ -118,17 +127,24 @@ def verify(
     in ``migration.difference``. Raises `MigrationError`.
     """
     patient = msgspec.structs.replace(settings, max_bad_items=max(1, plan.items), max_bad_share=1.0)
-    tables = profile.tables.values()
+    keyed = [table for table in profile.tables.values() if not table.landing]
     with _target(profile, url, database, say, keys=extra) as target:
-        compared = Compared(_compare(plan, profile, target, plan.files, patient, on_progress), {})
+        files = _compare(plan, profile, target, plan.files, patient, on_progress, options)
+        compared = Compared(files, [table.qualified for table in profile.tables.values()])
         if extra:
-            compared.extra = {table.qualified: target.rows_of_no_item(table) for table in tables}
+            compared.whole = {table.qualified: target.rows_of_no_item(table) for table in keyed}
+        for aggregate in profile.aggregates:
+            name = aggregate.table.qualified
+            if target.not_landed:
+                compared.notes.append(f"{name} was not compared: what files had landed was dropped")
+            else:
+                compared.names.append(name)
+                compared.whole[name] = target.aggregate(aggregate)
     if not extra:
-        compared.extra = {
-            table.qualified: _too_many(compared.table(table.qualified), count_rows(url, table))
-            for table in tables
-        }
-    keep_verification(url, [_verification(profile, run_id, compared, table.qualified) for table in tables])
+        for table in keyed:
+            found = compared.table(table.qualified)
+            compared.whole[table.qualified] = _too_many(found, count_rows(url, table))
+    keep_verification(url, [_verification(profile, run_id, compared, name) for name in compared.names])
     return compared
 
 
@@ -155,9 +171,12 @@ def _verification(profile: Profile, run_id: str, compared: Compared, table: str)
         examples=[
             (file.planned.export_id, file.planned.file.name, difference.kind, difference.columns, key)
             for file in compared.files
-            for difference, key in file.tables[table].examples
+            for difference, key in file.tables.get(table, Comparison()).examples
         ]
-        + [("", "", difference.kind, (), key) for difference, key in compared.extra[table].examples],
+        + [
+            ("", "", difference.kind, difference.columns, key)
+            for difference, key in compared.whole.get(table, Comparison()).examples
+        ],
     )
 
 
@@ -184,8 +203,9 @@ def _compare(
     files: Sequence[PlannedFile],
     settings: LoadSettings,
     on_progress: OnProgress,
+    options: Options | None,
 ) -> list[ComparedFile]:
-    transform, storage, compared = Transform(profile, dynamodb_json), Storage(), []
+    transform, storage, compared = Transform(profile, dynamodb_json, options), Storage(), []
     for planned in files:
         file = planned.file
         target.turn_to(FileIdentity(profile.name, profile.version, planned.export_id, file.name, ""))

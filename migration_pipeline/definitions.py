@@ -5,6 +5,7 @@ import os
 import dagster as dg
 
 from migration_pipeline import settings
+from migration_pipeline.defs.aggregates import downstream_assets
 from migration_pipeline.defs.checks import check_job, migration_checks
 from migration_pipeline.defs.jobs import migrate_job
 from migration_pipeline.defs.migration import Database, migration_assets, replay_job
@@ -24,7 +25,11 @@ checks = {plan.profile: migration_checks(plan, profile) for plan, profile in pla
 verifications = {plan.profile: verify_check(plan, profile) for plan, profile in plans}
 
 defs = dg.Definitions(
-    assets=[asset for plan, profile in plans for asset in migration_assets(plan, profile)],
+    assets=[
+        asset
+        for plan, profile in plans
+        for asset in (*migration_assets(plan, profile), *downstream_assets(plan, profile))
+    ],
     asset_checks=[check for made in checks.values() for check in made] + list(verifications.values()),
     jobs=[
         job

@@ -264,13 +264,24 @@ class Instance:
 
     # -- what to do ------------------------------------------------------------------------------
 
-    def launch(self, plan: Plan, profile: Profile, partitions: Sequence[str], title: str) -> str:
-        """Launch a backfill of some files through Dagster's queue; gives its id."""
+    def launch(
+        self,
+        plan: Plan,
+        profile: Profile,
+        partitions: Sequence[str],
+        title: str,
+        then: Sequence[Sequence[str]] = (),
+    ) -> str:
+        """Launch a backfill of some files through Dagster's queue; gives its id.
+
+        `then` are keys of assets without partitions, which Dagster makes once all these files are loaded.
+        """
+        keys = [*(_keys(plan, profile) if partitions else []), *then]
         result = self.query(
             LAUNCH,
             params={
-                "assetSelection": [{"path": key} for key in _keys(plan, profile)],
-                "partitionNames": list(partitions),
+                "assetSelection": [{"path": list(key)} for key in keys],
+                **({"partitionNames": list(partitions)} if partitions else {"allPartitions": True}),
                 "title": title,
             },
         )["launchPartitionBackfill"]

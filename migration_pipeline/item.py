@@ -30,6 +30,14 @@ EpochMillis = Annotated[datetime, Epoch(1000)]
 """A `datetime` from a number of milliseconds since 1970."""
 
 
+class Digits:
+    """Marks an ``int`` that the item keeps as N, or as digits in S."""
+
+
+AnyInt = Annotated[int, Digits()]
+"""An `int` from N, or from digits in S."""
+
+
 def attribute(name: str | None = None, *, default: Any = msgspec.NODEFAULT) -> Any:
     """Name the DynamoDB attribute a field is read from, where that is no Python name of your liking.
 
@@ -48,6 +56,7 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     ======================================  =========================================================
     ``str``, ``Literal["a", "b"]``, UUID    S
     ``int``, ``Decimal``, ``float``         N (``Decimal`` is exact to all 38 digits; ``float`` is not)
+    ``AnyInt``                              N, or digits in S
     ``bool``                                BOOL
     ``bytes``                               B
     ``datetime``, ``date``                  S in ISO 8601 (a time without an offset is taken as UTC)

@@ -10,8 +10,18 @@ import sys
 import types
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from migration_pipeline.aggregate import (
+    Aggregate,
+    Constraint,
+    FinishingStep,
+    Index,
+    Options,
+    Sequence,
+    make_aggregate,
+)
 from migration_pipeline.errors import UsageError
 from migration_pipeline.item import Item
 from migration_pipeline.row import Row, Table, table_of
@@ -46,10 +56,12 @@ class Rule:
 
     conditions: tuple[tuple[str, Condition], ...]
     reason: str
-    function: Callable[[Any], Any] | None = None
+    function: Callable[..., Any] | None = None
     item_class: type[Item] | None = None
     row_classes: tuple[type[Row], ...] = ()
     """What the function may return rows of."""
+    options_class: type[Options] | None = None
+    """Of the function's second argument, if it has one."""
 
 
 @dataclass
@@ -70,6 +82,8 @@ class Profile:
     ("strip") or written as the six characters \\u0000 ("escape"). Values changed so are counted."""
     rules: list[Rule] = field(default_factory=list)
     row_classes: list[type[Row]] = field(default_factory=list)
+    aggregates: list[Aggregate] = field(default_factory=list)
+    finishing: list[FinishingStep] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.nul not in get_args(NulPolicy):
@@ -87,11 +101,22 @@ class Profile:
         The function is pure: it takes one item, typed by its annotation, and returns a row, a list of
         rows, or None (the item is then counted as skipped, under the function's name). Its annotations
         are read: ``def order(item: OrderItem) -> Order``, ``-> Order | None``, ``-> list[Order | OrderLine]``.
+        Without conditions the route takes every item that reaches it. A second argument, annotated with an
+        `Options` class, gets the profile's options.
         """
 
         def add(function: Function) -> Function:
-            item_class, row_classes = _signature(function)
-            rule = Rule(_checked(conditions), function.__name__, function, item_class, tuple(row_classes))
+            item_class, options_class, row_classes = _signature(function)
+            if options_class and self.options_class not in (None, options_class):
+                raise UsageError(f"profile {self.name}: its routes take options of two classes; use one")
+            rule = Rule(
+                _checked(conditions),
+                function.__name__,
+                function,
+                item_class,
+                tuple(row_classes),
+                options_class,
+            )
             self.rules.append(rule)
             self.row_classes.extend(c for c in row_classes if c not in self.row_classes)
             return function
@@ -100,12 +125,63 @@ class Profile:
 
     def ignore(self, *, because: str, **conditions: Condition) -> None:
         """Skip the items for which all `conditions` hold, and count them under the reason `because`."""
+        if not conditions:
+            raise UsageError(
+                "an ignore needs a condition, such as SK='SESSION'; items that no rule takes are skipped"
+            )
         self.rules.append(Rule(_checked(conditions), because))
+
+    def aggregate(
+        self,
+        row_class: type[Row],
+        *,
+        of: type[Row] | tuple[type[Row], ...],
+        by: str | tuple[str, ...],
+        sql: str,
+    ) -> None:
+        """Make the rows of a table from the rows of landing tables, once the files of the plan are landed.
+
+        `sql` is a file beside the profile's module: one SELECT over the landing tables `of`, with a column for
+        each of the Row's columns, by name. Each distinct value of `by`, columns of the landing tables that
+        stand for the table's key, must become one row. Group by these very columns: then the SELECT of a
+        large table is run range by range.
+        """
+        folder = Path(sys._getframe(1).f_globals["__file__"]).parent
+        self.aggregates.append(
+            make_aggregate(
+                row_class,
+                of if isinstance(of, tuple) else (of,),
+                (by,) if isinstance(by, str) else by,
+                folder / sql,
+            )
+        )
+
+    def sequence(self, name: str, *, past: type[Row], column: str) -> None:
+        """Set a sequence past the greatest value of a column, when all is loaded; never back."""
+        self.finishing.append(Sequence(name, past, column))
+
+    def index(self, row_class: type[Row], *columns: str, name: str, unique: bool = False) -> None:
+        """Make an index when all is loaded, which is cheaper than to keep one during a load."""
+        self.finishing.append(Index(name, row_class, columns, unique))
+
+    def constraint(self, row_class: type[Row], definition: str, *, name: str) -> None:
+        """Add a constraint when all is loaded: ``constraint(Line, "FOREIGN KEY (o) REFERENCES orders", name="…")``."""
+        self.finishing.append(Constraint(name, row_class, definition))
 
     @property
     def tables(self) -> dict[type[Row], Table]:
-        """The tables this profile writes, in the order its routes name them."""
+        """The tables that files are loaded into, in the order its routes name them; landing tables among them."""
         return {row_class: table_of(row_class) for row_class in self.row_classes}
+
+    @property
+    def all_tables(self) -> list[Table]:
+        """The tables that have to be there: those that files are loaded into, and those that aggregates make."""
+        return [*self.tables.values(), *(aggregate.table for aggregate in self.aggregates)]
+
+    @property
+    def options_class(self) -> type[Options] | None:
+        """The class of the profile's options; None when no route takes any."""
+        return next((rule.options_class for rule in self.rules if rule.options_class), None)
 
     @property
     def routing_attributes(self) -> list[str]:
@@ -114,8 +190,6 @@ class Profile:
 
 
 def _checked(conditions: dict[str, Condition]) -> tuple[tuple[str, Condition], ...]:
-    if not conditions:
-        raise UsageError("a route or ignore needs a condition, such as SK='PROFILE' or SK=prefix('ORDER#')")
     for name, condition in conditions.items():
         text = condition.text if isinstance(condition, Prefix) else condition
         if not isinstance(text, str) or not text:
@@ -123,21 +197,26 @@ def _checked(conditions: dict[str, Condition]) -> tuple[tuple[str, Condition], .
     return tuple(conditions.items())
 
 
-def _signature(function: Callable[..., Any]) -> tuple[type[Item], list[type[Row]]]:
-    """Read item and row classes off a route's annotations."""
+def _signature(
+    function: Callable[..., Any],
+) -> tuple[type[Item], type[Options] | None, list[type[Row]]]:
+    """Read the classes of item, options and rows off a route's annotations."""
     where = f"route {function.__name__}"
     try:
         hints = get_type_hints(function)
     except NameError as error:
         raise UsageError(f"{where}: its annotations name {error.name!r}, which is not defined") from None
     parameters = list(inspect.signature(function).parameters)
-    item_class = hints.get(parameters[0]) if len(parameters) == 1 else None
+    item_class = hints.get(parameters[0]) if len(parameters) in (1, 2) else None
     if not (isinstance(item_class, type) and issubclass(item_class, Item)):
         raise UsageError(f"{where}: it takes one argument, annotated with an Item class")
+    options_class = hints.get(parameters[1]) if len(parameters) == 2 else None
+    if len(parameters) == 2 and not (isinstance(options_class, type) and issubclass(options_class, Options)):
+        raise UsageError(f"{where}: its second argument is to be annotated with an Options class")
     row_classes = list(_row_classes(hints.get("return")))
     if not row_classes:
         raise UsageError(f"{where}: annotate what it returns with a Row class, e.g. -> Customer")
-    return item_class, row_classes
+    return item_class, options_class, row_classes
 
 
 def _row_classes(annotation: Any) -> Iterable[type[Row]]:

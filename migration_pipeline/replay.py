@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import psycopg2
 
+from migration_pipeline.aggregate import Options
 from migration_pipeline.engine.load import LoadSettings
 from migration_pipeline.engine.replay import ReplayReport, replay
 from migration_pipeline.engine.transform import Transform
@@ -33,13 +34,14 @@ def replay_plan(
     say: Callable[[str], None],
     settings: LoadSettings = LoadSettings(),  # noqa: B008  # frozen
     database: DatabaseSettings = DatabaseSettings(),  # noqa: B008  # frozen
+    options: Options | None = None,
 ) -> ReplayReport:
     """Run the quarantined items of a plan's loaded files through the profile again. Raises `MigrationError`.
 
     Those that load, or that the profile skips now, leave the quarantine, and their file's receipt counts
     them anew, in one transaction. `say` is told of each file.
     """
-    transform, total = Transform(profile, dynamodb_json), ReplayReport()
+    transform, total = Transform(profile, dynamodb_json, options), ReplayReport()
     waiting = _waiting(url, profile)
     for planned in plan.files:
         if (planned.export_id, planned.file.name) not in waiting:

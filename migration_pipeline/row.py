@@ -36,6 +36,19 @@ class PgType:
     name: str
 
 
+@dataclass(frozen=True)
+class Merge:
+    """Merges a column of two rows of one key, by an SQL expression over ``{old}`` and ``{new}``.
+
+    ``points: Annotated[int, Merge("greatest({old}, {new})")]`` keeps the greater. The expression must be
+    commutative, associative and idempotent, or the result would depend on the order of files and on
+    reruns; `migration_pipeline.laws.check_merges` tests that it is. It may use nothing else: no other
+    column, no sequence, no clock.
+    """
+
+    expression: str
+
+
 SmallInt = Annotated[int, PgType("smallint")]
 Integer = Annotated[int, PgType("integer")]
 BigInt = Annotated[int, PgType("bigint")]
@@ -60,6 +73,15 @@ class Column:
     nullable: bool
     comment: str = ""
     """The docstring below the field; "" where there is none."""
+    merge: str | None = None
+    """The expression of its `Merge`."""
+
+
+LANDING_SCHEMA = "landing"
+"""Where landing tables are that name no schema. The role that loads owns it: it makes and drops tables there."""
+
+LONGEST_LANDING_NAME = 40
+"""Bytes of a landing table's name: those of its slices are longer, and PostgreSQL has 63."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +96,13 @@ class Table:
     comment: str
     version: str | None = None
     """Name of the column that decides between two rows of one key: the greater stays, in whatever order they come."""
+    landing: bool = False
+    """Whether it is internal and has no key: each file has a slice of it, which is replaced whole."""
+
+    @property
+    def merges(self) -> bool:
+        """Whether two rows of one key are merged."""
+        return any(column.merge for column in self.columns)
 
     @property
     def qualified(self) -> str:
@@ -82,7 +111,7 @@ class Table:
 
 
 class RowMeta(msgspec.StructMeta):
-    """Takes ``table=``, ``key=`` and ``version=`` off the class line, so that a Row reads as one declaration."""
+    """Takes ``table=``, ``key=`` and the like off the class line, so that a Row reads as one declaration."""
 
     def __new__(  # noqa: D102
         mcls,
@@ -93,15 +122,20 @@ class RowMeta(msgspec.StructMeta):
         table: str | None = None,
         key: str | tuple[str, ...] = (),
         version: str | None = None,
+        landing: bool = False,
         **config: Any,
     ) -> RowMeta:
         cls: Any = super().__new__(mcls, name, bases, namespace, **config)
         if bases and bases[0] is not msgspec.Struct:
-            if not table or not key:
+            if landing and table and (key or version):
+                raise UsageError(
+                    f"{name}: a landing Row has neither key nor version; drop them, or landing=True"
+                )
+            if not table or not (key or landing):
                 raise UsageError(
                     f'{name}: a Row needs a table and a key: class {name}(Row, table="…", key="…")'
                 )
-            cls._declared = (table, (key,) if isinstance(key, str) else tuple(key), version)
+            cls._declared = (table, (key,) if isinstance(key, str) else tuple(key), version, landing)
         return cls  # type: ignore[no-any-return]
 
 
@@ -118,16 +152,23 @@ class Row(msgspec.Struct, frozen=True, gc=False, array_like=True, metaclass=RowM
 
     Two items that make rows of one key are a *collision*: which row stays depends on the order, and a check
     reports it. Where that is meant, ``version="updated_at"`` names a field that decides: the row with the
-    greater version stays, whatever the order.
+    greater version stays, whatever the order. Or a column merges both (`Merge`).
+
+    ``class Event(Row, table="shop_events", landing=True)`` is a landing table: rows without a key, that an
+    aggregate makes other rows of. It is internal, and lies in the schema `LANDING_SCHEMA` unless it names one.
     """
 
-    _declared: ClassVar[tuple[str, tuple[str, ...], str | None]]
+    _declared: ClassVar[tuple[str, tuple[str, ...], str | None, bool]]
 
 
 def table_of(row_class: type[Row]) -> Table:
     """Read a `Row` class. Raises `UsageError` for a type or key that makes no column."""
-    declared, key_fields, version = row_class._declared
+    declared, key_fields, version, landing = row_class._declared
     schema, _, name = declared.rpartition(".")
+    if landing and len(name.encode()) > LONGEST_LANDING_NAME:
+        raise UsageError(
+            f"{row_class.__name__}: {name!r} is longer than the {LONGEST_LANDING_NAME} bytes of a landing table's name"
+        )
     hints = get_type_hints(row_class, include_extras=True)
     docs = field_docs(row_class)
     columns = tuple(
@@ -144,13 +185,20 @@ def table_of(row_class: type[Row]) -> Table:
         raise UsageError(
             f"{row_class.__name__}: its version names {version!r}, which is none of its fields outside the key"
         )
+    for each in columns:
+        if each.merge is not None and (landing or version or each.field in key_fields):
+            raise UsageError(
+                f"{row_class.__name__}.{each.field}: a column that merges is none of a key, nor of a landing Row, "
+                "nor of one with a version"
+            )
     return Table(
         name=name,
-        schema=schema or None,
+        schema=schema or (LANDING_SCHEMA if landing else None),
         columns=columns,
         key=tuple(by_field[field].name for field in key_fields),
         comment=(row_class.__doc__ or "").strip(),
         version=by_field[version].name if version else None,
+        landing=landing,
     )
 
 
@@ -161,7 +209,10 @@ def _column(row_class: type[Row], field: str, name: str, annotation: Any, commen
         raise UsageError(f"{row_class.__name__}.{field}: no PostgreSQL type for {annotation!r}")
     if pg_type in ("jsonb", "json"):
         bare = Any
-    return Column(field, name, bare, pg_type, nullable or annotation is Any, comment)
+    merge = next((m.expression for m in markers if isinstance(m, Merge)), None)
+    if merge is not None and not ("{old}" in merge and "{new}" in merge):
+        raise UsageError(f"{row_class.__name__}.{field}: a Merge's expression names {{old}} and {{new}}")
+    return Column(field, name, bare, pg_type, nullable or annotation is Any, comment, merge)
 
 
 def _pg_type(bare: Any) -> str | None:

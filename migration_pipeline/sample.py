@@ -1,4 +1,4 @@
-"""A made-up shop's export, so that a demo, a test or a benchmark needs no AWS account.
+"""A made-up export (a shop's, unless asked for another), so that a demo, a test or a benchmark needs no AWS account.
 
 The layout and the lines are those of a real full export in DynamoDB JSON. The same arguments give the
 same bytes, whatever the clock says, so that two loads of one sample can be compared.
@@ -29,6 +29,10 @@ from isal import isal_zlib
 from msgspec.json import encode
 
 from migration_pipeline.errors import UsageError
+from migration_pipeline.sample_pictures import Pictures
+
+PROFILES = ("shop", "pictures")
+"""The shipped profiles, each of which has a sample."""
 
 _Progress: TypeAlias = Callable[[int], None]
 _Attributes: TypeAlias = dict[str, dict[str, object]]
@@ -77,6 +81,7 @@ def write_sample(
     files: int,
     seed: int = 1,
     bad: int = 0,
+    profile: str = "shop",
     on_progress: _Progress | None = None,
 ) -> Path:
     """Write an export of `items` items in `files` data files below `folder`; return the export's own folder.
@@ -88,19 +93,30 @@ def write_sample(
     UTF-8), ``decode`` (an attribute is not what it must be) or ``database`` (PostgreSQL refuses the row).
 
     The export is named after all of these numbers, so another sample never passes for this one. The good
-    items are the same whatever `files` and `bad` are. `on_progress` is told the number of items written so far. Raises
+    items are the same whatever `files` and `bad` are. `profile` is one of `PROFILES`, whose table it is; bad
+    items are planted in the shop only. `on_progress` is told the number of items written so far. Raises
     `UsageError` for numbers that make no sample.
     """
     if items < 0 or files < 1:
         raise UsageError(f"A sample has 0 items or more in 1 file or more, not {items} in {files}.")
-    export, mix = _Export(seed, f"{items} items in {files} files, {bad} bad"), _Mix(items, seed)
+    if profile not in PROFILES or (bad and profile != "shop"):
+        raise UsageError(
+            f"A sample of {profile} with {bad} bad items: there are samples of {', '.join(PROFILES)}, bad ones of the shop."
+        )
+    size_in_words = f"{items} items in {files} files, {bad} bad"
+    export = _Export(seed, size_in_words if profile == "shop" else f"{profile}: {size_in_words}", profile)
+    mix = _Mix(items, seed)
     faults = _plant(mix, bad, seed)
     root, listing = folder / "AWSDynamoDB" / export.id, folder / "bad-items.jsonl"
     _clear(root, listing)
 
     ranges = _ranges(items, files, seed)
     names = [export.file_name() for _ in ranges]
-    lines = _Shop(mix, seed, export.time).lines(faults)
+    lines = (
+        Pictures(items, seed).lines()
+        if profile == "pictures"
+        else _Shop(mix, seed, export.time).lines(faults)
+    )
     entries, size = [], 0
     for name, positions in zip(names, ranges, strict=True):
         md5, raw_size = _write_data_file(root / "data" / name, _chunks(lines, positions, on_progress))
@@ -127,7 +143,8 @@ def _clear(root: Path, listing: Path) -> None:
 class _Export:
     """The name, the times and the manifest of an export, all from its seed and its `size` in words."""
 
-    def __init__(self, seed: int, size: str) -> None:
+    def __init__(self, seed: int, size: str, table: str) -> None:
+        self._table = table
         self._random = Random(f"export {seed}")
         milliseconds = 1_700_000_000_000 + self._random.getrandbits(34)  # 2023-11-14 and up to 199 days on
         self.id = f"{milliseconds:014d}-{Random(f'{seed}: {size}').getrandbits(32):08x}"
@@ -149,7 +166,7 @@ class _Export:
 
     def summary(self, items: int, size: int) -> dict[str, object]:
         """The object in manifest-summary.json; `size` is in bytes before compression."""
-        table = "arn:aws:dynamodb:eu-central-1:123456789012:table/shop"
+        table = f"arn:aws:dynamodb:eu-central-1:123456789012:table/{self._table}"
         return {
             "version": "2020-06-30",
             "exportArn": f"{table}/export/{self.id}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 
@@ -12,11 +12,18 @@ from migration_pipeline.instance import Backfill, FileStatus, State
 from migration_pipeline.plan import Plan
 from migration_pipeline.runs import RunningFile
 
+if TYPE_CHECKING:  # it takes Dagster, whose import costs a second
+    from migration_pipeline.downstream import AssetStatus
+
 
 def status_json(
-    plan: Plan, files: Sequence[FileStatus], running: Sequence[RunningFile], backfills: Sequence[Backfill]
+    plan: Plan,
+    files: Sequence[FileStatus],
+    running: Sequence[RunningFile],
+    backfills: Sequence[Backfill],
+    then: Sequence[AssetStatus] = (),
 ) -> str:
-    """Write the state of all files, and the newest backfill, as JSON. It holds no value of an item.
+    """Write the state of all files, of what is made of them all, and the newest backfill, as JSON. It holds no value of an item.
 
     Times are seconds of the epoch, and every state is counted, also those that no file has.
     """
@@ -32,6 +39,16 @@ def status_json(
         "items_read_by_running_files": sum(f.items for f in running),
         "newest_backfill": newest
         and {"id": newest.id, "status": newest.status, "created": newest.created, "error": newest.error},
+        "then": [
+            {
+                "name": each.name,
+                "state": each.state,
+                "rows": each.rows,
+                "run_id": each.run_id or None,
+                "error": each.error or None,
+            }
+            for each in then
+        ],
         "by_file": [_file(file, now.get(file.partition)) for file in files],
     }
     return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()

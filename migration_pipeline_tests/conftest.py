@@ -47,7 +47,7 @@ def database_url(postgres: EmbeddedPostgres) -> str:
 @pytest.fixture
 def shop_database_url(database_url: str) -> str:
     """A database with the shop's tables, empty."""
-    execute(database_url, ddl(load_profile("shop").tables.values()))
+    execute(database_url, ddl(load_profile("shop").all_tables))
     return database_url
 
 

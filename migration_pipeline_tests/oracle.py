@@ -24,6 +24,7 @@ SELECTS = {
     "orders": "SELECT order_id, customer_id, status, total, currency, placed_at, line_count, coupon, ship_to::text "
     "FROM orders",
     "order_lines": "SELECT order_id, line_no, sku, title, quantity, unit_price, gift, weight_kg FROM order_lines",
+    "landing.shop_events": "SELECT customer_id, at, kind FROM landing.shop_events",
 }
 
 
@@ -53,10 +54,12 @@ def expected(export: Path, leave_out: Collection[tuple[str, int]] = ()) -> tuple
             rows["orders"].append(_order(item))
         elif sort_key.startswith("LINE#"):
             rows["order_lines"].append(_order_line(item))
+        elif sort_key.startswith("EVENT#"):
+            rows["landing.shop_events"].append(_event(item))
         else:
             counts[sort_key.split("#")[0]] += 1
     for table in rows.values():
-        table.sort(key=lambda row: row[:2])
+        table.sort(key=lambda row: row[:3] if len(row) == 3 else row[:2])
     return rows, counts
 
 
@@ -91,6 +94,29 @@ def _order_line(item: dict[str, Any]) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
+def _event(item: dict[str, Any]) -> tuple[Any, ...]:
+    read = _reader(item)
+    at = datetime.fromisoformat(read("at", "S").replace("Z", "+00:00"))
+    return read("PK", "S").removeprefix("CUSTOMER#"), at, read("kind", "S")
+
+
+def activities(rows: Rows) -> list[tuple[Any, ...]]:
+    """Sum up what each customer did, of all events: rows of customer_activity, sorted by key."""
+    by_customer: dict[str, list[tuple[Any, ...]]] = {}
+    for event in rows["landing.shop_events"]:
+        by_customer.setdefault(event[0], []).append(event)
+    return [
+        (
+            customer,
+            min(e[1] for e in events),
+            max(e[1] for e in events),
+            len(events),
+            dict(Counter(e[2] for e in events)),
+        )
+        for customer, events in sorted(by_customer.items())
+    ]
+
+
 def _reader(item: dict[str, Any]) -> Callable[..., Any]:
     def read(name: str, letter: str, convert: Callable[[Any], Any] = lambda value: value) -> Any:
         attribute = item.get(name)
@@ -123,13 +149,14 @@ def actual(connection: Any) -> Rows:
         for table, select in SELECTS.items():
             cursor.execute(select)
             tables[table] = sorted(
-                (_comparable(table, row) for row in cursor.fetchall()), key=lambda row: row[:2]
+                (_comparable(table, row) for row in cursor.fetchall()),
+                key=lambda row: row[:3] if len(row) == 3 else row[:2],
             )
     return tables
 
 
 def _comparable(table: str, row: tuple[Any, ...]) -> tuple[Any, ...]:
-    documents = {"customers": (12, 13), "orders": (8,), "order_lines": ()}[table]
+    documents = {"customers": (12, 13), "orders": (8,)}.get(table, ())
     values = [bytes(value) if isinstance(value, memoryview) else value for value in row]
     if table == "customers" and values[9] is not None:
         values[9] = list(map(Decimal, values[9]))  # psycopg2 would make floats of a numeric[]

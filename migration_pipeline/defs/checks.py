@@ -71,6 +71,7 @@ def migration_checks(plan: Plan, profile: Profile) -> list[dg.AssetChecksDefinit
                 lambda url, table=table: _no_key_collisions(profile, table, url),  # type: ignore[misc]
             )
             for table in profile.tables.values()
+            if not table.landing  # it has no key
         ),
     ]
 
@@ -205,12 +206,14 @@ def _no_key_collisions(profile: Profile, table: Table, url: str) -> dg.AssetChec
         description = (
             f"{replaced:,} rows gave way to one of a greater {table.version}, as the profile wants it"
         )
+    elif table.merges:
+        description = f"{replaced:,} rows were merged with another of their key, as the profile wants it"
     elif replaced or collisions:
         description = f"{replaced:,} of {written:,} rows loaded are not in the table, and {collisions:,} met another of their key in one batch"
     else:
         description = f"all {written:,} rows loaded are in the table"
     parameters = {"profile": profile.name, "table": table.qualified}
-    passed = table.version is not None or not (replaced or collisions)
+    passed = table.version is not None or table.merges or not (replaced or collisions)
     return dg.AssetCheckResult(
         passed=passed,
         severity=dg.AssetCheckSeverity.ERROR,

@@ -5,6 +5,7 @@ from typing import Any
 import dagster as dg
 
 from migration_pipeline import comparison
+from migration_pipeline.aggregate import Options
 from migration_pipeline.comparison import now_and_then
 from migration_pipeline.engine.load import LoadSettings
 from migration_pipeline.plan import Plan, PlannedFile
@@ -20,6 +21,7 @@ def observe_dry_run(
     url: str,
     settings: LoadSettings,
     database: DatabaseSettings,
+    options: Options | None,
 ) -> None:
     """Run a file dry: record what a load would do as observations of the tables, and materialize none."""
     compared = comparison.dry_run(
@@ -29,6 +31,7 @@ def observe_dry_run(
         [planned],
         settings,
         database,
+        options=options,
         say=context.log.warning,
         on_progress=now_and_then(context.log.info),
     )

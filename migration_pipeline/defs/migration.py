@@ -22,6 +22,7 @@ from migration_pipeline.defs.metadata import (
     readable_size,
     table_spec,
 )
+from migration_pipeline.defs.options import options_of, with_options
 from migration_pipeline.defs.progress import progress_of
 from migration_pipeline.engine.load import FileLoad, LoadSettings
 from migration_pipeline.engine.report import FileReport
@@ -107,6 +108,8 @@ def migration_assets(plan: Plan, profile: Profile) -> list[dg.AssetSpec | dg.Ass
 def _tables_asset(plan: Plan, profile: Profile, export: dg.AssetSpec) -> dg.AssetsDefinition:
     tables = profile.tables
     files = plan.by_partition()
+    export_times = {export.id: export.export_time or None for export in plan.exports}
+    Config: Any = with_options(LoadConfig, profile)  # noqa: N806  # a class
 
     @dg.multi_asset(
         name=f"{profile.name}_load",
@@ -116,19 +119,20 @@ def _tables_asset(plan: Plan, profile: Profile, export: dg.AssetSpec) -> dg.Asse
         description=f"Loads export files into the tables of the profile {profile.name}.",
     )
     def load(
-        context: dg.AssetExecutionContext, config: LoadConfig, database: Database
+        context: dg.AssetExecutionContext, config: Config, database: Database
     ) -> Iterator[dg.MaterializeResult[Any]]:
-        transform = Transform(profile, dynamodb_json)
+        options = options_of(config, profile)
+        transform = Transform(profile, dynamodb_json, options)
         failures: dict[str, MigrationError] = {}
         for partition in context.partition_keys:
             planned = files[partition]
             try:
                 if config.dry_run:
                     observe_dry_run(
-                        context, plan, profile, planned, database.url, config.load, config.database
+                        context, plan, profile, planned, database.url, config.load, config.database, options
                     )
                     continue
-                report = _load_file(context, planned, profile, transform, config, database)
+                report = _load_file(context, planned, profile, transform, config, database, export_times)
             except MigrationError as error:
                 failures[partition] = error
                 context.log.error(f"{planned.file.name}: failed: {error}")
@@ -152,11 +156,19 @@ def _tables_asset(plan: Plan, profile: Profile, export: dg.AssetSpec) -> dg.Asse
 
 def replay_job(plan: Plan, profile: Profile) -> dg.JobDefinition:
     """Build ``<profile>_replay``: quarantined items once more, after the profile or a table was mended."""
+    Config: Any = with_options(LoadConfig, profile)  # noqa: N806  # a class
 
     @dg.op(name=f"{profile.name}_replay_quarantine")
-    def run_again(context: dg.OpExecutionContext, config: LoadConfig, database: Database) -> None:
+    def run_again(context: dg.OpExecutionContext, config: Config, database: Database) -> None:
         report = replay_plan(
-            plan, profile, database.url, context.run_id, context.log.info, config.load, config.database
+            plan,
+            profile,
+            database.url,
+            context.run_id,
+            context.log.info,
+            config.load,
+            config.database,
+            options_of(config, profile),
         )
         context.add_output_metadata(
             {
@@ -198,11 +210,19 @@ def _load_file(
     transform: Transform,
     config: LoadConfig,
     database: Database,
+    export_times: Mapping[str, str | None],
 ) -> FileReport:
     """Load one file, saying in the run's log how it goes."""
     file, log = planned.file, context.log
     log.info(f"{file.name}: start, {file.items:,} items, {readable_size(file.size)}, from {file.uri}")
-    identity = FileIdentity(profile.name, profile.version, planned.export_id, file.name, context.run.run_id)
+    identity = FileIdentity(
+        profile.name,
+        profile.version,
+        planned.export_id,
+        file.name,
+        context.run.run_id,
+        export_times[planned.export_id],
+    )
     target = PostgresTarget(
         database.url,
         profile.tables,

@@ -49,7 +49,7 @@ def verify_check(plan: Plan, profile: Profile) -> dg.AssetChecksDefinition:
             say=context.log.warning,
             on_progress=now_and_then(context.log.info),
         )
-        return _verdict(plan, profile, compared)
+        return _verdict(plan, compared)
 
     return rows_match_export
 
@@ -64,8 +64,8 @@ def verify_job(plan: Plan, check: dg.AssetChecksDefinition) -> Any:
     )
 
 
-def _verdict(plan: Plan, profile: Profile, compared: Compared) -> dg.AssetCheckResult:
-    tables = [table.qualified for table in profile.tables.values()]
+def _verdict(plan: Plan, compared: Compared) -> dg.AssetCheckResult:
+    tables = compared.names
     faults = sum(map(compared.faults, tables))
     rows = sum(compared.table(name).compared for name in tables)
     passed = not faults and not compared.unaccounted
@@ -78,6 +78,8 @@ def _verdict(plan: Plan, profile: Profile, compared: Compared) -> dg.AssetCheckR
         "items_unaccounted": compared.unaccounted,
         "tables": dg.MetadataValue.md(_table_of_tables(compared, tables)),
     }
+    if compared.notes:
+        metadata["not_compared"] = dg.MetadataValue.md("\n".join(f"- {note}" for note in compared.notes))
     if not passed:
         metadata["next"] = dg.MetadataValue.md(
             "see keys of such rows with the statement below. Load the files concerned again: materialize their "

@@ -86,8 +86,9 @@ class Source(Protocol):
 class Target(Protocol):
     """Where rows go. `encode` is computation; `write` is one transaction, called in a thread of its own."""
 
-    retries: int
-    """Transactions that ran again so far."""
+    @property
+    def retries(self) -> int:
+        """Transactions that ran again so far."""
 
     def encode(self, rows: dict[type[Row], list[Row]]) -> Encoded:
         """Make a batch ready to be written."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
 from typing import Any, Protocol
 
 import msgspec
 
+from migration_pipeline.aggregate import Options
 from migration_pipeline.errors import BadItem
 from migration_pipeline.item import Item
 from migration_pipeline.profile import Prefix, Profile, Rule
@@ -117,7 +119,9 @@ class Counts:
 class Transform:
     """A compiled profile: a function from lines to an `Outcome`."""
 
-    def __init__(self, profile: Profile, dialect: Dialect) -> None:
+    def __init__(self, profile: Profile, dialect: Dialect, options: Options | None = None) -> None:
+        if options is None and profile.options_class is not None:
+            options = profile.options_class()
         self.rules = list(profile.rules)
         self.row_classes = list(profile.row_classes)
         self.attributes = profile.routing_attributes
@@ -128,8 +132,9 @@ class Transform:
             for rule in self.rules
             if rule.item_class
         }
+        # After the item, a route that asks for them is given the options.
         self._routes = [
-            (number, decoders[rule.item_class], rule.function)
+            (number, decoders[rule.item_class], rule.function, (options,) if rule.options_class else ())
             for number, rule in enumerate(self.rules)
             if rule.item_class and rule.function
         ]
@@ -159,10 +164,10 @@ class Transform:
         """
         outcome = Outcome(self.row_classes)
         taken, places, counts, unrouted = self.sort(numbers, lines, self.read_keys.many(lines))
-        for route, decoder, function in self._routes:
+        for route, decoder, function, more in self._routes:
             if taken[route]:
                 items = map(decoder.make, map(decoder.decode, taken[route]), taken[route])
-                self._collect(route, list(map(function, items)), outcome)
+                self._collect(route, list(map(function, items, *map(repeat, more))), outcome)
                 outcome.lines += taken[route]
                 outcome.numbers += places[route]
         for rule, count in enumerate(counts):
@@ -176,11 +181,11 @@ class Transform:
         """Turn a single line into rows. Raises `BadItem`; an exception of the profile becomes one, too."""
         outcome = Outcome(self.row_classes)
         taken, *_ = self.sort([number], [line], [self.read_keys(line)])
-        for route, decoder, function in self._routes:
+        for route, decoder, function, more in self._routes:
             if taken[route]:
                 item = decoder(line)
                 try:
-                    result = function(item)
+                    result = function(item, *more)
                 except Exception as error:
                     raise BadItem(f"route {function.__name__} failed: {describe(error, function)}") from error
                 self._collect(route, [result], outcome)
@@ -245,7 +250,7 @@ def compile_rules(
                 conditions.append(f"{slot[name]} == {constant}")
         taking = f"taken[{number}].append(line); places[{number}].append(n)"
         action = taking if rule.function else f"counts[{number}] += 1"
-        tests.append(f"if {' and '.join(conditions)}: {action}")
+        tests.append(f"if {' and '.join(conditions) or 'True'}: {action}")
     chain = "\n        el".join([*tests, "se: unrouted.append(k)"])
     source = (
         "def sort(numbers, lines, keys):\n"

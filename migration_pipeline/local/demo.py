@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from rich.console import Console
 
 from migration_pipeline import settings
+from migration_pipeline.downstream import AssetStatus, downstream, downstream_table, to_launch
 from migration_pipeline.instance import FileStatus, Instance
 from migration_pipeline.local import stack
 from migration_pipeline.plan import Plan, make_plan, read_plans, write_plan
@@ -45,31 +46,36 @@ def run_demo(items: int, files: int) -> int:
     with ExitStack() as ends:
         with out.status("starting PostgreSQL and Dagster"):
             services = ends.enter_context(stack.running())
-            create_tables(services.database_url, profile.tables.values())
+            create_tables(services.database_url, profile.all_tables)
             instance = Instance(services.webserver_url)
             instance.load_plan(plan, profile)
         files_now = instance.files(plan, profile, attempts=False)
-        wanted = [file.partition for file in files_now if file.state != "materialized"]
-        if not wanted:
+        wanted = [file for file in files_now if file.state != "materialized"]
+        then = to_launch(downstream(instance, profile), files_now, wanted)
+        if not wanted and not then:
             out.print(f"{count_states(files_now)}: nothing to do")
         else:
-            backfill_id = instance.launch(plan, profile, wanted, f"demo: {len(wanted)} files")
+            partitions = [file.partition for file in wanted]
+            title = f"demo: {len(wanted)} files"
+            backfill_id = instance.launch(plan, profile, partitions, title, then)
             out.print(f"launched backfill {backfill_id} of {len(wanted)} files")
-            watch(out, instance, plan, profile, backfill_id, [f for f in files_now if f.partition in wanted])
+            watch(out, instance, plan, profile, backfill_id, wanted)
             files_now = instance.files(plan, profile)
-        status = _conclude(out, files_now, time.monotonic() - began)
+        status = _conclude(out, files_now, downstream(instance, profile), time.monotonic() - began)
     out.print("\nSee it in Dagster's UI:  make dev   then open http://127.0.0.1:3000/assets")
     return status
 
 
-def _conclude(out: Console, files: list[FileStatus], seconds: float) -> int:
+def _conclude(out: Console, files: list[FileStatus], then: list[AssetStatus], seconds: float) -> int:
     """Print the summary and what failed; gives the exit status."""
     out.print(summary(files))
     failed = [file for file in files if file.state != "materialized"]
     for file in failed:
         out.print(f"{file.file.name}: {file.state}: {file.error}", markup=False)
+    out.print()
+    out.print(downstream_table(then))
     out.print(f"{count_states(files)}, in {seconds:,.0f} s from start to end")
-    return 1 if failed else 0
+    return 1 if failed or any(asset.state != "materialized" for asset in then) else 0
 
 
 def run_dev(port: int) -> None:
@@ -81,7 +87,7 @@ def run_dev(port: int) -> None:
             plans = read_plans(settings.plans_dir())
             embedded = settings.DATABASE_URL not in os.environ
             for _, profile in plans if embedded else ():
-                create_tables(services.database_url, profile.tables.values())
+                create_tables(services.database_url, profile.all_tables)
         out.print(f"Dagster UI:  {services.webserver_url}/assets")
         # A URL of the user's may hold a password.
         shown = f'psql "{services.database_url}"' if embedded else f"as {settings.DATABASE_URL} says"

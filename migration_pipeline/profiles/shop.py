@@ -9,7 +9,7 @@ The table has a composite key (`PK`, `SK`), and the sort key tells what an item 
     CUSTOMER#<id>     PROFILE                     a row of customers
     CUSTOMER#<id>     ORDER#<order id>            a row of orders
     ORDER#<order id>  LINE#<number>               a row of order_lines
-    CUSTOMER#<id>     EVENT#<time>#<number>       nothing: counted as skipped
+    CUSTOMER#<id>     EVENT#<time>#<number>       with all others of its customer a row of customer_activity
     SESSION#<id>      SESSION                     nothing: counted as skipped
 """
 
@@ -72,6 +72,14 @@ class OrderLineItem(Item):
     unit_price: Decimal = attribute("unitPrice")
     gift: bool
     weight_kg: Decimal | None = attribute("weightKg")
+
+
+class EventItem(Item):
+    """``CUSTOMER#<id> / EVENT#<time>#<number>``"""
+
+    PK: str
+    at: datetime
+    kind: str
 
 
 # A Row says what is written: the columns of a table, their types, and the key that makes a second
@@ -145,6 +153,27 @@ class OrderLine(Row, table="order_lines", key=("order_id", "line_no")):
     """Kilograms; NULL where nobody weighed it."""
 
 
+# A landing Row has no key. Its table is internal: what the rows are for is said below, by an aggregate.
+
+
+class Event(Row, table="shop_events", landing=True):
+    """What customers did, event by event: for customer_activity.sql."""
+
+    customer_id: str
+    at: datetime
+    kind: str
+
+
+class CustomerActivity(Row, table="customer_activity", key="customer_id"):
+    """What each customer did, in sum: from events in all files."""
+
+    customer_id: str
+    first_event_at: datetime
+    last_event_at: datetime
+    events: int
+    events_by_kind: dict[str, Any]
+
+
 # A route is a pure function from an item to a row. The engine decides when and how often to call it.
 
 
@@ -200,7 +229,21 @@ def order_line(item: OrderLineItem) -> OrderLine:
     )
 
 
+@shop.route(PK=prefix("CUSTOMER#"), SK=prefix("EVENT#"))
+def event(item: EventItem) -> Event:
+    """An event lands, to be counted with all others of its customer."""
+    return Event(item.PK.removeprefix("CUSTOMER#"), item.at, item.kind)
+
+
+# An aggregate makes one row of many: a SELECT over landing tables, in a file beside this one. It runs when all
+# files are landed, so nothing depends on their order.
+
+shop.aggregate(CustomerActivity, of=Event, by="customer_id", sql="customer_activity.sql")
+
+# What is better done once all is loaded; it may be repeated.
+
+shop.index(Order, "customer_id", name="orders_of_customer")
+
 # What is not wanted is said, with the reason: an item that no line here takes is reported as unrouted.
 
-shop.ignore(SK=prefix("EVENT#"), because="events stay in the analytics store")
 shop.ignore(SK="SESSION", because="sessions expire within a day")

@@ -23,7 +23,7 @@ import msgspec
 from msgspec import UNSET, UnsetType, defstruct
 
 from migration_pipeline.errors import BadItem, UsageError
-from migration_pipeline.item import Epoch, Item
+from migration_pipeline.item import Digits, Epoch, Item
 from migration_pipeline.row import unwrap
 
 ItemType = TypeVar("ItemType", bound=Item)
@@ -209,7 +209,8 @@ def wire_of(bare: Any, markers: tuple[Any, ...]) -> Wire | None:
     if bare is datetime:
         return Wire({"S": datetime}, "(n if (n := {}).tzinfo is not None else aware(n))", "aware({})")
     if bare in NUMBERS:
-        return Wire({"N": str}, *NUMBERS[bare])
+        digits = any(isinstance(m, Digits) for m in markers)
+        return Wire({"N": str, "S": str} if digits else {"N": str}, *NUMBERS[bare])
     if bare is bool:
         return Wire({"BOOL": bool})
     if bare is bytes:
@@ -431,7 +432,7 @@ class KeysDecoder:
         self._decode = msgspec.json.Decoder(_envelope(members)).decode
         # The last path is repeated, so that attrgetter makes a tuple of a single attribute, too.
         paths = [f"Item.f{n}.S" for n in range(len(attributes))]
-        self._values = attrgetter(*paths, paths[-1])
+        self._values: Callable[[Any], tuple[str, ...]] = attrgetter(*paths, paths[-1]) if paths else _nothing
 
     def __call__(self, line: bytes) -> tuple[str, ...]:
         """Read one line. Raises `BadItem`."""
@@ -442,7 +443,14 @@ class KeysDecoder:
 
     def many(self, lines: Iterable[bytes]) -> Iterator[tuple[str, ...]]:
         """Read many lines, lazily and in C."""
+        if self._values is _nothing:
+            return (() for _ in lines)  # whoever takes the items will see what is wrong with them
         return map(self._values, map(self._decode, lines))
+
+
+def _nothing(_: Any) -> tuple[str, ...]:
+    """Give the values of no attributes."""
+    return ()
 
 
 def keys_decoder(attributes: Sequence[str]) -> KeysDecoder:

@@ -26,7 +26,8 @@ ALTER TABLE migration.loaded_file
     ADD COLUMN IF NOT EXISTS collisions jsonb  NOT NULL DEFAULT '{}',
     ADD COLUMN IF NOT EXISTS changed    bigint NOT NULL DEFAULT 0,
     ADD COLUMN IF NOT EXISTS nul        bigint NOT NULL DEFAULT 0,
-    ADD COLUMN IF NOT EXISTS retries    bigint NOT NULL DEFAULT 0;
+    ADD COLUMN IF NOT EXISTS retries    bigint NOT NULL DEFAULT 0,
+    ADD COLUMN IF NOT EXISTS export_time timestamp with time zone;
 
 -- Items that became no row because something is wrong with them. The raw line is kept, so nothing is lost:
 -- `migration-pipeline replay` loads them once the profile or the table is mended.
@@ -90,3 +91,43 @@ CREATE TABLE IF NOT EXISTS migration.difference (
 );
 COMMENT ON TABLE migration.difference IS
     'Rows that are missing, different, or extra (made by no item), by key; some of them, from the last verification.';
+
+-- A file's part of the landing tables, while it is loaded and after. The rows of slice 7 of landing.shop_events lie
+-- in landing.shop_events_7, which is a child of landing.shop_events exactly if the slice is landed.
+CREATE TABLE IF NOT EXISTS migration.slice (
+    id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    profile   text NOT NULL,
+    export_id text NOT NULL,
+    file      text NOT NULL,
+    batches   bigint NOT NULL DEFAULT 0,
+    rows      jsonb NOT NULL DEFAULT '{}',
+    run_id    text NOT NULL,
+    landed_at timestamp with time zone
+);
+COMMENT ON TABLE migration.slice IS
+    'Slices of landing tables: one landed for each file, others of loads that run or were killed.';
+CREATE UNIQUE INDEX IF NOT EXISTS slice_landed
+    ON migration.slice (profile, export_id, file) WHERE landed_at IS NOT NULL;
+
+-- The receipt of an aggregate: written in the transaction of its last part.
+CREATE TABLE IF NOT EXISTS migration.aggregate (
+    profile         text NOT NULL,
+    table_name      text NOT NULL,
+    profile_version text NOT NULL,
+    sql_md5         text NOT NULL,
+    files           bigint NOT NULL,
+    groups          bigint NOT NULL,
+    rows            bigint NOT NULL,
+    new             bigint NOT NULL,
+    changed         bigint NOT NULL,
+    unchanged       bigint NOT NULL,
+    deleted         bigint NOT NULL,
+    parts           bigint NOT NULL,
+    retries         bigint NOT NULL,
+    seconds         double precision NOT NULL,
+    run_id          text NOT NULL,
+    made_at         timestamp with time zone NOT NULL DEFAULT now(),
+    PRIMARY KEY (profile, table_name)
+);
+COMMENT ON TABLE migration.aggregate IS
+    'Receipts: one row for each aggregate that was made whole, of all files of its plan.';

@@ -15,6 +15,7 @@ import msgspec
 import psycopg2
 from psycopg2 import sql
 
+from migration_pipeline.aggregate import Aggregate
 from migration_pipeline.engine.batch import Batch, Written
 from migration_pipeline.engine.report import FileReport
 from migration_pipeline.engine.transform import Bad
@@ -23,7 +24,8 @@ from migration_pipeline.row import Row, Table
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
 from migration_pipeline.targets.copy_csv import COPY_OPTIONS
 from migration_pipeline.targets.ddl import qualified
-from migration_pipeline.targets.postgres import Encoded, FileIdentity, PostgresTarget
+from migration_pipeline.targets.landing import identifier, part_of
+from migration_pipeline.targets.postgres import Encoded, FileIdentity, PostgresTarget, merged
 
 EXAMPLES = 20
 """Examples of differences that are kept a file and table, and of rows too many a table."""
@@ -84,7 +86,8 @@ class ComparingTarget(PostgresTarget):
     `unaccounted` counts bad items that are not there. With `keys` the keys of all rows are kept, in a temporary
     table each, so that `rows_of_no_item` can tell which rows of a table no item makes.
 
-    Raises what `PostgresTarget` raises.
+    A file's rows of a landing table are compared with its slice, as a whole, with its last batch. Raises what
+    `PostgresTarget` raises.
     """
 
     def __init__(
@@ -100,15 +103,20 @@ class ComparingTarget(PostgresTarget):
         keys: bool = False,
     ) -> None:
         super().__init__(url, tables, file, settings, nul, on_retry)
+        self._slice = None  # no file gets a new one
         self._constraints = constraints
         self._keys = keys
-        self._session: Any = None
+        self._keeps_rows = keys or any(table.landing for table in self._tables.values())
+        self._numbers = {table.qualified: number for number, table in enumerate(self._tables.values())}
+        self._prepared = False
         self._in_quarantine: set[int] = set()
         self._batch: dict[str, Comparison] = {}
         self.comparisons: dict[str, Comparison] = {}
         """By the table's qualified name: of the file that was turned to last."""
         self.unaccounted = 0
         """Its items that are neither in the tables nor in the quarantine."""
+        self.not_landed = False
+        """Whether slices of a loaded file were dropped, as finishing does, so that there was nothing to compare."""
 
     def turn_to(self, file: FileIdentity) -> None:
         """Begin with another file."""
@@ -123,15 +131,18 @@ class ComparingTarget(PostgresTarget):
 
         def work(cursor: Any) -> Written:
             self._batch = {name: Comparison() for name in self.comparisons}
-            self._make_tables(cursor)
-            cursor.execute("SET TRANSACTION READ ONLY")
+            self._read_only(cursor)
             cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
             written = Written()
             self._load(cursor, kept, batch.room, written)
+            if close is not None:
+                for table in self._tables.values():
+                    if table.landing:
+                        self._compare_slice(cursor, table)
             return written
 
-        self._rows_are_new = False  # they are staged, and joined
-        written = self._persistently(work)
+        self._rows_are_new = False
+        written = self._session.persistently(work)
         if not self._constraints:
             bad = [*kept.bad, *written.refused]
             self.unaccounted += sum(one.number not in self._in_quarantine for one in bad)
@@ -146,31 +157,39 @@ class ComparingTarget(PostgresTarget):
 
     def rows_of_no_item(self, table: Table) -> Comparison:
         """Find the rows of a table that no item made, once all files were compared. Needs `keys`."""
-        number = list(self._tables.values()).index(table)
-        statement = sql.SQL(EXTRA).format(
-            target=_name(table),
-            seen=sql.Identifier("pg_temp", f"seen_{number}"),
-            same_key=_same_key(table),
-            key=_key_document(table, "t"),
-            examples=sql.Literal(EXAMPLES),
-        )
 
         def work(cursor: Any) -> Comparison:
-            if self._connection is not self._session:
-                raise DatabaseError(
-                    "the connection was lost, and the keys that were seen with it: verify again"
-                )
-            cursor.execute("SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on")
-            cursor.execute("SET LOCAL statement_timeout = 0; SET TRANSACTION READ ONLY")
-            cursor.execute(statement)
-            count, examples = cursor.fetchone()
-            difference = Difference("extra")
-            return Comparison(
-                found=Counter({difference: count}),
-                examples=[(difference, key) for key in examples or ()],
-            )
+            self._read_only(cursor)
+            _for_large_joins(cursor)
+            return _extra(cursor, table, self._temporary("seen", table))
 
-        return self._persistently(work)
+        return self._session.persistently(work)
+
+    def aggregate(self, aggregate: Aggregate) -> Comparison:
+        """Make the rows of an aggregate of what is landed, and compare them with its table."""
+        table = aggregate.table
+        names = [column.name for column in table.columns]
+
+        def work(cursor: Any) -> Comparison:
+            cursor.execute("DROP TABLE IF EXISTS pg_temp.aggregated")
+            cursor.execute(
+                sql.SQL("CREATE TEMP TABLE aggregated (LIKE {}) ON COMMIT DROP").format(identifier(table))
+            )
+            cursor.execute("SET TRANSACTION READ ONLY")
+            _for_large_joins(cursor)
+            made = sql.Identifier("pg_temp", "aggregated")
+            cursor.execute(
+                sql.SQL("INSERT INTO {} ({}) SELECT {} FROM (\n{}\n) q").format(
+                    made, _list(names), _list(names), sql.SQL(aggregate.sql)
+                )
+            )
+            rows = cursor.rowcount
+            cursor.execute(_compare(table, made))
+            found = _comparison(rows, cursor.fetchall())
+            found.add(_extra(cursor, table, made))
+            return found
+
+        return self._session.persistently(work)
 
     # -- quarantined lines ---------------------------------------------------------------------------
 
@@ -190,66 +209,104 @@ class ComparingTarget(PostgresTarget):
 
     # -- temporary tables ----------------------------------------------------------------------------
 
-    def _make_tables(self, cursor: Any) -> None:
-        """Make the temporary tables of a session; its first transaction is not read-only yet."""
-        if self._connection is self._session:
-            return
-        if self._keys and self._session is not None:
-            raise DatabaseError("the connection was lost, and the keys that were seen with it: verify again")
-        for number, table in enumerate(self._tables.values()):
-            staging = sql.Identifier(f"compared_{number}")
-            like = "INCLUDING CONSTRAINTS INCLUDING INDEXES" if self._constraints else ""
+    def _connected(self, cursor: Any) -> None:
+        super()._connected(cursor)
+        if self._prepared and self._keeps_rows:
+            raise DatabaseError("the connection was lost, and the rows that were seen with it: start again")
+        self._prepared = False
+
+    def _read_only(self, cursor: Any) -> None:
+        """Make a session's temporary tables, and let the transaction write nothing else from here on."""
+        if not self._prepared:
+            for table in self._tables.values():
+                self._make_tables(cursor, table)
+            # Committed by themselves: a transaction that fails later must not take the tables with it.
+            cursor.execute("COMMIT")
+            cursor.execute("BEGIN")
+            self._prepared = True
+        cursor.execute("SET TRANSACTION READ ONLY")
+
+    def _make_tables(self, cursor: Any, table: Table) -> None:
+        name = self._temporary("compared", table).strings[-1]
+        parts = {"new": sql.Identifier(name), "target": identifier(table)}
+        like = "INCLUDING CONSTRAINTS INCLUDING INDEXES" if self._constraints else ""
+        if self._constraints and (table.merges or table.landing):
+            like = "INCLUDING CONSTRAINTS"  # rows of one key come together here
+        cursor.execute(
+            sql.SQL("CREATE TEMP TABLE {new} (LIKE {target} {like}) {lasting}").format(
+                like=sql.SQL(like),
+                lasting=sql.SQL("" if table.landing else "ON COMMIT DELETE ROWS"),
+                **parts,
+            )
+        )
+        # Columns that the profile does not write have their defaults, which must not be drawn from here.
+        cursor.execute(OTHER_COLUMNS, (qualified(table), [column.name for column in table.columns]))
+        for (column,) in cursor.fetchall():
+            drop = sql.SQL("ALTER TABLE {new} DROP COLUMN {column} CASCADE")
+            cursor.execute(drop.format(column=sql.Identifier(column), **parts))
+        if self._keys and not table.landing:
             cursor.execute(
-                sql.SQL("CREATE TEMP TABLE {staging} (LIKE {target} {like}) ON COMMIT DELETE ROWS").format(
-                    staging=staging, target=_name(table), like=sql.SQL(like)
+                sql.SQL("CREATE TEMP TABLE {seen} AS SELECT {key} FROM {target} WITH NO DATA").format(
+                    seen=sql.Identifier(self._temporary("seen", table).strings[-1]),
+                    key=_list(table.key),
+                    **parts,
                 )
             )
-            # Columns that the profile does not write have their defaults, which must not be drawn from here.
-            for column in self._other_columns(cursor, table):
-                drop = sql.SQL("ALTER TABLE {staging} DROP COLUMN {column} CASCADE")
-                cursor.execute(drop.format(staging=staging, column=sql.Identifier(column)))
-            if self._keys:
-                cursor.execute(
-                    sql.SQL("CREATE TEMP TABLE {seen} AS SELECT {key} FROM {target} WITH NO DATA").format(
-                        seen=sql.Identifier(f"seen_{number}"), key=_list(table.key), target=_name(table)
-                    )
-                )
-        # Committed by itself: a transaction that fails later must not take the tables with it.
-        cursor.execute("COMMIT")
-        cursor.execute("BEGIN")
-        self._session = self._connection
 
-    def _other_columns(self, cursor: Any, table: Table) -> list[str]:
-        cursor.execute(OTHER_COLUMNS, (qualified(table), [column.name for column in table.columns]))
-        return [name for (name,) in cursor.fetchall()]
+    def _temporary(self, kind: str, table: Table) -> sql.Identifier:
+        return sql.Identifier("pg_temp", f"{kind}_{self._numbers[table.qualified]}")
 
     def _table_of(self, error: psycopg2.Error) -> str | None:
-        tables = list(self._tables.values())
         name = error.diag.table_name or ""
-        return tables[int(name.removeprefix("compared_"))].qualified if name.startswith("compared_") else None
+        number = name.removeprefix("compared_")
+        return list(self._numbers)[int(number)] if name != number else None
 
-    def _upsert(self, cursor: Any, encoded: Encoded) -> int:
+    def _copy(self, cursor: Any, encoded: Encoded) -> int:
         """Stage rows and compare them; gives the number of those that replace others."""
         changed = 0
         for row_class, data in encoded.parts:
             table = self._tables[row_class]
-            number = list(self._tables).index(row_class)
-            staging = sql.Identifier("pg_temp", f"compared_{number}")
-            cursor.execute(sql.SQL("DELETE FROM {}").format(staging))
+            staging = self._temporary("compared", table)
+            if not table.landing:
+                cursor.execute(sql.SQL("DELETE FROM {}").format(staging))
             copy = sql.SQL("COPY {} ({}) FROM STDIN WITH ({})").format(
                 staging, _list(column.name for column in table.columns), sql.SQL(COPY_OPTIONS)
             )
             cursor.copy_expert(copy, io.BytesIO(data), len(data))
+            if table.landing:
+                self._batch[table.qualified].compared += encoded.rows[table.qualified]
+                continue
             if self._keys:
                 keep = sql.SQL("INSERT INTO {} SELECT {} FROM {}")
-                cursor.execute(
-                    keep.format(sql.Identifier("pg_temp", f"seen_{number}"), _list(table.key), staging)
-                )
+                cursor.execute(keep.format(self._temporary("seen", table), _list(table.key), staging))
             cursor.execute(_compare(table, staging))
             found = _comparison(encoded.rows[table.qualified], cursor.fetchall())
             self._batch[table.qualified].add(found)
             changed += found.count("different")
         return changed
+
+    def _compare_slice(self, cursor: Any, table: Table) -> None:
+        """Compare a file's rows of a landing table with its slice: as often as they occur, in whatever order."""
+        staging, found = self._temporary("compared", table), self._batch[table.qualified]
+        names = _list(column.name for column in table.columns)
+        cursor.execute(PLACE_AND_RECEIPT, msgspec.to_builtins(self._file))
+        number, loaded = cursor.fetchone()
+        if number is None and loaded:
+            self.not_landed = True
+            found.compared = -self.comparisons[table.qualified].compared  # none was compared, after all
+        else:
+            theirs = sql.SQL("SELECT {} FROM {} WHERE false").format(names, staging)
+            if number is not None and self._exists(cursor, part_of(table, number)):
+                theirs = sql.SQL("SELECT {} FROM {}").format(names, part_of(table, number))
+            cursor.execute(sql.SQL(COMPARE_SLICES).format(names=names, staging=staging, theirs=theirs))
+            missing, extra = cursor.fetchone()
+            found.found += Counter({Difference("missing"): missing, Difference("extra"): extra})
+        cursor.execute(sql.SQL("DELETE FROM {}").format(staging))
+
+    @staticmethod
+    def _exists(cursor: Any, name: sql.Identifier) -> bool:
+        cursor.execute("SELECT to_regclass(%s) IS NOT NULL", (name.as_string(cursor),))
+        return bool(cursor.fetchone()[0])
 
 
 def _comparison(rows: int, groups: Sequence[tuple[Any, ...]]) -> Comparison:
@@ -289,14 +346,57 @@ SELECT count(*), (SELECT array_agg(key::text) FROM (SELECT key FROM extra LIMIT 
 """
 
 
+PLACE_AND_RECEIPT = """
+SELECT (SELECT id FROM migration.slice
+         WHERE (profile, export_id, file) = (%(profile)s, %(export_id)s, %(file)s) AND landed_at IS NOT NULL),
+       EXISTS (SELECT FROM migration.loaded_file
+                WHERE (profile, export_id, file) = (%(profile)s, %(export_id)s, %(file)s))
+"""
+
+COMPARE_SLICES = """
+WITH ours AS (SELECT {names} FROM {staging}), theirs AS ({theirs})
+SELECT (SELECT count(*) FROM (TABLE ours EXCEPT ALL TABLE theirs) AS missing),
+       (SELECT count(*) FROM (TABLE theirs EXCEPT ALL TABLE ours) AS extra)
+"""
+
+
+def _for_large_joins(cursor: Any) -> None:
+    """Set, for this transaction alone, what a join of whole tables needs and one of a batch would suffer from."""
+    cursor.execute(
+        "SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on; SET LOCAL work_mem = '256MB'; "
+        "SET LOCAL statement_timeout = 0"
+    )
+
+
+def _extra(cursor: Any, table: Table, seen: sql.Identifier) -> Comparison:
+    """Find the rows of a table whose keys are not among those seen."""
+    cursor.execute(
+        sql.SQL(EXTRA).format(
+            target=identifier(table),
+            seen=seen,
+            same_key=_same_key(table),
+            key=_key_document(table, "t"),
+            examples=sql.Literal(EXAMPLES),
+        )
+    )
+    count, examples = cursor.fetchone()
+    difference = Difference("extra")
+    return Comparison(
+        found=Counter({difference: count}) if count else Counter(),
+        examples=[(difference, key) for key in examples or ()],
+    )
+
+
 def _compare(table: Table, staging: sql.Identifier) -> sql.Composed:
     names = [column.name for column in table.columns]
     others = [name for name in names if name not in table.key]
+    # A column that merges is as it should be if the row is in it already.
+    ours = [merged(table, name, "t", "s") for name in others]
     differing = sql.SQL(", ").join(
-        sql.SQL("CASE WHEN t.{0} IS DISTINCT FROM s.{0} THEN {1} END").format(
-            sql.Identifier(name), sql.Literal(name)
+        sql.SQL("CASE WHEN t.{} IS DISTINCT FROM {} THEN {} END").format(
+            sql.Identifier(name), value, sql.Literal(name)
         )
-        for name in others
+        for name, value in zip(others, ours, strict=True)
     )
     newer = sql.SQL("t.{0} IS NOT NULL AND (s.{0} >= t.{0}) IS NOT TRUE").format(
         sql.Identifier(table.version or "-")
@@ -308,15 +408,11 @@ def _compare(table: Table, staging: sql.Identifier) -> sql.Composed:
         newer=newer if table.version else sql.SQL("false"),
         differing=differing,
         staging=staging,
-        target=_name(table),
+        target=identifier(table),
         same_key=_same_key(table),
-        theirs=_row(others, "t"),
-        ours=_row(others, "s"),
+        theirs=_row([sql.Identifier("t", name) for name in others]),
+        ours=_row(ours),
     )
-
-
-def _name(table: Table) -> sql.Identifier:
-    return sql.Identifier(*(part for part in (table.schema, table.name) if part))
 
 
 def _same_key(table: Table) -> sql.Composed:
@@ -331,10 +427,9 @@ def _key_document(table: Table, alias: str) -> sql.Composed:
     )
 
 
-def _row(names: Sequence[str], alias: str) -> sql.Composed:
+def _row(columns: Sequence[sql.Composable]) -> sql.Composable:
     """A row of columns; of a table that is all key, one that never differs."""
-    columns = [sql.Identifier(alias, name) for name in names]
-    return sql.SQL("ROW({})").format(sql.SQL(", ").join(columns)) if columns else sql.Composed([sql.SQL("1")])
+    return sql.SQL("ROW({})").format(sql.SQL(", ").join(columns)) if columns else sql.SQL("1")
 
 
 def _list(names: Iterable[str]) -> sql.Composed:

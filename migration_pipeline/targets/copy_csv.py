@@ -91,7 +91,9 @@ class RowEncoder:
     def __init__(self, table: Table, nul: NulPolicy = "quarantine") -> None:
         self.table = table
         fields = {column.name: column.field for column in table.columns}
-        self.key: Callable[[Row], Any] = attrgetter(*(fields[name] for name in table.key))
+        self.key: Callable[[Row], Any] = (
+            (lambda _: None) if table.landing else attrgetter(*(fields[name] for name in table.key))
+        )
         self._version = attrgetter(fields[table.version]) if table.version else None
         self._nul = {"strip": "", "escape": r"\u0000"}.get(nul)
         self._prepare = _compile_prepare(table)
@@ -110,10 +112,13 @@ class RowEncoder:
         return self._encode(mended)._replace(nul=counted[0])
 
     def _encode(self, rows: Sequence[Row]) -> EncodedRows:
+        if self.table.landing:
+            return EncodedRows(self._lines(rows), len(rows), 0)
         # Sorted, B-tree inserts touch neighbouring pages, and loaders side by side lock in one order.
         ordered = sorted(rows, key=self.key)
         keys = list(map(self.key, ordered))
-        if len(set(keys)) != len(keys):
+        # Rows that merge do so in the database.
+        if not self.table.merges and len(set(keys)) != len(keys):
             ordered = self._distinct(ordered)
         return EncodedRows(self._lines(ordered), len(ordered), 0)
 

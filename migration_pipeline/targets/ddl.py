@@ -49,7 +49,8 @@ def create_tables(url: str, tables: Iterable[Table]) -> None:
 
 def _create(table: Table) -> str:
     lines = [f"    {quote(c.name)} {c.pg_type}{'' if c.nullable else ' NOT NULL'}" for c in table.columns]
-    lines.append(f"    PRIMARY KEY ({', '.join(map(quote, table.key))})")
+    if not table.landing:
+        lines.append(f"    PRIMARY KEY ({', '.join(map(quote, table.key))})")
     schema = f"CREATE SCHEMA IF NOT EXISTS {quote(table.schema)};\n" if table.schema else ""
     body = ",\n".join(lines)
     comments = [f"COMMENT ON TABLE {qualified(table)} IS {_literal(table.comment)};\n"]
@@ -84,6 +85,19 @@ SELECT array_agg(a.attname ORDER BY a.attname)
  GROUP BY i.indexrelid
 """
 
+BOOKKEEPING_COLUMNS = """
+SELECT count(*)
+  FROM pg_attribute
+ WHERE attrelid = to_regclass('migration.loaded_file') AND attname = 'export_time'
+    OR attrelid = to_regclass('migration.quarantine') AND attname = 'raw'
+    OR attrelid = to_regclass('migration.collision') AND attname = 'key'
+    OR attrelid = to_regclass('migration.verification') AND attname = 'extra'
+    OR attrelid = to_regclass('migration.difference') AND attname = 'key'
+    OR attrelid = to_regclass('migration.slice') AND attname = 'landed_at'
+    OR attrelid = to_regclass('migration.aggregate') AND attname = 'made_at'
+"""
+"""The newest column of each of our tables."""
+
 ALSO_FITS: dict[str, tuple[str, ...]] = {
     "smallint": ("integer", "bigint", "numeric"),
     "integer": ("smallint", "bigint", "numeric"),
@@ -93,6 +107,16 @@ ALSO_FITS: dict[str, tuple[str, ...]] = {
     "jsonb": ("json",),
 }
 """Our type -> other column types that take its values; PostgreSQL refuses single values that do not fit."""
+
+
+def check_bookkeeping(cursor: Any) -> None:
+    """See whether all of the bookkeeping is there, in its newest form. Raises `SchemaError`."""
+    cursor.execute(BOOKKEEPING_COLUMNS)
+    if cursor.fetchone() != (7,):
+        raise SchemaError(
+            "the database has no bookkeeping (schema migration), or that of an older version; create or "
+            "complete it with: migration-pipeline ddl <profile> --apply"
+        )
 
 
 def check_table(table: Table, cursor: Any) -> None:
@@ -112,7 +136,7 @@ def check_table(table: Table, cursor: Any) -> None:
                 "add it to the Row, or give the column a default"
             )
     cursor.execute(UNIQUE_KEYS, (qualified(table),))
-    if not any(sorted(table.key) == columns for (columns,) in cursor.fetchall()):
+    if not table.landing and not any(sorted(table.key) == columns for (columns,) in cursor.fetchall()):
         raise SchemaError(
             f"{where}: no primary key or unique index on exactly ({', '.join(table.key)}), the Row's key; "
             "an upsert needs one: add it, or change the key"

@@ -7,17 +7,10 @@ savepoints, until the bad items stand alone.
 
 from __future__ import annotations
 
-import contextlib
 import io
-import math
-import os
-import random
-import socket
-import threading
-import time
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import psycopg2
@@ -31,21 +24,16 @@ from migration_pipeline.engine.transform import Bad
 from migration_pipeline.profile import NulPolicy
 from migration_pipeline.row import Row, Table
 from migration_pipeline.targets.connection import (
-    END_BACKEND,
     DatabaseError,
     DatabaseSettings,
-    configure,
-    explain,
-    no_database,
-    open_connection,
     reason_of_refusal,
     table_of_error,
 )
 from migration_pipeline.targets.copy_csv import COPY_OPTIONS, RowEncoder
-from migration_pipeline.targets.ddl import SchemaError, check_table
-from migration_pipeline.targets.faults import FEW_TRIES, Fault, fault_of, wait_seconds
-
-Result = TypeVar("Result")
+from migration_pipeline.targets.ddl import check_bookkeeping, check_table
+from migration_pipeline.targets.faults import Fault, fault_of
+from migration_pipeline.targets.landing import Slice
+from migration_pipeline.targets.session import Session
 
 
 class Encoded(msgspec.Struct, frozen=True):
@@ -70,21 +58,25 @@ class FileIdentity(msgspec.Struct, frozen=True):
     export_id: str
     file: str
     run_id: str
+    export_time: str | None = None
+    """When the table was exported, in ISO 8601; None where nobody said."""
 
 
 RECEIPT = """
 INSERT INTO migration.loaded_file
        (profile, export_id, file, profile_version, md5, bytes, items, loaded, skipped, unrouted, quarantined,
-        rows, collisions, changed, nul, retries, seconds, run_id)
+        rows, collisions, changed, nul, retries, seconds, run_id, export_time)
 VALUES (%(profile)s, %(export_id)s, %(file)s, %(profile_version)s, %(md5)s, %(bytes)s, %(items)s, %(loaded)s,
         %(skipped)s, %(unrouted)s, %(quarantined)s,
-        %(rows)s, %(collisions)s, %(changed)s, %(nul)s, %(retries)s, %(seconds)s, %(run_id)s)
+        %(rows)s, %(collisions)s, %(changed)s, %(nul)s, %(retries)s, %(seconds)s, %(run_id)s,
+        %(export_time)s)
 ON CONFLICT (profile, export_id, file) DO UPDATE
    SET profile_version = EXCLUDED.profile_version, md5 = EXCLUDED.md5, bytes = EXCLUDED.bytes,
        items = EXCLUDED.items, loaded = EXCLUDED.loaded, skipped = EXCLUDED.skipped,
        unrouted = EXCLUDED.unrouted, quarantined = EXCLUDED.quarantined, rows = EXCLUDED.rows,
        collisions = EXCLUDED.collisions, changed = EXCLUDED.changed, nul = EXCLUDED.nul,
-       retries = EXCLUDED.retries, seconds = EXCLUDED.seconds, run_id = EXCLUDED.run_id, loaded_at = now()
+       retries = EXCLUDED.retries, seconds = EXCLUDED.seconds, run_id = EXCLUDED.run_id, loaded_at = now(),
+       export_time = coalesce(EXCLUDED.export_time, loaded_file.export_time)
 """
 
 RECEIPT_OF = """
@@ -93,17 +85,6 @@ SELECT profile_version, md5, bytes, items, loaded, skipped, unrouted, quarantine
  WHERE (profile, export_id, file) = (%(profile)s, %(export_id)s, %(file)s)
    FOR UPDATE
 """
-
-BOOKKEEPING_COLUMNS = """
-SELECT count(*)
-  FROM pg_attribute
- WHERE attrelid = to_regclass('migration.loaded_file') AND attname = 'retries'
-    OR attrelid = to_regclass('migration.quarantine') AND attname = 'raw'
-    OR attrelid = to_regclass('migration.collision') AND attname = 'key'
-    OR attrelid = to_regclass('migration.verification') AND attname = 'extra'
-    OR attrelid = to_regclass('migration.difference') AND attname = 'key'
-"""
-"""The newest column of each of our tables."""
 
 OTHER_VERSIONS = """
 SELECT count(*) FILTER (WHERE (export_id, file) = (%(export_id)s, %(file)s)),
@@ -142,13 +123,6 @@ DELETE FROM migration.quarantine
  WHERE (profile, export_id, file) = (%(profile)s, %(export_id)s, %(file)s) AND line = ANY (%(lines)s::bigint[])
 """
 
-STALLED_SECONDS = 15.0
-"""How much longer than the server's own time limit a batch may take before its connection is given up: the
-limit is the server's, and nobody hears of it over a network that is dead without a word."""
-
-WATCH_SECONDS = 1.0
-"""How often the time of the statement that runs is looked at."""
-
 COLLISIONS_SHOWN = 20
 """Examples of colliding keys that are kept a file."""
 
@@ -160,6 +134,8 @@ class _Statements(msgspec.Struct, frozen=True):
     stage: sql.Composed
     empty: sql.Composed
     copy_to_staging: sql.Composed
+    fold: sql.Composed | None
+    """Merges rows of one key in the staging table, two by two; gives whether there still are some. None where none merge."""
     upsert: sql.Composed
 
 
@@ -181,31 +157,24 @@ class PostgresTarget:
         nul: NulPolicy = "quarantine",
         on_retry: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._url = url
         self._file = file
-        self._settings = settings
         self._tables = dict(tables)
         self._encoders = {row_class: RowEncoder(table, nul) for row_class, table in self._tables.items()}
         self._columns = {column.name for table in self._tables.values() for column in table.columns}
         self._statements: dict[type[Row], _Statements] = {}
-        self._on_retry = on_retry
-        self._connection: Any = None
-        self._cancelled = threading.Event()
-        self._left = threading.Event()
-        self._deadline = math.inf
-        self._backend: tuple[Any, ...] | None = None
-        self._chance = random.Random()  # spreads retries, keeps no secret
+        landing = [table for table in self._tables.values() if table.landing]
+        self._slice = Slice(landing, msgspec.to_builtins(file)) if landing else None
+        self._session = Session(url, settings, on_retry, self._connected)
         self._rows_are_new = False
+        self._began = False
         self._quarantined: set[int] = set()
-        self.retries = 0
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._watch, name="watch the database", daemon=True).start()
+        self._session.open()
         try:
-            self._persistently(self._check)
+            self._session.persistently(self._check)
         except BaseException:
-            self._left.set()
-            self._drop()
+            self._session.close()
             raise
         return self
 
@@ -215,20 +184,24 @@ class PostgresTarget:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._left.set()
-        if error is not None:
-            # A write that could not be cancelled would hold the connection, and close() waits for it.
-            self._hang_up()
-        self._drop()
+        self._session.close(failed=error is not None)
+
+    @property
+    def retries(self) -> int:
+        """Transactions that ran again so far."""
+        return self._session.retries
+
+    def cancel(self) -> None:
+        """Make a `write` in another thread fail soon."""
+        self._session.cancel()
+
+    def _connected(self, cursor: Any) -> None:
+        if self._slice is not None:
+            self._slice.connected(cursor)
 
     def _check(self, cursor: Any) -> None:
         """Compare tables and bookkeeping with the catalog, before any work."""
-        cursor.execute(BOOKKEEPING_COLUMNS)
-        if cursor.fetchone() != (5,):
-            raise SchemaError(
-                "the database has no bookkeeping (schema migration), or that of an older version; create or "
-                "complete it with: migration-pipeline ddl <profile> --apply"
-            )
+        check_bookkeeping(cursor)
         for table in self._tables.values():
             check_table(table, cursor)
         cursor.execute(OTHER_VERSIONS, msgspec.to_builtins(self._file))
@@ -240,6 +213,7 @@ class PostgresTarget:
         self._statements = {
             row_class: _statements(number, table, self._file, examples)
             for number, (row_class, table) in enumerate(self._tables.items())
+            if not table.landing
         }
 
     def encode(self, rows: dict[type[Row], list[Row]]) -> Encoded:
@@ -265,15 +239,36 @@ class PostgresTarget:
         """
 
         def work(cursor: Any) -> Written:
+            if self._slice is not None and not self._slice.batch(cursor):
+                return self._write_again(cursor, batch, close)
             written = self._write(cursor, batch)
             if close is not None:
-                self._keep_receipt(cursor, close(written), self._file)
+                report = close(written)
+                self._keep_receipt(cursor, report, self._file)
+                if self._slice is not None:
+                    self._slice.land(cursor, report.rows)
                 lines = self._quarantined.union(_lines(batch.bad), _lines(written.refused))
                 cursor.execute(CLEAR_OTHERS, msgspec.to_builtins(self._file) | {"lines": list(lines)})
             return written
 
-        written = self._persistently(work)
+        if self._slice is not None and not self._began:
+            self._session.persistently(self._slice.begin)
+            self._began = True
+        written = self._session.persistently(work)
+        if self._slice is not None:
+            self._slice.committed()
         self._quarantined.update(_lines(batch.bad), _lines(written.refused))
+        return written
+
+    def _write_again(
+        self, cursor: Any, batch: Batch, close: Callable[[Written], FileReport] | None
+    ) -> Written:
+        """Write a batch that is committed already, to learn what became of it, and take it back."""
+        cursor.execute("SAVEPOINT again")
+        written = self._write(cursor, batch)
+        if close is not None:
+            close(written)
+        cursor.execute("ROLLBACK TO SAVEPOINT again")
         return written
 
     def quarantined(self) -> list[tuple[int, bytes]]:
@@ -283,7 +278,7 @@ class PostgresTarget:
             cursor.execute(QUARANTINED, msgspec.to_builtins(self._file))
             return [(line, bytes(raw)) for line, raw in cursor.fetchall()]
 
-        return self._persistently(work)
+        return self._session.persistently(work)
 
     def replay(
         self, batch: Batch, numbers: Iterable[int], adjust: Callable[[FileReport, Written], FileReport]
@@ -302,7 +297,11 @@ class PostgresTarget:
                     f"{self._file.file}: it has no receipt, so it is not loaded; load it first"
                 )
             receipt = dict(zip([column.name for column in cursor.description], found, strict=True))
+            if self._slice is not None:
+                self._slice.resume(cursor)
             written = self._write(cursor, batch)
+            if self._slice is not None:
+                self._slice.add(cursor, written.rows)
             bad = {*_lines(batch.bad), *_lines(written.refused)}
             gone = [number for number in numbers if number not in bad]
             cursor.execute(CLEAR, msgspec.to_builtins(self._file) | {"lines": gone})
@@ -314,12 +313,16 @@ class PostgresTarget:
             self._keep_receipt(cursor, report, msgspec.structs.replace(self._file, profile_version=version))
             return written
 
-        return self._persistently(work)
+        return self._session.persistently(work)
 
     def _write(self, cursor: Any, batch: Batch) -> Written:
         # Deferred constraints would refuse the whole transaction at its end instead of a row.
         cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
         written = Written()
+        if self._slice is not None:
+            for row_class, _ in batch.encoded.parts:
+                if self._tables[row_class].landing:
+                    self._slice.prepare(cursor, self._tables[row_class])
         self._load(cursor, batch, batch.room, written)
         for bad in [*batch.bad, *written.refused]:
             self._keep_bad(cursor, bad)
@@ -327,14 +330,10 @@ class PostgresTarget:
 
     def _load(self, cursor: Any, batch: Batch, room: int, written: Written) -> None:
         """Load a batch whole or, where it holds bad items, by halves."""
-        self._expect_answer()
+        self._session.expect_answer()
         cursor.execute("SAVEPOINT batch")
         try:
-            changed = (
-                self._copy(cursor, batch.encoded)
-                if self._rows_are_new
-                else self._upsert(cursor, batch.encoded)
-            )
+            changed = self._copy(cursor, batch.encoded)
         except psycopg2.Error as error:
             if fault_of(error) is not Fault.DATA:
                 raise
@@ -367,23 +366,32 @@ class PostgresTarget:
         return table_of_error(error)
 
     def _copy(self, cursor: Any, encoded: Encoded) -> int:
-        """Copy rows straight into their tables; gives the number that replaced others: none."""
-        for row_class, data in encoded.parts:
-            # The whole batch in one call: between two calls this thread would wait for Python's lock.
-            cursor.copy_expert(self._statements[row_class].copy, io.BytesIO(data), len(data))
-        return 0
-
-    def _upsert(self, cursor: Any, encoded: Encoded) -> int:
-        """Write the rows that are new or different; gives the number of those that replaced others."""
+        """Write rows into their tables; gives the number of those that replaced others."""
         changed = 0
         for row_class, data in encoded.parts:
-            statements = self._statements[row_class]
-            cursor.execute(statements.stage)
-            cursor.execute(statements.empty)
-            cursor.copy_expert(statements.copy_to_staging, io.BytesIO(data), len(data))
-            cursor.execute(statements.upsert)
-            changed += cursor.fetchone()[0]
+            table = self._tables[row_class]
+            if self._slice is not None and table.landing:
+                self._slice.copy(cursor, table, data)
+            elif self._rows_are_new:
+                # The whole batch in one call: between two calls this thread would wait for Python's lock.
+                cursor.copy_expert(self._statements[row_class].copy, io.BytesIO(data), len(data))
+            else:
+                changed += self._upsert(cursor, self._statements[row_class], data)
         return changed
+
+    def _upsert(self, cursor: Any, statements: _Statements, data: bytes) -> int:
+        """Write the rows that are new or different; gives the number of those that replaced others."""
+        cursor.execute(statements.stage)
+        cursor.execute(statements.empty)
+        cursor.copy_expert(statements.copy_to_staging, io.BytesIO(data), len(data))
+        if statements.fold is not None:
+            twins = True
+            while twins:
+                cursor.execute(statements.fold)
+                (twins,) = cursor.fetchone()
+        cursor.execute(statements.upsert)
+        (changed,) = cursor.fetchone()
+        return int(changed)
 
     def _keep_bad(self, cursor: Any, bad: Bad) -> None:
         values = {
@@ -402,97 +410,6 @@ class PostgresTarget:
             for name in ("skipped", "unrouted", "rows", "collisions")
         }
         cursor.execute(RECEIPT, values | documents)
-
-    def cancel(self) -> None:
-        """Make a `write` in another thread fail soon."""
-        self._cancelled.set()
-        with contextlib.suppress(psycopg2.Error, AttributeError):
-            self._connection.cancel()
-
-    def _watch(self) -> None:
-        """Hang up on a server that does not answer in time, so that the transaction runs again."""
-        while not self._left.wait(WATCH_SECONDS):
-            if time.monotonic() > self._deadline:
-                self._hang_up()
-
-    def _hang_up(self) -> None:
-        """Make whatever waits for the server fail, in whatever thread."""
-        connection = self._connection
-        if connection is not None:
-            with (
-                contextlib.suppress(OSError, psycopg2.Error),
-                socket.socket(fileno=os.dup(connection.fileno())) as wire,
-            ):
-                wire.shutdown(socket.SHUT_RDWR)
-
-    def _expect_answer(self) -> None:
-        self._deadline = time.monotonic() + self._settings.statement_timeout_seconds + STALLED_SECONDS
-
-    # -- transactions --------------------------------------------------------------------------------
-
-    def _persistently(self, work: Callable[[Any], Result]) -> Result:
-        """Do `work` in a transaction, and again after each transient fault. Raises `DatabaseError`.
-
-        A connection that is lost during COMMIT leaves open whether the transaction is there. It runs again:
-        rows that are there already are found to be.
-        """
-        began, attempt = time.monotonic(), 0
-        while True:
-            try:
-                return self._transaction(work)
-            except psycopg2.Error as error:
-                connected = self._connection is not None
-                fault = fault_of(error, connected=connected)
-                told = explain(error) if connected or error.pgcode else str(no_database(error))
-                if fault is Fault.RECONNECT:
-                    self._drop()
-                if self._cancelled.is_set() or fault not in (Fault.AGAIN, Fault.RECONNECT):
-                    raise DatabaseError(told) from None
-                wait = wait_seconds(attempt, error.pgcode, self._chance)
-                attempt += 1
-                spent = time.monotonic() - began
-                if attempt >= FEW_TRIES.get(error.pgcode or "", attempt + 1) or (
-                    spent + wait > self._settings.retry_seconds
-                ):
-                    raise DatabaseError(
-                        f"{told}; gave up after {attempt} tries in {spent:,.0f} s: when the database is well "
-                        "again, rerun the file"
-                    ) from None
-                self.retries += 1
-                self._on_retry(f"{told}; try {attempt + 1} in {wait:.1f} s")
-                if self._cancelled.wait(wait):
-                    raise DatabaseError(told) from None
-
-    def _transaction(self, work: Callable[[Any], Result]) -> Result:
-        """Do `work` in one transaction: committed if it ends well, rolled back if not."""
-        if fresh := self._connection is None:
-            self._connection = open_connection(self._url)
-        self._expect_answer()
-        try:
-            if fresh:
-                backend = configure(self._connection, self._settings)
-                if self._backend is not None:
-                    with self._connection.cursor() as cursor:
-                        cursor.execute(END_BACKEND, self._backend)
-                self._backend = backend
-            with self._connection.cursor() as cursor:
-                result = work(cursor)
-            self._connection.commit()
-        except BaseException:
-            with contextlib.suppress(psycopg2.Error):
-                self._connection.rollback()
-            if fresh:
-                self._drop()  # it may not be configured
-            raise
-        finally:
-            self._deadline = math.inf
-        return result
-
-    def _drop(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with contextlib.suppress(psycopg2.Error):
-                connection.close()
 
 
 def _lines(bad: Iterable[Bad]) -> list[int]:
@@ -526,9 +443,10 @@ def _statements(number: int, table: Table, file: FileIdentity, examples: int) ->
         ),
         "first_key": sql.Identifier(table.key[0]),
         "theirs": _list(others, "t"),
-        "ours": _list(others, "s"),
+        "ours": sql.SQL(", ").join(merged(table, name, "t", "s") for name in others),
         "changes": sql.SQL(", ").join(
-            sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(name)) for name in others
+            sql.SQL("{} = {}").format(sql.Identifier(name), merged(table, name, "t", "excluded"))
+            for name in others
         ),
         # In the join for cheapness; in the update, too, for a row that came in between.
         "not_older": sql.SQL(NOT_OLDER).format(version=version, new=sql.SQL("s"))
@@ -549,8 +467,60 @@ def _statements(number: int, table: Table, file: FileIdentity, examples: int) ->
         ).format(**parts),
         empty=sql.SQL("DELETE FROM {staging}").format(**parts),
         copy_to_staging=sql.SQL("COPY {staging} ({columns}) FROM STDIN WITH ({options})").format(**parts),
+        fold=_fold(table, staging) if table.merges else None,
         upsert=sql.SQL(UPSERT if others else INSERT_KEYS).format(**parts),
     )
+
+
+def merged(table: Table, name: str, old: str, new: str) -> sql.Composable:
+    """The value of a column after an upsert: the new one's or, where the column merges, that of both."""
+    merge = next(column.merge for column in table.columns if column.name == name)
+    if merge is None:
+        return sql.Identifier(new, name)
+    both = {"old": sql.Identifier(old, name), "new": sql.Identifier(new, name)}
+    return sql.SQL("({})").format(sql.SQL(merge).format(**both))
+
+
+def _fold(table: Table, staging: sql.Identifier) -> sql.Composed:
+    """Compose the statement that merges each row of a staging table with the next one of its key."""
+    values, following = [], []
+    for number, column in enumerate(table.columns):
+        name, next_name = sql.Identifier(column.name), sql.Identifier(f"next {number}")
+        if column.merge is None:
+            values.append(sql.SQL("{}").format(name))
+        else:
+            merged = sql.SQL(column.merge).format(old=name, new=next_name)
+            values.append(sql.SQL("CASE WHEN {} THEN {} ELSE {} END").format(HAS_NEXT, merged, name))
+            following.append(sql.SQL(", lead({}) OVER twins AS {}").format(name, next_name))
+    names = [column.name for column in table.columns]
+    return sql.SQL(FOLD).format(
+        staging=staging,
+        columns=_list(names),
+        key=_list(table.key),
+        following=sql.Composed(following),
+        has_next=HAS_NEXT,
+        number=NUMBER,
+        values=sql.SQL(", ").join(values),
+    )
+
+
+HAS_NEXT = sql.Identifier("has next")
+NUMBER = sql.Identifier("number of twin")
+"""Names that no column of a profile is likely to have."""
+
+FOLD = """
+WITH taken AS (
+    DELETE FROM {staging} RETURNING {columns}
+), numbered AS (
+    SELECT {columns}, row_number() OVER twins AS {number}, lead(true, 1, false) OVER twins AS {has_next}{following}
+      FROM taken
+    WINDOW twins AS (PARTITION BY {key} ORDER BY {columns})
+), folded AS (
+    INSERT INTO {staging} ({columns}) SELECT {values} FROM numbered WHERE {number} % 2 = 1 RETURNING {key}
+)
+SELECT count(*) > count(DISTINCT ({key})) FROM folded
+"""
+"""Of the rows of one key it leaves half as many. Which are merged first does not matter, by the laws of `Merge`."""
 
 
 UPSERT = """

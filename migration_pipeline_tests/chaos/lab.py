@@ -42,7 +42,7 @@ from migration_pipeline.sources import dynamodb_json, resumable, storage
 from migration_pipeline.sources.export import Export, ExportFile, read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
-from migration_pipeline.targets import faults, postgres
+from migration_pipeline.targets import faults, session
 from migration_pipeline.targets.connection import DatabaseSettings
 from migration_pipeline.targets.ddl import ddl
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
@@ -57,8 +57,8 @@ SHORT = (
     (faults, "FIRST_WAIT_SECONDS", 0.02),
     (faults, "LONG_FIRST_WAIT_SECONDS", 0.1),
     (faults, "LONGEST_WAIT_SECONDS", 0.5),
-    (postgres, "STALLED_SECONDS", 0.5),
-    (postgres, "WATCH_SECONDS", 0.1),
+    (session, "STALLED_SECONDS", 0.5),
+    (session, "WATCH_SECONDS", 0.1),
     (resumable, "WAIT_SECONDS", (0.01,) * 5),
     (storage, "READ_SECONDS", 1.0),
 )
@@ -68,9 +68,11 @@ BUCKET = "exports-to-maltreat"  # moto keeps one state a process, whoever starts
 
 GRANTS = """
 GRANT TEMPORARY ON DATABASE {database} TO loader;
-GRANT SELECT, INSERT, UPDATE ON customers, orders, order_lines TO loader;
+GRANT SELECT, INSERT, UPDATE ON customers, orders, order_lines, customer_activity TO loader;
 GRANT USAGE ON SCHEMA migration TO loader;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA migration TO loader;
+ALTER SCHEMA landing OWNER TO loader;
+ALTER TABLE landing.shop_events OWNER TO loader;
 """
 """All that a load needs, as docs/security.md has it."""
 
@@ -123,7 +125,7 @@ class Lab:
         with self._lock:
             name = f"case_{next(self._numbers)}"
         self.execute(f"CREATE DATABASE {name}")
-        self.execute(ddl(load_profile("shop").tables.values()), name)
+        self.execute(ddl(load_profile("shop").all_tables), name)
         self.execute(GRANTS.format(database=name), name)
         return name
 

@@ -266,7 +266,7 @@ class Local:
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
     folder = tmp_path_factory.mktemp("processes")
     local = Local(folder)
-    tables = ddl(load_profile("shop").tables.values())
+    tables = ddl(load_profile("shop").all_tables)
     export = write_sample(folder, items=120_000, files=3, seed=23)
     try:
         local.postgres.start()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import boto3
 import psycopg2
@@ -20,7 +24,8 @@ from migration_pipeline.local.stack import Stack, running
 from migration_pipeline.plan import plan_path, planned_profile, read_plan
 from migration_pipeline.sample import write_sample
 from migration_pipeline_tests.conftest import execute, query
-from migration_pipeline_tests.oracle import actual, checksum, expected
+from migration_pipeline_tests.oracle import activities, actual, checksum, data_lines, expected
+from migration_pipeline_tests.oracle_pictures import SELECT, pictures
 
 Command = Callable[..., tuple[int, str]]
 
@@ -187,6 +192,8 @@ def test_a_migration_from_plan_to_mended_failure(
     rows, counts = expected(export)
     connection = psycopg2.connect(stack.database_url)
     assert actual(connection) == rows
+    activity = query(stack.database_url, "SELECT * FROM customer_activity ORDER BY customer_id")
+    assert activity == activities(rows)
     assert sum(f.metadata["items"] for f in files) == counts["items"] == 8_000
     assert sum(f.metadata["rows_by_table"].get("orders", 0) for f in files) == len(rows["orders"])
     assert all(
@@ -267,6 +274,84 @@ def test_many_small_files_share_a_run_and_fail_alone(
     assert command("retry-failed", "small", "--wait")[0] == 0
     assert sum(file.metadata["items"] for file in statuses(stack, home, "small")) == 1_200
     assert query(stack.database_url, "SELECT count(*) FROM small") == [(312,)]
+
+
+RUNS = """query Runs($backfill: String!) {
+  runsOrError(filter: {tags: [{key: "dagster/backfill", value: $backfill}]}) {
+    ... on Runs { results { runId status startTime endTime assetSelection { path } } }
+  }
+}"""
+
+
+def launch_all(stack: Stack, profile: str, config: Any) -> str:
+    """Materialize all, as the UI does it: all assets of the group, all partitions."""
+    instance = Instance(stack.webserver_url)
+    nodes = instance.query("{ assetNodes { assetKey { path } groupName isMaterializable } }")["assetNodes"]
+    keys = [n["assetKey"] for n in nodes if n["groupName"] == profile and n["isMaterializable"]]
+    parameters = {"assetSelection": keys, "allPartitions": True, "runConfigData": config}
+    launched = instance.query(
+        "mutation L($p: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $p) "
+        "{ __typename ... on LaunchBackfillSuccess { backfillId } ... on Error { message } } }",
+        p=parameters,
+    )["launchPartitionBackfill"]
+    backfill_id = str(launched["backfillId"])
+    deadline = time.monotonic() + 300
+    while not instance.backfill(backfill_id).over:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    return backfill_id
+
+
+def test_a_backfill_of_the_whole_group_makes_files_then_aggregates_then_finishes(
+    stack: Stack, command: Command, tmp_path: Path
+) -> None:
+    export = write_sample(tmp_path, items=1_200, files=3, seed=6, profile="pictures")
+    assert command("plan", "--profile", "pictures", str(export))[0] == 0
+    assert command("ddl", "pictures", "--apply")[0] == 0
+    instance = Instance(stack.webserver_url)
+    plan = read_plan(plan_path(Path(os.environ["MIGRATION_HOME"]) / "plans", "pictures"))
+    profile = planned_profile(plan, Path("pictures.json"))
+    instance.load_plan(plan, profile)
+    options = {"ops": {"pictures_load": {"config": {"options": {"max_id": 300}}}}}
+    backfill_id = launch_all(stack, "pictures", options)
+    assert instance.backfill(backfill_id).status == "COMPLETED_SUCCESS"
+    runs = instance.query(RUNS, backfill=backfill_id)["runsOrError"]["results"]
+    made = {key["path"][1]: run for run in runs for key in run["assetSelection"]}
+    files = [
+        run for run in runs if ["pictures", "picture_items"] in [k["path"] for k in run["assetSelection"]]
+    ]
+    assert len(files) == 3
+    assert max(run["endTime"] for run in files) <= made["picture"]["startTime"]
+    assert made["picture"]["startTime"] <= made["finishing"]["startTime"]
+    items = [json.loads(line)["Item"] for _, _, line in data_lines(export)]
+    exported = datetime.fromisoformat(plan.exports[0].export_time.replace("Z", "+00:00"))
+    rows = pictures(items, exported, max_id=300)
+    assert query(stack.database_url, SELECT) == rows
+    assert query(stack.database_url, "SELECT nextval('picture_id_seq')") == [(rows[-1][0] + 1,)]
+    skipped = "SELECT sum((skipped ->> 'picture_item: no row')::int) FROM migration.loaded_file WHERE profile = 'pictures'"
+    assert query(stack.database_url, skipped)[0][0] > 0
+    # The commands see the same, and go on from there.
+    status, output = command("status", "pictures")
+    assert status == 0, output
+    line = next(line for line in output.splitlines() if line.startswith("picture "))
+    assert "materialized" in line
+    assert f"{len(rows)}" in line
+    assert "nothing to launch" in command("backfill", "pictures")[1]
+
+    # A file that fails keeps back what is made of all files, which retry-failed makes then.
+    victim = max(export.glob("data/*.json.gz"), key=lambda path: path.stat().st_size)
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[:-20])
+    status, output = command("backfill", "pictures", "--all", "--wait")
+    assert status == 1
+    assert "then: picture, finishing" in output
+    assert "picture missing, finishing missing" in output
+    assert query(stack.database_url, SELECT) == rows, "the file's slice of before is still there"
+    victim.write_bytes(whole)
+    status, output = command("retry-failed", "pictures", "--wait")
+    assert status == 0, output
+    assert "picture materialized, finishing materialized" in output
+    assert query(stack.database_url, SELECT) == pictures(items, exported), "this time without max_id"
 
 
 def test_calls_that_cannot_work_say_why(

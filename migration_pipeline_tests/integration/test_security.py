@@ -106,7 +106,7 @@ def guarded_url(guarded: EmbeddedPostgres, request: pytest.FixtureRequest) -> st
     execute(guarded.url, f"CREATE DATABASE {name}")
     execute(guarded.url, f"REVOKE TEMPORARY ON DATABASE {name} FROM PUBLIC")
     url = guarded.url.replace("/postgres?", f"/{name}?")
-    execute(url, ddl(shop.tables.values()))
+    execute(url, ddl(shop.all_tables))
     execute(url, documented("sql").replace("my_database", name))
     return url
 

@@ -1,0 +1,176 @@
+"""The assets downstream of a migration's files: its aggregates, and the finishing of all its tables.
+
+They have no partitions. In a backfill of the whole group Dagster makes them after all files, in this order.
+"""
+
+from typing import Any
+
+import dagster as dg
+import msgspec
+from pydantic import Field
+
+from migration_pipeline.aggregate import Aggregate
+from migration_pipeline.defs.metadata import export_spec, table_spec
+from migration_pipeline.defs.migration import Database
+from migration_pipeline.errors import MigrationError
+from migration_pipeline.plan import Plan
+from migration_pipeline.profile import Profile
+from migration_pipeline.targets.aggregate import (
+    AggregateIdentity,
+    AggregateRun,
+    AggregateSettings,
+    LandedFile,
+)
+from migration_pipeline.targets.connection import DatabaseSettings
+from migration_pipeline.targets.finishing import finish
+
+FINISHING = "finishing"
+"""The last part of the key of the asset that finishes a profile's tables."""
+
+STATEMENT_SECONDS = 3600.0
+"""A statement over a part of the landed rows takes longer than one over a batch."""
+
+
+class PatienceConfig(dg.Config):
+    """How patient a run is with its database."""
+
+    retry_seconds: float = Field(
+        default=DatabaseSettings().retry_seconds,
+        ge=0,
+        description="How long a transaction is tried again after transient faults of the database.",
+    )
+    lock_timeout_seconds: float = Field(
+        default=DatabaseSettings().lock_timeout_seconds,
+        gt=0,
+        description="How long a statement waits for a lock before its transaction is tried again.",
+    )
+    statement_timeout_seconds: float = Field(
+        default=STATEMENT_SECONDS, gt=0, description="How long a statement may take."
+    )
+
+    @property
+    def database(self) -> DatabaseSettings:
+        """What of it the connection wants to know."""
+        return msgspec.convert(self.model_dump(), DatabaseSettings)
+
+
+class AggregateConfig(PatienceConfig):
+    """Run config of an aggregate. Only `delete_rows` changes the result."""
+
+    part_rows: int = Field(
+        default=AggregateSettings().part_rows,
+        gt=0,
+        description="Landed rows that a transaction reads, about. The key is split into ranges accordingly.",
+    )
+    sessions: int = Field(
+        default=AggregateSettings().sessions, gt=0, description="Transactions at once, each in a connection."
+    )
+    work_mem_mb: int = Field(
+        default=AggregateSettings().work_mem_mb,
+        gt=0,
+        description="work_mem of these connections, in megabytes: of the database's memory.",
+    )
+    parallel_workers: int = Field(
+        default=AggregateSettings().parallel_workers,
+        ge=0,
+        description="max_parallel_workers_per_gather of these connections.",
+    )
+    delete_rows: bool = Field(
+        default=AggregateSettings().delete_rows,
+        description="Delete the rows of the table that no landed row stands for.",
+    )
+
+    @property
+    def aggregate(self) -> AggregateSettings:
+        """What of it the aggregate wants to know."""
+        return msgspec.convert(self.model_dump(), AggregateSettings)
+
+
+class FinishingConfig(PatienceConfig):
+    """Run config of the finishing."""
+
+    drop_landing: bool = Field(
+        default=False,
+        description="Drop what files have landed. To make an aggregate again, they then have to be loaded again.",
+    )
+
+
+def downstream_assets(plan: Plan, profile: Profile) -> list[dg.AssetsDefinition]:
+    """Build ``[profile, table]`` for each aggregate, and ``[profile, "finishing"]`` downstream of all tables."""
+    return [
+        *(_aggregate_asset(plan, profile, aggregate) for aggregate in profile.aggregates),
+        _finishing_asset(plan, profile),
+    ]
+
+
+def downstream_keys(profile: Profile) -> list[list[str]]:
+    """The keys of these assets, in the order in which they are made."""
+    return [[profile.name, aggregate.table.name] for aggregate in profile.aggregates] + [
+        [profile.name, FINISHING]
+    ]
+
+
+def _aggregate_asset(plan: Plan, profile: Profile, aggregate: Aggregate) -> dg.AssetsDefinition:
+    table = aggregate.table
+    spec = table_spec(plan, profile, table, export_spec(plan, profile)).replace_attributes(
+        deps=[dg.AssetKey([plan.profile, source.name]) for source in aggregate.sources]
+    )
+    spec = spec.merge_attributes(metadata={"sql": dg.MetadataValue.md(f"```sql\n{aggregate.sql};\n```")})
+    files = [LandedFile(planned.export_id, planned.file.name, planned.file.md5) for planned in plan.files]
+
+    @dg.multi_asset(
+        name=f"{profile.name}_{table.name}",
+        specs=[spec],
+        description=f"Makes {table.qualified} of all landed files of the profile {profile.name}.",
+    )
+    def make(
+        context: dg.AssetExecutionContext, config: AggregateConfig, database: Database
+    ) -> dg.MaterializeResult[Any]:
+        identity = AggregateIdentity(profile.name, profile.version, context.run.run_id)
+        run = AggregateRun(
+            database.url, aggregate, files, identity, config.aggregate, config.database, context.log.info
+        )
+        try:
+            report = run.run()
+        except MigrationError as error:
+            raise dg.Failure(description=str(error), allow_retries=False) from None
+        context.log.info(
+            f"{table.qualified}: done, {report.rows:,} rows in {report.seconds:.1f} s: {report.new:,} new, "
+            f"{report.changed:,} changed, {report.unchanged:,} unchanged, {report.deleted:,} deleted"
+        )
+        return dg.MaterializeResult(
+            metadata={
+                "dagster/row_count": report.rows,
+                **msgspec.to_builtins(report),
+                "unchanged": report.unchanged,
+                "seconds": round(report.seconds, 2),
+            }
+        )
+
+    return make
+
+
+def _finishing_asset(plan: Plan, profile: Profile) -> dg.AssetsDefinition:
+    tables = [table.name for table in profile.all_tables]
+
+    @dg.asset(
+        key=[plan.profile, FINISHING],
+        deps=[dg.AssetKey([plan.profile, name]) for name in tables],
+        group_name=plan.profile,
+        kinds={"postgres"},
+        code_version=profile.version,
+        description="What is done once all is loaded: indexes and constraints of the profile, sequences set past the "
+        "loaded keys, statistics. It may be repeated.",
+    )
+    def finishing(
+        context: dg.AssetExecutionContext, config: FinishingConfig, database: Database
+    ) -> dg.MaterializeResult[Any]:
+        try:
+            report = finish(database.url, profile, config.drop_landing, config.database, context.log.info)
+        except MigrationError as error:
+            raise dg.Failure(description=str(error), allow_retries=False) from None
+        for warning in report.warnings:
+            context.log.warning(warning)
+        return dg.MaterializeResult(metadata=msgspec.to_builtins(report))
+
+    return finishing

@@ -1,0 +1,414 @@
+"""Makes the rows of an aggregate from landing tables: set-based, range by range of the key.
+
+Each range is one transaction: the SELECT of the profile fills a temporary table, and the rows of it that are
+new or different are upserted. So a run that ends early leaves whole rows, and the next one finds them
+unchanged. The receipt is written last, once as many rows were made as there are groups, of slices that
+nobody replaced meanwhile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from typing import Any, Optional
+
+import msgspec
+from psycopg2 import sql
+
+from migration_pipeline.aggregate import Aggregate
+from migration_pipeline.errors import MigrationError
+from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
+from migration_pipeline.targets.ddl import COLUMNS, check_bookkeeping, check_table, qualified
+from migration_pipeline.targets.landing import identifier, part_of
+from migration_pipeline.targets.session import CANCEL_SECONDS, POLL_SECONDS, Session
+
+FILES_SHOWN = 20
+"""Files that are not landed which a failure names; their number is always told."""
+
+
+class AggregateSettings(msgspec.Struct, frozen=True):
+    """What an operator may tune. Only `delete_rows` changes the result."""
+
+    part_rows: int = 1_000_000
+    """Landed rows that one transaction is to read, about."""
+    sessions: int = 2
+    """Transactions at once, each in a connection of its own."""
+    work_mem_mb: int = 256
+    """Memory for each sort or hash of these connections, in megabytes."""
+    parallel_workers: int = 2
+    """Parallel workers that each of them may use besides."""
+    delete_rows: bool = False
+    """Whether rows of the table are deleted that no landed row stands for."""
+
+
+class AggregateReport(msgspec.Struct, kw_only=True):
+    """The account of an aggregate. Counts are of rows, but for `files`, `groups`, `parts` and `retries`."""
+
+    files: int = 0
+    groups: int = 0
+    """Distinct keys in the landing tables; each makes one row."""
+    rows: int = 0
+    new: int = 0
+    changed: int = 0
+    deleted: int = 0
+    parts: int = 0
+    retries: int = 0
+    seconds: float = 0.0
+
+    @property
+    def unchanged(self) -> int:
+        """Rows that were there already as they should be."""
+        return self.rows - self.new - self.changed
+
+
+class LandedFile(msgspec.Struct, frozen=True):
+    """A file that an aggregate is made of, and its MD5 in the plan."""
+
+    export_id: str
+    file: str
+    md5: str
+
+
+class AggregateIdentity(msgspec.Struct, frozen=True):
+    """What the receipt is filed under, and who made it."""
+
+    profile: str
+    profile_version: str
+    run_id: str
+
+
+LANDED = """
+SELECT s.export_id, s.file, f.md5, s.id, s.rows
+  FROM migration.slice s
+  JOIN migration.loaded_file f USING (profile, export_id, file)
+ WHERE s.profile = %s AND s.landed_at IS NOT NULL
+ ORDER BY s.id
+"""
+
+FORGET = "DELETE FROM migration.slice WHERE id = %s"
+
+HISTOGRAM = """
+SELECT unnest(histogram_bounds::text::{type}[])::text
+  FROM pg_stats
+ WHERE schemaname = %s AND tablename = %s AND attname = %s AND inherited
+"""
+
+SCHEMA_OF = "SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass(%s)"
+
+UPSERT = """
+WITH upserted AS (
+    INSERT INTO {target} AS t ({columns})
+    SELECT {staged}
+      FROM pg_temp.part s
+      LEFT JOIN {target} t ON {same_key} AND {range_of_target}
+     WHERE t.{first_key} IS NULL OR ({theirs}) IS DISTINCT FROM ({ours})
+     ORDER BY {staged_key}
+        ON CONFLICT ({key}) DO UPDATE SET {changes}
+    RETURNING xmax <> 0 AS changed
+)
+SELECT (SELECT count(*) FROM pg_temp.part), count(*) FILTER (WHERE NOT changed), count(*) FILTER (WHERE changed)
+  FROM upserted
+"""
+
+DELETE = """
+DELETE FROM {target} t
+ WHERE {range_of_target} AND NOT EXISTS (SELECT FROM pg_temp.part s WHERE {same_key})
+"""
+
+RECEIPT = """
+INSERT INTO migration.aggregate
+       (profile, table_name, profile_version, sql_md5, files, groups, rows, new, changed, unchanged, deleted,
+        parts, retries, seconds, run_id)
+VALUES (%(profile)s, %(table_name)s, %(profile_version)s, %(sql_md5)s, %(files)s, %(groups)s, %(rows)s, %(new)s,
+        %(changed)s, %(unchanged)s, %(deleted)s, %(parts)s, %(retries)s, %(seconds)s, %(run_id)s)
+ON CONFLICT (profile, table_name) DO UPDATE
+   SET profile_version = EXCLUDED.profile_version, sql_md5 = EXCLUDED.sql_md5, files = EXCLUDED.files,
+       groups = EXCLUDED.groups, rows = EXCLUDED.rows, new = EXCLUDED.new, changed = EXCLUDED.changed,
+       unchanged = EXCLUDED.unchanged, deleted = EXCLUDED.deleted, parts = EXCLUDED.parts,
+       retries = EXCLUDED.retries, seconds = EXCLUDED.seconds, run_id = EXCLUDED.run_id, made_at = now()
+"""
+
+Bounds = tuple[Optional[str], Optional[str]]  # noqa: UP045  # an alias that Python 3.10 can evaluate
+"""A range of the key's first column, as text: from the first on, up to but not including the second; None is no bound."""
+
+Counts = tuple[int, int, int, int]
+"""Rows made, new, changed, deleted."""
+
+
+class AggregateRun:
+    """Makes an aggregate once. `files` are all that have to be landed, and all that may be."""
+
+    def __init__(
+        self,
+        url: str,
+        aggregate: Aggregate,
+        files: Sequence[LandedFile],
+        identity: AggregateIdentity,
+        settings: AggregateSettings = AggregateSettings(),  # noqa: B008  # frozen
+        database: DatabaseSettings = DatabaseSettings(statement_timeout_seconds=3600),  # noqa: B008
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._aggregate = aggregate
+        self._table = aggregate.table
+        self._files = files
+        self._identity = identity
+        self._settings = settings
+        self._say = say
+        self._name = self._table.qualified
+        self._sessions = [
+            Session(url, database, on_retry=lambda what: say(f"{self._name}: {what}"))
+            for _ in range(max(1, settings.sessions))
+        ]
+        self._types: dict[str, str] = {}
+
+    def run(self) -> AggregateReport:
+        """Make the rows, and write the receipt. Raises `MigrationError`; rows that were made until then stay.
+
+        It does so when a file is not landed, and names it; and when groups and rows are not as many.
+        """
+        began = time.monotonic()
+        first = self._sessions[0]
+        for session in self._sessions:
+            session.open()
+        failed = True
+        try:
+            slices = first.interruptibly(self._check)
+            rows = sum(counts[source.qualified] for _, counts in slices for source in self._aggregate.sources)
+            first.interruptibly(self._analyze)
+            groups = first.interruptibly(self._count_groups)
+            parts = first.interruptibly(lambda cursor: self._parts(cursor, rows))
+            self._say(
+                f"{self._name}: {rows:,} landed rows of {len(slices):,} files make {groups:,} groups, "
+                f"in {len(parts):,} parts"
+            )
+            made = self._make_all(parts, groups)
+            report = AggregateReport(
+                files=len(self._files),
+                groups=groups,
+                rows=sum(each[0] for each in made),
+                new=sum(each[1] for each in made),
+                changed=sum(each[2] for each in made),
+                deleted=sum(each[3] for each in made),
+                parts=len(parts),
+                retries=sum(session.retries for session in self._sessions),
+                seconds=time.monotonic() - began,
+            )
+            first.interruptibly(lambda cursor: self._close(cursor, slices, report))
+            failed = False
+        except DatabaseError as error:
+            raise DatabaseError(f"aggregate {self._name}: {error}") from None
+        finally:
+            for session in self._sessions:
+                session.close(failed)
+        return report
+
+    # -- before ----------------------------------------------------------------------------------
+
+    def _check(self, cursor: Any) -> list[tuple[int, dict[str, int]]]:
+        """Compare tables with the catalog, and the landed files with those of the plan; gives the slices."""
+        check_bookkeeping(cursor)
+        for table in (self._table, *self._aggregate.sources):
+            check_table(table, cursor)
+        cursor.execute(COLUMNS, (qualified(self._table),))
+        self._types = {name: pg_type for name, pg_type, *_ in cursor.fetchall()}
+        wanted = {(file.export_id, file.file): file.md5 for file in self._files}
+        names = {source.qualified for source in self._aggregate.sources}
+        slices, there = [], set()
+        cursor.execute(LANDED, (self._identity.profile,))
+        for export_id, file, md5, number, counts in cursor.fetchall():
+            if (export_id, file) not in wanted:
+                self._drop(cursor, number)
+                self._say(f"{self._name}: dropped what was landed of {file}, which the plan no longer has")
+            elif md5 == wanted[export_id, file] and names <= counts.keys():
+                slices.append((number, counts))
+                there.add((export_id, file))
+        missing = [file.file for file in self._files if (file.export_id, file.file) not in there]
+        if missing:
+            more = f" and {len(missing) - FILES_SHOWN:,} more" if len(missing) > FILES_SHOWN else ""
+            raise MigrationError(
+                f"aggregate {self._name}: {len(missing):,} of {len(self._files):,} files are not landed in "
+                f"{', '.join(sorted(names))}: {', '.join(missing[:FILES_SHOWN])}{more}; load them, then run it again"
+            )
+        return slices
+
+    def _drop(self, cursor: Any, number: int) -> None:
+        cursor.execute(FORGET, (number,))
+        for source in self._aggregate.sources:
+            cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(part_of(source, number)))
+
+    def _analyze(self, cursor: Any) -> None:
+        """Let the planner know of how many groups there are. Statistics of a landing table as a whole are nobody else's care."""
+        # Since version 18 ANALYZE looks at each slice, too, unless told not to.
+        only = sql.SQL("ONLY " if cursor.connection.server_version >= 180000 else "")
+        for source in self._aggregate.sources:
+            columns = sql.SQL(", ").join(map(sql.Identifier, self._aggregate.by))
+            cursor.execute(sql.SQL("ANALYZE {}{} ({})").format(only, identifier(source), columns))
+
+    def _count_groups(self, cursor: Any) -> int:
+        self._tune(cursor)
+        columns = sql.SQL(", ").join(map(sql.Identifier, self._aggregate.by))
+        keys = sql.SQL(" UNION ALL ").join(
+            sql.SQL("SELECT {} FROM {}").format(columns, identifier(source))
+            for source in self._aggregate.sources
+        )
+        cursor.execute(
+            sql.SQL("SELECT count(*) FROM (SELECT FROM ({}) k GROUP BY {}) g").format(keys, columns)
+        )
+        return int(cursor.fetchone()[0])
+
+    def _parts(self, cursor: Any, rows: int) -> list[Bounds]:
+        """Split the key's first column into ranges of about as many landed rows each, by its histogram."""
+        wanted = -(-rows // self._settings.part_rows)
+        bounds: list[str] = []
+        if wanted > 1:
+            source, by = self._aggregate.sources[0], self._aggregate.by[0]
+            cursor.execute(SCHEMA_OF, (qualified(source),))
+            (schema,) = cursor.fetchone()
+            key_type = sql.SQL(self._types[self._table.key[0]])
+            cursor.execute(sql.SQL(HISTOGRAM).format(type=key_type), (schema, source.name, by))
+            histogram = [bound for (bound,) in cursor.fetchall()]
+            step = max(1.0, len(histogram) / wanted)
+            bounds = [histogram[int(step * n)] for n in range(1, wanted) if step * n < len(histogram)]
+        edges: list[str | None] = [None, *dict.fromkeys(bounds), None]
+        return list(pairwise(edges))
+
+    def _tune(self, cursor: Any) -> None:
+        """Set, for this transaction alone, what a large SELECT needs and a small upsert would suffer from."""
+        for name, value in (
+            ("work_mem", f"{self._settings.work_mem_mb}MB"),
+            ("max_parallel_workers_per_gather", str(self._settings.parallel_workers)),
+            ("enable_hashjoin", "on"),
+            ("enable_mergejoin", "on"),
+        ):
+            cursor.execute("SELECT set_config(%s, %s, true)", (name, value))
+
+    # -- the parts -------------------------------------------------------------------------------
+
+    def _make_all(self, parts: Sequence[Bounds], groups: int) -> list[Counts]:
+        """Make all parts, some at once, each session in a thread of its own."""
+        waiting, made, errors = deque(parts), list[Counts](), list[BaseException]()
+        # An Event each, as a join that is interrupted may leave its thread marked as ended (bpo-45274).
+        ended = [threading.Event() for _ in self._sessions[: len(parts)]]
+
+        def next_part() -> Bounds | None:
+            try:
+                return waiting.popleft()
+            except IndexError:
+                return None
+
+        def work(session: Session, end: threading.Event) -> None:
+            try:
+                while not errors and (part := next_part()) is not None:
+                    made.append(session.persistently(lambda cursor, part=part: self._make(cursor, part)))  # type: ignore[misc]
+            except BaseException as error:  # raised again by whoever waits
+                errors.append(error)
+            finally:
+                end.set()
+
+        for session, end in zip(self._sessions, ended, strict=False):
+            threading.Thread(target=work, args=(session, end), name="aggregate", daemon=True).start()
+        told = 0
+        try:
+            while not errors and not all(end.is_set() for end in ended):
+                for end in ended:
+                    end.wait(POLL_SECONDS)
+                if len(made) > told and len(parts) > 1:
+                    told = len(made)
+                    rows = sum(each[0] for each in made)
+                    self._say(f"{self._name}: {told:,} of {len(parts):,} parts, {rows:,} of {groups:,} rows")
+        finally:
+            self._cancel(ended)
+        if errors:
+            raise errors[0]
+        return made
+
+    def _cancel(self, ended: Sequence[threading.Event]) -> None:
+        """End what still runs, after an error or an interruption."""
+        deadline = time.monotonic() + CANCEL_SECONDS
+        while not all(end.is_set() for end in ended) and time.monotonic() < deadline:
+            for session in self._sessions:
+                session.cancel()  # more than once: the first may come between two statements
+            for end in ended:
+                end.wait(POLL_SECONDS)
+
+    def _make(self, cursor: Any, bounds: Bounds) -> Counts:
+        """Make the rows of a range, in one transaction."""
+        table = self._table
+        self._tune(cursor)
+        names = [column.name for column in table.columns]
+        others = [name for name in names if name not in table.key]
+        cast = sql.SQL(", ").join(
+            sql.SQL("q.{0}::{1} AS {0}").format(sql.Identifier(name), sql.SQL(self._types[name]))
+            for name in names
+        )
+        cursor.execute(
+            sql.SQL("CREATE TEMP TABLE part ON COMMIT DROP AS SELECT {} FROM (\n{}\n) q WHERE {}").format(
+                cast, sql.SQL(self._aggregate.sql), self._within("q", bounds)
+            )
+        )
+        parts = {
+            "target": identifier(table),
+            "columns": _list(names),
+            "staged": _list(names, "s"),
+            "staged_key": _list(table.key, "s"),
+            "key": _list(table.key),
+            "first_key": sql.Identifier(table.key[0]),
+            "same_key": sql.SQL(" AND ").join(
+                sql.SQL("t.{0} = s.{0}").format(sql.Identifier(name)) for name in table.key
+            ),
+            "range_of_target": self._within("t", bounds),
+            "theirs": _list(others, "t"),
+            "ours": _list(others, "s"),
+            "changes": sql.SQL(", ").join(
+                sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(name)) for name in others
+            ),
+        }
+        cursor.execute(sql.SQL(UPSERT).format(**parts))
+        rows, new, changed = cursor.fetchone()
+        deleted = 0
+        if self._settings.delete_rows:
+            cursor.execute(sql.SQL(DELETE).format(**parts))
+            deleted = cursor.rowcount
+        return rows, new, changed, deleted
+
+    def _within(self, alias: str, bounds: Bounds) -> sql.Composable:
+        key = self._table.key[0]
+        column, key_type = sql.Identifier(alias, key), sql.SQL(self._types[key])
+        conditions = [
+            sql.SQL("{} {} {}::{}").format(column, sql.SQL(operator), sql.Literal(bound), key_type)
+            for operator, bound in zip((">=", "<"), bounds, strict=True)
+            if bound is not None
+        ]
+        return sql.SQL(" AND ").join(conditions) if conditions else sql.SQL("true")
+
+    # -- after -----------------------------------------------------------------------------------
+
+    def _close(self, cursor: Any, slices: Sequence[Any], report: AggregateReport) -> None:
+        """Write the receipt, if everything adds up."""
+        cursor.execute(LANDED, (self._identity.profile,))
+        if [(number, counts) for _, _, _, number, counts in cursor.fetchall()] != list(slices):
+            raise MigrationError(
+                f"aggregate {self._name}: files were landed again while it was made; run it again"
+            )
+        if report.groups != report.rows:
+            raise MigrationError(
+                f"aggregate {self._name}: {report.groups:,} groups of landed rows became {report.rows:,} rows: its SQL "
+                f"({self._aggregate.path.name}) leaves groups out, or makes rows of its own; leave items out in the "
+                "route instead"
+            )
+        values = {
+            **msgspec.to_builtins(self._identity),
+            **msgspec.to_builtins(report),
+            "unchanged": report.unchanged,
+            "table_name": self._name,
+            "sql_md5": hashlib.md5(self._aggregate.sql.encode(), usedforsecurity=False).hexdigest(),
+        }
+        cursor.execute(RECEIPT, values)
+
+
+def _list(names: Iterable[str], alias: str | None = None) -> sql.Composed:
+    return sql.SQL(", ").join(sql.Identifier(*filter(None, (alias, name))) for name in names)

@@ -1,0 +1,159 @@
+"""What is done once all is loaded: indexes, constraints, sequences, statistics; landing tables dropped if told to.
+
+Each step is a transaction of its own and sees for itself whether there is anything to do, so that all of it
+can be repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from psycopg2 import sql
+
+from migration_pipeline.aggregate import Constraint, FinishingStep, Index, Sequence
+from migration_pipeline.profile import Profile
+from migration_pipeline.row import Table, table_of
+from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
+from migration_pipeline.targets.ddl import qualified, quote
+from migration_pipeline.targets.landing import identifier, part_of
+from migration_pipeline.targets.session import Session
+
+CONSTRAINT = "SELECT 1 FROM pg_constraint WHERE conrelid = to_regclass(%s) AND conname = %s"
+
+INDEX = """
+SELECT 1
+  FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+ WHERE i.indrelid = to_regclass(%s) AND c.relname = %s
+"""
+
+SLICES = "DELETE FROM migration.slice WHERE profile = %s AND landed_at IS NOT NULL RETURNING id"
+
+
+class FinishingReport(msgspec.Struct, kw_only=True):
+    """What was done. What was there already is in none of the lists."""
+
+    made: list[str] = []
+    """Indexes and constraints that were made."""
+    sequences: dict[str, int] = {}
+    """Sequences that were moved, and to where."""
+    analyzed: list[str] = []
+    dropped: int = 0
+    """Slices of landing tables that were dropped."""
+    warnings: list[str] = []
+
+
+def finish(
+    url: str,
+    profile: Profile,
+    drop_landing: bool,
+    database: DatabaseSettings = DatabaseSettings(statement_timeout_seconds=3600),  # noqa: B008  # frozen
+    say: Callable[[str], None] = lambda _: None,
+) -> FinishingReport:
+    """Finish a profile's tables. Raises `DatabaseError`; steps that were done until then stay done."""
+    report = FinishingReport()
+    session = Session(url, database, on_retry=say)
+    session.open()
+    failed = True
+
+    def step(what: str, work: Callable[[Any], Any]) -> Any:
+        say(what)
+        try:
+            return session.interruptibly(work)
+        except DatabaseError as error:
+            raise DatabaseError(f"finishing, {what}: {error}") from None
+
+    try:
+        for each in profile.finishing:
+            if isinstance(each, Sequence):
+                if (value := step(f"sequence {each.name}", _sequence(each))) is not None:
+                    report.sequences[each.name] = value
+            elif step(f"{type(each).__name__.lower()} {each.name}", _made(each)):
+                report.made.append(each.name)
+        for table in profile.all_tables:
+            if not table.landing:
+                if refusal := step(f"statistics of {table.qualified}", _analyze(table)):
+                    report.warnings.append(refusal)
+                else:
+                    report.analyzed.append(table.qualified)
+        if drop_landing:
+            report.dropped = step("landing tables dropped", lambda cursor: _drop_landing(cursor, profile))
+        failed = False
+    finally:
+        session.close(failed)
+    return report
+
+
+def _made(each: FinishingStep) -> Callable[[Any], bool]:
+    """Make an index or a constraint unless there is one of its name; gives whether it was made."""
+    table = table_of(each.row_class)
+
+    def work(cursor: Any) -> bool:
+        cursor.execute(INDEX if isinstance(each, Index) else CONSTRAINT, (qualified(table), each.name))
+        if cursor.fetchone():
+            return False
+        if isinstance(each, Index):
+            statement = sql.SQL("CREATE {}INDEX {} ON {} ({})").format(
+                sql.SQL("UNIQUE " if each.unique else ""),
+                sql.Identifier(each.name),
+                identifier(table),
+                sql.SQL(", ").join(map(sql.Identifier, each.columns)),
+            )
+        elif isinstance(each, Constraint):
+            statement = sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {}").format(
+                identifier(table), sql.Identifier(each.name), sql.SQL(each.definition)
+            )
+        cursor.execute(statement)
+        return True
+
+    return work
+
+
+def _sequence(each: Sequence) -> Callable[[Any], int | None]:
+    """Move a sequence to the greatest value of a column, making it if it is not there; gives that, if it moved."""
+    name = sql.Identifier(*each.name.split("."))
+    text = ".".join(map(quote, each.name.split(".")))
+
+    def work(cursor: Any) -> int | None:
+        cursor.execute("SELECT to_regclass(%s)", (text,))
+        if cursor.fetchone() == (None,):
+            cursor.execute(sql.SQL("CREATE SEQUENCE {}").format(name))
+        cursor.execute(
+            sql.SQL(
+                "SELECT setval({}, m) FROM (SELECT max({}) AS m FROM {}) t, {} s "
+                "WHERE m > last_value OR (m = last_value AND NOT is_called)"
+            ).format(
+                sql.Literal(text), sql.Identifier(each.column), identifier(table_of(each.row_class)), name
+            )
+        )
+        moved = cursor.fetchone()
+        return int(moved[0]) if moved else None
+
+    return work
+
+
+def _analyze(table: Table) -> Callable[[Any], str]:
+    """Gather a table's statistics; gives a warning when the role may not."""
+
+    def work(cursor: Any) -> str:
+        notices = cursor.connection.notices
+        notices.clear()
+        cursor.execute(sql.SQL("ANALYZE {}").format(identifier(table)))
+        return (
+            f"the role may not ANALYZE {table.qualified}: its owner should, or grant MAINTAIN on it"
+            if any("permission denied" in notice for notice in notices)
+            else ""
+        )
+
+    return work
+
+
+def _drop_landing(cursor: Any, profile: Profile) -> int:
+    cursor.execute(SLICES, (profile.name,))
+    slices = cursor.fetchall()
+    for (number,) in slices:
+        for table in profile.tables.values():
+            if table.landing:
+                cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(part_of(table, number)))
+    return len(slices)

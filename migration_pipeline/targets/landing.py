@@ -1,0 +1,183 @@
+"""The slice that a file has of the landing tables: filled beside the tables, and put in place with the receipt.
+
+A load makes a slice of its own: for each landing table a fresh table without a key, which nobody reads. In
+the transaction of the file's receipt the fresh tables become children of the landing tables, and those of the
+file's former slice are dropped. So the rows of a file are there once, or not at all, however often it is
+loaded, by how many loads at once, and wherever one of them is killed. What a killed load leaves is dropped
+by the next load of the profile: a live one holds an advisory lock.
+
+Without a key nothing finds a row that is there already. Therefore the slice counts its batches: a batch
+whose COMMIT was not answered is recognized when it comes again.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+from psycopg2 import sql
+
+from migration_pipeline.row import Table
+from migration_pipeline.targets.connection import DatabaseError
+from migration_pipeline.targets.copy_csv import COPY_OPTIONS
+
+LOCK_CLASS = 0x6D696772
+"""The first half of our advisory locks' keys ("migr"); the second is the slice's id."""
+
+NEW_SLICE = """
+INSERT INTO migration.slice (profile, export_id, file, run_id)
+VALUES (%(profile)s, %(export_id)s, %(file)s, %(run_id)s) RETURNING id
+"""
+
+LOCK = "SELECT pg_advisory_lock(%s, %s::int)"
+
+LEFTOVERS = """
+DELETE FROM migration.slice
+ WHERE profile = %(profile)s AND landed_at IS NULL AND pg_try_advisory_xact_lock(%(lock)s, id::int)
+RETURNING id
+"""
+
+NEXT_BATCH = "UPDATE migration.slice SET batches = batches + 1 WHERE id = %s AND batches = %s"
+
+BATCHES = "SELECT batches FROM migration.slice WHERE id = %s"
+
+REPLACED = """
+DELETE FROM migration.slice
+ WHERE (profile, export_id, file) = (%(profile)s, %(export_id)s, %(file)s) AND landed_at IS NOT NULL AND id <> %(id)s
+RETURNING id
+"""
+
+LANDED = "UPDATE migration.slice SET rows = %s, landed_at = now() WHERE id = %s"
+
+MORE = "UPDATE migration.slice SET rows = %s WHERE id = %s"
+
+PLACE = """
+SELECT id, rows
+  FROM migration.slice
+ WHERE (profile, export_id, file) = (%(profile)s, %(export_id)s, %(file)s) AND landed_at IS NOT NULL
+"""
+
+
+class Slice:
+    """One load's slice of a profile's landing tables. Its methods run in the caller's transactions."""
+
+    def __init__(self, tables: Iterable[Table], file: Mapping[str, Any]) -> None:
+        self._tables = list(tables)
+        self._file = dict(file)
+        self._id: int | None = None
+        self._batches = 0
+        """Batches of which it is known that they are committed."""
+        self._made: set[str] = set()
+        self._there: set[str] = set()
+        """Tables made in the transaction that runs, and in those before."""
+        self._rows: dict[str, int] = {}
+
+    def connected(self, cursor: Any) -> None:
+        """Take the lock that shows that this load lives, on a new connection."""
+        if self._id is not None:
+            cursor.execute(LOCK, (LOCK_CLASS, self._id))
+
+    def begin(self, cursor: Any) -> None:
+        """Drop what killed loads of the profile left, and begin a slice."""
+        cursor.execute(LEFTOVERS, self._file | {"lock": LOCK_CLASS})
+        self._drop(cursor, cursor.fetchall())
+        cursor.execute(NEW_SLICE, self._file)
+        (self._id,) = cursor.fetchone()
+        cursor.execute(LOCK, (LOCK_CLASS, self._id))
+
+    def batch(self, cursor: Any) -> bool:
+        """Count a batch, in its transaction; False when it is committed already, and its answer was lost."""
+        self._made.clear()  # of a transaction that was rolled back nothing is there
+        cursor.execute(NEXT_BATCH, (self._id, self._batches))
+        if cursor.rowcount:
+            return True
+        cursor.execute(BATCHES, (self._id,))
+        if cursor.fetchone() != (self._batches + 1,):
+            raise DatabaseError(
+                f"{self._file['file']}: what it had landed is gone: another load took this one for dead, or has "
+                "replaced it; load it again"
+            )
+        return False
+
+    def committed(self) -> None:
+        """Take note that a batch is committed."""
+        self._batches += 1
+        self._there |= self._made
+
+    def prepare(self, cursor: Any, table: Table) -> None:
+        """Make the slice's own table, unless it is there."""
+        if table.qualified not in self._there:
+            cursor.execute(
+                sql.SQL("CREATE TABLE IF NOT EXISTS {} (LIKE {} INCLUDING ALL EXCLUDING INDEXES)").format(
+                    part_of(table, self._id), identifier(table)
+                )
+            )
+            self._made.add(table.qualified)
+
+    def copy(self, cursor: Any, table: Table, data: bytes) -> None:
+        """Copy rows into it."""
+        statement = sql.SQL("COPY {} ({}) FROM STDIN WITH ({})").format(
+            part_of(table, self._id),
+            sql.SQL(", ").join(sql.Identifier(column.name) for column in table.columns),
+            sql.SQL(COPY_OPTIONS),
+        )
+        cursor.copy_expert(statement, io.BytesIO(data), len(data))
+
+    def land(self, cursor: Any, rows: Mapping[str, int]) -> None:
+        """Put the slice in the place of the file's former one. The file's receipt must be written before: it locks."""
+        counts = {table.qualified: rows.get(table.qualified, 0) for table in self._tables}
+        cursor.execute(REPLACED, self._file | {"id": self._id})
+        self._drop(cursor, cursor.fetchall())
+        for table in self._tables:
+            if counts[table.qualified]:
+                cursor.execute(
+                    sql.SQL("ALTER TABLE {} INHERIT {}").format(part_of(table, self._id), identifier(table))
+                )
+        self._drop_empty(cursor, counts)
+        cursor.execute(LANDED, (msgspec.json.encode(counts).decode(), self._id))
+
+    def resume(self, cursor: Any) -> None:
+        """Take up the file's landed slice, to add rows to it. The file's receipt must be locked before."""
+        cursor.execute(PLACE, self._file)
+        found = cursor.fetchone()
+        if found is None:
+            raise DatabaseError(f"{self._file['file']}: it is not landed, or no longer: load it again")
+        self._id, self._rows = found
+
+    def add(self, cursor: Any, rows: Mapping[str, int]) -> None:
+        """Take rows that were copied into a landed slice into its account."""
+        counts = {table.qualified: self._rows.get(table.qualified, 0) for table in self._tables}
+        for table in self._tables:
+            if (name := table.qualified) in rows:
+                if not counts[name]:
+                    cursor.execute(
+                        sql.SQL("ALTER TABLE {} INHERIT {}").format(
+                            part_of(table, self._id), identifier(table)
+                        )
+                    )
+                counts[name] += rows[name]
+        self._drop_empty(cursor, counts)
+        cursor.execute(MORE, (msgspec.json.encode(counts).decode(), self._id))
+
+    def _drop(self, cursor: Any, ids: Iterable[tuple[int]]) -> None:
+        for (number,) in ids:
+            for table in self._tables:
+                cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(part_of(table, number)))
+
+    def _drop_empty(self, cursor: Any, counts: Mapping[str, int]) -> None:
+        """Drop tables that were made for rows which were all refused."""
+        for table in self._tables:
+            if not counts[table.qualified]:
+                cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(part_of(table, self._id)))
+
+
+def identifier(table: Table) -> sql.Identifier:
+    """A table's quoted name."""
+    return sql.Identifier(*(part for part in (table.schema, table.name) if part))
+
+
+def part_of(table: Table, number: int | None) -> sql.Identifier:
+    """The quoted name of a landing table's slice."""
+    return sql.Identifier(*(part for part in (table.schema, f"{table.name}_{number}") if part))

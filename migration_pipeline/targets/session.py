@@ -1,0 +1,205 @@
+"""A connection that lasts: transactions that run again after transient faults, and can be cancelled.
+
+What is a transient fault is said by SQLSTATE (`migration_pipeline.targets.faults`), never by the driver's
+exception classes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import psycopg2
+
+from migration_pipeline.targets.connection import (
+    END_BACKEND,
+    DatabaseError,
+    DatabaseSettings,
+    configure,
+    explain,
+    no_database,
+    open_connection,
+)
+from migration_pipeline.targets.faults import FEW_TRIES, Fault, fault_of, wait_seconds
+
+Result = TypeVar("Result")
+
+STALLED_SECONDS = 15.0
+"""How much longer than the server's own time limit a batch may take before its connection is given up: the
+limit is the server's, and nobody hears of it over a network that is dead without a word."""
+
+WATCH_SECONDS = 1.0
+"""How often the time of the statement that runs is looked at."""
+
+POLL_SECONDS = 0.2
+"""How often somebody who waits for a transaction in another thread can be interrupted."""
+
+CANCEL_SECONDS = 10.0
+"""How long a cancelled transaction may take to come back before it is left alone."""
+
+
+class Session:
+    """One connection at a time to PostgreSQL, opened when it is needed. Call `open` before, and `close` after.
+
+    Each transient fault is told to `on_retry`. `on_connect` runs in a transaction of its own after each new
+    connection.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        settings: DatabaseSettings,
+        on_retry: Callable[[str], None] = lambda _: None,
+        on_connect: Callable[[Any], None] = lambda _: None,
+    ) -> None:
+        self._url = url
+        self._settings = settings
+        self._on_retry = on_retry
+        self._on_connect = on_connect
+        self._connection: Any = None
+        self._cancelled = threading.Event()
+        self._left = threading.Event()
+        self._deadline = math.inf
+        self._backend: tuple[Any, ...] | None = None
+        self._chance = random.Random()  # spreads retries, keeps no secret
+        self.retries = 0
+        """Transactions that ran again so far."""
+
+    def open(self) -> None:
+        """Begin to watch over the connection's time."""
+        threading.Thread(target=self._watch, name="watch the database", daemon=True).start()
+
+    def close(self, failed: bool = False) -> None:
+        """Drop the connection; with `failed`, even one that a statement in another thread still holds."""
+        self._left.set()
+        if failed:
+            # A write that could not be cancelled would hold the connection, and close() waits for it.
+            self._hang_up()
+        self._drop()
+
+    def cancel(self) -> None:
+        """Make a transaction in another thread fail soon, for good."""
+        self._cancelled.set()
+        with contextlib.suppress(psycopg2.Error, AttributeError):
+            self._connection.cancel()
+
+    def expect_answer(self) -> None:
+        """Begin to count the time of a statement anew."""
+        self._deadline = time.monotonic() + self._settings.statement_timeout_seconds + STALLED_SECONDS
+
+    def persistently(self, work: Callable[[Any], Result]) -> Result:
+        """Do `work` in a transaction, and again after each transient fault. Raises `DatabaseError`.
+
+        A connection that is lost during COMMIT leaves open whether the transaction is there. It runs again:
+        `work` has to see for itself, such as by finding rows that are there already.
+        """
+        began, attempt = time.monotonic(), 0
+        while True:
+            try:
+                return self._transaction(work)
+            except psycopg2.Error as error:
+                connected = self._connection is not None
+                fault = fault_of(error, connected=connected)
+                told = explain(error) if connected or error.pgcode else str(no_database(error))
+                if fault is Fault.RECONNECT:
+                    self._drop()
+                if self._cancelled.is_set() or fault not in (Fault.AGAIN, Fault.RECONNECT):
+                    raise DatabaseError(told) from None
+                wait = wait_seconds(attempt, error.pgcode, self._chance)
+                attempt += 1
+                spent = time.monotonic() - began
+                if attempt >= FEW_TRIES.get(error.pgcode or "", attempt + 1) or (
+                    spent + wait > self._settings.retry_seconds
+                ):
+                    raise DatabaseError(
+                        f"{told}; gave up after {attempt} tries in {spent:,.0f} s: when the database is well "
+                        "again, rerun the file"
+                    ) from None
+                self.retries += 1
+                self._on_retry(f"{told}; try {attempt + 1} in {wait:.1f} s")
+                if self._cancelled.wait(wait):
+                    raise DatabaseError(told) from None
+
+    def interruptibly(self, work: Callable[[Any], Result]) -> Result:
+        """Do `work` as `persistently` does, in a thread: an interruption of this one cancels it. Raises `DatabaseError`."""
+        results: list[Result] = []
+        errors: list[BaseException] = []
+        # An Event, as a join that is interrupted may leave its thread marked as ended (bpo-45274).
+        done = threading.Event()
+
+        def run() -> None:
+            try:
+                results.append(self.persistently(work))
+            except BaseException as error:  # raised again by whoever waits
+                errors.append(error)
+            finally:
+                done.set()
+
+        threading.Thread(target=run, name="transaction", daemon=True).start()
+        try:
+            while not done.wait(POLL_SECONDS):
+                pass
+        except BaseException:
+            deadline = time.monotonic() + CANCEL_SECONDS
+            while not done.is_set() and time.monotonic() < deadline:
+                self.cancel()  # more than once: the first may come between two statements
+                done.wait(POLL_SECONDS)
+            raise
+        if errors:
+            raise errors[0]
+        return results[0]
+
+    def _transaction(self, work: Callable[[Any], Result]) -> Result:
+        """Do `work` in one transaction: committed if it ends well, rolled back if not."""
+        if fresh := self._connection is None:
+            self._connection = open_connection(self._url)
+        self.expect_answer()
+        try:
+            if fresh:
+                backend = configure(self._connection, self._settings)
+                with self._connection, self._connection.cursor() as cursor:
+                    if self._backend is not None:
+                        cursor.execute(END_BACKEND, self._backend)
+                    self._on_connect(cursor)
+                self._backend = backend
+            with self._connection.cursor() as cursor:
+                result = work(cursor)
+            self._connection.commit()
+        except BaseException:
+            with contextlib.suppress(psycopg2.Error):
+                self._connection.rollback()
+            if fresh:
+                self._drop()  # it may not be configured
+            raise
+        finally:
+            self._deadline = math.inf
+        return result
+
+    def _watch(self) -> None:
+        """Hang up on a server that does not answer in time, so that the transaction runs again."""
+        while not self._left.wait(WATCH_SECONDS):
+            if time.monotonic() > self._deadline:
+                self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Make whatever waits for the server fail, in whatever thread."""
+        connection = self._connection
+        if connection is not None:
+            with (
+                contextlib.suppress(OSError, psycopg2.Error),
+                socket.socket(fileno=os.dup(connection.fileno())) as wire,
+            ):
+                wire.shutdown(socket.SHUT_RDWR)
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(psycopg2.Error):
+                connection.close()

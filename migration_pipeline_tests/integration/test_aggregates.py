@@ -1,0 +1,533 @@
+"""Many items, one row: landing slices and aggregates on a real PostgreSQL, held against oracles."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+
+from migration_pipeline import Item, Profile, Row, prefix
+from migration_pipeline.engine.load import FileLoad, LoadSettings
+from migration_pipeline.engine.report import FileReport
+from migration_pipeline.engine.transform import Transform
+from migration_pipeline.errors import MigrationError, UsageError
+from migration_pipeline.profile import load_profile
+from migration_pipeline.profiles.pictures import PictureOptions
+from migration_pipeline.sample import write_sample
+from migration_pipeline.sources import dynamodb_json
+from migration_pipeline.sources.export import Export, read_export
+from migration_pipeline.sources.storage import Storage
+from migration_pipeline.sources.stream import FileStream
+from migration_pipeline.targets.aggregate import (
+    AggregateIdentity,
+    AggregateReport,
+    AggregateRun,
+    AggregateSettings,
+    LandedFile,
+)
+from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
+from migration_pipeline.targets.ddl import ddl
+from migration_pipeline.targets.finishing import finish
+from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
+from migration_pipeline_tests.conftest import execute, query
+from migration_pipeline_tests.oracle import activities, checksum, data_lines, expected
+from migration_pipeline_tests.oracle_pictures import SELECT, pictures
+
+shop, picture_profile = load_profile("shop"), load_profile("pictures")
+EXPORTED = datetime(2024, 5, 6, 7, 8, 9, tzinfo=timezone.utc)
+
+
+class Lines:
+    """A file that never was one."""
+
+    bytes_read, md5 = 0, "md5"
+
+    def __init__(self, items: Sequence[Any]) -> None:
+        self.lines = [
+            item if isinstance(item, bytes) else json.dumps({"Item": item}).encode() for item in items
+        ]
+
+    def __iter__(self) -> Iterator[list[bytes]]:
+        yield self.lines
+
+    def verify(self) -> None:
+        pass
+
+
+def land(
+    url: str, profile: Profile, name: str, items: Sequence[Any], options: Any = None, batch_items: int = 1000
+) -> FileReport:
+    """Load items as a file."""
+    identity = FileIdentity(profile.name, "1", "e", name, "run", EXPORTED.isoformat())
+    source, transform = Lines(items), Transform(profile, dynamodb_json, options)
+    settings = LoadSettings(batch_items=batch_items, max_bad_share=1)
+    with PostgresTarget(url, profile.tables, identity) as target:
+        return FileLoad(name, len(items), source, transform, target, settings).run()
+
+
+def load(url: str, profile: Profile, export: Export, batch_items: int = 1000) -> None:
+    """Load all files of an export."""
+    for file in export.files:
+        identity = FileIdentity(profile.name, "1", export.id, file.name, "run", export.export_time)
+        with PostgresTarget(url, profile.tables, identity) as target:
+            source, transform = FileStream(file, Storage()), Transform(profile, dynamodb_json)
+            FileLoad(
+                file.name, file.items, source, transform, target, LoadSettings(batch_items=batch_items)
+            ).run()
+
+
+def make(
+    url: str, profile: Profile, files: Sequence[Any], say: Any = lambda _: None, **settings: Any
+) -> AggregateReport:
+    """Make the profile's aggregate of files: names, or an export's."""
+    landed = [
+        LandedFile("e", file, "md5")
+        if isinstance(file, str)
+        else LandedFile(file[0], file[1].name, file[1].md5)
+        for file in files
+    ]
+    (aggregate,) = profile.aggregates
+    identity = AggregateIdentity(profile.name, "1", "run")
+    patience = DatabaseSettings(retry_seconds=20)
+    return AggregateRun(url, aggregate, landed, identity, AggregateSettings(**settings), patience, say).run()
+
+
+def files_of(export: Export) -> list[Any]:
+    return [(export.id, file) for file in export.files]
+
+
+@pytest.fixture
+def picture_url(database_url: str) -> str:
+    execute(database_url, ddl(picture_profile.all_tables))
+    return database_url
+
+
+# -- what comes out --------------------------------------------------------------------------------
+
+
+def test_the_shops_activity_is_what_the_oracle_sums_up(shop_database_url: str, shop_export: Path) -> None:
+    export = read_export(str(shop_export), Storage())
+    load(shop_database_url, shop, export)
+    report = make(shop_database_url, shop, files_of(export))
+    rows = activities(expected(shop_export)[0])
+    assert query(shop_database_url, "SELECT * FROM customer_activity ORDER BY customer_id") == rows
+    assert (report.groups, report.rows, report.new, report.changed) == (len(rows), len(rows), len(rows), 0)
+    # Again: nothing to write, and the receipt says so.
+    xmin = "SELECT customer_id, xmin::text FROM customer_activity ORDER BY 1"
+    before = query(shop_database_url, xmin)
+    again = make(shop_database_url, shop, files_of(export))
+    assert (again.new, again.changed, again.unchanged) == (0, 0, len(rows))
+    assert query(shop_database_url, xmin) == before
+    receipt = (
+        "SELECT table_name, files, groups, rows, new, changed, unchanged, deleted FROM migration.aggregate"
+    )
+    assert query(shop_database_url, receipt) == [
+        ("customer_activity", len(export.files), len(rows), len(rows), 0, 0, len(rows), 0)
+    ]
+
+
+def odd_items(chance: random.Random, count: int) -> list[dict[str, Any]]:
+    """Items of few pictures, so that they meet, and contradict each other, in every attribute."""
+    urls = [
+        "/img/a/b.jpg",
+        "/img/a.b/c",
+        "img/x.PNG",
+        "/img//img/y.gif",
+        "",
+        ".",
+        "/img/",
+        "z.tar.webp",
+        "ü/ß.jpeg",
+    ]
+
+    def number(*choices: int) -> dict[str, str]:
+        return {chance.choice("NS"): str(chance.choice(choices))}
+
+    items = []
+    for n in range(count):
+        item: dict[str, Any] = {
+            "id": {"S": f"{chance.choice(['', 'é', 'Z', 'a', '10', '9', '-'])}-{n}"},
+            "pictureId": number(1, 2, 3, 9, 10, 2**40),
+            "languageId": number(0, 1, 2, 3, 17, 99),
+            "url": {"S": chance.choice(urls)},
+            "caption": {"S": chance.choice(["", "one", 'a "quoted"\n\\ one', "ünï 🛒", "null"])},
+            "agencyId": number(1, 2, 2**31 - 1),
+            "formatId": number(85, 72, 68, 9, 100),
+            "formatPictureId": number(1, 2, 10, 2**33),
+            "originalWidth": number(1, 4000),
+            "originalHeight": number(1, 3000),
+            "x": number(1), "y": number(2),
+        }  # fmt: skip
+        for name in list(item):
+            if name not in ("id", "pictureId") and chance.random() < 0.15:
+                item[name] = {"NULL": True}
+                if chance.random() < 0.5:
+                    del item[name]
+        items.append(item)
+    return items
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_pictures_are_what_the_oracle_makes_of_odd_items(picture_url: str, seed: int) -> None:
+    chance = random.Random(seed)
+    items = odd_items(chance, 150)
+    max_id = None if seed % 2 else 2**40
+    names = ["f0", "f1", "f2"]
+    for n, name in enumerate(names):
+        report = land(picture_url, picture_profile, name, items[n::3], PictureOptions(max_id), batch_items=20)
+        too_great = sum(int(next(iter(i["pictureId"].values()))) >= 2**40 for i in items[n::3])
+        assert report.skipped == ({} if max_id is None else {"picture_item: no row": too_great})
+    make(picture_url, picture_profile, names, part_rows=[10, 40, 1000][seed % 3], sessions=1 + seed % 2)
+    assert query(picture_url, SELECT) == pictures(items, EXPORTED, max_id)
+
+
+def test_the_sample_of_pictures_is_what_the_oracle_makes_of_it(picture_url: str, tmp_path: Path) -> None:
+    export = read_export(
+        str(write_sample(tmp_path, items=6_000, files=5, seed=4, profile="pictures")), Storage()
+    )
+    load(picture_url, picture_profile, export)
+    report = make(picture_url, picture_profile, files_of(export), part_rows=1000)
+    assert report.parts > 3
+    items = [json.loads(line)["Item"] for _, _, line in data_lines(Path(export.uri))]
+    exported = datetime.fromisoformat(export.export_time.replace("Z", "+00:00"))
+    rows = pictures(items, exported)
+    assert query(picture_url, SELECT) == rows
+    assert report.groups == report.rows == len(rows) == 2_000
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_neither_order_nor_workers_nor_repetition_change_a_row(
+    picture_url: str, tmp_path: Path, workers: int
+) -> None:
+    export = read_export(
+        str(write_sample(tmp_path, items=3_000, files=6, seed=9, profile="pictures")), Storage()
+    )
+    tables = ["picture", "landing.picture_items"]
+    load(picture_url, picture_profile, export)
+    make(picture_url, picture_profile, files_of(export), part_rows=500)
+    connection = psycopg2.connect(picture_url)
+    once = checksum(connection, tables)
+    execute(picture_url, "TRUNCATE picture")
+    files = list(export.files) * 2
+    random.Random(workers).shuffle(files)
+    errors: list[BaseException] = []
+
+    def some(mine: Sequence[Any]) -> None:
+        for file in mine:
+            identity = FileIdentity("pictures", "1", export.id, file.name, "run", export.export_time)
+            try:
+                with PostgresTarget(picture_url, picture_profile.tables, identity) as target:
+                    source = FileStream(file, Storage())
+                    transform = Transform(picture_profile, dynamodb_json)
+                    settings = LoadSettings(batch_items=77)
+                    FileLoad(file.name, file.items, source, transform, target, settings).run()
+            except BaseException as error:
+                errors.append(error)
+
+    threads = [threading.Thread(target=some, args=(files[n::workers],)) for n in range(workers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors, errors
+    make(picture_url, picture_profile, files_of(export), part_rows=200, sessions=workers)
+    assert checksum(connection, tables) == once
+    connection.close()
+
+
+# -- slices ----------------------------------------------------------------------------------------
+
+EVENTS = "SELECT customer_id, kind FROM landing.shop_events ORDER BY 1, 2"
+SLICES = "SELECT relname FROM pg_class WHERE relname LIKE 'shop\\_events\\_%' ORDER BY 1"
+
+
+def event(customer: str, kind: str = "viewed", at: str = "2024-01-01T00:00:00Z") -> dict[str, Any]:
+    return {
+        "PK": {"S": f"CUSTOMER#{customer}"}, "SK": {"S": f"EVENT#{at}#1"}, "at": {"S": at}, "kind": {"S": kind},
+    }  # fmt: skip
+
+
+def test_a_slice_is_replaced_whole(shop_database_url: str) -> None:
+    land(shop_database_url, shop, "f", [event("a"), event("b")])
+    land(shop_database_url, shop, "g", [event("c")])
+    assert query(shop_database_url, EVENTS) == [("a", "viewed"), ("b", "viewed"), ("c", "viewed")]
+    land(shop_database_url, shop, "f", [event("a", "login")])
+    assert query(shop_database_url, EVENTS) == [("a", "login"), ("c", "viewed")]
+    land(shop_database_url, shop, "g", [])
+    assert query(shop_database_url, EVENTS) == [("a", "login")]
+    assert len(query(shop_database_url, SLICES)) == 1, "replaced and empty slices leave no table"
+    # What is of the file before stays while it is loaded again, and when that fails.
+    identity = FileIdentity("shop", "1", "e", "f", "run")
+    with PostgresTarget(shop_database_url, shop.tables, identity) as target:
+        lines, transform = Lines([event("z")] * 30), Transform(shop, dynamodb_json)
+        with pytest.raises(MigrationError, match="not conserved"):
+            FileLoad("f", 99, lines, transform, target, LoadSettings(batch_items=10)).run()
+    assert query(shop_database_url, EVENTS) == [("a", "login")]
+    assert len(query(shop_database_url, SLICES)) == 2
+    land(shop_database_url, shop, "h", [])
+    assert len(query(shop_database_url, SLICES)) == 1, "the next load drops what a failed one left"
+
+
+def test_the_slice_of_a_live_load_is_not_taken_for_a_leftover(shop_database_url: str) -> None:
+    proceed, begun = threading.Event(), threading.Event()
+
+    class Slow(Lines):
+        def __iter__(self) -> Iterator[list[bytes]]:
+            yield self.lines[:10]
+            begun.set()
+            proceed.wait(60)
+            yield self.lines[10:]
+
+    def slowly() -> None:
+        identity = FileIdentity("shop", "1", "e", "slow", "run")
+        with PostgresTarget(shop_database_url, shop.tables, identity) as target:
+            lines = Slow([event(str(n)) for n in range(20)])
+            FileLoad("slow", 20, lines, Transform(shop, dynamodb_json), target, LoadSettings(5)).run()
+
+    thread = threading.Thread(target=slowly)
+    thread.start()
+    begun.wait(60)
+    deadline = time.monotonic() + 60
+    while not query(shop_database_url, SLICES) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert query(shop_database_url, EVENTS) == [], "nothing of it shows yet"
+    land(shop_database_url, shop, "f", [event("a")])
+    proceed.set()
+    thread.join()
+    assert len(query(shop_database_url, EVENTS)) == 21
+
+
+def test_refused_rows_of_landing_tables_are_quarantined_alone_and_replayed(shop_database_url: str) -> None:
+    from migration_pipeline.engine.replay import replay
+
+    execute(shop_database_url, "ALTER TABLE landing.shop_events ADD CONSTRAINT c CHECK (kind <> 'refused')")
+    items: list[Any] = [event(str(n), "refused" if n in (3, 44) else "viewed") for n in range(60)]
+    items[20] = b"{broken"
+    items[30]["kind"]["S"] = "nul\0"
+    report = land(shop_database_url, shop, "f", items, batch_items=25)
+    assert (report.loaded, report.quarantined) == (56, 4)
+    assert len(query(shop_database_url, EVENTS)) == 56
+    lines = "SELECT line FROM migration.quarantine ORDER BY 1"
+    assert query(shop_database_url, lines) == [(4,), (21,), (31,), (45,)]
+    ((slice_,),) = query(shop_database_url, SLICES)
+    for table in ("shop_events", slice_):  # a slice has its constraints for itself
+        execute(shop_database_url, f"ALTER TABLE landing.{table} DROP CONSTRAINT c")
+    identity = FileIdentity("shop", "1", "e", "f", "again")
+    with PostgresTarget(shop_database_url, shop.tables, identity) as target:
+        again = replay(Transform(shop, dynamodb_json), target, LoadSettings())
+    assert (again.loaded, again.quarantined) == (2, 2)
+    assert len(query(shop_database_url, EVENTS)) == 58
+    counted = "SELECT (rows ->> 'landing.shop_events')::int FROM migration.slice"
+    assert query(shop_database_url, counted) == [(58,)]
+    assert make(shop_database_url, shop, ["f"]).groups == 58
+
+
+# -- aggregates that cannot be made ----------------------------------------------------------------
+
+
+def test_files_that_are_not_landed_are_named(shop_database_url: str) -> None:
+    land(shop_database_url, shop, "f1.json.gz", [event("a")])
+    with pytest.raises(MigrationError) as told:
+        make(shop_database_url, shop, ["f1.json.gz", "f2.json.gz", "f3.json.gz"])
+    assert "2 of 3 files are not landed in landing.shop_events: f2.json.gz, f3.json.gz; load them" in str(
+        told.value
+    )
+    assert query(shop_database_url, "SELECT * FROM customer_activity") == []
+    # A file of other contents is not the plan's, even under the same name.
+    other, identity = LandedFile("e", "f1.json.gz", "other"), AggregateIdentity("shop", "1", "r")
+    with pytest.raises(MigrationError, match=r"1 of 1 files are not landed .*: f1.json.gz"):
+        AggregateRun(shop_database_url, shop.aggregates[0], [other], identity).run()
+
+
+def test_rows_without_a_source_are_deleted_only_when_told_to(shop_database_url: str) -> None:
+    land(shop_database_url, shop, "f", [event("a"), event("b")])
+    land(shop_database_url, shop, "g", [event("b"), event("c")])
+    make(shop_database_url, shop, ["f", "g"])
+    land(shop_database_url, shop, "f", [event("b", "login")])
+    report = make(shop_database_url, shop, ["f", "g"])
+    assert (report.rows, report.new, report.changed, report.unchanged, report.deleted) == (2, 0, 1, 1, 0)
+    ids = "SELECT customer_id FROM customer_activity ORDER BY 1"
+    assert query(shop_database_url, ids) == [("a",), ("b",), ("c",)]
+    report = make(shop_database_url, shop, ["f", "g"], delete_rows=True)
+    assert (report.rows, report.unchanged, report.deleted) == (2, 2, 1)
+    assert query(shop_database_url, ids) == [("b",), ("c",)]
+
+
+def test_files_that_the_plan_no_longer_has_are_dropped(shop_database_url: str) -> None:
+    land(shop_database_url, shop, "old", [event("a")])
+    land(shop_database_url, shop, "new", [event("b")])
+    said: list[str] = []
+    assert make(shop_database_url, shop, ["new"], said.append).groups == 1
+    assert any("old" in line for line in said)
+    assert query(shop_database_url, EVENTS) == [("b", "viewed")]
+
+
+@pytest.mark.parametrize(
+    ("sql", "reason"),
+    [
+        ("SELECT customer_id, 1 AS n FROM landing.marks WHERE customer_id <> 'CUSTOMER#a' GROUP BY 1", "2 groups .* became 1 rows"),
+        ("SELECT customer_id, 1 AS n FROM landing.marks", "SQLSTATE 21000"),
+        ("SELECT customer_id, nothing AS n FROM landing.marks", "SQLSTATE 42703"),
+        ("SELECT customer_id, 1 / 0 AS n FROM landing.marks GROUP BY 1", "SQLSTATE 22012"),
+        ("SELECT customer_id, NULL::int AS n FROM landing.marks GROUP BY 1", "SQLSTATE 23502"),
+    ],
+)  # fmt: skip
+def test_sql_that_makes_other_rows_than_groups_fails_without_a_receipt(
+    database_url: str, tmp_path: Path, sql: str, reason: str
+) -> None:
+    marks = marks_profile(tmp_path, sql)
+    execute(database_url, ddl(marks.all_tables))
+    land(database_url, marks, "f", [event("a"), event("b"), event("b")])
+    with pytest.raises(MigrationError, match=reason) as told:
+        make(database_url, marks, ["f"])
+    assert str(told.value).startswith("aggregate counts: ")
+    assert query(database_url, "SELECT * FROM migration.aggregate") == []
+
+
+class MarkItem(Item):
+    PK: str
+
+
+class Mark(Row, table="marks", landing=True):
+    customer_id: str
+
+
+class Count(Row, table="counts", key="customer_id"):
+    customer_id: str
+    n: int
+
+
+def marks_profile(folder: Path, sql: str) -> Profile:
+    (folder / "marks.sql").write_text(sql)
+    marks = Profile("marks")
+
+    @marks.route(PK=prefix("CUSTOMER#"))
+    def mark(item: MarkItem) -> Mark:
+        return Mark(item.PK)
+
+    marks.aggregate(Count, of=Mark, by="customer_id", sql=str(folder / "marks.sql"))
+    return marks
+
+
+def test_an_aggregate_that_makes_no_sense_is_a_mistake_of_the_profile(tmp_path: Path) -> None:
+    (tmp_path / "a.sql").write_text(" ;\n")
+    made, path = Profile("made"), str(tmp_path / "a.sql")
+    with pytest.raises(UsageError, match=r"a\.sql is empty"):
+        made.aggregate(Count, of=Mark, by="customer_id", sql=path)
+    with pytest.raises(UsageError, match="cannot be read"):
+        made.aggregate(Count, of=Mark, by="customer_id", sql="missing.sql")
+    with pytest.raises(UsageError, match="'nothing' is to be a column"):
+        made.aggregate(Count, of=Mark, by="nothing", sql=path)
+    with pytest.raises(UsageError, match=r"'customer_id' is to be a column, .* of the landing table counts"):
+        made.aggregate(Count, of=Count, by="customer_id", sql=path)
+    with pytest.raises(UsageError, match="neither key nor version"):
+
+        class _Bad(Row, table="bad", landing=True, key="a"):
+            a: str
+
+
+# -- faults ----------------------------------------------------------------------------------------
+
+
+def test_a_lost_connection_is_made_anew_and_the_part_again(shop_database_url: str) -> None:
+    land(shop_database_url, shop, "f", [event(f"{n:05}") for n in range(3_000)])
+    killed: list[int] = []
+
+    def kill(said: str) -> None:
+        if "parts" in said and len(killed) < 2:
+            found = query(
+                shop_database_url,
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() "
+                "AND application_name = 'migration_pipeline'",
+            )
+            killed.append(found[0][0])
+
+    report = make(shop_database_url, shop, ["f"], kill, part_rows=100, sessions=2)
+    assert sum(killed) > 1
+    assert report.retries > 0
+    assert (report.groups, report.rows) == (3_000, 3_000)
+    assert query(shop_database_url, "SELECT count(*), sum(events) FROM customer_activity") == [(3_000, 3_000)]
+
+
+def test_files_that_land_meanwhile_keep_the_receipt_back(shop_database_url: str) -> None:
+    land(shop_database_url, shop, "f", [event(f"{n:05}") for n in range(500)])
+
+    def again(said: str) -> None:
+        if "groups" in said:
+            land(shop_database_url, shop, "f", [event(f"{n:05}") for n in range(500)])
+
+    with pytest.raises(MigrationError, match="landed again while it was made"):
+        make(shop_database_url, shop, ["f"], again)
+    assert query(shop_database_url, "SELECT * FROM migration.aggregate") == []
+
+
+def test_an_interruption_ends_the_statement_that_runs(shop_database_url: str, tmp_path: Path) -> None:
+    """As Dagster's Terminate does it: an exception in the thread that waits."""
+    import _thread
+
+    marks = marks_profile(
+        tmp_path, "SELECT customer_id, count(pg_sleep(300)) AS n FROM landing.marks GROUP BY 1"
+    )
+    execute(shop_database_url, ddl(marks.all_tables))
+    land(shop_database_url, marks, "f", [event("a")])
+    running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(300)%' AND state = 'active'"
+    other = f"{running} AND pid <> pg_backend_pid()"
+
+    def interrupt() -> None:
+        deadline = time.monotonic() + 60
+        while query(shop_database_url, other) == [(0,)] and time.monotonic() < deadline:
+            time.sleep(0.05)
+        _thread.interrupt_main()
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        make(shop_database_url, marks, ["f"])
+    thread.join()
+    assert query(shop_database_url, other) == [(0,)]
+
+
+# -- finishing -------------------------------------------------------------------------------------
+
+
+def test_finishing_may_be_repeated_and_never_sets_a_sequence_back(picture_url: str) -> None:
+    execute(picture_url, "CREATE SEQUENCE picture_id_seq")
+    land(picture_url, picture_profile, "f", odd_items(random.Random(1), 50))
+    make(picture_url, picture_profile, ["f"])
+    (greatest,) = query(picture_url, "SELECT max(id) FROM picture")[0]
+    report = finish(picture_url, picture_profile, drop_landing=False)
+    assert report.sequences == {"picture_id_seq": greatest}
+    assert report.analyzed == ["picture"]
+    assert query(picture_url, "SELECT nextval('picture_id_seq')") == [(greatest + 1,)]
+    assert finish(picture_url, picture_profile, drop_landing=False).sequences == {}
+    assert query(picture_url, "SELECT nextval('picture_id_seq')") == [(greatest + 2,)]
+    # Dropped landing tables leave the rows, and a clear word when the aggregate is wanted again.
+    assert finish(picture_url, picture_profile, drop_landing=True).dropped == 1
+    assert query(picture_url, "SELECT count(*) FROM landing.picture_items") == [(0,)]
+    assert query(picture_url, "SELECT count(*) > 0 FROM picture") == [(True,)]
+    with pytest.raises(MigrationError, match="1 of 1 files are not landed"):
+        make(picture_url, picture_profile, ["f"])
+
+
+def test_indexes_and_constraints_are_made_once(shop_database_url: str) -> None:
+    made = Profile("shop")
+    made.route(SK=prefix("EVENT#"))(shop.rules[3].function)  # type: ignore[type-var]
+    activity = shop.aggregates[0].row_class
+    made.aggregates.append(shop.aggregates[0])
+    made.index(activity, "last_event_at", "events", name="by time")
+    made.constraint(activity, "CHECK (events > 0)", name="some")
+    assert finish(shop_database_url, made, False).made == ["by time", "some"]
+    assert finish(shop_database_url, made, False).made == []
+    made.constraint(activity, "CHECK (events < 0)", name="none")
+    land(shop_database_url, shop, "f", [event("a")])
+    make(shop_database_url, shop, ["f"])
+    with pytest.raises(DatabaseError, match=r"finishing, constraint none: .*SQLSTATE 23514"):
+        finish(shop_database_url, made, False)
