@@ -1,6 +1,4 @@
-"""The workloads: the shop, a third of whose items become rows; a table in which every item is a row; and pictures,
-of whose rows each is made of three items.
-"""
+"""The workloads: a shop, a table in which every item is a row, and pictures, whose rows are made of many items."""
 
 from __future__ import annotations
 
