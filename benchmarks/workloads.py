@@ -1,4 +1,4 @@
-"""The workloads: the shop, a third of whose items become rows; every item a row; pictures, of which three make a row."""
+"""The workloads: a shop, a table in which every item is a row, and pictures, whose rows are made of many items."""
 
 from __future__ import annotations
 

@@ -47,7 +47,9 @@ from migration_pipeline.watch import watch, watch_status
 if TYPE_CHECKING:  # it takes Dagster, whose import costs a second
     from migration_pipeline.downstream import AssetStatus
 
-PROFILE_HELP = "PROFILE is a shipped profile's name (shop) or a path (my_package.my_module:profile)."
+PROFILE_HELP = (
+    "PROFILE is a shipped profile's name (shop, pictures) or a path (my_package.my_module:profile)."
+)
 
 
 class _Group(click.Group):

@@ -258,7 +258,7 @@ def load_profile(reference: str) -> Profile:
 def _import_failure(reference: str, module_name: str, error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name and module_name.startswith(error.name):
         return (
-            f"profile {reference}: no module {error.name!r}; give a shipped profile (shop) or a path such as "
+            f"profile {reference}: no module {error.name!r}; give a shipped profile (shop, pictures) or a path such as "
             "my_package.my_module:profile, importable from the current directory"
         )
     frame = _last_frame(error)

@@ -31,9 +31,11 @@ from migration_pipeline.settings import plans_dir
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.targets import comparison
+from migration_pipeline.targets.aggregate import AggregateIdentity, AggregateRun, LandedFile
 from migration_pipeline.targets.comparison import Difference
 from migration_pipeline.targets.connection import DatabaseError
 from migration_pipeline.targets.ddl import ddl
+from migration_pipeline.targets.finishing import finish
 from migration_pipeline.targets.receipts import read_differences, read_verifications
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.integration.test_quarantine import load_lines, load_shop
@@ -51,6 +53,7 @@ def plan(shop_export: Path) -> Plan:
 @pytest.fixture
 def loaded(shop_database_url: str, shop_export: Path) -> str:
     load_shop(shop_database_url, read_export(str(shop_export), Storage()))
+    make_activity(shop_database_url, make_plan(shop, "shop", [read_export(str(shop_export), Storage())]))
     return shop_database_url
 
 
@@ -73,7 +76,9 @@ def test_after_a_load_every_row_is_the_same(loaded: str, plan: Plan, extra: bool
         assert total.compared == total.same == rows > 100
     assert (found(compared), compared.unaccounted) == ({}, 0)
     kept = {each.table_name: each for each in read_verifications(loaded, "shop")}
-    assert set(kept) == set(TABLES)
+    assert set(kept) == {*TABLES, "landing.shop_events", "customer_activity"}
+    ((events,),) = query(loaded, "SELECT count(*) FROM landing.shop_events")
+    assert kept["landing.shop_events"].same == events > 100
     assert all((each.same, each.run_id) == (each.compared, "run") for each in kept.values())
 
 
@@ -119,6 +124,55 @@ def test_what_is_planted_is_found_and_nothing_else(loaded: str, plan: Plan, extr
     load_shop(loaded, read_export(plan.exports[0].uri, Storage()))
     again = verify(plan, shop, loaded, "run", extra=extra)
     assert found(again) == {"order_lines": {Difference("extra"): 1}}, "a load mends all but rows of no item"
+
+
+def test_what_is_planted_in_landed_rows_and_aggregates_is_found(loaded: str, plan: Plan) -> None:
+    assert verified(plan, loaded) == {}
+    ((customer,),) = query(loaded, "SELECT min(customer_id) FROM customer_activity")
+    execute(loaded, f"UPDATE customer_activity SET events = events + 1 WHERE customer_id = '{customer}'")
+    execute(
+        loaded,
+        "INSERT INTO customer_activity SELECT (jsonb_populate_record(a, jsonb_build_object('customer_id', 'added'))).* "
+        "FROM customer_activity a LIMIT 1",
+    )
+    assert verified(plan, loaded) == {
+        "customer_activity": {Difference("different", ("events",)): 1, Difference("extra"): 1}
+    }
+    execute(loaded, "DELETE FROM customer_activity WHERE customer_id = 'added'")
+    make_activity(loaded, plan)
+    assert verified(plan, loaded) == {}
+    # One row of a slice changed, which the aggregate made of it then shows as well.
+    execute(
+        loaded,
+        "UPDATE landing.shop_events SET customer_id = 'x' WHERE ctid = (SELECT min(ctid) FROM landing.shop_events) "
+        "AND tableoid = (SELECT tableoid FROM landing.shop_events LIMIT 1)",
+    )
+    assert verified(plan, loaded)["landing.shop_events"] == {
+        Difference("missing"): 1,
+        Difference("extra"): 1,
+    }
+
+
+def make_activity(url: str, plan: Plan) -> None:
+    (aggregate,) = shop.aggregates
+    files = [LandedFile(p.export_id, p.file.name, p.file.md5) for p in plan.files]
+    AggregateRun(url, aggregate, files, AggregateIdentity("shop", "1", "run")).run()
+
+
+def verified(plan: Plan, url: str) -> dict[str, dict[Difference, int]]:
+    compared = verify(plan, shop, url, "run")
+    assert compared.notes == []
+    totals = {name: compared.table(name).found for name in compared.names}
+    return {name: dict(+each) for name, each in totals.items() if +each}
+
+
+def test_landed_rows_that_finishing_dropped_are_not_compared(loaded: str, plan: Plan) -> None:
+    finish(loaded, shop, drop_landing=True)
+    compared = verify(plan, shop, loaded, "run")
+    assert found(compared) == {}
+    assert compared.table("landing.shop_events").compared == 0
+    assert "customer_activity" not in compared.names
+    assert compared.notes == ["customer_activity was not compared: what files had landed was dropped"]
 
 
 def test_nothing_loaded_is_all_missing(shop_database_url: str, plan: Plan) -> None:
@@ -215,7 +269,7 @@ def test_the_server_itself_refuses_a_verification_that_writes(
     monkeypatch.setattr(
         comparison, "COMPARE", "WITH gone AS (DELETE FROM orders RETURNING 1) " + comparison.COMPARE.lstrip()
     )
-    monkeypatch.setattr("migration_pipeline.targets.postgres.fault_of", lambda error, **_: None)
+    monkeypatch.setattr("migration_pipeline.targets.session.fault_of", lambda error, **_: None)
     with pytest.raises(DatabaseError, match="25006"):
         verify(plan, shop, loaded, "run")
 
@@ -373,7 +427,7 @@ def test_in_dagster_a_dry_run_materializes_nothing_and_the_check_tells(
         event.asset_observation_data.asset_observation.asset_key.path[-1]: event
         for event in done.get_asset_observation_events()
     }
-    assert set(seen) == set(TABLES)
+    assert set(seen) == {*TABLES, "shop_events"}
     metadata: Any = seen["orders"].asset_observation_data.asset_observation.metadata
     assert metadata["rows_new"].value > 10
     assert metadata["rows_changed"].value == 0
@@ -383,6 +437,7 @@ def test_in_dagster_a_dry_run_materializes_nothing_and_the_check_tells(
     (first,) = check_of(job, instance)
     assert not first.passed
     load_shop(shop_database_url, read_export(plan.exports[0].uri, Storage()))
+    make_activity(shop_database_url, plan)
     (second,) = check_of(job, instance)
     assert second.passed, second.description
     assert second.metadata["rows_at_fault"].value == 0
@@ -412,6 +467,7 @@ def test_on_the_command_line(plan: Plan, shop_database_url: str, monkeypatch: py
     assert status == 1
     assert "rows are not as the export has them; see some of their keys with --keys" in output
     load_shop(shop_database_url, read_export(plan.exports[0].uri, Storage()))
+    make_activity(shop_database_url, plan)
     status, output = command("verify", "shop", "--extra")
     assert status == 0, output
     assert "rows of the export are in the tables, and no others" in output
