@@ -305,11 +305,15 @@ class Instance:
         if result["__typename"] != "CancelBackfillSuccess":
             raise InstanceError(f"Dagster did not cancel backfill {backfill_id}: {result.get('message', '')}")
 
-    def terminate(self, run_ids: Sequence[str]) -> None:
-        """Ask for runs to end, as the UI's Terminate does. One that has ended in between is left as it is."""
+    def terminate(self, run_ids: Sequence[str]) -> list[str]:
+        """Ask for runs to end, as the UI's Terminate does; gives those that will.
+
+        One that has ended in between will not, nor one that is just being started: ask again for that.
+        """
         result = self.query(TERMINATE, runs=list(run_ids))["terminateRuns"]
-        if result["__typename"] != "TerminateRunsResult":
+        if "terminateRunResults" not in result:
             raise InstanceError(f"Dagster did not terminate: {result.get('message', result['__typename'])}")
+        return [one["run"]["id"] for one in result["terminateRunResults"] if "run" in one]
 
 
 def _keys(plan: Plan, profile: Profile) -> list[list[str]]:
@@ -458,6 +462,9 @@ TERMINATE = """
 mutation Terminate($runs: [String!]!) {
   terminateRuns(runIds: $runs) {
     __typename
+    ... on TerminateRunsResult {
+      terminateRunResults { ... on TerminateRunSuccess { run { id } } }
+    }
     ... on PythonError { message }
   }
 }"""

@@ -359,8 +359,7 @@ def stop(
                 done.backfills.append(one.id)
         alive = runs(instance, plan, (*WAITING, *EXECUTING))
         if ending := [run.id for run in alive if run.status != "CANCELING" and run.id not in done.runs]:
-            instance.terminate(ending)
-            done.runs += ending
+            done.runs += instance.terminate(ending)
         if not (open_backfills or alive):
             return done
         if time.monotonic() > deadline:
