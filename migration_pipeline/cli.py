@@ -24,7 +24,9 @@ from migration_pipeline.terminal import console, count_states, status_table, wat
 if TYPE_CHECKING:  # it takes Dagster, whose import costs a second
     from migration_pipeline.downstream import AssetStatus
 
-PROFILE_HELP = "PROFILE is a shipped profile's name (shop, pictures) or a path (my_package.my_module:profile)."
+PROFILE_HELP = (
+    "PROFILE is a shipped profile's name (shop, pictures) or a path (my_package.my_module:profile)."
+)
 
 
 class _Group(click.Group):
