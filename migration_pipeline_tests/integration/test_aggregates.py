@@ -191,6 +191,19 @@ def test_pictures_are_what_the_oracle_makes_of_odd_items(picture_url: str, seed:
     assert query(picture_url, SELECT) == pictures(items, EXPORTED, max_id)
 
 
+def test_items_of_pictures_that_are_none_are_quarantined(picture_url: str) -> None:
+    good, without, text, large = odd_items(random.Random(1), 4)
+    good["pictureId"] = {"S": "12"}
+    del without["pictureId"]
+    text["pictureId"] = {"S": "a secret"}
+    large["formatPictureId"] = {"N": str(2**63)}
+    report = land(picture_url, picture_profile, "f", [good, b"{broken", without, text, large])
+    assert (report.loaded, report.quarantined) == (1, 4)
+    assert "secret" not in str(report.quarantined_by_reason)
+    make(picture_url, picture_profile, ["f"])
+    assert query(picture_url, "SELECT id FROM picture") == [(12,)]
+
+
 def test_the_sample_of_pictures_is_what_the_oracle_makes_of_it(picture_url: str, tmp_path: Path) -> None:
     export = read_export(
         str(write_sample(tmp_path, items=6_000, files=5, seed=4, profile="pictures")), Storage()
