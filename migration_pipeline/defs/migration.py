@@ -6,6 +6,7 @@ Terminate (dagster#15026).
 """
 
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import Any
 
 import dagster as dg
@@ -108,7 +109,7 @@ def migration_assets(plan: Plan, profile: Profile) -> list[dg.AssetSpec | dg.Ass
 def _tables_asset(plan: Plan, profile: Profile, export: dg.AssetSpec) -> dg.AssetsDefinition:
     tables = profile.tables
     files = plan.by_partition()
-    export_times = {export.id: export.export_time or None for export in plan.exports}
+    export_times = {export.id: _time(export.export_time) for export in plan.exports}
     Config: Any = with_options(LoadConfig, profile)  # noqa: N806  # a class
 
     @dg.multi_asset(
@@ -152,6 +153,15 @@ def _tables_asset(plan: Plan, profile: Profile, export: dg.AssetSpec) -> dg.Asse
             raise _failure(failures)
 
     return load
+
+
+def _time(text: str) -> str | None:
+    """Give an export's time as it stands, if it is one; a manifest made by hand may have any text."""
+    try:
+        datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        return None
+    return text
 
 
 def replay_job(plan: Plan, profile: Profile) -> dg.JobDefinition:

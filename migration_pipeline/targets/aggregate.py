@@ -30,6 +30,10 @@ FILES_SHOWN = 20
 """Files that are not landed which a failure names; their number is always told."""
 
 
+DROPPED_AT_ONCE = 100
+"""Slices that one transaction drops: each takes some of the server's locks."""
+
+
 class AggregateSettings(msgspec.Struct, frozen=True):
     """What an operator may tune. Only `delete_rows` changes the result."""
 
@@ -176,7 +180,10 @@ class AggregateRun:
             session.open()
         failed = True
         try:
-            slices = first.interruptibly(self._check)
+            first.interruptibly(self._check_tables)
+            while first.interruptibly(self._drop_others):
+                pass
+            slices = first.interruptibly(self._landed)
             rows = sum(counts[source.qualified] for _, counts in slices for source in self._aggregate.sources)
             first.interruptibly(self._analyze)
             groups = first.interruptibly(self._count_groups)
@@ -208,22 +215,34 @@ class AggregateRun:
 
     # -- before ----------------------------------------------------------------------------------
 
-    def _check(self, cursor: Any) -> list[tuple[int, dict[str, int]]]:
-        """Compare tables with the catalog, and the landed files with those of the plan; gives the slices."""
+    def _check_tables(self, cursor: Any) -> None:
+        """Compare tables and bookkeeping with the catalog."""
         check_bookkeeping(cursor)
         for table in (self._table, *self._aggregate.sources):
             check_table(table, cursor)
         cursor.execute(COLUMNS, (qualified(self._table),))
         self._types = {name: pg_type for name, pg_type, *_ in cursor.fetchall()}
+
+    def _drop_others(self, cursor: Any) -> bool:
+        """Drop what was landed of files that are none of the plan's, some at a time; gives whether there were any."""
+        ours = {(file.export_id, file.file) for file in self._files}
+        cursor.execute(LANDED, (self._identity.profile,))
+        others = [row for row in cursor.fetchall() if (row[0], row[1]) not in ours][:DROPPED_AT_ONCE]
+        for _, file, _, number, _ in others:
+            cursor.execute(FORGET, (number,))
+            for source in self._aggregate.sources:
+                cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(part_of(source, number)))
+            self._say(f"{self._name}: dropped what was landed of {file}, which the plan no longer has")
+        return bool(others)
+
+    def _landed(self, cursor: Any) -> list[tuple[int, dict[str, int]]]:
+        """Give the slices of the plan's files: ids, and rows by landing table. Raises `MigrationError` if one is missing."""
         wanted = {(file.export_id, file.file): file.md5 for file in self._files}
         names = {source.qualified for source in self._aggregate.sources}
         slices, there = [], set()
         cursor.execute(LANDED, (self._identity.profile,))
         for export_id, file, md5, number, counts in cursor.fetchall():
-            if (export_id, file) not in wanted:
-                self._drop(cursor, number)
-                self._say(f"{self._name}: dropped what was landed of {file}, which the plan no longer has")
-            elif md5 == wanted[export_id, file] and names <= counts.keys():
+            if md5 == wanted.get((export_id, file)) and names <= counts.keys():
                 slices.append((number, counts))
                 there.add((export_id, file))
         missing = [file.file for file in self._files if (file.export_id, file.file) not in there]
@@ -234,11 +253,6 @@ class AggregateRun:
                 f"{', '.join(sorted(names))}: {', '.join(missing[:FILES_SHOWN])}{more}; load them, then run it again"
             )
         return slices
-
-    def _drop(self, cursor: Any, number: int) -> None:
-        cursor.execute(FORGET, (number,))
-        for source in self._aggregate.sources:
-            cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(part_of(source, number)))
 
     def _analyze(self, cursor: Any) -> None:
         """Let the planner know of how many groups there are. Statistics of a landing table as a whole are nobody else's care."""

@@ -28,7 +28,12 @@ SELECT 1
  WHERE i.indrelid = to_regclass(%s) AND c.relname = %s
 """
 
-SLICES = "DELETE FROM migration.slice WHERE profile = %s AND landed_at IS NOT NULL RETURNING id"
+SLICES = """
+DELETE FROM migration.slice
+ WHERE id IN (SELECT id FROM migration.slice WHERE profile = %s AND landed_at IS NOT NULL LIMIT 100)
+RETURNING id
+"""
+"""Some at a time: each table that is dropped takes up to three of the server's locks until the transaction ends."""
 
 
 class FinishingReport(msgspec.Struct, kw_only=True):
@@ -78,7 +83,8 @@ def finish(
                 else:
                     report.analyzed.append(table.qualified)
         if drop_landing:
-            report.dropped = step("landing tables dropped", lambda cursor: _drop_landing(cursor, profile))
+            while some := step("dropping what is landed", lambda cursor: _drop_landing(cursor, profile)):
+                report.dropped += some
         failed = False
     finally:
         session.close(failed)

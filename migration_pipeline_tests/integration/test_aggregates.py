@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg2
+import psycopg2.extensions
 import pytest
 
 from migration_pipeline import Item, Profile, Row, prefix
@@ -26,6 +27,7 @@ from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.sources.export import Export, read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
+from migration_pipeline.targets import session
 from migration_pipeline.targets.aggregate import (
     AggregateIdentity,
     AggregateReport,
@@ -189,6 +191,19 @@ def test_pictures_are_what_the_oracle_makes_of_odd_items(picture_url: str, seed:
     assert query(picture_url, SELECT) == pictures(items, EXPORTED, max_id)
 
 
+def test_items_of_pictures_that_are_none_are_quarantined(picture_url: str) -> None:
+    good, without, text, large = odd_items(random.Random(1), 4)
+    good["pictureId"] = {"S": "12"}
+    del without["pictureId"]
+    text["pictureId"] = {"S": "a secret"}
+    large["formatPictureId"] = {"N": str(2**63)}
+    report = land(picture_url, picture_profile, "f", [good, b"{broken", without, text, large])
+    assert (report.loaded, report.quarantined) == (1, 4)
+    assert "secret" not in str(report.quarantined_by_reason)
+    make(picture_url, picture_profile, ["f"])
+    assert query(picture_url, "SELECT id FROM picture") == [(12,)]
+
+
 def test_the_sample_of_pictures_is_what_the_oracle_makes_of_it(picture_url: str, tmp_path: Path) -> None:
     export = read_export(
         str(write_sample(tmp_path, items=6_000, files=5, seed=4, profile="pictures")), Storage()
@@ -303,6 +318,35 @@ def test_the_slice_of_a_live_load_is_not_taken_for_a_leftover(shop_database_url:
     proceed.set()
     thread.join()
     assert len(query(shop_database_url, EVENTS)) == 21
+
+
+@pytest.mark.parametrize("lost", [{3}, {4}, {3, 4, 5, 7}])
+def test_a_batch_whose_commit_was_not_answered_does_not_come_twice(
+    shop_database_url: str, monkeypatch: pytest.MonkeyPatch, lost: set[int]
+) -> None:
+    """The server commits, and the connection is gone before it says so."""
+    commits: list[int] = []
+
+    class Deaf(psycopg2.extensions.connection):
+        def commit(self) -> None:
+            super().commit()
+            commits.append(len(commits))
+            if len(commits) in lost:
+                self.close()
+                raise psycopg2.OperationalError("server closed the connection unexpectedly")
+
+    def deaf(url: str) -> Any:
+        return psycopg2.connect(url, connection_factory=Deaf)
+
+    monkeypatch.setattr(session, "open_connection", deaf)
+    items: list[Any] = [event(f"{n:02}") for n in range(50)]
+    items[7]["kind"]["S"] = "nul\0"
+    report = land(shop_database_url, shop, "f", items, batch_items=10)
+    assert any(number + 1 in lost for number in commits)
+    assert (report.loaded, report.quarantined, report.retries > 0) == (49, 1, True)
+    assert query(shop_database_url, EVENTS) == [(f"{n:02}", "viewed") for n in range(50) if n != 7]
+    counted = "SELECT (s.rows ->> 'landing.shop_events')::int, f.loaded FROM migration.slice s JOIN migration.loaded_file f USING (file)"
+    assert query(shop_database_url, counted) == [(49, 49)]
 
 
 def test_refused_rows_of_landing_tables_are_quarantined_alone_and_replayed(shop_database_url: str) -> None:
