@@ -5,11 +5,13 @@ Exit status: 0 done, 1 something is failed or missing, 2 the call was wrong.
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
@@ -19,6 +21,9 @@ from migration_pipeline.instance import FileStatus, Instance
 from migration_pipeline.plan import Plan, make_plan, plan_path, planned_profile, read_plan, write_plan
 from migration_pipeline.profile import Profile, load_profile
 from migration_pipeline.terminal import console, count_states, status_table, watch
+
+if TYPE_CHECKING:
+    from migration_pipeline.inspection.survey import Survey
 
 PROFILE_HELP = "PROFILE is a shipped profile's name (shop) or a path (my_package.my_module:profile)."
 
@@ -77,6 +82,50 @@ def sample(folder: Path, items: int, files: int, seed: int, bad: int) -> None:
     out.print(f"wrote {items:,} items in {files} files: {escape(str(export))}", soft_wrap=True)
     if bad:
         out.print(f"{bad} of them are broken: {escape(str(folder / 'bad-items.jsonl'))}", soft_wrap=True)
+
+
+ITEMS_PER_FILE = click.option(
+    "--items-per-file",
+    type=click.IntRange(1),
+    default=1_000,
+    show_default=True,
+    help="Items drawn of each file.",
+)
+EVERYTHING = click.option(
+    "--all", "everything", is_flag=True, help="Read every item, instead of a sample: minutes for millions."
+)
+
+
+@main.command()
+@click.argument("location", metavar="EXPORT")
+@ITEMS_PER_FILE
+@EVERYTHING
+@click.option("--json", "as_json", is_flag=True, help="Print all that was found as JSON.")
+@click.option(
+    "--html",
+    "page",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write all that was found to a page for a browser.",
+)
+def inspect(location: str, items_per_file: int, everything: bool, as_json: bool, page: Path | None) -> None:
+    """Say what EXPORT holds: its entity types, their attributes, and the types that these fit.
+
+    It reads a sample of every file, and says which. No text of an item is shown, but key prefixes, the
+    constants of attributes with few values, and the range of numbers and times.
+    """
+    from migration_pipeline.inspection import report
+
+    found = report.facts(_survey(location, items_per_file, everything))
+    if page is not None:
+        page.write_text(report.html(found), encoding="utf-8")
+    if as_json:
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        console().print(report.tables(found))
+        if page is not None:
+            click.echo(f"written: {page}")
+    sys.exit(1 if found["unread"] else 0)
 
 
 @main.command()
@@ -276,6 +325,24 @@ def clean() -> None:
     from migration_pipeline.local.demo import remove_state
 
     remove_state()
+
+
+def _survey(location: str, items_per_file: int, everything: bool) -> Survey:
+    """Look at an export, with progress on stderr."""
+    from migration_pipeline.inspection.sampling import take_sample
+    from migration_pipeline.inspection.survey import survey_everything, survey_sample
+    from migration_pipeline.sources.export import read_export
+    from migration_pipeline.sources.storage import Storage
+
+    storage = Storage()
+    export = read_export(location, storage, warn=lambda text: click.echo(f"warning: {text}", err=True))
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        sampling = bar.add_task("sampling the files", total=len(export.files))
+        sample = take_sample(export, storage, items_per_file, lambda: bar.advance(sampling))
+        if not everything:
+            return survey_sample(sample)
+        reading = bar.add_task(f"reading {export.items:,} items", total=export.items)
+        return survey_everything(sample, storage, lambda items: bar.advance(reading, items))
 
 
 def _open(reference: str) -> tuple[Plan, Profile, Instance]:
