@@ -128,6 +128,48 @@ def inspect(location: str, items_per_file: int, everything: bool, as_json: bool,
     sys.exit(1 if found["unread"] else 0)
 
 
+@main.command("scaffold")
+@click.argument("location", metavar="EXPORT")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="FILE.py",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The profile's module, which gives it its name; schema.sql and a test are written beside it.",
+)
+@click.option("--force", is_flag=True, help="Overwrite files that are there.")
+@ITEMS_PER_FILE
+@EVERYTHING
+def scaffold_command(location: str, output: Path, force: bool, items_per_file: int, everything: bool) -> None:
+    """Write a first profile for EXPORT, to read and to change: its module, schema.sql, and a test.
+
+    It is made from a sample of every file, and tried on it. The test holds sampled items as they are.
+    """
+    from migration_pipeline import scaffold
+
+    survey = _survey(location, items_per_file, everything)
+    made = scaffold.scaffold(survey, output)
+    scaffold.write(made, force)
+    for reason in survey.unread.values():
+        click.echo(f"warning: not read: {reason}", err=True)
+    for path in made.files:
+        click.echo(f"wrote {path}")
+    click.echo(
+        f"{made.entity_types:,} entity types; {made.cases:,} real items are cases of the test: mind who may see it"
+    )
+    for reason, count in made.bad.items():
+        click.echo(f"bad: {count:,} sampled items: {reason}")
+    click.echo(
+        f"tried on {survey.sample.items:,} sampled items: {made.items:,} become rows, {made.unrouted:,} are unrouted, "
+        f"{sum(made.bad.values()):,} would go to the quarantine"
+    )
+    click.echo(
+        f"next: read {output.name}, then migration-pipeline plan --profile {output.stem}:profile {location}"
+    )
+    sys.exit(1 if survey.unread else 0)
+
+
 @main.command()
 @click.option("--profile", "reference", required=True, help=PROFILE_HELP)
 @click.option(

@@ -151,7 +151,8 @@ def guess_types(items: Sequence[Item], key: Key) -> list[Conditions]:
 
     The last has no condition and takes what no other does, if some of the items need it.
     """
-    marks = [mark for name in key.attributes if (mark := _key_marks(items, name))]
+    keys = filter(declarable, key.attributes)
+    marks = [mark for name in keys if (mark := _key_marks(items, name))]
     by_type = _type_marks(items, marks)
     counts = Counter[Conditions]()
     for item in items:
@@ -188,6 +189,11 @@ def holds(conditions: Conditions, item: Item) -> bool:
         else text_in(item, name) == condition
         for name, condition in conditions
     )
+
+
+def declarable(name: str) -> bool:
+    """Tell whether an Item or a route may name an attribute: msgspec takes no quotes, backslashes or control characters."""
+    return re.search(r'["\\\x00-\x1f]', name) is None
 
 
 Mark = Callable[[Item], Conditions]
@@ -238,7 +244,11 @@ def _type_marks(items: Sequence[Item], marks: Sequence[Mark]) -> Mark | None:
     """Find an attribute that says which entity type an item is."""
     names = Counter(name for item in items for name, value in item.items() if isinstance(value.S, str))
     for name in sorted(names, key=_bare):
-        if _bare(name) in TYPE_NAMES + LOOSE_TYPE_NAMES and names[name] * 10 >= len(items) * 9:
+        if (
+            declarable(name)
+            and _bare(name) in TYPE_NAMES + LOOSE_TYPE_NAMES
+            and names[name] * 10 >= len(items) * 9
+        ):
             values = Counter(text_in(item, name) for item in items)
             words = {text for text in values if WORD.fullmatch(text)}
             few = 1 < len(words) <= MAX_TYPES and len(words) * 2 <= len(items)
