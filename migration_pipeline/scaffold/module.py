@@ -90,9 +90,9 @@ def _profile(draft: Draft) -> list[str]:
         *said,
         statement("profile = ", call("Profile", text_literal(draft.name), **options)),
     ]
-    if any(_holds(entity, "BOOLEANS") for entity in draft.entities):
+    if any(_holds(entity, ("BOOLEANS[", "boolean(")) for entity in draft.entities):
         lines += _booleans(draft)
-    if any(_holds(entity, "boolean(") for entity in draft.entities):
+    if any(_holds(entity, ("boolean(",)) for entity in draft.entities):
         lines += [
             "", "", "def boolean(text: str | None) -> bool | None:",
             '    """Read a boolean that is kept as a text. Any other text than those of BOOLEANS makes a bad item."""',
@@ -115,8 +115,8 @@ def _key_guess(draft: Draft) -> str:
     )
 
 
-def _holds(entity: Entity, text: str) -> bool:
-    return any(isinstance(field.value, str) and text in field.value for field in entity.fields)
+def _holds(entity: Entity, begins: tuple[str, ...]) -> bool:
+    return any(isinstance(field.value, str) and field.value.startswith(begins) for field in entity.fields)
 
 
 def _booleans(draft: Draft) -> list[str]:
@@ -124,7 +124,7 @@ def _booleans(draft: Draft) -> list[str]:
         text: true
         for entity in draft.entities
         for field in entity.fields
-        if isinstance(field.value, str) and field.value.lower().startswith("boolean")
+        if isinstance(field.value, str) and field.value.startswith(("BOOLEANS[", "boolean("))
         for text, true in zip(entity.kind.attributes[field.attribute].booleans, (True, False), strict=True)
     }
     parts = [Part(f"{text_literal(text)}: ", str(true)) for text, true in texts.items()]

@@ -7,6 +7,7 @@ import keyword
 import re
 import unicodedata
 from collections.abc import Iterable
+from itertools import chain, count
 
 from migration_pipeline import __all__ as vocabulary
 from migration_pipeline.inspection.attributes import words
@@ -49,8 +50,8 @@ class Names:
 
     def give(self, *wishes: str) -> str:
         """Give the first wish that is free, or the last with a number."""
-        numbered = (f"{wishes[-1]}_{number}" for number in range(2, 10**6))
-        name = next(name for name in (*wishes, *numbered) if name not in self._taken)
+        numbered = (f"{wishes[-1]}_{number}" for number in count(2))
+        name = next(name for name in chain(wishes, numbered) if name not in self._taken)
         self._taken.add(name)
         return name
 
