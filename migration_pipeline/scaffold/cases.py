@@ -37,11 +37,11 @@ def cases_source(
                 continue
             classes.update(type(row).__name__ for row in rows)
             cases += _case(f"{entity.function}_{number}", line, rows, names)
-    body = "\n".join(cases).rstrip() + "\n"
+    body = "\n".join(cases)
     exempt = ["S101"] + ["S106"] * any(map(PASSWORD.search, _arguments(draft)))
     head = f"# ruff: noqa: {', '.join(exempt)}\n" if beside_package else ""
     imports = _imports(names, [*sorted(classes), "profile"], module, beside_package)
-    return head + _HEAD.format(module=module, imports=imports) + body, len(cases) // CASE
+    return (head + _HEAD.format(module=module, imports=imports) + body).rstrip() + "\n", len(cases) // CASE
 
 
 _HEAD = '''"""Items of the export, and the rows that they become by {module}. They are real: mind who may see them."""

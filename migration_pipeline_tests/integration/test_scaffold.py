@@ -9,12 +9,13 @@ import subprocess
 import sys
 import tempfile
 from decimal import Decimal
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
 from migration_pipeline.cli import main
@@ -53,7 +54,7 @@ LINTS = [
     [*RUFF, "check", *OURS, "--ignore", "S101,S106"],  # as in a folder of tests
 ]
 MYPY = [str(TOOLS / "mypy"), "--strict", "--python-version", "3.10"]
-PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py"]
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
 
 
 def passes(command: list[str], folder: Path) -> None:
@@ -68,11 +69,11 @@ def passes(command: list[str], folder: Path) -> None:
     assert done.returncode == 0, f"{command}: {done.stdout[-3000:]}{done.stderr[-1000:]}"
 
 
-def check(folder: Path) -> None:
+def check(folder: Path, *what: str) -> None:
     """Hold what was written against ruff (as it comes, and with this project's rules), mypy, and its own test."""
     for command in (*LINTS, MYPY):
-        passes([*command, "mine.py", "test_mine.py"], folder)
-    passes(PYTEST, folder)
+        passes([*command, *(what or ("mine.py", "test_mine.py"))], folder)
+    passes([*PYTEST, *(what or ("test_mine.py",))], folder)
 
 
 def load(url: str, location: Path, profile: Profile) -> list[FileReport]:
@@ -347,16 +348,18 @@ def test_what_was_sampled_is_never_quarantined(url: str, files: list[list[dict[s
         assert sum(query(url, f'SELECT count(*) FROM "{table}"')[0][0] for table in tables) == items
 
 
-@settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=40)
-@given(exports())
-def test_whatever_is_scaffolded_passes_lint(files: list[list[dict[str, Any]]]) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        folder, storage = Path(name), Storage()
-        location = write_export(folder, files)
+def test_whatever_is_scaffolded_passes_lint_types_and_its_own_test(tmp_path: Path) -> None:
+    """All examples are written first, and then held against each tool once."""
+    numbers, storage = count(), Storage()
+
+    @settings(deadline=None, max_examples=40, database=None, phases=[Phase.generate])
+    @given(exports())
+    def generate(files: list[list[dict[str, Any]]]) -> None:
+        number = next(numbers)
+        location = write_export(tmp_path / f"export{number}", files)
         survey = survey_sample(take_sample(read_export(str(location), storage), storage))
-        write(scaffold(survey, folder / "mine.py"), force=False)
-        for command in LINTS:
-            passes([*command, "mine.py", "test_mine.py"], folder)
-        if os.environ.get("SCAFFOLD_MYPY"):
-            passes([*MYPY, "mine.py", "test_mine.py"], folder)
-            passes(PYTEST, folder)
+        write(scaffold(survey, tmp_path / "made" / f"mine{number}.py"), force=True)
+
+    generate()
+    assert next(numbers) >= 40
+    check(tmp_path / "made", ".")
