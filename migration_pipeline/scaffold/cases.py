@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import msgspec
 
@@ -40,7 +41,7 @@ def cases_source(
     body = "\n".join(cases)
     exempt = ["S101"] + ["S106"] * any(map(PASSWORD.search, _arguments(draft)))
     head = f"# ruff: noqa: {', '.join(exempt)}\n" if beside_package else ""
-    imports = _imports(names, [*sorted(classes), "profile"], module, beside_package)
+    imports = _imports(names, [*sorted(classes, key=_import_order), "profile"], module, beside_package)
     return (head + _HEAD.format(module=module, imports=imports) + body).rstrip() + "\n", len(cases) // CASE
 
 
@@ -63,6 +64,16 @@ def rows(item: dict[str, Any]) -> list[Row]:
 
 CASE = 7
 """Parts that `_case` makes of a case."""
+
+
+def _import_order(name: str) -> tuple[Any, ...]:
+    """As sorters of imports have it: what looks like a constant first, and numbers by their value."""
+    constant = name.isupper() and len(name) > 1
+
+    def natural(text: str) -> list[Any]:
+        return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", text)]
+
+    return not constant, natural(name.lower()), natural(name)
 
 
 def _case(name: str, line: Line, rows: list[Row], names: set[str]) -> list[str]:
