@@ -36,12 +36,10 @@ def write_export(
         "manifestFilesS3Key": f"AWSDynamoDB/{EXPORT_ID}/manifest-files.json",
         "billedSizeBytes": 1, "itemCount": sum(map(len, files)), "outputFormat": "DYNAMODB_JSON",
     }  # fmt: skip
-    for kind, content in (
-        ("files", "".join(json.dumps(entry) + "\n" for entry in entries)),
-        ("summary", json.dumps(summary)),
-    ):
-        (root / f"manifest-{kind}.json").write_text(content)
-        (root / f"manifest-{kind}.md5").write_text(md5(content.encode()))
+    listing = "".join(json.dumps(entry) + "\n" for entry in entries)
+    for kind, text in (("files", listing), ("summary", json.dumps(summary))):
+        (root / f"manifest-{kind}.json").write_text(text)
+        (root / f"manifest-{kind}.md5").write_text(md5(text.encode()))
     return root
 
 

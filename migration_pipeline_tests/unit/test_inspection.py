@@ -13,9 +13,10 @@ from click.testing import CliRunner
 from migration_pipeline.cli import main
 from migration_pipeline.inspection import report, sampling
 from migration_pipeline.inspection.attributes import Attribute, Place
-from migration_pipeline.inspection.keys import Prefix, guess_key, guess_types
+from migration_pipeline.inspection.keys import guess_key, guess_types
 from migration_pipeline.inspection.sampling import take_sample
 from migration_pipeline.inspection.survey import Survey, patterns, survey_everything, survey_sample
+from migration_pipeline.profile import Prefix
 from migration_pipeline.sample import write_sample
 from migration_pipeline.sources.dynamodb_json import plain, whole_item
 from migration_pipeline.sources.export import read_export
