@@ -44,7 +44,7 @@ class _Group(click.Group):
 def main() -> None:
     """Move a DynamoDB table, exported to S3, into PostgreSQL through Dagster.
 
-    The usual order: plan, ddl, backfill --wait, status, retry-failed.
+    The usual order: inspect, scaffold, plan, ddl, backfill --wait, status, retry-failed.
     """
 
 
@@ -118,7 +118,10 @@ def inspect(location: str, items_per_file: int, everything: bool, as_json: bool,
 
     found = report.facts(_survey(location, items_per_file, everything))
     if page is not None:
-        page.write_text(report.html(found), encoding="utf-8")
+        try:
+            page.write_text(report.html(found), encoding="utf-8")
+        except OSError as error:
+            raise MigrationError(f"{page}: cannot be written: {error.strerror}") from None
     if as_json:
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
     else:
@@ -382,7 +385,8 @@ def _survey(location: str, items_per_file: int, everything: bool) -> Survey:
         sampling = bar.add_task("sampling the files", total=len(export.files))
         sample = take_sample(export, storage, items_per_file, lambda: bar.advance(sampling))
         if not everything:
-            return survey_sample(sample)
+            looking = bar.add_task(f"looking at {sample.items:,} items", total=sample.items)
+            return survey_sample(sample, lambda items: bar.advance(looking, items))
         reading = bar.add_task(f"reading {export.items:,} items", total=export.items)
         return survey_everything(sample, storage, lambda items: bar.advance(reading, items))
 

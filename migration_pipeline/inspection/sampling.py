@@ -29,8 +29,8 @@ ALL_STRETCHES_BYTES = 1 << 30
 MIN_STRETCH_BYTES = 1 << 18
 """Decompressed bytes that every file gives at least."""
 
-KEPT_BYTES = 128 << 20
-"""Bytes of lines kept in memory, of all files; with items of 400 KB, fewer are kept."""
+KEPT_BYTES = 32 << 20
+"""Bytes of lines kept in memory, of all files; read, they take some ten times as much. Of large items, fewer are kept."""
 
 READERS = 8
 """Files read at a time: S3 answers each request after some tens of milliseconds, whatever is asked."""

@@ -204,11 +204,12 @@ def _readable(sample: Sample) -> Iterator[tuple[Line, Item]]:
             continue
 
 
-def survey_sample(sample: Sample) -> Survey:
-    """Look at the items of a sample."""
+def survey_sample(sample: Sample, on_items: Callable[[int], None] = lambda _: None) -> Survey:
+    """Look at the items of a sample. `on_items` is told how many more were looked at."""
     made = Survey(sample)
     for file in sample.files:
         made.add(file.lines, file.file.items / len(file.lines) if file.lines else 0)
+        on_items(len(file.lines))
     return made
 
 

@@ -87,7 +87,9 @@ def plural(name: str) -> str:
     """Make a table's name of an entity type's, in plain English."""
     if re.search(r"[^aeiou]y$", name):
         return f"{name[:-1]}ies"
-    return f"{name}es" if re.search(r"(s|x|z|ch|sh)$", name) else f"{name}s"
+    if re.search(r"(ss|x|z|ch|sh)$", name):
+        return f"{name}es"
+    return name if name.endswith("s") else f"{name}s"
 
 
 def name_words(texts: Iterable[str]) -> list[str]:

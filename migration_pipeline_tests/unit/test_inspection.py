@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections import Counter
 from pathlib import Path
@@ -233,9 +234,13 @@ def test_conflicts_nul_digits_and_depth_are_told_with_their_places(tmp_path: Pat
 
 
 def test_bad_lines_are_counted_by_reason(tmp_path: Path) -> None:
-    found = report.facts(survey_of(tmp_path, [{"id": {"N": "1"}}, b"{broken", {"id": {"N": "abc"}}, b"{}"]))
-    assert found["looked_at"]["items"] == 4
-    assert sum(bad["items"] for bad in found["bad"]) == 3
+    twins = b'{"Item":{"id":{"N":"2"},"x":{"S":"1"},"x":{"S":"2"}}}'
+    lines = [{"id": {"N": "1"}}, b"{broken", {"id": {"N": "abc"}}, b"{}", twins, twins]
+    found = report.facts(survey_of(tmp_path, lines))
+    assert found["looked_at"]["items"] == 6
+    assert sum(bad["items"] for bad in found["bad"]) == 5
+    (told,) = [bad for bad in found["bad"] if bad["reason"] == "an attribute name occurs twice"]
+    assert (told["items"], told["example"].rpartition(":")[2]) == (2, "5")
     assert found["types"][0]["items"] == 1
 
 
@@ -268,10 +273,15 @@ def test_everything_of_a_broken_file_is_not_claimed(tmp_path: Path) -> None:
     export = write_sample(tmp_path, items=600, files=2, seed=1)
     sample = take_sample(read_export(str(export), Storage()), Storage())
     victim = max((export / "data").iterdir(), key=lambda path: path.stat().st_size)
-    victim.write_bytes(victim.read_bytes()[:-30])
-    survey = survey_everything(sample, Storage(), lambda _: None)
-    assert not survey.whole
-    assert "the file is truncated" in survey.unread[victim.name]
+    whole = victim.read_bytes()
+    for content, message in (
+        (whole[:-30], "the file is truncated"),
+        (gzip.compress(gzip.decompress(whole), 9), "its MD5 is"),
+    ):
+        victim.write_bytes(content)
+        survey = survey_everything(sample, Storage(), lambda _: None)
+        assert not survey.whole
+        assert message in survey.unread[victim.name]
 
 
 def test_no_text_of_an_item_is_told(tmp_path: Path) -> None:
