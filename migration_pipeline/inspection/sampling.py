@@ -29,7 +29,7 @@ ALL_STRETCHES_BYTES = 1 << 30
 MIN_STRETCH_BYTES = 1 << 18
 """Decompressed bytes that every file gives at least."""
 
-KEPT_BYTES = 32 << 20
+KEPT_BYTES = 16 << 20
 """Bytes of lines kept in memory, of all files; read, they take some ten times as much. Of large items, fewer are kept."""
 
 READERS = 8
