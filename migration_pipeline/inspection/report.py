@@ -231,6 +231,7 @@ h1 {{ font-size: 1.4rem; }}
 table {{ border-collapse: collapse; width: 100%; margin: .6rem 0 1.2rem; font-size: .9rem; }}
 th, td {{ text-align: left; vertical-align: top; padding: .25rem .6rem .25rem 0; border-bottom: 1px solid #8884; }}
 td {{ overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }}
+td:nth-child(n+2):nth-child(-n+4), td:nth-child(6) {{ white-space: nowrap; }}
 summary {{ cursor: pointer; font-weight: 600; padding: .3rem 0; }}
 .trouble {{ color: #b45309; }}
 </style>
