@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
@@ -44,8 +45,9 @@ from migration_pipeline.terminal import (
 )
 from migration_pipeline.watch import watch, watch_status
 
-if TYPE_CHECKING:  # it takes Dagster, whose import costs a second
+if TYPE_CHECKING:  # not needed by most commands; the first takes Dagster, whose import costs a second
     from migration_pipeline.downstream import AssetStatus
+    from migration_pipeline.inspection.survey import Survey
 
 PROFILE_HELP = (
     "PROFILE is a shipped profile's name (shop, pictures) or a path (my_package.my_module:profile)."
@@ -68,7 +70,7 @@ class _Group(click.Group):
 def main() -> None:
     """Move a DynamoDB table, exported to S3, into PostgreSQL through Dagster.
 
-    The usual order: plan, ddl, backfill --wait, status, retry-failed.
+    The usual order: inspect, scaffold, plan, ddl, backfill --wait, status, retry-failed.
     """
 
 
@@ -113,6 +115,95 @@ def sample(folder: Path, items: int, files: int, seed: int, bad: int, profile: s
     out.print(f"wrote {items:,} items in {files} files: {escape(str(export))}", soft_wrap=True)
     if bad:
         out.print(f"{bad} of them are broken: {escape(str(folder / 'bad-items.jsonl'))}", soft_wrap=True)
+
+
+ITEMS_PER_FILE = click.option(
+    "--items-per-file",
+    type=click.IntRange(1),
+    default=1_000,
+    show_default=True,
+    help="Items drawn of each file.",
+)
+EVERYTHING = click.option(
+    "--all", "everything", is_flag=True, help="Read every item, instead of a sample: minutes for millions."
+)
+
+
+@main.command()
+@click.argument("location", metavar="EXPORT")
+@ITEMS_PER_FILE
+@EVERYTHING
+@click.option("--json", "as_json", is_flag=True, help="Print all that was found as JSON.")
+@click.option(
+    "--html",
+    "page",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write all that was found to a page for a browser.",
+)
+def inspect(location: str, items_per_file: int, everything: bool, as_json: bool, page: Path | None) -> None:
+    """Say what EXPORT holds: its entity types, their attributes, and the types that these fit.
+
+    It reads a sample of every file, and says which. No text of an item is shown, but key prefixes, the
+    constants of attributes with few values, and the range of numbers and times.
+    """
+    from migration_pipeline.inspection import report
+
+    found = report.facts(_survey(location, items_per_file, everything))
+    if page is not None:
+        try:
+            page.write_text(report.html(found), encoding="utf-8")
+        except OSError as error:
+            raise MigrationError(f"{page}: cannot be written: {error.strerror}") from None
+    if as_json:
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        console().print(report.tables(found))
+        if page is not None:
+            click.echo(f"written: {page}")
+    sys.exit(1 if found["unread"] else 0)
+
+
+@main.command("scaffold")
+@click.argument("location", metavar="EXPORT")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="FILE.py",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The profile's module, which gives it its name; schema.sql and a test are written beside it.",
+)
+@click.option("--force", is_flag=True, help="Overwrite files that are there.")
+@ITEMS_PER_FILE
+@EVERYTHING
+def scaffold_command(location: str, output: Path, force: bool, items_per_file: int, everything: bool) -> None:
+    """Write a first profile for EXPORT, to read and to change: its module, schema.sql, and a test.
+
+    It is made from a sample of every file, and tried on it. The test holds sampled items as they are.
+    """
+    from migration_pipeline import scaffold
+
+    survey = _survey(location, items_per_file, everything)
+    made = scaffold.scaffold(survey, output)
+    scaffold.write(made, force)
+    for reason in survey.unread.values():
+        click.echo(f"warning: not read: {reason}", err=True)
+    for path in made.files:
+        click.echo(f"wrote {path}")
+    click.echo(
+        f"{made.entity_types:,} entity types; {made.cases:,} real items are cases of the test: mind who may see it"
+    )
+    for reason, count in made.bad.items():
+        click.echo(f"bad: {count:,} sampled items: {reason}")
+    click.echo(
+        f"tried on {survey.sample.items:,} sampled items: {made.items:,} become rows, {made.unrouted:,} are unrouted, "
+        f"{sum(made.bad.values()):,} would go to the quarantine"
+    )
+    click.echo(
+        f"next: read {output.name}, then migration-pipeline plan --profile {output.stem}:profile {location}"
+    )
+    sys.exit(1 if survey.unread else 0)
 
 
 @main.command()
@@ -530,6 +621,25 @@ def clean() -> None:
     from migration_pipeline.local.demo import remove_state
 
     remove_state()
+
+
+def _survey(location: str, items_per_file: int, everything: bool) -> Survey:
+    """Look at an export, with progress on stderr."""
+    from migration_pipeline.inspection.sampling import take_sample
+    from migration_pipeline.inspection.survey import survey_everything, survey_sample
+    from migration_pipeline.sources.export import read_export
+    from migration_pipeline.sources.storage import Storage
+
+    storage = Storage()
+    export = read_export(location, storage, warn=lambda text: click.echo(f"warning: {text}", err=True))
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        sampling = bar.add_task("sampling the files", total=len(export.files))
+        sample = take_sample(export, storage, items_per_file, lambda: bar.advance(sampling))
+        if not everything:
+            looking = bar.add_task(f"looking at {sample.items:,} items", total=sample.items)
+            return survey_sample(sample, lambda items: bar.advance(looking, items))
+        reading = bar.add_task(f"reading {export.items:,} items", total=export.items)
+        return survey_everything(sample, storage, lambda items: bar.advance(reading, items))
 
 
 def _open(reference: str) -> tuple[Plan, Profile, Instance]:

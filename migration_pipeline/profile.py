@@ -37,7 +37,7 @@ class Prefix:
 
 
 def prefix(text: str) -> Prefix:
-    """Match string attributes that begin with `text`: ``SK=prefix("ORDER#")``."""
+    """Match string attributes that begin with `text`: ``SK=prefix("ORDER#")``. ``prefix("")`` matches every item."""
     return Prefix(text)
 
 
@@ -95,7 +95,7 @@ class Profile:
                 f"profile name {self.name!r}: use lower-case letters, digits and _ (it names the Dagster assets)"
             )
 
-    def route(self, **conditions: Condition) -> Callable[[Function], Function]:
+    def route(self, /, **conditions: Condition) -> Callable[[Function], Function]:
         """Route the items for which all `conditions` hold to the function that this decorates.
 
         The function is pure: it takes one item, typed by its annotation, and returns a row, a list of
@@ -192,7 +192,7 @@ class Profile:
 def _checked(conditions: dict[str, Condition]) -> tuple[tuple[str, Condition], ...]:
     for name, condition in conditions.items():
         text = condition.text if isinstance(condition, Prefix) else condition
-        if not isinstance(text, str) or not text:
+        if not isinstance(text, str) or not (text or isinstance(condition, Prefix)):
             raise UsageError(f"condition {name}={condition!r}: use a non-empty string or prefix('…')")
     return tuple(conditions.items())
 

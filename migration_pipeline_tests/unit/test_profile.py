@@ -173,6 +173,19 @@ def test_the_first_rule_that_holds_takes_the_item() -> None:
     assert one_by_one.rows == outcome.rows
 
 
+def test_an_empty_prefix_matches_every_item_that_no_rule_before_takes() -> None:
+    p = Profile("p")
+    p.ignore(PK=prefix("A#"), because="old")
+
+    @p.route(self=prefix(""))
+    def rest(item: Thing) -> Small:
+        return Small(item.PK)
+
+    outcome = transform_of(p)([line(PK="A#1"), line(PK="B"), line(PK="C", self="x")])
+    assert outcome.rows[Small] == [Small("B"), Small("C")]
+    assert (outcome.counts.ignored, outcome.counts.unrouted) == ({"old": 1}, {})
+
+
 def test_a_route_may_return_many_rows_but_only_those_it_names() -> None:
     p = Profile("p")
 

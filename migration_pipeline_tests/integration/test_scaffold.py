@@ -1,0 +1,388 @@
+"""A scaffolded profile migrates what was sampled at once: into a real PostgreSQL, with nothing in quarantine."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import string
+import subprocess
+import sys
+import tempfile
+from decimal import Decimal
+from itertools import count
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import HealthCheck, Phase, event, given, settings
+from hypothesis import strategies as st
+
+from migration_pipeline.cli import main
+from migration_pipeline.engine.load import FileLoad, LoadSettings
+from migration_pipeline.engine.report import FileReport
+from migration_pipeline.engine.transform import Transform
+from migration_pipeline.inspection.sampling import take_sample
+from migration_pipeline.inspection.survey import survey_sample
+from migration_pipeline.profile import Profile
+from migration_pipeline.scaffold import imported, scaffold, write
+from migration_pipeline.sources import dynamodb_json
+from migration_pipeline.sources.export import read_export
+from migration_pipeline.sources.storage import Storage
+from migration_pipeline.sources.stream import FileStream
+from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
+from migration_pipeline_tests.conftest import execute, query
+from migration_pipeline_tests.exports import write_export
+
+TOP = Path(__file__).parents[2]
+TOOLS = Path(sys.executable).parent
+
+
+def scaffolded(export: Path, folder: Path, *options: str) -> tuple[int, str]:
+    """Call the command; the profile is called ``mine``."""
+    result = CliRunner().invoke(main, ["scaffold", str(export), "-o", str(folder / "mine.py"), *options])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+RUFF = [str(TOOLS / "ruff")]
+OURS = ["--config", str(TOP / "pyproject.toml")]
+LINTS = [
+    [*RUFF, "format", "--diff", "--isolated"],
+    [*RUFF, "format", "--diff", *OURS],
+    [*RUFF, "check", "--isolated"],
+    [*RUFF, "check", *OURS, "--ignore", "S101,S106"],  # as in a folder of tests
+]
+MYPY = [str(TOOLS / "mypy"), "--strict", "--python-version", "3.10"]
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+
+
+def passes(command: list[str], folder: Path) -> None:
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "MYPYPATH": str(TOP)},
+        timeout=300,
+    )
+    assert done.returncode == 0, f"{command}: {done.stdout[-3000:]}{done.stderr[-1000:]}"
+
+
+def check(folder: Path, *what: str) -> None:
+    """Hold what was written against ruff (as it comes, and with this project's rules), mypy, and its own test."""
+    for command in (*LINTS, MYPY):
+        passes([*command, *(what or ("mine.py", "test_mine.py"))], folder)
+    passes([*PYTEST, *(what or ("test_mine.py",))], folder)
+
+
+def load(url: str, location: Path, profile: Profile) -> list[FileReport]:
+    """Load every file of an export."""
+    export = read_export(str(location), Storage())
+    reports = []
+    for file in export.files:
+        identity = FileIdentity(profile.name, "1", export.id, file.name, "run")
+        with PostgresTarget(url, profile.tables, identity, nul=profile.nul) as target:
+            transform, stream = Transform(profile, dynamodb_json), FileStream(file, Storage())
+            chosen = LoadSettings(max_bad_share=1.0)
+            reports.append(FileLoad(file.name, file.items, stream, transform, target, chosen).run())
+    return reports
+
+
+def test_the_shop_is_scaffolded_and_loads_at_once(
+    shop_export: Path, database_url: str, tmp_path: Path
+) -> None:
+    status, output = scaffolded(shop_export, tmp_path)
+    assert status == 0
+    assert "tried on 3,000 sampled items: 3,000 become rows, 0 are unrouted, 0 would go to" in output
+    check(tmp_path)
+    execute(database_url, (tmp_path / "schema.sql").read_text())
+    with imported((tmp_path / "mine.py").read_text(), "mine") as profile:
+        reports = load(database_url, shop_export, profile)
+    assert sum(report.loaded for report in reports) == 6_000
+    assert sum(report.quarantined for report in reports) == 0
+    tables = ["customer_profiles", "customer_orders", "order_lines", "customer_events", "sessions"]
+    counts = [query(database_url, f"SELECT count(*) FROM {table}")[0][0] for table in tables]
+    assert counts == [420, 720, 900, 2_400, 1_560]
+
+
+def test_the_sample_with_broken_items_is_scaffolded_and_says_so(database_url: str, tmp_path: Path) -> None:
+    from migration_pipeline.sample import write_sample
+
+    export = write_sample(tmp_path / "export", items=3_000, files=2, seed=3, bad=30)
+    status, output = scaffolded(export, tmp_path, "--items-per-file", "100000")
+    assert status == 0, output
+    check(tmp_path)
+    execute(database_url, (tmp_path / "schema.sql").read_text())
+    listed = [json.loads(line) for line in (tmp_path / "export" / "bad-items.jsonl").read_text().splitlines()]
+    # What is wrong with a line is wrong for any profile; what only the shop's profile minds, this one takes as it is.
+    hopeless = {"malformed_json", "truncated_line", "not_an_object", "no_item", "invalid_utf8", "lone_surrogate",
+                "duplicate_attribute", "not_a_number", "bad_base64"}  # fmt: skip
+    bad = [each for each in listed if each["kind"] in hopeless]
+    with imported((tmp_path / "mine.py").read_text(), "mine") as profile:
+        reports = load(database_url, export, profile)
+    assert sum(report.quarantined for report in reports) == len(bad) > 0
+    assert f"{len(bad):,} would go to the quarantine" in output
+    assert {(file, line) for file, line in query(database_url, "SELECT file, line FROM migration.quarantine")} == {
+        (each["file"], each["line"]) for each in bad
+    }  # fmt: skip
+
+
+def text(value: str) -> dict[str, str]:
+    return {"S": value}
+
+
+LONG_NAME = "ü" * 32_000 + "end"
+MESSY = {
+    "select": text("an SQL keyword"),
+    "order": text("another"),
+    "class": text("a keyword of Python"),
+    "None": text("no keyword in lower case"),
+    "two words": text("a space"),
+    "it's": text("a quote"),
+    "🛒": text("an emoji"),
+    "🎁": text("another emoji"),
+    "größe": {"N": "12"},
+    "GRÖSSE": {"N": "1.5"},
+    "Name": text("two that differ in case only"),
+    "name": text("the other"),
+    "": text("no name at all"),
+    "123": text("digits"),
+    "ctid": text("a system column"),
+    "date": text("2024-02-29"),
+    "str": text("a type"),
+    "attribute": text("a word of the vocabulary"),
+    "Attribute": text("the same, but for its case"),
+    "password": text("'; DROP TABLE users; --"),
+    '"""': text("undeclarable: quotes"),
+    "back\\slash": text("undeclarable: a backslash"),
+    "line\nbreak": text("undeclarable: a control character"),
+    "mixed": text("text here"),
+    "flag": text("yes"),
+    "nul": text("a\0b"),
+    "documents": {"M": {"a\0": {"L": [{"M": {}}, {"NULL": True}, {"B": "AAE="}]}}},
+    "huge": {"N": "9" * 38},
+    "tiny": {"N": "1E-130"},
+    "set": {"NS": ["1", "2.5"]},
+    "naive": text("2024-01-01T00:00:00"),
+    "nanos": text("2024-01-01T00:00:00.123456789Z"),
+    "seen_at": {"N": "1700000000.123"},
+    "created_at": {"N": "1700000000123"},
+    "id": text("6ba7b810-9dad-11d1-80b4-00c04fd430c8"),
+    "v1.price-€": {"N": "5"},
+    "__class__": text("dunder"),
+    "nothing": {"NULL": True},
+}
+
+
+def messy_items() -> list[dict[str, Any]]:
+    """Items of a type each: names that no table should have, types that differ, keys in several forms."""
+    others = {**MESSY, "mixed": {"N": "7"}, "flag": text("no"), LONG_NAME: text("64 KB")}
+    some = {name: value for number, (name, value) in enumerate(MESSY.items()) if number % 3}
+    items = []
+    for number in range(30):
+        body = (MESSY, others, some)[number % 3]
+        items.append({**body, "PK": text(f"USER#{number}"), "SK": text("PROFILE")})
+        items.append({**body, "PK": text(f"USER#{number}"), "SK": text(f"ITEM#{number}")})
+        items.append(
+            {**body, "PK": text(f"ROW#{number}"), "SK": text(f"2024-01-{number + 1:02}T00:00:00Z#{number}")}
+        )
+    return items
+
+
+def test_messy_items_are_scaffolded_and_load_at_once(database_url: str, tmp_path: Path) -> None:
+    items = messy_items()
+    export = write_export(tmp_path / "export", [items[:50], items[50:]])
+    status, output = scaffolded(export, tmp_path)
+    assert status == 0, output
+    source = (tmp_path / "mine.py").read_text()
+    check(tmp_path)
+    assert 'Profile("mine", nul="escape")' in source
+    assert "Not read: " in source
+    execute(database_url, (tmp_path / "schema.sql").read_text())
+    with imported(source, "mine") as profile:
+        reports = load(database_url, export, profile)
+    assert (sum(r.loaded for r in reports), sum(r.quarantined for r in reports)) == (90, 0)
+    assert query(
+        database_url,
+        'SELECT "select", "order", class, two_words, name, name_2, flag, mixed, date, seen_at::text, nul '
+        "FROM user_profiles WHERE user_id = '1'",
+    ) == [
+        ("an SQL keyword", "another", "a keyword of Python", "a space", "two that differ in case only", "the other",
+         False, 7, __import__("datetime").date(2024, 2, 29), "2023-11-14 22:13:20.123+00", "a\\u0000b"),
+    ]  # fmt: skip
+
+
+def test_hundreds_of_entity_types_are_scaffolded(database_url: str, tmp_path: Path) -> None:
+    """The commonest get a table each; what is left goes together."""
+    items = [
+        {"PK": text(f"KIND_{kind}#{n}"), "SK": text("A"), f"only_{kind}": {"N": str(n)}}
+        for kind in range(300)
+        for n in range(4 if kind < 150 else 3)
+    ]
+    export = write_export(tmp_path / "export", [items[::2], items[1::2]])
+    status, output = scaffolded(export, tmp_path)
+    assert (status, "201 entity types" in output) == (0, True), output
+    execute(database_url, (tmp_path / "schema.sql").read_text())
+    with imported((tmp_path / "mine.py").read_text(), "mine") as profile:
+        reports = load(database_url, export, profile)
+    assert (sum(r.loaded for r in reports), sum(r.quarantined for r in reports)) == (len(items), 0)
+
+
+@pytest.mark.xfail(reason="RowEncoder overlooks U+0000 in a batch whose documents hold none")
+def test_a_text_with_nul_loads(database_url: str, tmp_path: Path) -> None:
+    export = write_export(tmp_path / "export", [[{"id": text("1"), "note": text("a\0b")}]])
+    assert scaffolded(export, tmp_path)[0] == 0
+    execute(database_url, (tmp_path / "schema.sql").read_text())
+    with imported((tmp_path / "mine.py").read_text(), "mine") as profile:
+        (report,) = load(database_url, export, profile)
+    assert (report.loaded, report.quarantined) == (1, 0)
+    assert query(database_url, "SELECT note FROM things") == [("a\\u0000b",)]
+
+
+def test_keys_that_no_index_takes_are_digested(database_url: str, tmp_path: Path) -> None:
+    items = [{"PK": text(noise(n, 2_000)), "SK": text(noise(-n, 1_000))} for n in range(9)]
+    export = write_export(tmp_path / "export", [items])
+    assert scaffolded(export, tmp_path)[0] == 0
+    check(tmp_path)
+    execute(database_url, (tmp_path / "schema.sql").read_text())
+    with imported((tmp_path / "mine.py").read_text(), "mine") as profile:
+        (report,) = load(database_url, export, profile)
+    assert (report.loaded, report.quarantined) == (9, 0)
+    assert query(database_url, "SELECT count(DISTINCT key_digest), max(length(pk)) FROM things") == [
+        (9, 2_000)
+    ]
+
+
+# -- the law: whatever the items, what was sampled is not quarantined ----------------------------------
+
+# Without U+0000: until RowEncoder sees it in plain texts, see test_a_text_with_nul_loads.
+CHARACTERS = st.characters(codec="utf-8", exclude_characters="\0")
+
+NAMES = st.sampled_from([*MESSY, "createdAt", "type", "ttl", "Ünï", "a" * 255, "PK2", "sk "]) | st.text(
+    CHARACTERS, min_size=1, max_size=12
+)
+TEXTS = st.one_of(
+    st.text(CHARACTERS, max_size=20),
+    st.sampled_from(["true", "false", "yes", "0", "1", "1700000000", "1700000000123", "", "2024-01-01"]),
+    st.datetimes().map(lambda moment: moment.isoformat() + "Z"),
+    st.datetimes().map(str),
+    st.uuids().map(str),
+    st.dates().map(str),
+)
+NUMBERS = st.one_of(
+    st.integers(-(10**37), 10**37).map(str),
+    st.integers(1_600_000_000, 1_800_000_000).map(str),
+    st.decimals(-(10**20), 10**20, allow_nan=False, allow_infinity=False, places=5).map(str),
+    st.sampled_from(["0", "-0", "1E+125", "9.9E-120", "1.7E+9", str(2**63), str(-(2**63))]),
+)
+BINARIES = st.binary(max_size=10).map(lambda value: base64.b64encode(value).decode())
+SCALARS = st.one_of(
+    st.builds(lambda v: {"S": v}, TEXTS),
+    st.builds(lambda v: {"N": v}, NUMBERS),
+    st.builds(lambda v: {"B": v}, BINARIES),
+    st.builds(lambda v: {"BOOL": v}, st.booleans()),
+    st.just({"NULL": True}),
+    st.builds(lambda v: {"SS": v}, st.lists(TEXTS, min_size=1, max_size=3, unique=True)),
+    st.builds(lambda v: {"NS": v}, st.lists(NUMBERS, min_size=1, max_size=3, unique_by=Decimal)),
+    st.builds(lambda v: {"BS": v}, st.lists(BINARIES, min_size=1, max_size=3, unique=True)),
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(
+        st.builds(lambda v: {"L": v}, st.lists(inner, max_size=3)),
+        st.builds(lambda v: {"M": v}, st.dictionaries(NAMES, inner, max_size=3)),
+    ),
+    max_leaves=6,
+)
+
+
+def noise(number: int, size: int) -> str:
+    """Text that no compression helps to fit into an index."""
+    return "".join(Random(number).choices(string.ascii_letters + string.digits, k=size))
+
+
+LAYOUTS: dict[str, Any] = {
+    "a number": lambda n, word: {"pk": {"N": str(n * 3 - 7)}},
+    "a text": lambda n, word: {"id": text(f"{word}{n}")},
+    "binary": lambda n, word: {"the key": {"B": base64.b64encode(bytes([n, 0])).decode()}},
+    "prefixes": lambda n, word: {
+        "PK": text(f"{('USER', 'Order', 'class')[n % 3]}#{n // 2}"), "SK": text(f"{('A#', 'PROFILE', 'b|')[n % 2]}{n}"),
+    },
+    "words": lambda n, word: {"PK": text(f"{word}#{n // 2}"), "SK": text(("META", "profile")[n % 2])},
+    "types": lambda n, word: {"hash_key": text(str(n)), "entityType": text(("Item", "Row", word or "x")[n % 3])},
+    "events": lambda n, word: {"PK": text(f"u{n // 4}"), "SK": {"N": str(1_700_000_000 + n)}},
+    "long": lambda n, word: {
+        "PK": text(noise(n, 2_000)), "SK": text(noise(n, 900) + str(n)),
+    },
+}  # fmt: skip
+
+
+@st.composite
+def exports(draw: st.DrawFn) -> list[list[dict[str, Any]]]:
+    """Files of items with keys of one layout, and attributes from a small pool, so that types meet and conflict."""
+    layout = draw(st.sampled_from(sorted(LAYOUTS)))
+    event(layout)
+    word = draw(st.sampled_from(["", "SMITH", "a b", "Ünï", "x'\"", "CUSTOMER"]))
+    pool = draw(st.lists(NAMES, max_size=5, unique=True))
+    kinds = draw(st.fixed_dictionaries({name: st.lists(VALUES, min_size=1, max_size=3) for name in pool}))
+    items = []
+    for number in range(draw(st.integers(1, 40))):
+        chosen = {
+            name: values[(number * 7 + place) % len(values)]
+            for place, (name, values) in enumerate(kinds.items())
+            if (number + place) % 4
+        }
+        items.append({**chosen, **LAYOUTS[layout](number, word)})
+    cut = draw(st.integers(0, len(items)))
+    return [items[:cut], items[cut:]]
+
+
+@pytest.fixture(scope="module")
+def url(postgres: Any) -> str:
+    execute(postgres.url, "CREATE DATABASE scaffolds")
+    made: str = postgres.url.replace("/postgres?", "/scaffolds?")
+    return made
+
+
+@settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=60)
+@given(exports())
+def test_what_was_sampled_is_never_quarantined(url: str, files: list[list[dict[str, Any]]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        location = write_export(Path(folder), files)
+        storage = Storage()
+        survey = survey_sample(take_sample(read_export(str(location), storage), storage))
+        made = scaffold(survey, Path(folder) / "mine.py")
+        source, sql, _ = made.files.values()
+        assert (made.bad, made.unrouted) == ({}, 0)
+        execute(
+            url, "DROP SCHEMA IF EXISTS migration CASCADE; DROP SCHEMA public CASCADE; CREATE SCHEMA public"
+        )
+        execute(url, sql)
+        with imported(source, "mine") as profile:
+            reports = load(url, location, profile)
+            tables = [table.qualified for table in profile.tables.values()]
+        items = sum(map(len, files))
+        assert query(url, "SELECT table_name, reason FROM migration.quarantine") == []
+        assert sum(report.loaded for report in reports) == items
+        # Keys were told apart: there are as many rows as items.
+        assert sum(query(url, f'SELECT count(*) FROM "{table}"')[0][0] for table in tables) == items
+
+
+def test_whatever_is_scaffolded_passes_lint_types_and_its_own_test(tmp_path: Path) -> None:
+    """All examples are written first, and then held against each tool once."""
+    numbers, storage = count(), Storage()
+
+    @settings(deadline=None, max_examples=40, database=None, phases=[Phase.generate])
+    @given(exports())
+    def generate(files: list[list[dict[str, Any]]]) -> None:
+        number = next(numbers)
+        location = write_export(tmp_path / f"export{number}", files)
+        survey = survey_sample(take_sample(read_export(str(location), storage), storage))
+        write(scaffold(survey, tmp_path / "made" / f"mine{number}.py"), force=True)
+
+    generate()
+    assert next(numbers) >= 40
+    check(tmp_path / "made", ".")
