@@ -234,10 +234,18 @@ def _event_proposal(entity: Entity) -> list[str]:
         "counts, the first, the last), let the items land in a table without a key, and make an aggregate of it in "
         "SQL, in place of the above:"
     )
+    key, summary, table = entity.fields[0].row_field, f"{entity.row_class}Summary", f"{entity.table}_summary"
     return [
         "", "", *comment(said), "#",
         f'#     class {entity.row_class}(Row, table="{entity.table}", landing=True): ...  # the same fields',
-        "#     profile.aggregate(...)  # its table, its key, and a SELECT over the landing table",
+        "#",
+        f'#     class {summary}(Row, table="{table}", key="{key}"):',
+        f"#         {key}: ...  # as above",
+        "#         items: int",
+        "#",
+        f'#     profile.aggregate({summary}, of={entity.row_class}, by="{key}", sql="{table}.sql")',
+        "#",
+        f"# and in {table}.sql: SELECT {key}, count(*) AS items FROM landing.{entity.table} GROUP BY {key}",
     ]  # fmt: skip
 
 
