@@ -91,12 +91,17 @@ def load(url: str, location: Path, profile: Profile) -> list[FileReport]:
     return reports
 
 
+@pytest.mark.parametrize(
+    ("options", "sampled"),
+    [((), "3,000"), (("--all", "--items-per-file", "50"), "150")],
+    ids=["sample", "all"],
+)
 def test_the_shop_is_scaffolded_and_loads_at_once(
-    shop_export: Path, database_url: str, tmp_path: Path
+    shop_export: Path, database_url: str, tmp_path: Path, options: tuple[str, ...], sampled: str
 ) -> None:
-    status, output = scaffolded(shop_export, tmp_path)
+    status, output = scaffolded(shop_export, tmp_path, *options)
     assert status == 0
-    assert "tried on 3,000 sampled items: 3,000 become rows, 0 are unrouted, 0 would go to" in output
+    assert f"tried on {sampled} sampled items: {sampled} become rows, 0 are unrouted, 0 would go to" in output
     check(tmp_path)
     execute(database_url, (tmp_path / "schema.sql").read_text())
     with imported((tmp_path / "mine.py").read_text(), "mine") as profile:
