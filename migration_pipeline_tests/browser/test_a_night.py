@@ -18,6 +18,8 @@ from migration_pipeline_tests.browser.conftest import HEIGHT, Picture
 from migration_pipeline_tests.operating import LOCATION, Bucket, Operation, eventually, operation
 
 FILES = 6
+TABLES = ("customers", "orders", "order_lines", "shop_events")
+"""Those that files are loaded into; `customer_activity` and `finishing` are made of them all."""
 GROUP = f"/locations/{LOCATION}/asset-groups/shop"
 
 
@@ -79,9 +81,9 @@ def launch(page: Page, operator: Operation, selection: str, partitions: int) -> 
 
 def test_the_group_is_a_picture_of_the_migration(page: Page, operator: Operation, plan: Plan) -> None:
     page.goto(operator.url + GROUP)
-    for name in ("dynamodb_export", "customers", "orders", "order_lines"):
+    for name in ("dynamodb_export", *TABLES, "customer_activity", "finishing"):
         expect(page.get_by_text(name, exact=True).first).to_be_visible()
-    expect(page.get_by_text("Postgres", exact=True)).to_have_count(3)
+    expect(page.get_by_text("Postgres", exact=True)).to_have_count(len(TABLES) + 2)
     expect(page.get_by_text("dynamodb", exact=True)).to_be_visible()
     expect(page.get_by_text("S3", exact=True)).to_be_visible()
 
@@ -95,7 +97,7 @@ def test_an_asset_says_what_it_is(page: Page, operator: Operation, plan: Plan, p
     expect(main).to_contain_text("PRIMARY KEY (order_id)")
     picture("asset", HEIGHT)
     page.goto(f"{operator.url}/assets/shop/dynamodb_export")
-    expect(main).to_contain_text("SK = EVENT#… → skipped: events stay in the analytics store")
+    expect(main).to_contain_text("SK = SESSION → skipped: sessions expire within a day")
     page.get_by_text("[Show Markdown]").click()
     expect(page.get_by_role("dialog")).to_contain_text("A file failed:")
     expect(page.get_by_role("dialog")).to_contain_text("the sort key tells what an item is")
@@ -107,7 +109,7 @@ def test_a_backfill_of_all_files_and_the_one_that_fails(
     backfill = launch(page, operator, "All", FILES)
     eventually(lambda: operator.backfill_status(backfill) == "COMPLETED_FAILED", "the backfill ends")
     page.goto(f"{operator.url}/runs/b/{backfill}")
-    expect(page.get_by_text("100% completed")).to_have_count(3)
+    expect(page.get_by_text("100% completed")).to_have_count(len(TABLES))
     expect(page.get_by_role("link", name="shop / orders")).to_be_visible()
     picture("backfill", 430)
 
@@ -135,7 +137,7 @@ def test_failed_and_missing_loads_the_mended_file(
     launch(page, operator, "Failed and missing", 1)
     eventually(lambda: operator.states(plan) == ["materialized"] * FILES, "the file is loaded")
     page.goto(operator.url + GROUP)
-    expect(page.get_by_text("100% filled")).to_have_count(3)
+    expect(page.get_by_text("100% filled")).to_have_count(len(TABLES))
     picture("assets", HEIGHT)
 
 
@@ -166,7 +168,7 @@ def test_the_numbers_of_a_file_can_be_read(
     main = page.locator("body")
     expect(main).to_contain_text("items read, ")
     expect(main).to_contain_text(f"{planned.file.items:,}")
-    expect(main).to_contain_text("skipped: events stay in the analytics store")
+    expect(main).to_contain_text("skipped: sessions expire within a day")
     expect(main).to_contain_text("quarantined: ")
     expect(main).to_contain_text(planned.file.md5)
     expect(main).to_contain_text(planned.file.uri)
@@ -175,8 +177,6 @@ def test_the_numbers_of_a_file_can_be_read(
     assert not re.search(r"\d\.\d{4,}", shown), "a raw float"
     picture("materialization", HEIGHT)
 
-
-TABLES = ("customers", "orders", "order_lines")
 
 WIPE = """
 mutation Wipe($ranges: [PartitionsByAssetSelector!]!) {
