@@ -105,7 +105,7 @@ class RowEncoder:
         the greatest, whatever order they came in.
         """
         encoded = self._encode(rows)
-        if self._nul is None or _NUL not in encoded.data:
+        if self._nul is None or not any(each in encoded.data for each in _NUL):
             return encoded
         counted = [0]
         mended = [_without_nul(row, self._nul, counted) for row in rows]
@@ -140,7 +140,8 @@ class RowEncoder:
         return _unescape(lines.replace(b"]\n[", b"\n")[1:-2]) + b"\n" if lines else b""
 
 
-_NUL = b"u0000"
+_NUL = (b"\0", b"u0000")
+"""How U+0000 stands in encoded rows: in a text, and in a document, which is JSON still."""
 
 
 def _without_nul(value: Any, instead: str, counted: list[int]) -> Any:

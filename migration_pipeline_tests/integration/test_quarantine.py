@@ -331,10 +331,13 @@ def texts(nul: Any) -> tuple[Profile, list[bytes]]:
         ),
     ],
 )
-def test_u0000_becomes_what_the_profile_says(database_url: str, nul: str, rows: Any, changed: int) -> None:
+@pytest.mark.parametrize("batch_items", [1, 100])
+def test_u0000_becomes_what_the_profile_says(
+    database_url: str, nul: str, rows: Any, changed: int, batch_items: int
+) -> None:
     p, lines = texts(nul)
     execute(database_url, ddl([*p.tables.values()]))
-    report = load_lines(database_url, p, lines)
+    report = load_lines(database_url, p, lines, batch_items=batch_items)
     assert query(database_url, "SELECT id, text, document FROM texts ORDER BY id") == rows
     assert (report.nul, report.quarantined) == (changed, 4 - len(rows))
     assert report.conserved
