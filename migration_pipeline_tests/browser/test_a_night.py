@@ -109,9 +109,9 @@ def test_a_backfill_of_all_files_and_the_one_that_fails(
     backfill = launch(page, operator, "All", FILES)
     eventually(lambda: operator.backfill_status(backfill) == "COMPLETED_FAILED", "the backfill ends")
     page.goto(f"{operator.url}/runs/b/{backfill}")
-    expect(page.get_by_text("100% completed")).to_have_count(len(TABLES))
+    expect(page.get_by_text("100% completed")).to_have_count(len(TABLES) + 2)
     expect(page.get_by_role("link", name="shop / orders")).to_be_visible()
-    picture("backfill", 430)
+    picture("backfill", 640)
 
     # Its runs, the failed one, and the error, as a person would go.
     page.goto(f"{operator.url}/runs/b/{backfill}?tab=runs")
