@@ -99,10 +99,10 @@ def write_sample(
     """
     if items < 0 or files < 1:
         raise UsageError(f"A sample has 0 items or more in 1 file or more, not {items} in {files}.")
-    if profile not in PROFILES or (bad and profile != "shop"):
-        raise UsageError(
-            f"A sample of {profile} with {bad} bad items: there are samples of {', '.join(PROFILES)}, bad ones of the shop."
-        )
+    if profile not in PROFILES:
+        raise UsageError(f"There is no sample of {profile}, only of {', '.join(PROFILES)}.")
+    if bad and profile != "shop":
+        raise UsageError(f"Bad items are planted in the sample of the shop only, not of {profile}.")
     size_in_words = f"{items} items in {files} files, {bad} bad"
     export = _Export(seed, size_in_words if profile == "shop" else f"{profile}: {size_in_words}", profile)
     mix = _Mix(items, seed)

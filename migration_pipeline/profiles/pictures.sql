@@ -30,7 +30,7 @@ SELECT id,
        coalesce(variants, '[]') AS variants
   FROM (
     SELECT picture_id AS id,
-           min(uuid_digest) AS digest,
+           min(uuid_digest COLLATE "C") AS digest,
            -- The main item is the one with format 85, or else any.
            CASE WHEN bool_or(is_main)
                 THEN (array_agg(stem ORDER BY item_id DESC) FILTER (WHERE is_main))[count(*) FILTER (WHERE is_main)]

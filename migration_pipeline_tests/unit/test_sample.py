@@ -533,3 +533,17 @@ def test_memory_does_not_grow_with_the_items(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 5_000_000  # the lines are 8 MB
+
+
+def test_a_sample_of_pictures_is_another_table_and_the_same_each_time(tmp_path: Path) -> None:
+    one, other = (
+        write_sample(tmp_path / name, items=240, files=3, seed=3, profile="pictures") for name in "ab"
+    )
+    assert one.name == other.name
+    assert "table/pictures/" in (one / "manifest-summary.json").read_text()
+    for path in one.glob("data/*"):
+        assert path.read_bytes() == (other / "data" / path.name).read_bytes()
+    with pytest.raises(UsageError, match="in the sample of the shop only"):
+        write_sample(tmp_path, items=240, files=3, profile="pictures", bad=1)
+    with pytest.raises(UsageError, match="no sample of readings, only of shop, pictures"):
+        write_sample(tmp_path, items=240, files=3, profile="readings")
