@@ -29,6 +29,7 @@ from migration_pipeline.targets.receipts import (
     count_quarantined,
     count_rows,
     quarantined_by_reason,
+    read_aggregates,
     read_receipts,
     read_verifications,
     server,
@@ -75,6 +76,11 @@ class TableAccount(msgspec.Struct, frozen=True, kw_only=True):
     """Rows in the table now."""
     version: str | None
     """The column that decides between two items of one key, if the profile names one."""
+    kind: Literal["keyed", "merged", "landing", "aggregate"] = "keyed"
+    """Rows of a key that merges hold several items; a landing table may have been dropped by finishing; an
+    aggregate is made of all files, and `written` are the rows of its receipt."""
+    made: bool = True
+    """Whether an aggregate has a receipt."""
     verification: Verification | None = None
     """What `verify` found when it last compared the table with the export; None if it never did."""
 
@@ -134,9 +140,24 @@ def gather(plan: Plan, profile: Profile, instance: Instance, database_url: str) 
             collisions=sum(receipt.collisions.get(table.qualified, 0) for receipt in receipts.values()),
             there=count_rows(database_url, table),
             version=table.version,
+            kind="landing" if table.landing else "merged" if table.merges else "keyed",
             verification=verified.get(table.qualified),
         )
         for table in profile.tables.values()
+    ]
+    made = read_aggregates(database_url, plan.profile)
+    tables += [
+        TableAccount(
+            name=table.qualified,
+            written=made.get(table.qualified, 0),
+            collisions=0,
+            there=count_rows(database_url, table),
+            version=None,
+            kind="aggregate",
+            made=table.qualified in made,
+            verification=verified.get(table.qualified),
+        )
+        for table in (aggregate.table for aggregate in profile.aggregates)
     ]
     kept = count_quarantined(database_url, plan.profile)
     server_version, database, role = server(database_url)
@@ -301,6 +322,15 @@ def _table_verdict(table: TableAccount) -> Verdict:
     if table.version is not None:
         text = f"{table.written:,} rows written, {table.there:,} there: of one key the greater {table.version} stays"
         return Verdict(name, "passed", text)
+    if table.kind == "merged":
+        text = f"{table.written:,} rows written, {table.there:,} there: rows of one key are merged"
+        return Verdict(name, "passed", text)
+    if table.kind == "landing" and not table.there:
+        return Verdict(
+            name, "passed", f"{table.written:,} rows were landed; finishing has dropped them since"
+        )
+    if not table.made:
+        return Verdict(name, "failed", "it was not made yet, which waits for all files")
     if missing > 0 or table.collisions:
         return Verdict(
             name, "failed",

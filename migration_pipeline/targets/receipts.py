@@ -26,6 +26,12 @@ SELECT export_id, file, profile_version, md5, bytes, items, loaded, skipped, unr
  ORDER BY export_id, file
 """
 
+AGGREGATES = """
+SELECT table_name, rows
+  FROM migration.aggregate
+ WHERE profile = %(profile)s
+"""
+
 QUARANTINED = """
 SELECT export_id, file, count(*)
   FROM migration.quarantine
@@ -150,6 +156,12 @@ def read_receipts(url: str, profile: str) -> dict[FileKey, Receipt]:
         Receipt(**dict(zip(names, row, strict=True))) for row in _fetch(url, RECEIPTS, {"profile": profile})
     )
     return {(receipt.export_id, receipt.file): receipt for receipt in receipts}
+
+
+def read_aggregates(url: str, profile: str) -> dict[str, int]:
+    """Read of how many rows each aggregate consists, by its table's qualified name. Raises `DatabaseError`."""
+    rows = _fetch(url, AGGREGATES, {"profile": profile})
+    return {str(table): int(count) for table, count in rows}
 
 
 def count_quarantined(url: str, profile: str) -> dict[FileKey, int]:

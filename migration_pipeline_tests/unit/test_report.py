@@ -127,6 +127,23 @@ def test_what_speaks_against_it(name: str, files: list[FileAccount], tables: lis
 
 
 @pytest.mark.parametrize(
+    ("found", "outcome", "text"),
+    [
+        ({"kind": "merged", "written": 9, "there": 3}, "passed", "rows of one key are merged"),
+        ({"kind": "landing", "written": 9, "there": 0}, "passed", "finishing has dropped them"),
+        ({"kind": "landing", "written": 9, "there": 8}, "failed", "1 of 9 rows written are not in the table"),
+        ({"kind": "aggregate", "written": 3, "there": 3}, "passed", "all are there"),
+        ({"kind": "aggregate", "written": 3, "there": 2}, "failed", "1 of 3 rows"),
+        ({"kind": "aggregate", "written": 0, "there": 3, "made": False}, "failed", "not made yet"),
+    ],
+)
+def test_tables_that_are_not_filled_row_by_row(found: dict[str, Any], outcome: str, text: str) -> None:
+    account = account_of(file_of(1), tables=(msgspec.structs.replace(table(1, 1), **found),))
+    verdict = next(each for each in account.verdicts if each.name == "every row is in t")
+    assert (verdict.outcome, text in verdict.text) == (outcome, True)
+
+
+@pytest.mark.parametrize(
     ("verified", "outcome", "text"),
     [
         (verification(), "passed", "100 of 100 rows of the export are the table's"),
