@@ -298,15 +298,13 @@ def backfill(
         return
     instance.load_plan(plan, profile)
     files = instance.files(plan, profile, attempts=False)
-    wanted = [f for f in files if everything or f.state in ("missing", "failed")]
-    if only:
-        wanted = [f for f in wanted if f.partition in chosen]
-    wanted = wanted[:first]
+    asked = [f for f in files if not only or f.partition in chosen]
+    wanted = [f for f in asked if everything or f.state in ("missing", "failed")][:first]
     then = to_launch(downstream(instance, profile), files, wanted)
     if not wanted and not then:
-        running = any(f.state == "running" for f in files)
+        running = any(f.state == "running" for f in asked)
         click.echo(
-            f"{count_states(files)}: nothing to launch" + ("" if running else " (--all loads them again)")
+            f"{count_states(asked)}: nothing to launch" + ("" if running else " (--all loads them again)")
         )
         return
     _launch(instance, plan, profile, wanted, f"{profile.name}: {len(wanted)} files", wait, then)
