@@ -24,7 +24,7 @@ from migration_pipeline_tests.operating import (
 )
 from migration_pipeline_tests.oracle import expected
 
-TABLES = ("customers", "orders", "order_lines")
+TABLES = ("customers", "orders", "order_lines", "shop_events")
 
 HOOK = """
 from pathlib import Path

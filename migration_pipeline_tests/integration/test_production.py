@@ -16,7 +16,7 @@ from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.operating import Bucket, Operation, eventually, operation
 
 TOP = Path(__file__).parents[2]
-TABLES = ("customers", "orders", "order_lines")
+TABLES = ("customers", "orders", "order_lines", "shop_events")
 LOGS = "a-bucket-for-logs"
 
 OTHER_PROFILE = """
