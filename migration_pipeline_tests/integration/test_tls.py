@@ -261,6 +261,8 @@ def test_verify_full_connects_encrypted_and_loads(
     execute(superuser_url, "GRANT SELECT, INSERT, UPDATE ON customers, orders, order_lines TO loader")
     execute(superuser_url, "GRANT USAGE ON SCHEMA migration TO loader")
     execute(superuser_url, "GRANT ALL ON ALL TABLES IN SCHEMA migration TO loader")
+    execute(superuser_url, "ALTER SCHEMA landing OWNER TO loader")
+    execute(superuser_url, "ALTER TABLE landing.shop_events OWNER TO loader")
     url = f"{server.url('shop')}&sslrootcert={certificates / 'right.crt'}"
     with closing(psycopg2.connect(url)) as connection:
         assert connection.info.ssl_in_use
