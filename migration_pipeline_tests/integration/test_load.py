@@ -229,7 +229,11 @@ def test_an_unchanged_rerun_writes_almost_nothing(shop_database_url: str, tmp_pa
         "SELECT sum(xmin::text::bigint) FROM (SELECT xmin FROM customers UNION ALL SELECT xmin FROM orders) t"
     )
     before = query(shop_database_url, rows)
-    again = wal_written(shop_database_url, lambda: load_all(shop_database_url, export, profile=keyed))
+    # The server's WAL is everybody's: a checkpoint or an autovacuum adds to it, but hardly three times.
+    again = min(
+        wal_written(shop_database_url, lambda: load_all(shop_database_url, export, profile=keyed))
+        for _ in range(3)
+    )
     assert query(shop_database_url, rows) == before, "no row was written anew"
     assert again < first / 20
 
