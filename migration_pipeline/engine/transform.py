@@ -23,13 +23,13 @@ MAX_PATTERNS = 50
 
 
 class Decoder(Protocol):
-    """Reads a wanted line; in two steps for loops over many lines."""
-
-    decode: Callable[[bytes], Any]
-    make: Callable[[Any, bytes], Any]
+    """Reads wanted lines."""
 
     def __call__(self, line: bytes) -> Any:
         """Read one line. Raises `BadItem` with the reason."""
+
+    def many(self, lines: list[bytes]) -> Iterable[Any]:
+        """Read many lines; raises any exception when one of them is bad."""
 
 
 class KeysDecoder(Protocol):
@@ -166,7 +166,7 @@ class Transform:
         taken, places, counts, unrouted = self.sort(numbers, lines, self.read_keys.many(lines))
         for route, decoder, function, more in self._routes:
             if taken[route]:
-                items = map(decoder.make, map(decoder.decode, taken[route]), taken[route])
+                items = decoder.many(taken[route])
                 self._collect(route, list(map(function, items, *map(repeat, more))), outcome)
                 outcome.lines += taken[route]
                 outcome.numbers += places[route]

@@ -49,8 +49,6 @@ class PictureItem(Item):
     format_picture_id: AnyInt | None = attribute("formatPictureId")
     original_width: AnyInt | None = attribute("originalWidth")
     original_height: AnyInt | None = attribute("originalHeight")
-    x: AnyInt | None
-    y: AnyInt | None
 
 
 class LandedItem(Row, table="picture_items", landing=True):
@@ -70,7 +68,7 @@ class LandedItem(Row, table="picture_items", landing=True):
     original_width: int | None
     original_height: int | None
     uuid_digest: str
-    """Of which the picture's UUID is made. It comes from here, as PostgreSQL has no SHA-1 without an extension."""
+    """SHA-1 of which the picture's UUID is made. It comes from here, as PostgreSQL has none without an extension."""
 
 
 class Picture(Row, table="picture", key="id"):
@@ -101,8 +99,8 @@ def splitext(path: str) -> tuple[str, str]:
     return (stem, dot + extension) if dot and "/" not in extension else (path, "")
 
 
-NAMESPACE = UUID("6ba7b810-9dad-11d1-80b4-00c04fd430c8").bytes
-"""Of the pictures' UUIDs, which are UUIDv5 of the decimal id (RFC 9562, 5.5)."""
+NAMESPACE = hashlib.sha1(UUID("6ba7b810-9dad-11d1-80b4-00c04fd430c8").bytes, usedforsecurity=False)
+"""Of the pictures' UUIDs, which are UUIDv5 of the decimal id (RFC 9562, 5.5): the digest that is begun with it."""
 
 
 @profile.route()
@@ -113,10 +111,11 @@ def picture_item(item: PictureItem, options: PictureOptions) -> LandedItem | Non
     stem = extension = None
     if item.url is not None:
         stem, extension = splitext(item.url.removeprefix("/img/"))
+    digest = NAMESPACE.copy()
+    digest.update(b"%d" % item.picture_id)
     return LandedItem(
         item.id, item.picture_id, item.language_id, stem, extension, item.caption, item.agency_id, item.format_id,
-        item.format_picture_id, item.original_width, item.original_height,
-        hashlib.sha1(NAMESPACE + b"%d" % item.picture_id, usedforsecurity=False).hexdigest()[:32],
+        item.format_picture_id, item.original_width, item.original_height, digest.hexdigest(),
     )  # fmt: skip
 
 

@@ -225,6 +225,11 @@ def wire_of(bare: Any, markers: tuple[Any, ...]) -> Wire | None:
     return None
 
 
+def objects(raw: msgspec.Raw | UnsetType) -> int:
+    """Count the objects that an attribute is spelled with, without reading it; 0 if it is not there."""
+    return 0 if isinstance(raw, UnsetType) else bytes(raw).count(b'{"')
+
+
 class Field(msgspec.Struct, frozen=True):
     """One field of an Item class, compiled: its member of the wire struct and its expression."""
 
@@ -314,7 +319,7 @@ def absent(wire: Any, empty: Any, default: Any) -> Any:
 CONVERSIONS: dict[str, Any] = {
     "UNSET": UNSET, "absent": absent, "plain": plain, "number": number, "integer": integer, "real": real,
     "instant": instant, "aware": aware, "EPOCH": EPOCH, "second": timedelta(seconds=1),
-    "millisecond": timedelta(milliseconds=1), "Decimal": Decimal, "NUMBER_CHARACTERS": NUMBER_CHARACTERS, "document": document, "listing": listing, "braces": braces,
+    "millisecond": timedelta(milliseconds=1), "Decimal": Decimal, "NUMBER_CHARACTERS": NUMBER_CHARACTERS, "document": document, "listing": listing, "braces": braces, "objects": objects,
     "braces_of_members": braces_of_members, "braces_of_elements": braces_of_elements,
 }  # fmt: skip
 """What the generated functions may call."""
@@ -325,39 +330,58 @@ CONVERSIONS: dict[str, Any] = {
 class ItemDecoder(Generic[ItemType]):
     """A compiled `Item` class: a function from a line to an item.
 
-    Calling it raises `BadItem` with a reason that names the attribute, never its value. `decode` and
-    `make` are its two steps, for loops over many lines that fall back to the call when one of them
-    raises; any exception of theirs means that the call will say what is wrong. An Item may have code of
-    its own (``__post_init__``), so there is no telling what they raise.
+    Calling it raises `BadItem` with a reason that names the attribute, never its value.
 
-    `known` are attributes that items of the table have besides those of the class, such as the keys.
+    `known` are attributes that items of the table have besides those of the class, such as the keys. Others
+    that turn up are learned, so that what nobody reads costs next to nothing.
     """
 
     def __init__(self, item_class: type[ItemType], known: Sequence[str] = ()) -> None:
         hints = get_type_hints(item_class, include_extras=True)
         infos = msgspec.structs.fields(item_class)
+        self._item_class = item_class
         self._fields = [_field(item_class, n, info, hints[info.name]) for n, info in enumerate(infos)]
-        others = [name for name in known if name not in {field.attribute for field in self._fields}]
-        members = [field.member for field in self._fields] + [
-            (f"x{n}", Union[msgspec.Raw, UnsetType], msgspec.field(name=name, default=UNSET))  # noqa: UP007
-            for n, name in enumerate(others)
-        ]
+        self._attributes = {field.attribute for field in self._fields}
+        self._spellings = [msgspec.json.encode(field.attribute) + b":{" for field in self._fields]
+        self._has_documents = any("braces" in field.braces for field in self._fields)
         self._names = dict(CONVERSIONS, Item=item_class, suspect=self._suspect)
         for field in self._fields:
             self._names.update(field.constants)
-        self.decode: Callable[[bytes], Any] = msgspec.json.Decoder(_envelope(members)).decode
-        source = compile(self._source(len(others)), f"<decoder of {item_class.__name__}>", "exec")
-        exec(source, self._names)  # noqa: S102  # built from the class, no input of a user
-        self.make: Callable[[Any, bytes], ItemType] = self._names["make"]
+        self._passed_over = {name: False for name in known if name not in self._attributes}
+        """Attributes that are not read, and whether their values may have objects inside."""
+        self._steps: tuple[Callable[[bytes], Any], Callable[[Any, bytes], ItemType]]
+        """From the line to its wire form, and from both to the item. Threads may replace them under one another."""
+        self._compile()
 
     def __call__(self, line: bytes) -> ItemType:
         """Read a line. Raises `BadItem`."""
+        decode, make = self._steps
         try:
-            return self.make(self.decode(line), line)
+            return make(decode(line), line)
         except Exception as error:
             raise BadItem(self._reason(error, line)) from None
 
-    def _source(self, others: int) -> str:
+    def many(self, lines: list[bytes]) -> Iterator[ItemType]:
+        """Read many lines, lazily.
+
+        Raises any exception when one of them is bad; a call for each tells which and why. An Item may have
+        code of its own (``__post_init__``), so there is no telling what it is.
+        """
+        decode, make = self._steps
+        return map(make, map(decode, lines), lines)
+
+    def _compile(self) -> None:
+        others = list(self._passed_over.items())
+        members = [field.member for field in self._fields] + [
+            (f"x{n}", Union[msgspec.Raw, UnsetType], msgspec.field(name=name, default=UNSET))  # noqa: UP007
+            for n, (name, _) in enumerate(others)
+        ]
+        names = dict(self._names)
+        source = self._source([nested for _, nested in others])
+        exec(compile(source, f"<decoder of {self._item_class.__name__}>", "exec"), names)  # noqa: S102  # built from the class, no input of a user
+        self._steps = msgspec.json.Decoder(_envelope(members)).decode, names["make"]
+
+    def _source(self, others: Sequence[bool]) -> str:
         """Write the function that makes an item of its wire form, one expression a field.
 
         JSON decoders keep the last of two members of one name, silently. So the objects on the line are
@@ -365,24 +389,43 @@ class ItemDecoder(Generic[ItemType]):
         than the attributes that were read account for, nothing was passed over. An object that is not empty
         begins with {"; inside of a text that would be {\\".
         """
-        spelled = [field.braces for field in self._fields] + [f"(w.x{n} is not UNSET)" for n in range(others)]
+        spelled = [field.braces for field in self._fields] + [
+            f"objects(w.x{n})" if nested else f"(w.x{n} is not UNSET)" for n, nested in enumerate(others)
+        ]
         constant = 2 + spelled.count("1")  # the line's own object and the Item
         total = " + ".join([str(constant), *(each for each in spelled if each != "1")])
         values = ", ".join(f"({field.expression})" for field in self._fields)
+        # One character is counted in half the time of two, and is nearly always enough.
         return (
             "def make(w, line):\n"
             "    w = w.Item\n"
             f"    item = Item({values})\n"
-            f"    if line.count(b'{{\"') != {total}: suspect(line)\n"
+            f"    if line.count(b'{{') != (total := {total}) and line.count(b'{{\"') != total: suspect(line)\n"
             "    return item\n"
         )
 
     def _suspect(self, line: bytes) -> None:
         """Look closer at a line with objects unaccounted for: attributes that nobody reads, or twins."""
-        names = (msgspec.json.encode(field.attribute) for field in self._fields)
-        documents = any("braces" in field.braces for field in self._fields)
-        if documents or any(line.count(name + b":{") > 1 for name in names):
+        self._learn(line)
+        if self._has_documents or any(line.count(spelling) > 1 for spelling in self._spellings):
             json.loads(line, object_pairs_hook=_refuse_twins)
+
+    def _learn(self, line: bytes) -> None:
+        """Account for the attributes of this line from the next list of lines on."""
+        try:
+            found = _decode_raw(line).Item
+        except (msgspec.MsgspecError, ValueError):
+            return  # what is wrong with it is in no attribute that is read
+        before = self._passed_over
+        others = {
+            name: before.get(name, False) or objects(raw) > 1
+            for name, raw in found.items()
+            if name not in self._attributes and _DECLARABLE.fullmatch(name)
+        }
+        after = before | others
+        if after != before and len(after) <= MAX_PASSED_OVER:
+            self._passed_over = after
+            self._compile()
 
     def _reason(self, error: Exception, line: bytes) -> str:
         """Say which attribute is at fault; conversions in the generated function do not know their field."""
@@ -390,7 +433,7 @@ class ItemDecoder(Generic[ItemType]):
             return _line_reason(error)
         if isinstance(error, _TwinsError):
             return "an attribute name occurs twice"
-        wire = self.decode(line).Item
+        wire = self._steps[0](line).Item
         for field in self._fields:
             try:
                 eval(field.careful, dict(self._names), {"w": wire})  # noqa: S307  # the generated source itself
@@ -403,6 +446,22 @@ class ItemDecoder(Generic[ItemType]):
 def item_decoder(item_class: type[ItemType], known: Sequence[str] = ()) -> ItemDecoder[ItemType]:
     """Compile an `Item` class; see `ItemDecoder`."""
     return ItemDecoder(item_class, known)
+
+
+MAX_PASSED_OVER = 100
+"""Unread attributes that a decoder learns. An item with others takes three times as long."""
+
+_DECLARABLE = re.compile(r'[^"\\\x00-\x1f]*')
+"""Names that msgspec takes for a member of a struct."""
+
+
+class _RawLine(msgspec.Struct, frozen=True, gc=False):
+    """A line with the names of its attributes, and their values unread."""
+
+    Item: dict[str, msgspec.Raw]
+
+
+_decode_raw = msgspec.json.Decoder(_RawLine).decode
 
 
 class _TwinsError(ValueError):

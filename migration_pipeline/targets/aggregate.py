@@ -1,13 +1,14 @@
 """Makes the rows of an aggregate from landing tables: set-based, range by range of the key.
 
-Each range is one transaction: the SELECT of the profile fills a temporary table, and the rows of it that are
-new or different are upserted. So a run that ends early leaves whole rows, and the next one finds them
+Each range is one transaction. Where the table has no rows of a range yet, the SELECT of the profile is inserted
+as it comes; else it fills a temporary table, and the rows of it that are new or different are upserted. So a run that ends early leaves whole rows, and the next one finds them
 unchanged. The receipt is written last, once as many rows were made as there are groups, of slices that
 nobody replaced meanwhile.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 import time
@@ -17,6 +18,7 @@ from itertools import pairwise
 from typing import Any, Optional
 
 import msgspec
+import psycopg2.errors
 from psycopg2 import sql
 
 from migration_pipeline.aggregate import Aggregate
@@ -30,6 +32,9 @@ FILES_SHOWN = 20
 """Files that are not landed which a failure names; their number is always told."""
 
 
+FEW_ROWS = 50_000
+"""Landed rows up to which one transaction is as quick as several."""
+
 DROPPED_AT_ONCE = 100
 """Slices that one transaction drops: each takes some of the server's locks."""
 
@@ -37,8 +42,8 @@ DROPPED_AT_ONCE = 100
 class AggregateSettings(msgspec.Struct, frozen=True):
     """What an operator may tune. Only `delete_rows` changes the result."""
 
-    part_rows: int = 1_000_000
-    """Landed rows that one transaction is to read, about."""
+    part_rows: int = 2_000_000
+    """Landed rows that one transaction is to make rows of, about. Each reads through all of them to find its own."""
     sessions: int = 2
     """Transactions at once, each in a connection of its own."""
     work_mem_mb: int = 256
@@ -102,6 +107,22 @@ SELECT unnest(histogram_bounds::text::{type}[])::text
 """
 
 SCHEMA_OF = "SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass(%s)"
+
+OCCUPIED = "SELECT EXISTS (SELECT FROM {target} t WHERE {range_of_target})"
+
+INSERT = """
+INSERT INTO {target} ({columns})
+SELECT {cast} FROM (
+{select}
+) q WHERE {range_of_query}
+"""
+
+STAGE = """
+CREATE TEMP TABLE part ON COMMIT DROP AS
+SELECT {cast} FROM (
+{select}
+) q WHERE {range_of_query}
+"""
 
 UPSERT = """
 WITH upserted AS (
@@ -168,6 +189,7 @@ class AggregateRun:
             for _ in range(max(1, settings.sessions))
         ]
         self._types: dict[str, str] = {}
+        self._groups = 0
 
     def run(self) -> AggregateReport:
         """Make the rows, and write the receipt. Raises `MigrationError`; rows that were made until then stay.
@@ -186,16 +208,14 @@ class AggregateRun:
             slices = first.interruptibly(self._landed)
             rows = sum(counts[source.qualified] for _, counts in slices for source in self._aggregate.sources)
             first.interruptibly(self._analyze)
-            groups = first.interruptibly(self._count_groups)
             parts = first.interruptibly(lambda cursor: self._parts(cursor, rows))
             self._say(
-                f"{self._name}: {rows:,} landed rows of {len(slices):,} files make {groups:,} groups, "
-                f"in {len(parts):,} parts"
+                f"{self._name}: {rows:,} landed rows of {len(slices):,} files, in {len(parts):,} parts"
             )
-            made = self._make_all(parts, groups)
+            made = self._make_all(parts)
             report = AggregateReport(
                 files=len(self._files),
-                groups=groups,
+                groups=self._groups,
                 rows=sum(each[0] for each in made),
                 new=sum(each[1] for each in made),
                 changed=sum(each[2] for each in made),
@@ -262,7 +282,8 @@ class AggregateRun:
             columns = sql.SQL(", ").join(map(sql.Identifier, self._aggregate.by))
             cursor.execute(sql.SQL("ANALYZE {}{} ({})").format(only, identifier(source), columns))
 
-    def _count_groups(self, cursor: Any) -> int:
+    def _count_groups(self, cursor: Any) -> None:
+        """Count the distinct keys in the landing tables, whatever the profile's SELECT makes of them."""
         self._tune(cursor)
         columns = sql.SQL(", ").join(map(sql.Identifier, self._aggregate.by))
         keys = sql.SQL(" UNION ALL ").join(
@@ -272,11 +293,17 @@ class AggregateRun:
         cursor.execute(
             sql.SQL("SELECT count(*) FROM (SELECT FROM ({}) k GROUP BY {}) g").format(keys, columns)
         )
-        return int(cursor.fetchone()[0])
+        (self._groups,) = cursor.fetchone()
 
     def _parts(self, cursor: Any, rows: int) -> list[Bounds]:
-        """Split the key's first column into ranges of about as many landed rows each, by its histogram."""
+        """Split the key's first column into ranges of about as many landed rows each, by its histogram.
+
+        There is one for each session at least, or a multiple of that, so that all are busy to the end.
+        """
+        sessions = len(self._sessions)
         wanted = -(-rows // self._settings.part_rows)
+        if wanted > 1 or rows > FEW_ROWS:
+            wanted = -(-wanted // sessions) * sessions
         bounds: list[str] = []
         if wanted > 1:
             source, by = self._aggregate.sources[0], self._aggregate.by[0]
@@ -302,22 +329,22 @@ class AggregateRun:
 
     # -- the parts -------------------------------------------------------------------------------
 
-    def _make_all(self, parts: Sequence[Bounds], groups: int) -> list[Counts]:
-        """Make all parts, some at once, each session in a thread of its own."""
-        waiting, made, errors = deque(parts), list[Counts](), list[BaseException]()
+    def _make_all(self, parts: Sequence[Bounds]) -> list[Counts]:
+        """Make all parts and count the groups, some at once, each session in a thread of its own."""
+        waiting: deque[Bounds | None] = deque([None, *parts])  # None stands for the count
+        made, errors = list[Counts](), list[BaseException]()
         # An Event each, as a join that is interrupted may leave its thread marked as ended (bpo-45274).
-        ended = [threading.Event() for _ in self._sessions[: len(parts)]]
-
-        def next_part() -> Bounds | None:
-            try:
-                return waiting.popleft()
-            except IndexError:
-                return None
+        ended = [threading.Event() for _ in self._sessions[: len(waiting)]]
 
         def work(session: Session, end: threading.Event) -> None:
             try:
-                while not errors and (part := next_part()) is not None:
-                    made.append(session.persistently(lambda cursor, part=part: self._make(cursor, part)))  # type: ignore[misc]
+                while not errors and waiting:
+                    with contextlib.suppress(IndexError):  # another session was quicker
+                        part = waiting.popleft()
+                        if part is None:
+                            session.persistently(self._count_groups)
+                        else:
+                            made.append(session.persistently(lambda cursor, part=part: self._make(cursor, part)))  # type: ignore[misc]
             except BaseException as error:  # raised again by whoever waits
                 errors.append(error)
             finally:
@@ -333,7 +360,7 @@ class AggregateRun:
                 if len(made) > told and len(parts) > 1:
                     told = len(made)
                     rows = sum(each[0] for each in made)
-                    self._say(f"{self._name}: {told:,} of {len(parts):,} parts, {rows:,} of {groups:,} rows")
+                    self._say(f"{self._name}: {told:,} of {len(parts):,} parts, {rows:,} rows")
         finally:
             self._cancel(ended)
         if errors:
@@ -355,17 +382,15 @@ class AggregateRun:
         self._tune(cursor)
         names = [column.name for column in table.columns]
         others = [name for name in names if name not in table.key]
-        cast = sql.SQL(", ").join(
-            sql.SQL("q.{0}::{1} AS {0}").format(sql.Identifier(name), sql.SQL(self._types[name]))
-            for name in names
-        )
-        cursor.execute(
-            sql.SQL("CREATE TEMP TABLE part ON COMMIT DROP AS SELECT {} FROM (\n{}\n) q WHERE {}").format(
-                cast, sql.SQL(self._aggregate.sql), self._within("q", bounds)
-            )
-        )
         parts = {
             "target": identifier(table),
+            "select": sql.SQL(self._aggregate.sql),
+            "cast": sql.SQL(", ").join(
+                sql.SQL("q.{0}::{1} AS {0}").format(sql.Identifier(name), sql.SQL(self._types[name]))
+                for name in names
+            ),
+            "range_of_query": self._within("q", bounds),
+            "range_of_target": self._within("t", bounds),
             "columns": _list(names),
             "staged": _list(names, "s"),
             "staged_key": _list(table.key, "s"),
@@ -374,13 +399,33 @@ class AggregateRun:
             "same_key": sql.SQL(" AND ").join(
                 sql.SQL("t.{0} = s.{0}").format(sql.Identifier(name)) for name in table.key
             ),
-            "range_of_target": self._within("t", bounds),
             "theirs": _list(others, "t"),
             "ours": _list(others, "s"),
             "changes": sql.SQL(", ").join(
                 sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(name)) for name in others
             ),
         }
+        inserted = self._insert(cursor, parts)
+        return self._upsert(cursor, parts) if inserted is None else (inserted, inserted, 0, 0)
+
+    def _insert(self, cursor: Any, parts: dict[str, sql.Composable]) -> int | None:
+        """Insert the rows of a range that has none yet; None if it has, or gets some meanwhile."""
+        cursor.execute(sql.SQL(OCCUPIED).format(**parts))
+        if cursor.fetchone()[0]:
+            return None
+        cursor.execute("SAVEPOINT empty")
+        try:
+            cursor.execute(sql.SQL(INSERT).format(**parts))
+        except psycopg2.errors.UniqueViolation:
+            # Somebody else's row came in between, or the SELECT has two rows of a key: the upsert will tell.
+            cursor.execute("ROLLBACK TO SAVEPOINT empty")
+            return None
+        rows: int = cursor.rowcount
+        return rows
+
+    def _upsert(self, cursor: Any, parts: dict[str, sql.Composable]) -> Counts:
+        """Upsert the rows of a range that are new or different, and delete those without a source if told to."""
+        cursor.execute(sql.SQL(STAGE).format(**parts))
         cursor.execute(sql.SQL(UPSERT).format(**parts))
         rows, new, changed = cursor.fetchone()
         deleted = 0

@@ -505,7 +505,7 @@ def test_files_that_land_meanwhile_keep_the_receipt_back(shop_database_url: str)
     land(shop_database_url, shop, "f", [event(f"{n:05}") for n in range(500)])
 
     def again(said: str) -> None:
-        if "groups" in said:
+        if "landed rows" in said:
             land(shop_database_url, shop, "f", [event(f"{n:05}") for n in range(500)])
 
     with pytest.raises(MigrationError, match="landed again while it was made"):
