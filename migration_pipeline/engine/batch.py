@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from migration_pipeline.engine.transform import Bad, Counts, Outcome, Transform
@@ -12,11 +12,46 @@ from migration_pipeline.row import Row
 
 
 class Encoded(Protocol):
-    """Rows, ready to be written."""
+    """A batch's rows, ready to be written."""
 
     @property
     def size(self) -> int:
         """Bytes."""
+
+
+class Encoder(Protocol):
+    """Makes rows ready to be written, piece by piece: a batch is many times what the CPU's cache holds."""
+
+    def encode(self, rows: dict[type[Row], list[Row]]) -> Any:
+        """Encode some of a batch's rows. Raises any exception for one that cannot be."""
+
+    def join(self, pieces: Sequence[Any]) -> Encoded:
+        """Make a batch of pieces that `encode` gave."""
+
+
+def encode(transform: Transform, encoder: Encoder, outcome: Outcome) -> tuple[Outcome, Any]:
+    """Encode what lines became; gives it without the rows, which are in the piece.
+
+    A row that cannot be encoded makes its item a bad one.
+    """
+    try:
+        piece = encoder.encode(outcome.rows)
+    except Exception:  # which row it was is found below
+        good = Outcome(transform.row_classes)
+        good.bad, good.counts = outcome.bad, outcome.counts
+        for line, number in zip(outcome.lines, outcome.numbers, strict=True):
+            one = transform.numbered([line], [number])
+            try:
+                encoder.encode(one.rows)
+            except Exception as error:
+                good.bad.append(Bad(number, line, f"its row cannot be encoded: {type(error).__name__}"))
+                good.counts.loaded -= 1
+            else:
+                one.counts = Counts()  # they are in the outcome's counts already
+                good.add(one)
+        outcome, piece = good, encoder.encode(good.rows)
+    outcome.rows = {}
+    return outcome, piece
 
 
 class TooManyBad(MigrationError):  # noqa: N818  # a verdict on a file
@@ -35,15 +70,11 @@ class Batch:
     """
 
     def __init__(
-        self,
-        transform: Transform,
-        encode: Callable[[dict[type[Row], list[Row]]], Encoded],
-        outcome: Outcome,
-        encoded: Encoded,
+        self, transform: Transform, encoder: Encoder, outcome: Outcome, pieces: Sequence[Any]
     ) -> None:
         self._transform = transform
-        self._encode = encode
-        self.encoded: Any = encoded
+        self._encoder = encoder
+        self.encoded: Any = encoder.join(pieces)
         self.numbers = outcome.numbers
         self.lines = outcome.lines
         self.bad = outcome.bad
@@ -53,29 +84,10 @@ class Batch:
         """How many bad items more the file may have."""
 
     @classmethod
-    def make(
-        cls,
-        transform: Transform,
-        encode: Callable[[dict[type[Row], list[Row]]], Encoded],
-        outcome: Outcome,
-    ) -> Batch:
-        """Encode what lines became. A row that cannot be encoded makes its item a bad one."""
-        try:
-            return cls(transform, encode, outcome, encode(outcome.rows))
-        except Exception:  # which row it was is found below
-            good = Outcome(transform.row_classes)
-            good.bad, good.counts = outcome.bad, outcome.counts
-            for line, number in zip(outcome.lines, outcome.numbers, strict=True):
-                one = transform.numbered([line], [number])
-                try:
-                    encode(one.rows)
-                except Exception as error:
-                    good.bad.append(Bad(number, line, f"its row cannot be encoded: {type(error).__name__}"))
-                    good.counts.loaded -= 1
-                else:
-                    one.counts = Counts()  # they are in the outcome's counts already
-                    good.add(one)
-            return cls(transform, encode, good, encode(good.rows))
+    def of(cls, transform: Transform, encoder: Encoder, lines: list[bytes], numbers: Sequence[int]) -> Batch:
+        """Make a batch of lines, all at once."""
+        outcome, piece = encode(transform, encoder, transform.numbered(lines, numbers))
+        return cls(transform, encoder, outcome, [piece])
 
     @property
     def size(self) -> int:
@@ -91,7 +103,7 @@ class Batch:
 
     def anew(self, lines: list[bytes], numbers: list[int]) -> Batch:
         """Make a batch of some of its items."""
-        return Batch.make(self._transform, self._encode, self._transform.numbered(lines, numbers))
+        return Batch.of(self._transform, self._encoder, lines, numbers)
 
     def refused(self, reason: str, table: str | None, sqlstate: str | None) -> Bad:
         """Make the only item of a batch of one a bad one."""

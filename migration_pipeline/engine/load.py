@@ -13,16 +13,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
-from migration_pipeline.engine.batch import Batch, Encoded, TooManyBad, Written
+from migration_pipeline.engine.batch import Batch, Encoder, TooManyBad, Written, encode
 from migration_pipeline.engine.report import BadExample, FileReport, Progress
 from migration_pipeline.engine.threads import Behind, ahead
 from migration_pipeline.engine.transform import Bad, Counts, Outcome, Transform, count_pattern
 from migration_pipeline.errors import MigrationError
-from migration_pipeline.row import Row
 
 PROGRESS_SECONDS = 5.0
 """Seconds before the first call of the progress hook."""
@@ -83,15 +82,12 @@ class Source(Protocol):
         """Raise `MigrationError` unless the file was complete and is the one that was promised."""
 
 
-class Target(Protocol):
-    """Where rows go. `encode` is computation; `write` is one transaction, called in a thread of its own."""
+class Target(Encoder, Protocol):
+    """Where rows go. To encode is computation; `write` is one transaction, called in a thread of its own."""
 
     @property
     def retries(self) -> int:
         """Transactions that ran again so far."""
-
-    def encode(self, rows: dict[type[Row], list[Row]]) -> Encoded:
-        """Make a batch ready to be written."""
 
     def write(self, batch: Batch, close: Callable[[Written], FileReport] | None = None) -> Written:
         """Write a batch and its bad items in one transaction; bad ones that show there are isolated by halving.
@@ -190,25 +186,28 @@ class FileLoad:
 
     def _load(self, writer: Behind[Part]) -> Batch:
         """Write all batches but the last; gives that one."""
-        outcome, size = Outcome(self._transform.row_classes), 0
+        outcome, pieces, size = Outcome([]), list[Any](), 0
         lists = ahead(self._source, READ_AHEAD)
         try:
             for lines in lists:
                 for some in self._slices(lines):
-                    found = self._transform(some, self._read + 1)
+                    found, piece = encode(
+                        self._transform, self._target, self._transform(some, self._read + 1)
+                    )
                     self._read += len(some)
                     weight = sum(map(len, found.lines)) + sum(len(bad.line) for bad in found.bad)
                     full = len(outcome.lines) + len(found.lines) > self._settings.batch_items
                     if (outcome.lines or outcome.bad) and (full or size + weight > BATCH_BYTES):
-                        batch = self._batch(outcome)
+                        batch = self._batch(outcome, pieces)
                         writer.put((batch, None), batch.size)
-                        outcome, size = Outcome(self._transform.row_classes), 0
+                        outcome, pieces, size = Outcome([]), [], 0
                     outcome.add(found)
+                    pieces.append(piece)
                     size += weight
                 self._tell_progress()
         finally:
             lists.close()
-        return self._batch(outcome)
+        return self._batch(outcome, pieces)
 
     def _slices(self, lines: list[bytes]) -> Iterator[list[bytes]]:
         """Cut a list so that no part can overfill a batch."""
@@ -219,9 +218,9 @@ class FileLoad:
             for start in range(0, len(lines), step):
                 yield lines[start : start + step]
 
-    def _batch(self, outcome: Outcome) -> Batch:
+    def _batch(self, outcome: Outcome, pieces: list[Any]) -> Batch:
         """Make a batch of what lines became, and take its items into the account."""
-        batch = Batch.make(self._transform, self._target.encode, outcome)
+        batch = Batch(self._transform, self._target, outcome, pieces)
         self._counts.add(batch.counts)
         self._note(batch.bad)
         batch.room = self._room()

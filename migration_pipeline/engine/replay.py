@@ -7,18 +7,14 @@ from typing import Protocol
 
 import msgspec
 
-from migration_pipeline.engine.batch import Batch, Encoded, Written
+from migration_pipeline.engine.batch import Batch, Encoder, Written
 from migration_pipeline.engine.load import BATCH_BYTES, LoadSettings, reason_of
 from migration_pipeline.engine.report import FileReport
 from migration_pipeline.engine.transform import Transform
-from migration_pipeline.row import Row
 
 
-class ReplayTarget(Protocol):
+class ReplayTarget(Encoder, Protocol):
     """A target that keeps a quarantine."""
-
-    def encode(self, rows: dict[type[Row], list[Row]]) -> Encoded:
-        """Make a batch ready to be written."""
 
     def quarantined(self) -> Iterable[tuple[int, bytes]]:
         """Give the file's quarantined items in order: line number and line."""
@@ -72,7 +68,7 @@ def replay(transform: Transform, target: ReplayTarget, settings: LoadSettings) -
 def _replay(
     transform: Transform, target: ReplayTarget, lines: list[bytes], numbers: list[int]
 ) -> ReplayReport:
-    batch = Batch.make(transform, target.encode, transform.numbered(lines, numbers))
+    batch = Batch.of(transform, target, lines, numbers)
     batch.room = len(lines)
     report = ReplayReport()
 

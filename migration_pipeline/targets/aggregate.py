@@ -8,12 +8,11 @@ nobody replaced meanwhile.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, Optional
 
@@ -209,9 +208,7 @@ class AggregateRun:
             rows = sum(counts[source.qualified] for _, counts in slices for source in self._aggregate.sources)
             first.interruptibly(self._analyze)
             parts = first.interruptibly(lambda cursor: self._parts(cursor, rows))
-            self._say(
-                f"{self._name}: {rows:,} landed rows of {len(slices):,} files, in {len(parts):,} parts"
-            )
+            self._say(f"{self._name}: {rows:,} landed rows of {len(slices):,} files, in {len(parts):,} parts")
             made = self._make_all(parts)
             report = AggregateReport(
                 files=len(self._files),
@@ -331,20 +328,23 @@ class AggregateRun:
 
     def _make_all(self, parts: Sequence[Bounds]) -> list[Counts]:
         """Make all parts and count the groups, some at once, each session in a thread of its own."""
-        waiting: deque[Bounds | None] = deque([None, *parts])  # None stands for the count
         made, errors = list[Counts](), list[BaseException]()
+
+        def make(bounds: Bounds, session: Session) -> None:
+            made.append(session.persistently(lambda cursor: self._make(cursor, bounds)))
+
+        tasks: list[Callable[[Session], None]] = [
+            lambda session: session.persistently(self._count_groups),
+            *(partial(make, bounds) for bounds in parts),
+        ]
+        waiting = iter(tasks)  # of a list, which threads may share
         # An Event each, as a join that is interrupted may leave its thread marked as ended (bpo-45274).
-        ended = [threading.Event() for _ in self._sessions[: len(waiting)]]
+        ended = [threading.Event() for _ in self._sessions[: len(tasks)]]
 
         def work(session: Session, end: threading.Event) -> None:
             try:
-                while not errors and waiting:
-                    with contextlib.suppress(IndexError):  # another session was quicker
-                        part = waiting.popleft()
-                        if part is None:
-                            session.persistently(self._count_groups)
-                        else:
-                            made.append(session.persistently(lambda cursor, part=part: self._make(cursor, part)))  # type: ignore[misc]
+                while not errors and (task := next(waiting, None)) is not None:
+                    task(session)
             except BaseException as error:  # raised again by whoever waits
                 errors.append(error)
             finally:

@@ -77,12 +77,24 @@ def _spelling(column: Column) -> Callable[[Any], str] | None:
 
 
 class EncodedRows(NamedTuple):
+    """Some rows of one table, encoded, in the order in which they came."""
+
+    rows: int
+    keys: list[Any]
+    """Of each row; none of a landing table's."""
+    versions: list[Any]
+    """Of each row, where the table has versions."""
+    lines: list[bytes]
+    """One a row, without newlines between; those of a landing table are in one piece."""
+    nul: int
+    """Texts from which U+0000 was taken out."""
+
+
+class CopyInput(NamedTuple):
     """Rows of one table as COPY input."""
 
     data: bytes
     rows: int
-    nul: int
-    """Values from which U+0000 was taken out."""
 
 
 class RowEncoder:
@@ -91,53 +103,76 @@ class RowEncoder:
     def __init__(self, table: Table, nul: NulPolicy = "quarantine") -> None:
         self.table = table
         fields = {column.name: column.field for column in table.columns}
-        self.key: Callable[[Row], Any] = (
-            (lambda _: None) if table.landing else attrgetter(*(fields[name] for name in table.key))
-        )
+        self._key = attrgetter(*(fields[name] for name in table.key)) if not table.landing else None
         self._version = attrgetter(fields[table.version]) if table.version else None
         self._nul = {"strip": "", "escape": r"\u0000"}.get(nul)
         self._prepare = _compile_prepare(table)
 
     def encode(self, rows: Sequence[Row]) -> EncodedRows:
-        """Encode rows as COPY input, sorted by key, each key once.
+        """Encode some of a batch's rows, best while they are in the CPU's cache still: they are not needed any more."""
+        lines, counted = self._lines(rows), [0]
+        if self._nul is not None and any(each in line for line in lines for each in _NUL):
+            rows = [_without_nul(row, self._nul, counted) for row in rows]
+            lines = self._lines(rows)
+        return EncodedRows(
+            len(rows),
+            list(map(self._key, rows)) if self._key else [],
+            list(map(self._version, rows)) if self._version else [],
+            lines,
+            counted[0],
+        )
+
+    def join(self, pieces: Sequence[EncodedRows]) -> CopyInput:
+        """Make COPY input of a batch's rows, sorted by key, each key once.
 
         Of rows with one key the one with the greatest version stays, and of those the one whose encoding is
         the greatest, whatever order they came in.
         """
-        encoded = self._encode(rows)
-        if self._nul is None or not any(each in encoded.data for each in _NUL):
-            return encoded
-        counted = [0]
-        mended = [_without_nul(row, self._nul, counted) for row in rows]
-        return self._encode(mended)._replace(nul=counted[0])
+        lines = [line for piece in pieces for line in piece.lines]
+        rows = sum(piece.rows for piece in pieces)
+        if self._key is not None:
+            keys = [key for piece in pieces for key in piece.keys]
+            # Sorted, B-tree inserts touch neighbouring pages, and loaders side by side lock in one order.
+            order = sorted(range(len(keys)), key=keys.__getitem__)
+            # Rows that merge do so in the database.
+            if not self.table.merges and len(set(keys)) != len(keys):
+                versions = [version for piece in pieces for version in piece.versions]
+                order = _distinct(order, keys, versions or [None] * len(keys), lines)
+            lines = [lines[n] for n in order]
+            rows = len(order)
+        return CopyInput(b"\n".join([*lines, b""]), rows)
 
-    def _encode(self, rows: Sequence[Row]) -> EncodedRows:
-        if self.table.landing:
-            return EncodedRows(self._lines(rows), len(rows), 0)
-        # Sorted, B-tree inserts touch neighbouring pages, and loaders side by side lock in one order.
-        ordered = sorted(rows, key=self.key)
-        keys = list(map(self.key, ordered))
-        # Rows that merge do so in the database.
-        if not self.table.merges and len(set(keys)) != len(keys):
-            ordered = self._distinct(ordered)
-        return EncodedRows(self._lines(ordered), len(ordered), 0)
-
-    def _distinct(self, rows: Sequence[Row]) -> list[Row]:
-        greatest: dict[Any, Row] = {}
-        for row in rows:
-            rival = greatest.setdefault(self.key(row), row)
-            if rival is not row and self._rank(row) > self._rank(rival):
-                greatest[self.key(row)] = row
-        return list(greatest.values())
-
-    def _rank(self, row: Row) -> Any:
-        version = self._version(row) if self._version else None
-        return (version is not None, 0 if version is None else version, self._lines([row]))
-
-    def _lines(self, rows: Sequence[Row]) -> bytes:
-        lines = _json.encode_lines(rows if self._prepare is None else list(map(self._prepare, rows)))
+    def _lines(self, rows: Sequence[Row]) -> list[bytes]:
+        if not rows:
+            return []
+        encoded = _json.encode_lines(rows if self._prepare is None else list(map(self._prepare, rows)))[1:-2]
         # A newline inside a value is still \n here, so these brackets are the rows' own.
-        return _unescape(lines.replace(b"]\n[", b"\n")[1:-2]) + b"\n" if lines else b""
+        if self.table.landing:
+            encoded = encoded.replace(b"]\n[", b"\n")
+            return [
+                encoded
+                if _ESCAPE.search(encoded) is None
+                else b"\n".join(map(_unescape, encoded.split(b"\n")))
+            ]
+        lines = encoded.split(b"]\n[")
+        return lines if _ESCAPE.search(encoded) is None else list(map(_unescape, lines))
+
+
+def _distinct(
+    order: Sequence[int], keys: Sequence[Any], versions: Sequence[Any], lines: Sequence[bytes]
+) -> list[int]:
+    """Keep of each key the row that ranks highest."""
+
+    def rank(n: int) -> Any:
+        version = versions[n]
+        return (version is not None, 0 if version is None else version, lines[n] + b"\n")
+
+    greatest: dict[Any, int] = {}
+    for n in order:
+        rival = greatest.setdefault(keys[n], n)
+        if rival != n and rank(n) > rank(rival):
+            greatest[keys[n]] = n
+    return list(greatest.values())
 
 
 _NUL = (b"\0", b"u0000")
@@ -188,15 +223,10 @@ _BACKSLASH = b"\xff"
 """Stands for an escaped backslash for a while: a byte that UTF-8 does not have."""
 
 
-def _unescape(lines: bytes) -> bytes:
+def _unescape(row: bytes) -> bytes:
     r"""Put control characters in place of JSON's escapes of them; ``\"`` and ``\\`` mean the same in our CSV."""
-    if _ESCAPE.search(lines) is None:
-        return lines
-    # Few rows have one, and what is done to all rows costs more than finding those.
-    return b"\n".join(_unescape_row(row) if _ESCAPE.search(row) else row for row in lines.split(b"\n"))
-
-
-def _unescape_row(row: bytes) -> bytes:
+    if _ESCAPE.search(row) is None:
+        return row
     # Escaped backslashes go first, as what follows one is no escape: \\n is a backslash and an n, as
     # documents with line breaks have it, which are JSON inside of JSON.
     plain = row.replace(b"\\\\", _BACKSLASH)

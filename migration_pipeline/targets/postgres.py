@@ -8,7 +8,7 @@ savepoints, until the bad items stand alone.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -29,7 +29,7 @@ from migration_pipeline.targets.connection import (
     reason_of_refusal,
     table_of_error,
 )
-from migration_pipeline.targets.copy_csv import COPY_OPTIONS, RowEncoder
+from migration_pipeline.targets.copy_csv import COPY_OPTIONS, EncodedRows, RowEncoder
 from migration_pipeline.targets.ddl import check_bookkeeping, check_table
 from migration_pipeline.targets.faults import Fault, fault_of
 from migration_pipeline.targets.landing import Slice
@@ -48,6 +48,10 @@ class Encoded(msgspec.Struct, frozen=True):
     def size(self) -> int:
         """Bytes of COPY input."""
         return sum(len(data) for _, data in self.parts)
+
+
+Piece = dict[type[Row], EncodedRows]
+"""Some rows of a batch, by table."""
 
 
 class FileIdentity(msgspec.Struct, frozen=True):
@@ -216,18 +220,23 @@ class PostgresTarget:
             if not table.landing
         }
 
-    def encode(self, rows: dict[type[Row], list[Row]]) -> Encoded:
-        """Encode a batch's rows for COPY, each table's sorted by key."""
+    def encode(self, rows: dict[type[Row], list[Row]]) -> Piece:
+        """Encode some of a batch's rows for COPY."""
+        return {row_class: self._encoders[row_class].encode(some) for row_class, some in rows.items() if some}
+
+    def join(self, pieces: Sequence[Piece]) -> Encoded:
+        """Make a batch's COPY input of its pieces, each table's sorted by key."""
         parts, counts, collisions, nul = [], {}, {}, 0
-        for row_class, batch in rows.items():
-            if batch:
-                encoded = self._encoders[row_class].encode(batch)
-                parts.append((row_class, encoded.data))
+        for row_class, encoder in self._encoders.items():
+            some = [piece[row_class] for piece in pieces if row_class in piece]
+            if some:
+                joined = encoder.join(some)
+                parts.append((row_class, joined.data))
                 name = self._tables[row_class].qualified
-                counts[name] = encoded.rows
-                if encoded.rows < len(batch):
-                    collisions[name] = len(batch) - encoded.rows
-                nul += encoded.nul
+                counts[name] = joined.rows
+                if left_out := sum(each.rows for each in some) - joined.rows:
+                    collisions[name] = left_out
+                nul += sum(each.nul for each in some)
         return Encoded(parts, counts, collisions, nul)
 
     def write(self, batch: Batch, close: Callable[[Written], FileReport] | None = None) -> Written:

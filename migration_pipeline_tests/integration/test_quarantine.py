@@ -466,7 +466,7 @@ def test_batches_keep_their_lines_small(database_url: str) -> None:
     p, lines = pairs("1")
     transform = Transform(p, dynamodb_json)
     target = PostgresTarget(database_url, p.tables, FileIdentity("p", "1", "e", "f", "r"))
-    batch = Batch.make(transform, target.encode, transform(lines))
+    batch = Batch.of(transform, target, lines, range(1, len(lines) + 1))
     assert batch.size == batch.encoded.size + sum(map(len, lines))
 
 

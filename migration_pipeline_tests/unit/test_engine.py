@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -75,8 +75,11 @@ class Target:
         self.bad: list[Bad] = []
         self.retries = 0
 
-    def encode(self, rows: dict[type[Row], list[Row]]) -> Any:
-        flat = [row for batch in rows.values() for row in batch]
+    def encode(self, rows: dict[type[Row], list[Row]]) -> list[Row]:
+        return [row for batch in rows.values() for row in batch]
+
+    def join(self, pieces: Sequence[list[Row]]) -> Any:
+        flat = [row for piece in pieces for row in piece]
         return SimpleNamespace(flat=flat, rows={"kept": len(flat)} if flat else {}, size=len(flat))
 
     def cancel(self) -> None:
