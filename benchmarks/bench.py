@@ -60,6 +60,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def server_settings(port: int) -> dict[str, str]:
+    """Settings of the server for all contenders. It has the buffers that PostgreSQL's documentation starts a server of its own from."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    buffers = f"{min(memory // 4, 2 << 30) >> 20}MB"
+    return {"listen_addresses": "127.0.0.1", "port": str(port), "shared_buffers": buffers}
+
+
 def wal_position(url: str) -> int:
     """Bytes of WAL written since the server was made."""
     return int(execute(url, "SELECT pg_current_wal_lsn() - '0/0'"))
@@ -252,7 +259,7 @@ def main(items: int, rounds: int, names: tuple[str, ...], output: Path) -> None:
             port = free_port()
             # All contenders connect alike, by TCP: dlt takes no socket.
             url = f"postgresql://postgres:unused@127.0.0.1:{port}/postgres"
-            with EmbeddedPostgres(home, {"listen_addresses": "127.0.0.1", "port": str(port)}):
+            with EmbeddedPostgres(home, server_settings(port)):
                 measured = []
                 # A round of an aggregate takes long enough to even out by itself.
                 times = rounds if workload.script_rows else 1

@@ -1,6 +1,6 @@
 """The contenders: ``python -m benchmarks.contenders NAME WORKLOAD EXPORT URL [PART OF]``.
 
-The engine may take every OFth file from PART on only, for processes side by side. Each prints one JSON object: seconds of work (imports left out) and the process's peak memory.
+The engine may take share PART of OF of the files only, for processes side by side. Each prints one JSON object: seconds of work (imports left out) and the process's peak memory.
 """
 
 from __future__ import annotations
@@ -9,12 +9,21 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from benchmarks.workloads import WORKLOADS, Workload
+from migration_pipeline.sources.export import ExportFile
+
+
+def shares(files: Sequence[ExportFile], of: int) -> list[list[ExportFile]]:
+    """Deal files out, the largest first, each to whom has the least: as a queue would that all take from."""
+    dealt: list[list[ExportFile]] = [[] for _ in range(of)]
+    for file in sorted(files, key=lambda file: -file.items):
+        min(dealt, key=lambda share: sum(each.items for each in share)).append(file)
+    return dealt
 
 
 def engine(workload: Workload, export: Path, url: str, part: int = 0, of: int = 1) -> dict[str, Any]:
@@ -30,7 +39,7 @@ def engine(workload: Workload, export: Path, url: str, part: int = 0, of: int = 
     found, profile = read_export(str(export), Storage()), workload.profile
     began = time.perf_counter()
     transform = Transform(profile, dynamodb_json)
-    for file in found.files[part::of]:
+    for file in shares(found.files, of)[part]:
         identity = FileIdentity(
             profile.name, profile.version, found.id, file.name, "bench", found.export_time or None
         )

@@ -52,21 +52,21 @@ class PictureItem(Item):
 
 
 class LandedItem(Row, table="picture_items", landing=True):
-    """Items of pictures as they were exported, for pictures.sql."""
+    """Items of pictures as they were exported, for pictures.sql. Numbers come first, as they need no padding so."""
 
-    id: str
     picture_id: int
     language_id: int | None
+    format_id: int | None
+    format_picture_id: int | None
+    agency_id: Integer | None
+    original_width: Integer | None
+    original_height: Integer | None
+    id: str
     stem: str | None
     """The url without its leading /img/, up to the extension."""
     extension: str | None
     """The rest of it: ``.jpg``, or nothing."""
     caption: str | None
-    agency_id: int | None
-    format_id: int | None
-    format_picture_id: int | None
-    original_width: int | None
-    original_height: int | None
     uuid_digest: str
     """SHA-1 of which the picture's UUID is made. It comes from here, as PostgreSQL has none without an extension."""
 
@@ -114,8 +114,8 @@ def picture_item(item: PictureItem, options: PictureOptions) -> LandedItem | Non
     digest = NAMESPACE.copy()
     digest.update(b"%d" % item.picture_id)
     return LandedItem(
-        item.id, item.picture_id, item.language_id, stem, extension, item.caption, item.agency_id, item.format_id,
-        item.format_picture_id, item.original_width, item.original_height, digest.hexdigest(),
+        item.picture_id, item.language_id, item.format_id, item.format_picture_id, item.agency_id,
+        item.original_width, item.original_height, item.id, stem, extension, item.caption, digest.hexdigest()[:32],
     )  # fmt: skip
 
 

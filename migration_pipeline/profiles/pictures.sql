@@ -24,12 +24,12 @@ SELECT id,
        '[]'::jsonb AS taxonomy,
        'MEDIA' AS type,
        'migration' AS "createdBy",
-       export_time AS "createdAt",
-       export_time AS "updatedAt",
+       (SELECT max(export_time) FROM migration.loaded_file WHERE profile = 'pictures') AS "createdAt",
+       (SELECT max(export_time) FROM migration.loaded_file WHERE profile = 'pictures') AS "updatedAt",
        variants::jsonb AS variants
   FROM (
     SELECT picture_id AS id,
-           substring(decode(min(uuid_digest COLLATE "C"), 'hex') FOR 16) AS digest,
+           decode(min(uuid_digest COLLATE "C"), 'hex') AS digest,
            -- The item with format 85 comes before all others.
            min(ARRAY[CASE WHEN format_id = 85 THEN '0' ELSE '1' END, id, stem, extension, agency_id::text]
                COLLATE "C") AS main,
@@ -67,6 +67,3 @@ SELECT id,
       ) AS items
      GROUP BY picture_id
   ) AS pictures
- CROSS JOIN (
-    SELECT max(export_time) AS export_time FROM migration.loaded_file WHERE profile = 'pictures'
-  ) AS export
