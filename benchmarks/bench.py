@@ -36,6 +36,9 @@ from migration_pipeline.terminal import console
 
 TOP = Path(__file__).parents[1]
 FILES = 16
+WAL_MEGABYTES = 3_000
+"""WAL that the largest round writes, about."""
+
 PROCESSES = min(os.cpu_count() or 1, 4)
 """Processes of the engine side by side, each with its share of the files, as Dagster's runs are. The floor has two."""
 
@@ -64,7 +67,21 @@ def server_settings(port: int) -> dict[str, str]:
     """Settings of the server for all contenders. It has the buffers that PostgreSQL's documentation starts a server of its own from."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     buffers = f"{min(memory // 4, 2 << 30) >> 20}MB"
-    return {"listen_addresses": "127.0.0.1", "port": str(port), "shared_buffers": buffers}
+    return {
+        "listen_addresses": "127.0.0.1",
+        "port": str(port),
+        "shared_buffers": buffers,
+        "min_wal_size": f"{WAL_MEGABYTES}MB",
+    }
+
+
+def fill_wal(url: str) -> None:
+    """Write as much WAL as a round does: a server that is not new has files to write it to, and need not make each."""
+    execute(
+        url,
+        f"SELECT pg_logical_emit_message(false, 'bench', repeat('x', 1 << 20)) FROM generate_series(1, {WAL_MEGABYTES})",
+    )
+    execute(url, "CHECKPOINT")
 
 
 def wal_position(url: str) -> int:
@@ -260,6 +277,7 @@ def main(items: int, rounds: int, names: tuple[str, ...], output: Path) -> None:
             # All contenders connect alike, by TCP: dlt takes no socket.
             url = f"postgresql://postgres:unused@127.0.0.1:{port}/postgres"
             with EmbeddedPostgres(home, server_settings(port)):
+                fill_wal(url)
                 measured = []
                 # A round of an aggregate takes long enough to even out by itself.
                 times = rounds if workload.script_rows else 1

@@ -237,7 +237,7 @@ class Field(msgspec.Struct, frozen=True):
     member: tuple[Any, ...]
     """As `msgspec.defstruct` takes a field: name, type[, default]."""
     expression: str
-    """Python source over `w`, the wire item."""
+    """Python source over `w`, the wire item, and `m`, the number of missing attributes, which it adds to."""
     careful: str
     """The same as `expression`, but what it raises is a ValueError that tells the reason."""
     braces: str
@@ -278,26 +278,26 @@ def _field(item_class: type[Item], index: int, info: msgspec.structs.FieldInfo, 
     if optional:
         members.append(("NULL", Union[bool, UnsetType], UNSET))  # noqa: UP007
     struct = _struct(members)
-    empty = struct()
+    missing = struct()
     required = not optional and not has_default
     default = info.default if has_default else None
 
     def whichever(present: str) -> str:
         # A conditional expression evaluates its condition first, so `v` is set before it is used.
-        expression = f"absent(w.{slot}, e{index}, d{index})"
+        expression = f"(d{index} if w.{slot} is e{index} and (m := m + 1) else empty())"
         if optional:
             expression = f"(None if w.{slot}.NULL is True else {expression})"
         for letter in reversed(wire.members):
             expression = f"({present.format('v')} if (v := w.{slot}.{letter}) is not UNSET else {expression})"
         return expression
 
-    spelled = f"(w.{slot} is not e{index})"
+    spelled = "1"  # missing ones are counted in m
     if wire.braces != "1":
         (letter,) = wire.members
         full = wire.braces.format(f"w.{slot}.{letter}")
-        spelled = f"({full} if w.{slot}.{letter} is not UNSET else {spelled})"
-    wire_default = msgspec.field(name=name) if required else msgspec.field(name=name, default=empty)
-    constants = {f"e{index}": empty, f"d{index}": default}
+        spelled = f"({full} if w.{slot}.{letter} is not UNSET else 1)"
+    wire_default = msgspec.field(name=name) if required else msgspec.field(name=name, default=missing)
+    constants = {f"e{index}": missing, f"d{index}": default}
     member = (slot, struct, wire_default)
     return Field(name, member, whichever(wire.expression), whichever(careful), spelled, constants)
 
@@ -309,15 +309,13 @@ def _struct(members: Sequence[tuple[Any, ...]]) -> Any:
     return defstruct("Attribute", members, frozen=True, forbid_unknown_fields=True, gc=False)
 
 
-def absent(wire: Any, empty: Any, default: Any) -> Any:
-    """Tell a missing attribute (the default) from an empty object (an error)."""
-    if wire is empty:
-        return default
+def empty() -> None:
+    """Refuse an attribute that is there, but is an empty object."""
     raise ValueError("has no value of its type")
 
 
 CONVERSIONS: dict[str, Any] = {
-    "UNSET": UNSET, "absent": absent, "plain": plain, "number": number, "integer": integer, "real": real,
+    "UNSET": UNSET, "empty": empty, "plain": plain, "number": number, "integer": integer, "real": real,
     "instant": instant, "aware": aware, "EPOCH": EPOCH, "second": timedelta(seconds=1),
     "millisecond": timedelta(milliseconds=1), "Decimal": Decimal, "NUMBER_CHARACTERS": NUMBER_CHARACTERS, "document": document, "listing": listing, "braces": braces, "objects": objects,
     "braces_of_members": braces_of_members, "braces_of_elements": braces_of_elements,
@@ -393,12 +391,12 @@ class ItemDecoder(Generic[ItemType]):
             f"objects(w.x{n})" if nested else f"(w.x{n} is not UNSET)" for n, nested in enumerate(others)
         ]
         constant = 2 + spelled.count("1")  # the line's own object and the Item
-        total = " + ".join([str(constant), *(each for each in spelled if each != "1")])
+        total = " + ".join([str(constant), *(each for each in spelled if each != "1")]) + " - m"
         values = ", ".join(f"({field.expression})" for field in self._fields)
         # One character is counted in half the time of two, and is nearly always enough.
         return (
             "def make(w, line):\n"
-            "    w = w.Item\n"
+            "    w, m = w.Item, 0\n"
             f"    item = Item({values})\n"
             f"    if line.count(b'{{') != (total := {total}) and line.count(b'{{\"') != total: suspect(line)\n"
             "    return item\n"
@@ -436,7 +434,7 @@ class ItemDecoder(Generic[ItemType]):
         wire = self._steps[0](line).Item
         for field in self._fields:
             try:
-                eval(field.careful, dict(self._names), {"w": wire})  # noqa: S307  # the generated source itself
+                eval(field.careful, dict(self._names), {"w": wire, "m": 0})  # noqa: S307  # the generated source itself
             except (ValueError, ArithmeticError) as cause:
                 return f"attribute {field.attribute!r} {cause}"
         # It comes from the class's own code, and its text may echo a value.

@@ -45,7 +45,7 @@ class AggregateSettings(msgspec.Struct, frozen=True):
     """Landed rows that one transaction is to make rows of, about. Each reads through all of them to find its own."""
     sessions: int = 2
     """Transactions at once, each in a connection of its own; another one counts the groups meanwhile."""
-    work_mem_mb: int = 256
+    work_mem_mb: int = 64
     """Memory for each sort or hash of these connections, in megabytes."""
     parallel_workers: int = 2
     """Parallel workers that each of them may use besides."""

@@ -164,6 +164,51 @@ def test_no_line_raises_anything_but_a_bad_item(line: bytes) -> None:
             read(line)
 
 
+class Some(Item):
+    wanted: int
+    maybe: str | None
+
+
+@given(
+    st.dictionaries(
+        text.filter(lambda name: name not in ("wanted", "maybe")), values.map(lambda v: v[0]), max_size=6
+    ),
+    st.none() | st.text(st.sampled_from('{}":\\'), max_size=6),
+    st.sampled_from([None, "wanted", "maybe"]),
+)
+def test_attributes_that_nobody_reads_hide_no_twin(
+    others: dict[str, Any], maybe: str | None, twin: str | None
+) -> None:
+    """The decoder learns what it passes over; it must tell a wanted attribute's twin before that and after."""
+    read = item_decoder(Some, known=["PK"])
+    attributes = {"wanted": {"N": "1"}, **({} if maybe is None else {"maybe": {"S": maybe}}), **others}
+    line = json.dumps({"Item": attributes}, separators=(",", ":")).encode()
+    spelled = {"wanted": b'"wanted":{"N":"2"}', "maybe": b'"maybe":{"S":"x"}'}.get(twin or "")
+    twins = line[:-2] + b"," + spelled + b"}}" if spelled else b""
+    for _ in range(3):
+        assert list(read.many([line, line])) == [Some(1, maybe)] * 2
+        if twin == "wanted" or (twin and maybe is not None):
+            with pytest.raises(BadItem, match="an attribute name occurs twice"):
+                read(twins)
+
+
+def test_attributes_that_nobody_reads_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = item_decoder(Some)
+    looks = []
+    learn = read._learn
+
+    def look(line: bytes) -> None:
+        looks.append(line)
+        learn(line)
+
+    monkeypatch.setattr(read, "_learn", look)
+    flat = b'{"Item":{"wanted":{"N":"1"},"a":{"S":"x"},"b":{"BOOL":true}}}'
+    nested = b'{"Item":{"wanted":{"N":"1"},"a":{"S":"{"},"d":{"M":{"x":{"L":[{"N":"1"}]}}}}}'
+    for line in (flat, nested, flat, nested):
+        assert list(read.many([line] * 3)) == [Some(1, None)] * 3
+    assert looks == [flat] * 3 + [nested] * 3, "a list of lines each, and no more"
+
+
 def test_reasons_hold_no_values() -> None:
     class Colour(Item):
         colour: Literal["red", "green"]
