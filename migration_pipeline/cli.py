@@ -215,8 +215,15 @@ def scaffold_command(location: str, output: Path, force: bool, items_per_file: i
     show_default=True,
     help="Files that a backfill loads in one run; for exports of thousands of small files, a few hundred.",
 )
+@click.option(
+    "--option",
+    "options",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="A value for an option of the profile, for all that is done with the plan. May be repeated.",
+)
 @click.argument("exports", nargs=-1, required=True)
-def plan(reference: str, files_per_run: int, exports: tuple[str, ...]) -> None:
+def plan(reference: str, files_per_run: int, options: tuple[str, ...], exports: tuple[str, ...]) -> None:
     """Read the manifests of EXPORTS and pin their files as the profile's partitions.
 
     An EXPORT is s3://bucket/prefix/AWSDynamoDB/<id> or a folder of the same layout.
@@ -230,7 +237,7 @@ def plan(reference: str, files_per_run: int, exports: tuple[str, ...]) -> None:
         read_export(location, storage, warn=lambda text: click.echo(f"warning: {text}", err=True))
         for location in exports
     ]
-    made = make_plan(profile, reference, found, files_per_run)
+    made = make_plan(profile, reference, found, files_per_run, _options(options))
     changed = write_plan(made, settings.plans_dir())
     click.echo(
         f"{'planned' if changed else 'unchanged:'} {len(made.files):,} files, {made.items:,} items, "
@@ -721,6 +728,17 @@ def _dry_run(plan: Plan, profile: Profile, files: list[PlannedFile]) -> None:
         f"skipped, {reasons.total():,} be quarantined; nothing was written"
     )
     sys.exit(1 if reasons else 0)
+
+
+def _options(given: Sequence[str]) -> dict[str, str]:
+    """Split ``NAME=VALUE``."""
+    options = {}
+    for text in given:
+        name, separator, value = text.partition("=")
+        if not separator:
+            raise click.BadParameter(f"{text!r} is to be NAME=VALUE", param_hint="--option")
+        options[name] = value
+    return options
 
 
 def _status_code(states: Sequence[FileStatus | AssetStatus]) -> int:

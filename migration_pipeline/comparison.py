@@ -205,7 +205,11 @@ def _compare(
     on_progress: OnProgress,
     options: Options | None,
 ) -> list[ComparedFile]:
-    transform, storage, compared = Transform(profile, dynamodb_json, options), Storage(), []
+    transform, storage, compared = (
+        Transform(profile, dynamodb_json, options or profile.options(plan.options)),
+        Storage(),
+        [],
+    )
     for planned in files:
         file = planned.file
         target.turn_to(FileIdentity(profile.name, profile.version, planned.export_id, file.name, ""))

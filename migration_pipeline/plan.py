@@ -7,10 +7,12 @@ worker, so without any call to S3. Dagster's static partitions are the plan's fi
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import msgspec
 
@@ -52,6 +54,8 @@ class Plan(msgspec.Struct, frozen=True):
     files: tuple[PlannedFile, ...]
     files_per_run: int = 1
     """Files that a backfill loads in one run, one after another; more spare small files a run's start each."""
+    options: dict[str, Any] = {}
+    """Values of the profile's options; those that are not here have their defaults."""
 
     @property
     def items(self) -> int:
@@ -86,8 +90,19 @@ class Plan(msgspec.Struct, frozen=True):
         return found
 
 
-def make_plan(profile: Profile, reference: str, exports: Sequence[Export], files_per_run: int = 1) -> Plan:
-    """Plan the files of `exports`, oldest export first. Raises `UsageError` for two exports of one id."""
+def make_plan(
+    profile: Profile,
+    reference: str,
+    exports: Sequence[Export],
+    files_per_run: int = 1,
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> Plan:
+    """Plan the files of `exports`, oldest export first.
+
+    `options` are values of the profile's options, or texts of them. Raises `UsageError` for two exports of one
+    id, and for options that the profile does not take.
+    """
+    read = msgspec.to_builtins(profile.options(options))
     ordered = sorted(exports, key=lambda export: (export.export_time, export.id))
     for one, other in pairwise(ordered):
         if one.id == other.id:
@@ -99,6 +114,7 @@ def make_plan(profile: Profile, reference: str, exports: Sequence[Export], files
         exports=tuple(PlannedExport(e.id, e.uri, e.table_arn, e.export_time) for e in ordered),
         files=tuple(planned for export in ordered for planned in _planned(export)),
         files_per_run=files_per_run,
+        options={name: read[name] for name in options},
     )
 
 
@@ -181,4 +197,8 @@ def planned_profile(plan: Plan, path: Path) -> Profile:
             f"{path}: this plan was made for the profile {plan.profile}, but {plan.reference} is now called "
             f"{profile.name}; plan again"
         )
+    try:
+        profile.options(plan.options)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}; plan again") from None
     return profile

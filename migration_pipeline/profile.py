@@ -8,10 +8,12 @@ import os
 import re
 import sys
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import msgspec
 
 from migration_pipeline.aggregate import (
     Aggregate,
@@ -182,6 +184,18 @@ class Profile:
     def options_class(self) -> type[Options] | None:
         """The class of the profile's options; None when no route takes any."""
         return next((rule.options_class for rule in self.rules if rule.options_class), None)
+
+    def options(self, given: Mapping[str, Any]) -> Options | None:
+        """Make the profile's options of some values, which may be texts; None when it has none. Raises `UsageError`."""
+        if self.options_class is None:
+            if given:
+                raise UsageError(f"the profile {self.name} takes no options, but is given {', '.join(given)}")
+            return None
+        try:
+            options: Options = msgspec.convert(given, self.options_class, strict=False)
+        except msgspec.ValidationError as error:
+            raise UsageError(f"options of {self.name}: {error}") from None
+        return options
 
     @property
     def routing_attributes(self) -> list[str]:

@@ -41,7 +41,10 @@ def replay_plan(
     Those that load, or that the profile skips now, leave the quarantine, and their file's receipt counts
     them anew, in one transaction. `say` is told of each file.
     """
-    transform, total = Transform(profile, dynamodb_json, options), ReplayReport()
+    transform, total = (
+        Transform(profile, dynamodb_json, options or profile.options(plan.options)),
+        ReplayReport(),
+    )
     waiting = _waiting(url, profile)
     for planned in plan.files:
         if (planned.export_id, planned.file.name) not in waiting:

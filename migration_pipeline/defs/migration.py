@@ -110,7 +110,7 @@ def _tables_asset(plan: Plan, profile: Profile, export: dg.AssetSpec) -> dg.Asse
     tables = profile.tables
     files = plan.by_partition()
     export_times = {export.id: _time(export.export_time) for export in plan.exports}
-    Config: Any = with_options(LoadConfig, profile)  # noqa: N806  # a class
+    Config: Any = with_options(LoadConfig, plan, profile)  # noqa: N806  # a class
 
     @dg.multi_asset(
         name=f"{profile.name}_load",
@@ -166,7 +166,7 @@ def _time(text: str) -> str | None:
 
 def replay_job(plan: Plan, profile: Profile) -> dg.JobDefinition:
     """Build ``<profile>_replay``: quarantined items once more, after the profile or a table was mended."""
-    Config: Any = with_options(LoadConfig, profile)  # noqa: N806  # a class
+    Config: Any = with_options(LoadConfig, plan, profile)  # noqa: N806  # a class
 
     @dg.op(name=f"{profile.name}_replay_quarantine")
     def run_again(context: dg.OpExecutionContext, config: Config, database: Database) -> None:

@@ -7,20 +7,24 @@ import msgspec
 from pydantic import Field, create_model
 
 from migration_pipeline.aggregate import Options
-from migration_pipeline.errors import UsageError
+from migration_pipeline.plan import Plan
 from migration_pipeline.profile import Profile
 
 
-def with_options(base: type[dg.Config], profile: Profile) -> type[Any]:
-    """Add the profile's options to a config class, as the member ``options``; `base` itself if it has none."""
+def with_options(base: type[dg.Config], plan: Plan, profile: Profile) -> type[Any]:
+    """Add the profile's options to a config class, as the member ``options``; `base` itself if it has none.
+
+    Their defaults are the plan's.
+    """
     if profile.options_class is None:
         return base
+    planned = profile.options(plan.options)
     hints = get_type_hints(profile.options_class)
     described = get_type_hints(profile.options_class, include_extras=True)
     fields: dict[str, Any] = {
         field.name: (
             hints[field.name],
-            Field(default=field.default, description=_description(described[field.name])),
+            Field(default=getattr(planned, field.name), description=_description(described[field.name])),
         )
         for field in msgspec.structs.fields(profile.options_class)
     }
@@ -32,12 +36,7 @@ def with_options(base: type[dg.Config], profile: Profile) -> type[Any]:
 
 def options_of(config: Any, profile: Profile) -> Options | None:
     """Make the profile's options of a run's config. Raises `UsageError` for values outside their limits."""
-    if profile.options_class is None:
-        return None
-    try:
-        return msgspec.convert(config.options.model_dump(), profile.options_class)
-    except msgspec.ValidationError as error:
-        raise UsageError(f"options of {profile.name}: {error}") from None
+    return profile.options(config.options.model_dump() if profile.options_class else {})
 
 
 def _description(annotation: Any) -> str | None:

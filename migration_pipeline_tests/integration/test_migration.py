@@ -306,12 +306,13 @@ def test_a_backfill_of_the_whole_group_makes_files_then_aggregates_then_finishes
     stack: Stack, command: Command, tmp_path: Path
 ) -> None:
     export = write_sample(tmp_path, items=1_200, files=3, seed=6, profile="pictures")
-    assert command("plan", "--profile", "pictures", str(export))[0] == 0
+    assert command("plan", "--profile", "pictures", "--option", "max_id=350", str(export))[0] == 0
     assert command("ddl", "pictures", "--apply")[0] == 0
     instance = Instance(stack.webserver_url)
     plan = read_plan(plan_path(Path(os.environ["MIGRATION_HOME"]) / "plans", "pictures"))
     profile = planned_profile(plan, Path("pictures.json"))
     instance.load_plan(plan, profile)
+    # This run is to have another option than the plan.
     options = {"ops": {"pictures_load": {"config": {"options": {"max_id": 300}}}}}
     backfill_id = launch_all(stack, "pictures", options)
     assert instance.backfill(backfill_id).status == "COMPLETED_SUCCESS"
@@ -351,7 +352,10 @@ def test_a_backfill_of_the_whole_group_makes_files_then_aggregates_then_finishes
     status, output = command("retry-failed", "pictures", "--wait")
     assert status == 0, output
     assert "picture materialized, finishing materialized" in output
-    assert query(stack.database_url, SELECT) == pictures(items, exported), "this time without max_id"
+    rows = pictures(items, exported, max_id=350)
+    assert query(stack.database_url, SELECT) == rows, "the plan's option, as no run had another"
+    status, output = command("verify", "pictures", "--extra")
+    assert (status, f"{len(rows)}" in output) == (0, True), output
 
 
 def test_calls_that_cannot_work_say_why(

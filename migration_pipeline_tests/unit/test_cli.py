@@ -13,6 +13,8 @@ from click.testing import CliRunner
 from migration_pipeline import settings
 from migration_pipeline.cli import main
 from migration_pipeline.plan import FORMAT, plan_path, read_plan
+from migration_pipeline.profile import load_profile
+from migration_pipeline.profiles.pictures import PictureOptions
 
 PROFILE = """
 from migration_pipeline import Item, Profile, Row
@@ -57,6 +59,27 @@ def test_a_sample_is_planned_once(tmp_path: Path) -> None:
     assert len(set(keys)) == 3
     assert all("," not in key and "..." not in key and Path(export).name in key for key in keys)
     assert run("plan", "--profile", "shop", export)[1].startswith("unchanged: 3 files")
+
+
+def test_a_plan_holds_values_of_the_profiles_options(tmp_path: Path) -> None:
+    sample = ("sample", str(tmp_path), "--items", "12", "--files", "1", "--profile", "pictures")
+    export = run(*sample)[1].splitlines()[0].partition(": ")[2]
+    plan = ("plan", "--profile", "pictures", export)
+    assert run(*plan, "--option", "max_id=1000")[0] == 0
+    made = read_plan(plan_path(settings.plans_dir(), "pictures"))
+    assert made.options == {"max_id": 1000}
+    assert load_profile("pictures").options(made.options) == PictureOptions(1000)
+    for option, reason in [
+        ("max_id", "'max_id' is to be NAME=VALUE"),
+        ("max_id=many", "options of pictures: Expected `int"),
+        ("other=1", "options of pictures: Object contains unknown field `other`"),
+    ]:
+        status, output = run(*plan, "--option", option)
+        assert (status, reason in output) == (2, True), output
+    status, output = run("plan", "--profile", "shop", export, "--option", "max_id=1")
+    assert (status, "the profile shop takes no options, but is given max_id" in output) == (2, True), output
+    assert run(*plan)[1].startswith("planned"), "a plan without it is another one"
+    assert read_plan(plan_path(settings.plans_dir(), "pictures")).options == {}
 
 
 def test_the_same_export_twice_is_refused(tmp_path: Path) -> None:
