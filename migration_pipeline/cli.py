@@ -678,7 +678,7 @@ def _launch(
     if not wait:
         return
     try:
-        result = watch(console(), instance, plan, profile, backfill_id, wanted)
+        result = watch(console(), instance, plan, profile, backfill_id, wanted, then)
     except KeyboardInterrupt:
         click.echo(
             f"\nbackfill {backfill_id} goes on; see it with `migration-pipeline status {plan.reference} --watch`, "

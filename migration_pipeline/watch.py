@@ -18,7 +18,7 @@ from migration_pipeline.errors import MigrationError
 from migration_pipeline.instance import Backfill, FileStatus, Instance
 from migration_pipeline.plan import Plan
 from migration_pipeline.profile import Profile
-from migration_pipeline.runs import Follow, RunningFile, last_run, tell_queued
+from migration_pipeline.runs import Follow, RunningFile, last_run, log_lines, tell_queued
 from migration_pipeline.terminal import count_states, duration, status_table
 
 POLL_SECONDS = 1.0
@@ -42,10 +42,12 @@ def watch(
     profile: Profile,
     backfill_id: str,
     launched: Sequence[FileStatus],
+    then: Sequence[Sequence[str]] = (),
 ) -> Backfill:
-    """Show a backfill's progress until it is over: overall and of each running file.
+    """Show a backfill's progress until it is over: overall, of each running file, and of what is made of them all.
 
-    `launched` are its files as they were before: a file is done when another run has materialized it.
+    `launched` are its files as they were before: a file is done when another run has materialized it. `then`
+    are the keys of the assets that come after them.
     """
     before = {file.partition: file.run_id for file in launched}
     total = sum(file.file.items for file in launched)
@@ -59,13 +61,28 @@ def watch(
                 if file.state == "materialized" and file.run_id == before[file.partition]:
                     file.state = "missing"
             tell_queued(files, running)
-            board.show(files, running, over=backfill.over)
+            loaded = all(file.state == "materialized" for file in files)
+            making = _making(instance, profile, then) if loaded and then else ""
+            board.show(files, running, over=backfill.over, making=making)
             for file in board.newly_failed(files):
                 run = last_run(instance, plan, profile, plan.by_partition()[file.partition])
                 board.say(f"failed: {file.file.name}: {instance.run_error(run.id) if run else ''}")
             if backfill.over:
                 return backfill
             time.sleep(POLL_SECONDS)
+
+
+def _making(instance: Instance, profile: Profile, keys: Sequence[Sequence[str]]) -> str:
+    """Tell which of these assets is made now, in the last words of its run; "" for none."""
+    from migration_pipeline.downstream import downstream  # Dagster, which takes a second to import
+
+    said_by = {table.name: f"{table.qualified}: " for table in profile.all_tables}
+    for asset in downstream(instance, profile):
+        if asset.key in keys and asset.state == "running":
+            lines, _ = log_lines(instance, asset.run_id)
+            said = [line.text for line in lines if line.text.startswith(said_by.get(asset.name, "\n"))]
+            return said[-1] if said else f"{asset.name}: started"
+    return ""
 
 
 class _Board:
@@ -89,6 +106,7 @@ class _Board:
         self._of: dict[str, TaskID] = {}
         self._failed: set[str] = set()
         self._said = ("", 0, 0.0)
+        self._made = ""
 
     def __enter__(self) -> _Board:
         if self._out.is_terminal:
@@ -98,7 +116,9 @@ class _Board:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def show(self, files: Sequence[FileStatus], running: Sequence[RunningFile], *, over: bool) -> None:
+    def show(
+        self, files: Sequence[FileStatus], running: Sequence[RunningFile], *, over: bool, making: str = ""
+    ) -> None:
         line = count_states(files)
         done = sum(file.file.items for file in files if file.state == "materialized")
         loading = {file.partition for file in files if file.state == "running"}
@@ -114,7 +134,9 @@ class _Board:
         self._show_running(running)
         if self._out.is_terminal:
             head = Text(f"{line}; {read:,} of {self._items:,} items in {duration(task.elapsed)}")
-            self._live.update(Group(head, self._bars), refresh=True)
+            self._live.update(Group(head, self._bars, *([Text(making)] if making else [])), refresh=True)
+        elif making:
+            self._write_making(making)
         else:
             self._write(line, done, read, left)
 
@@ -146,6 +168,11 @@ class _Board:
                 markup=False,
             )
             self._said = (line, read, now)
+
+    def _write_making(self, making: str) -> None:
+        if making != self._made:
+            self._out.print(f"{time.strftime('%H:%M:%S')}  {making}", markup=False)
+            self._made = making
 
     def newly_failed(self, files: Sequence[FileStatus]) -> list[FileStatus]:
         """Give the files that have failed since the last call; on a terminal only: in a pipe they come at the end."""

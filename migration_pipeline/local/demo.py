@@ -59,7 +59,7 @@ def run_demo(items: int, files: int) -> int:
             title = f"demo: {len(wanted)} files"
             backfill_id = instance.launch(plan, profile, partitions, title, then)
             out.print(f"launched backfill {backfill_id} of {len(wanted)} files")
-            watch(out, instance, plan, profile, backfill_id, wanted)
+            watch(out, instance, plan, profile, backfill_id, wanted, then)
             files_now = instance.files(plan, profile)
         status = _conclude(out, files_now, downstream(instance, profile), time.monotonic() - began)
     out.print("\nSee it in Dagster's UI:  make dev   then open http://127.0.0.1:3000/assets")

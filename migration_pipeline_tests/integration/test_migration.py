@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -352,6 +353,7 @@ def test_a_backfill_of_the_whole_group_makes_files_then_aggregates_then_finishes
     status, output = command("retry-failed", "pictures", "--wait")
     assert status == 0, output
     assert "picture materialized, finishing materialized" in output
+    assert re.search(r"^\d\d:\d\d:\d\d  picture: ", output, re.MULTILINE), "it tells what it makes"
     rows = pictures(items, exported, max_id=350)
     assert query(stack.database_url, SELECT) == rows, "the plan's option, as no run had another"
     status, output = command("verify", "pictures", "--extra")

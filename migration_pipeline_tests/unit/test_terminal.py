@@ -160,6 +160,20 @@ def test_in_a_pipe_a_line_comes_with_each_change() -> None:
     ]
 
 
+def test_once_the_files_are_there_what_is_made_of_them_tells_how_far_it_is() -> None:
+    files = [status(planned("a"), "materialized")]
+    for terminal in (False, True):
+        out = io.StringIO()
+        with _Board(Console(file=out, width=200, force_terminal=terminal), 1_000) as board:
+            for making in ("", "t: started", "t: 1 of 2 parts, 5 rows", "t: 1 of 2 parts, 5 rows"):
+                board.show(files, [], over=False, making=making)
+        assert "t: 1 of 2 parts, 5 rows" in out.getvalue()
+        if not terminal:
+            assert [line[10:] for line in out.getvalue().splitlines()] == [
+                "1 of 1 files materialized, 1,000 of 1,000 items", "t: started", "t: 1 of 2 parts, 5 rows",
+            ]  # fmt: skip
+
+
 def test_the_json_counts_every_state_and_names_no_more_than_there_is() -> None:
     plan = plan_of("a", "b")
     files = [
