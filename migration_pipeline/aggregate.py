@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Union
@@ -33,6 +34,11 @@ class Aggregate:
     sql: str
     """The SELECT, as it stands in its file, without a semicolon at its end."""
     path: Path
+
+    @property
+    def sql_md5(self) -> str:
+        """MD5 of the SELECT, in hex."""
+        return hashlib.md5(self.sql.encode(), usedforsecurity=False).hexdigest()
 
     @property
     def table(self) -> Table:

@@ -560,7 +560,7 @@ def report(reference: str, output: Path) -> None:
 @main.command("reconcile")
 @click.argument("reference", metavar="PROFILE")
 def reconcile_command(reference: str) -> None:
-    """Tell Dagster of files that are loaded, as the database's receipts prove, and that it does not show.
+    """Tell Dagster of what is loaded and made, as the database's receipts prove, and that it does not show.
 
     As after a run was deleted, and its materialization with it. Exit status 1 if Dagster shows files as
     materialized that have no receipt.
@@ -580,6 +580,10 @@ def reconcile_command(reference: str) -> None:
             f"reported as materialized: {file.file.name}: loaded {receipt.loaded_at:%Y-%m-%d %H:%M:%S %Z}, "
             f"run {receipt.run_id[:8]}{note}"
         )
+    for asset, made in done.aggregates:
+        click.echo(
+            f"reported as materialized: {asset.name}: made {made.made_at:%Y-%m-%d %H:%M:%S %Z}, run {made.run_id[:8]}"
+        )
     for file, reason in done.refused:
         click.echo(f"not reported: {file.file.name}: {reason}", err=True)
     for file in done.unproven:
@@ -593,8 +597,8 @@ def reconcile_command(reference: str) -> None:
             f"their partitions in the UI, or everything with migration-pipeline backfill {plan.reference} --all",
             err=True,
         )
-    if not (done.reported or done.refused or done.unproven):
-        click.echo("nothing to do: Dagster shows every file that has a receipt")
+    if not (done.reported or done.aggregates or done.refused or done.unproven):
+        click.echo("nothing to do: Dagster shows all that has a receipt")
     click.echo(count_states(instance.files(plan, profile)))
     sys.exit(1 if done.unproven else 0)
 

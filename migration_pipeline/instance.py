@@ -88,18 +88,15 @@ class Instance:
         return data
 
     def report_materialization(
-        self, key: Sequence[str], partition: str, metadata: Mapping[str, Any], description: str
+        self, key: Sequence[str], partition: str | None, metadata: Mapping[str, Any], description: str
     ) -> None:
         """Record a materialization that belongs to no run.
 
         By the webserver's REST call for external assets: the GraphQL mutation for it takes no metadata.
         """
-        event = {
-            "asset_key": list(key),
-            "partition": partition,
-            "metadata": dict(metadata),
-            "description": description,
-        }
+        event = {"asset_key": list(key), "metadata": dict(metadata), "description": description}
+        if partition is not None:
+            event["partition"] = partition
         try:
             response = self._session.post(
                 f"{self.url}/report_asset_materialization/", json=event, timeout=TIMEOUT_SECONDS

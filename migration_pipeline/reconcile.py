@@ -1,23 +1,32 @@
-"""Tells Dagster again what it lost: files that are loaded, as their receipts prove, and that it does not show.
+"""Tells Dagster again what it lost: files that are loaded and aggregates that are made, as their receipts prove.
 
 Deleting a run deletes its materializations, and a new Dagster instance knows none. The receipt of a file lies in
-the target database and was committed with the file's last batch, so it is still there.
+the target database and was committed with the file's last batch, so it is still there; that of an aggregate, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 
 import msgspec
 
+from migration_pipeline.defs.aggregates import aggregate_metadata
 from migration_pipeline.defs.metadata import file_metadata
+from migration_pipeline.downstream import AssetStatus, downstream
 from migration_pipeline.engine.report import FileReport
 from migration_pipeline.instance import FileStatus, Instance
 from migration_pipeline.plan import Plan
 from migration_pipeline.profile import Profile
 from migration_pipeline.row import Table
-from migration_pipeline.targets.receipts import FileKey, Receipt, read_receipts
+from migration_pipeline.targets.aggregate import AggregateReport
+from migration_pipeline.targets.receipts import (
+    AggregateReceipt,
+    FileKey,
+    Receipt,
+    read_aggregates,
+    read_receipts,
+)
 
 
 class Reconciled(msgspec.Struct, kw_only=True):
@@ -29,6 +38,8 @@ class Reconciled(msgspec.Struct, kw_only=True):
     """Of those, the ones that another version of the profile loaded."""
     refused: list[tuple[FileStatus, str]] = []
     """Files with a receipt that were not reported, and why."""
+    aggregates: list[tuple[AssetStatus, AggregateReceipt]] = []
+    """Reported as materialized."""
     unproven: list[FileStatus] = []
     """Files that Dagster shows as materialized, without a receipt of the same contents."""
 
@@ -37,7 +48,8 @@ def reconcile(plan: Plan, profile: Profile, instance: Instance, database_url: st
     """Report a materialization without a run for each file and table that Dagster lost.
 
     Reported are files of the plan whose receipt has the same export, file and MD5, that no run is loading or has
-    begun to load since, and whose every table the receipt speaks of. Raises `InstanceError` when Dagster cannot
+    begun to load since, and whose every table the receipt speaks of. Then, if all files are there, each aggregate
+    that was made of them by the SQL that it has now. Raises `InstanceError` when Dagster cannot
     be reached, and `DatabaseError` when the receipts cannot be read.
     """
     receipts = read_receipts(database_url, plan.profile)
@@ -66,7 +78,35 @@ def reconcile(plan: Plan, profile: Profile, instance: Instance, database_url: st
         done.reported.append((status, receipt))
         if receipt.profile_version != profile.version:
             done.other_version.append(status)
+    if all(file.state == "materialized" for file in instance.files(plan, profile)):
+        loaded = [receipts.get((file.export_id, file.file.name)) for file in plan.files]
+        done.aggregates = _report_aggregates(plan, profile, instance, database_url, loaded)
     return done
+
+
+def _report_aggregates(
+    plan: Plan, profile: Profile, instance: Instance, database_url: str, loaded: Sequence[Receipt | None]
+) -> list[tuple[AssetStatus, AggregateReceipt]]:
+    """Report the aggregates that Dagster does not show as made of all files, and that are."""
+    made = read_aggregates(database_url, plan.profile)
+    aggregates = {aggregate.table.name: aggregate for aggregate in profile.aggregates}
+    reported = []
+    for status in downstream(instance, profile):
+        aggregate = aggregates.get(status.name)
+        receipt = made.get(aggregate.table.qualified) if aggregate else None
+        if aggregate is None or receipt is None or status.state in ("materialized", "running"):
+            continue
+        current = receipt.files == len(loaded) and receipt.sql_md5 == aggregate.sql_md5
+        if current and all(file is not None and file.loaded_at <= receipt.made_at for file in loaded):
+            instance.report_materialization(
+                status.key,
+                None,
+                aggregate_metadata(msgspec.convert(receipt, AggregateReport, from_attributes=True)),
+                f"reported by `migration-pipeline reconcile` from the receipt of {receipt.made_at:%Y-%m-%d %H:%M:%S %Z}, "
+                f"run {receipt.run_id}",
+            )
+            reported.append((status, receipt))
+    return reported
 
 
 def _reason_against(

@@ -17,6 +17,7 @@ from migration_pipeline.plan import Plan
 from migration_pipeline.profile import Profile
 from migration_pipeline.targets.aggregate import (
     AggregateIdentity,
+    AggregateReport,
     AggregateRun,
     AggregateSettings,
     LandedFile,
@@ -138,16 +139,19 @@ def _aggregate_asset(plan: Plan, profile: Profile, aggregate: Aggregate) -> dg.A
             f"{table.qualified}: done, {report.rows:,} rows in {report.seconds:.1f} s: {report.new:,} new, "
             f"{report.changed:,} changed, {report.unchanged:,} unchanged, {report.deleted:,} deleted"
         )
-        return dg.MaterializeResult(
-            metadata={
-                "dagster/row_count": report.rows,
-                **msgspec.to_builtins(report),
-                "unchanged": report.unchanged,
-                "seconds": round(report.seconds, 2),
-            }
-        )
+        return dg.MaterializeResult(metadata=aggregate_metadata(report))
 
     return make
+
+
+def aggregate_metadata(report: AggregateReport) -> dict[str, Any]:
+    """The metadata of an aggregate's materialization."""
+    return {
+        "dagster/row_count": report.rows,
+        **msgspec.to_builtins(report),
+        "unchanged": report.unchanged,
+        "seconds": round(report.seconds, 2),
+    }
 
 
 def _finishing_asset(plan: Plan, profile: Profile) -> dg.AssetsDefinition:

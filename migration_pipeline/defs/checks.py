@@ -15,7 +15,13 @@ from migration_pipeline.plan import Plan, PlannedFile
 from migration_pipeline.profile import Profile
 from migration_pipeline.row import Table
 from migration_pipeline.targets import receipts as sql
-from migration_pipeline.targets.receipts import Receipt, count_quarantined, count_rows, read_receipts
+from migration_pipeline.targets.receipts import (
+    Receipt,
+    count_quarantined,
+    count_rows,
+    read_aggregates,
+    read_receipts,
+)
 
 SHOWN = 20
 """Files that a check lists; their number is always told in full."""
@@ -72,6 +78,14 @@ def migration_checks(plan: Plan, profile: Profile) -> list[dg.AssetChecksDefinit
             )
             for table in profile.tables.values()
             if not table.landing  # it has no key
+        ),
+        *(
+            make(
+                f"made_of_all_files_{aggregate.table.qualified.replace('.', '_')}",
+                f"{aggregate.table.qualified} was made after the last file was loaded, a row of each group, and has its rows.",
+                lambda url, table=aggregate.table: _made_of_all_files(plan, table, url),  # type: ignore[misc]
+            )
+            for aggregate in profile.aggregates
         ),
     ]
 
@@ -239,6 +253,38 @@ def _no_key_collisions(profile: Profile, table: Table, url: str) -> dg.AssetChec
             ),
         },
     )
+
+
+def _made_of_all_files(plan: Plan, table: Table, url: str) -> dg.AssetCheckResult:
+    loaded, receipt = _loaded(plan, url), read_aggregates(url, plan.profile).get(table.qualified)
+    numbers: dict[str, Any] = {"files_loaded": len(loaded)}
+    if len(loaded) < len(plan.files):
+        fault, description = "", f"waits for {len(plan.files) - len(loaded):,} files that are not loaded"
+    elif receipt is None:
+        description = fault = "it was not made yet"
+    else:
+        there = count_rows(url, table)
+        later = sum(file.loaded_at > receipt.made_at for _, file in loaded)
+        numbers |= {"files_loaded_later": later, "groups": receipt.groups, "rows_made": receipt.rows}
+        numbers["rows_in_table"] = there
+        fault = (
+            f"{later:,} files were loaded after it was made"
+            if later
+            else f"{receipt.groups:,} groups of landed rows became {receipt.rows:,} rows"
+            if receipt.groups != receipt.rows
+            else f"{receipt.rows:,} rows were made, {there:,} are in the table"
+            if there < receipt.rows
+            else ""
+        )
+        description = fault or f"each of {receipt.groups:,} groups is a row"
+    if fault:
+        numbers["next"] = dg.MetadataValue.md(
+            f"materialize the asset `{table.name}` again, or `migration-pipeline backfill {plan.profile} --wait`"
+        )
+    numbers["sql"] = _code(
+        sql.pasteable(sql.AGGREGATES, {"profile": plan.profile}) + "\n\n" + sql.rows_statement(table) + ";"
+    )
+    return dg.AssetCheckResult(passed=not fault, description=description, metadata=numbers)
 
 
 def _loaded(plan: Plan, url: str) -> Loaded:

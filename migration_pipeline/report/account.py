@@ -149,7 +149,7 @@ def gather(plan: Plan, profile: Profile, instance: Instance, database_url: str) 
     tables += [
         TableAccount(
             name=table.qualified,
-            written=made.get(table.qualified, 0),
+            written=made[table.qualified].rows if table.qualified in made else 0,
             collisions=0,
             there=count_rows(database_url, table),
             version=None,

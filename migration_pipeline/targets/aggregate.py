@@ -8,7 +8,6 @@ nobody replaced meanwhile.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -472,7 +471,7 @@ class AggregateRun:
             **msgspec.to_builtins(report),
             "unchanged": report.unchanged,
             "table_name": self._name,
-            "sql_md5": hashlib.md5(self._aggregate.sql.encode(), usedforsecurity=False).hexdigest(),
+            "sql_md5": self._aggregate.sql_md5,
         }
         cursor.execute(RECEIPT, values)
 

@@ -27,7 +27,8 @@ SELECT export_id, file, profile_version, md5, bytes, items, loaded, skipped, unr
 """
 
 AGGREGATES = """
-SELECT table_name, rows
+SELECT table_name, profile_version, sql_md5, files, groups, rows, new, changed, unchanged, deleted, parts, retries,
+       seconds, run_id, made_at
   FROM migration.aggregate
  WHERE profile = %(profile)s
 """
@@ -158,10 +159,32 @@ def read_receipts(url: str, profile: str) -> dict[FileKey, Receipt]:
     return {(receipt.export_id, receipt.file): receipt for receipt in receipts}
 
 
-def read_aggregates(url: str, profile: str) -> dict[str, int]:
-    """Read of how many rows each aggregate consists, by its table's qualified name. Raises `DatabaseError`."""
+class AggregateReceipt(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of ``migration.aggregate``; counts are of rows, but for `files`, `groups`, `parts` and `retries`."""
+
+    table_name: str
+    """Qualified."""
+    profile_version: str
+    sql_md5: str
+    files: int
+    groups: int
+    rows: int
+    new: int
+    changed: int
+    unchanged: int
+    deleted: int
+    parts: int
+    retries: int
+    seconds: float
+    run_id: str
+    made_at: datetime
+
+
+def read_aggregates(url: str, profile: str) -> dict[str, AggregateReceipt]:
+    """Read the receipts of a profile's aggregates, by the table's qualified name. Raises `DatabaseError`."""
+    names = tuple(field.name for field in msgspec.structs.fields(AggregateReceipt))
     rows = _fetch(url, AGGREGATES, {"profile": profile})
-    return {str(table): int(count) for table, count in rows}
+    return {row[0]: AggregateReceipt(**dict(zip(names, row, strict=True))) for row in rows}
 
 
 def count_quarantined(url: str, profile: str) -> dict[FileKey, int]:

@@ -22,6 +22,7 @@ import psutil
 import psycopg2
 import pytest
 
+from migration_pipeline.downstream import downstream
 from migration_pipeline.instance import FileStatus, Instance
 from migration_pipeline.local.postgres import EmbeddedPostgres
 from migration_pipeline.plan import Plan, plan_path, read_plan
@@ -65,6 +66,8 @@ WIPE = (
     "{ wipeAssets(assetPartitionRanges: $ranges) { __typename } }"
 )
 TERMINATE = "mutation Terminate($run: String!) { terminateRun(runId: $run) { __typename } }"
+WIPE = "mutation Wipe($key: AssetKeyInput!) { wipeAssets(assetPartitionRanges: [{assetKey: $key}]) { __typename } }"
+
 DELETE_RUN = "mutation Delete($run: String!) { deleteRun(runId: $run) { __typename } }"
 LAUNCH = """mutation Launch($params: ExecutionParams!) {
     launchRun(executionParams: $params) { ... on LaunchRunSuccess { run { runId } } ... on Error { message } } }"""
@@ -435,10 +438,33 @@ def whole(shared: Local) -> Local:
 def test_reconcile_tells_dagster_what_it_lost_and_nothing_else(whole: Local) -> None:
     local = whole
     assert local.command("reconcile", "shop") == (
-        0, "nothing to do: Dagster shows every file that has a receipt\n3 of 3 files materialized\n",
+        0, "nothing to do: Dagster shows all that has a receipt\n3 of 3 files materialized\n",
     )  # fmt: skip
     before = local.files()
     one, other, third = before
+
+    # What was made of all files: its history is wiped.
+    activity = {"path": ["shop", "customer_activity"]}
+
+    def made() -> Any:
+        return next(
+            a for a in downstream(local.dagster, load_profile("shop")) if a.name == "customer_activity"
+        )
+
+    lost = made()
+    assert lost.state == "materialized"
+    local.dagster.query(WIPE, key=activity)
+    assert made().state == "missing"
+    status, output = local.command("reconcile", "shop")
+    assert status == 0, output
+    assert "reported as materialized: customer_activity: made 2" in output
+    assert f"run {lost.run_id[:8]}" in output
+    assert (made().state, made().rows) == ("materialized", lost.rows)
+    # A receipt of a time before a file was loaded proves nothing.
+    local.dagster.query(WIPE, key=activity)
+    execute(local.postgres.url, "UPDATE migration.aggregate SET made_at = made_at - interval '1 day'")
+    assert made().state == "missing"
+    assert local.command("reconcile", "shop")[1].startswith("nothing to do")
 
     # Two runs are deleted; of one of their files the database knows nothing either.
     for partition in (one, other):
@@ -512,6 +538,7 @@ def test_the_checks_run_from_the_ui_and_as_a_job(whole: Local) -> None:
         [
             "all_files_loaded", "items_conserved", "md5_matches", "nothing_quarantined", "nothing_unrouted",
             "no_key_collisions_customers", "no_key_collisions_orders", "no_key_collisions_order_lines",
+            "made_of_all_files_customer_activity",
         ],
         "SUCCEEDED",
     )  # fmt: skip

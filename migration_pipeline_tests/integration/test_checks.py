@@ -17,10 +17,12 @@ from migration_pipeline.sample import write_sample
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline_tests.conftest import execute, query
+from migration_pipeline_tests.integration.test_aggregates import files_of, make
 from migration_pipeline_tests.integration.test_load import load_all
 
 shop = load_profile("shop")
 TABLES = ("customers", "orders", "order_lines")
+MADE = "made_of_all_files_customer_activity"
 COLLISION_CHECKS = {f"no_key_collisions_{table}" for table in TABLES}
 
 
@@ -31,7 +33,9 @@ def plan(shop_export: Path) -> Plan:
 
 @pytest.fixture
 def loaded(shop_database_url: str, shop_export: Path) -> str:
-    load_all(shop_database_url, read_export(str(shop_export), Storage()))
+    export = read_export(str(shop_export), Storage())
+    load_all(shop_database_url, export)
+    make(shop_database_url, shop, files_of(export))
     return shop_database_url
 
 
@@ -50,7 +54,7 @@ def run(plan: Plan, url: str, profile: Any = shop) -> dict[str, dg.AssetCheckEva
     evaluations = {evaluation.check_name: evaluation for evaluation in result.get_asset_check_evaluations()}
     assert set(evaluations) == {
         "all_files_loaded", "items_conserved", "md5_matches", "nothing_quarantined", "nothing_unrouted",
-        *COLLISION_CHECKS,
+        *COLLISION_CHECKS, MADE,
     }  # fmt: skip
     assert {evaluation.asset_key for evaluation in evaluations.values()} == {
         dg.AssetKey(["shop", "dynamodb_export"])
@@ -131,6 +135,29 @@ def test_quarantined_items_warn_and_must_be_those_of_the_receipts(plan: Plan, lo
         "UPDATE migration.loaded_file SET quarantined = 1, loaded = loaded - 1 WHERE items > 0",
     )
     assert failed(run(plan, loaded)) == {"nothing_quarantined"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("DELETE FROM migration.aggregate", "it was not made yet"),
+        ("UPDATE migration.loaded_file SET loaded_at = now() WHERE file = (SELECT min(file) FROM migration.loaded_file)", "1 files were loaded after it was made"),
+        ("UPDATE migration.aggregate SET groups = groups + 1", " groups of landed rows became "),
+        ("DELETE FROM customer_activity WHERE customer_id = (SELECT min(customer_id) FROM customer_activity)", " rows were made, "),
+    ],
+)  # fmt: skip
+def test_an_aggregate_that_is_not_made_of_all_files_fails(
+    plan: Plan, loaded: str, fault: str, told: str
+) -> None:
+    ((rows,),) = query(loaded, "SELECT count(*) FROM customer_activity")
+    passed = run(plan, loaded)[MADE]
+    assert passed.passed
+    assert passed.metadata["rows_in_table"].value == rows > 0
+    execute(loaded, fault)
+    evaluations = run(plan, loaded)
+    assert failed(evaluations) == {MADE}
+    assert told in (evaluations[MADE].description or "")
+    assert "materialize the asset `customer_activity` again" in text(evaluations[MADE])
 
 
 def test_rows_that_replaced_others_fail_their_table_alone(plan: Plan, loaded: str) -> None:
