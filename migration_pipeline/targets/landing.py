@@ -110,9 +110,11 @@ class Slice:
         """Make the slice's own table, unless it is there."""
         if table.qualified not in self._there:
             cursor.execute(
-                sql.SQL("CREATE TABLE IF NOT EXISTS {} (LIKE {} INCLUDING ALL EXCLUDING INDEXES)").format(
-                    part_of(table, self._id), identifier(table)
-                )
+                # Nothing of it ever changes: autovacuum would only get in the way of those that read it.
+                sql.SQL(
+                    "CREATE TABLE IF NOT EXISTS {} (LIKE {} INCLUDING ALL EXCLUDING INDEXES) "
+                    "WITH (autovacuum_enabled = off)"
+                ).format(part_of(table, self._id), identifier(table))
             )
             self._made.add(table.qualified)
 
