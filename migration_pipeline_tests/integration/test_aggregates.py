@@ -422,6 +422,12 @@ def test_rows_without_a_source_are_deleted_only_when_told_to(shop_database_url: 
     report = make(shop_database_url, shop, ["f", "g"], delete_rows=True)
     assert (report.rows, report.unchanged, report.deleted) == (2, 2, 1)
     assert query(shop_database_url, ids) == [("b",), ("c",)]
+    # Where all rows that are there have lost their source, none of the new ones meets them.
+    for name in ("f", "g"):
+        land(shop_database_url, shop, name, [event("x")])
+    report = make(shop_database_url, shop, ["f", "g"], delete_rows=True)
+    assert (report.rows, report.new, report.deleted) == (1, 1, 2)
+    assert query(shop_database_url, ids) == [("x",)]
 
 
 def test_files_that_the_plan_no_longer_has_are_dropped(shop_database_url: str) -> None:

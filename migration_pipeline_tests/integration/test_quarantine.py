@@ -10,14 +10,16 @@ from typing import Any
 import psycopg2
 import pytest
 
-from migration_pipeline import EpochSeconds, Item, Profile, Row, prefix
+from migration_pipeline import EpochSeconds, Item, Options, Profile, Row, prefix
 from migration_pipeline.engine.batch import Batch
 from migration_pipeline.engine.load import FileLoad, LoadSettings
 from migration_pipeline.engine.replay import ReplayReport, replay
 from migration_pipeline.engine.report import FileReport
 from migration_pipeline.engine.transform import Transform
 from migration_pipeline.errors import MigrationError
+from migration_pipeline.plan import make_plan
 from migration_pipeline.profile import load_profile
+from migration_pipeline.replay import replay_plan
 from migration_pipeline.sample import write_sample
 from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.sources.export import Export, read_export
@@ -26,6 +28,7 @@ from migration_pipeline.sources.stream import FileStream
 from migration_pipeline.targets.ddl import ddl
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
 from migration_pipeline_tests.conftest import execute, query
+from migration_pipeline_tests.exports import line_of, write_export
 from migration_pipeline_tests.oracle import actual, data_lines, expected
 
 shop = load_profile("shop")
@@ -468,6 +471,41 @@ def test_batches_keep_their_lines_small(database_url: str) -> None:
     target = PostgresTarget(database_url, p.tables, FileIdentity("p", "1", "e", "f", "r"))
     batch = Batch.of(transform, target, lines, range(1, len(lines) + 1))
     assert batch.size == batch.encoded.size + sum(map(len, lines))
+
+
+class Limit(Options):
+    below: int = 100
+
+
+class Limited(Item):
+    id: str
+    n: int
+
+
+def test_a_replay_has_the_options_of_the_plan(database_url: str, tmp_path: Path) -> None:
+    def limited(version: str) -> Profile:
+        p = Profile("limited", version=version)
+
+        @p.route()
+        def plain(item: Limited, options: Limit) -> Plain | None:
+            if version == "1":
+                raise ValueError
+            return Plain(item.id, item.n, "") if item.n < options.below else None
+
+        return p
+
+    items = [{"id": {"S": f"i{n}"}, "n": {"N": str(n)}} for n in range(8)]
+    export = read_export(str(write_export(tmp_path, [items])), Storage())
+    plan = make_plan(limited("1"), "limited", [export], options={"below": "3"})
+    execute(database_url, ddl([*limited("1").tables.values()]))
+    lines, (file,) = [line_of(item) for item in items], export.files
+    identity = FileIdentity("limited", "1", export.id, file.name, "run")
+    with PostgresTarget(database_url, limited("1").tables, identity) as target:
+        source, transform = Lines(lines), Transform(limited("1"), dynamodb_json)
+        FileLoad(file.name, 8, source, transform, target, LoadSettings(max_bad_share=1)).run()
+    report = replay_plan(plan, limited("2"), database_url, "replay", lambda _: None)
+    assert (report.items, report.loaded, report.skipped) == (8, 3, 5)
+    assert query(database_url, "SELECT count(*) FROM plain") == [(3,)]
 
 
 def test_two_replays_at_once_count_their_items_once(
