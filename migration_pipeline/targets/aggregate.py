@@ -30,6 +30,9 @@ FILES_SHOWN = 20
 """Files that are not landed which a failure names; their number is always told."""
 
 
+MAX_STATISTICS_TARGET = 10_000
+"""PostgreSQL's own limit."""
+
 FEW_ROWS = 50_000
 """Landed rows up to which one transaction is as quick as several."""
 
@@ -205,8 +208,9 @@ class AggregateRun:
                 pass
             slices = first.interruptibly(self._landed)
             rows = sum(counts[source.qualified] for _, counts in slices for source in self._aggregate.sources)
-            first.interruptibly(self._analyze)
-            parts = first.interruptibly(lambda cursor: self._parts(cursor, rows))
+            wanted = self._wanted_parts(rows)
+            first.interruptibly(lambda cursor: self._analyze(cursor, wanted))
+            parts = first.interruptibly(lambda cursor: self._parts(cursor, wanted))
             self._say(f"{self._name}: {rows:,} landed rows of {len(slices):,} files, in {len(parts):,} parts")
             made = self._make_all(parts)
             report = AggregateReport(
@@ -270,11 +274,21 @@ class AggregateRun:
             )
         return slices
 
-    def _analyze(self, cursor: Any) -> None:
-        """Let the planner know of how many groups there are. Statistics of a landing table as a whole are nobody else's care."""
+    def _wanted_parts(self, rows: int) -> int:
+        """In how many ranges to make so many landed rows: one for each session at least, so that all are busy to the end."""
+        wanted = -(-rows // self._settings.part_rows)
+        sessions = self._settings.sessions
+        return -(-wanted // sessions) * sessions if wanted > 1 or rows > FEW_ROWS else 1
+
+    def _analyze(self, cursor: Any, parts: int) -> None:
+        """Let the planner know of how many groups there are, and `_parts` where to split them.
+
+        Statistics of a landing table as a whole are nobody else's care.
+        """
+        # The sample has 300 rows a range. A few ranges a part tell them apart, and 100, the default, take longer.
+        ranges = min(max(25, 4 * parts), MAX_STATISTICS_TARGET)
+        cursor.execute("SELECT set_config('default_statistics_target', %s, true)", (str(ranges),))
         # Since version 18 ANALYZE looks at each slice, too, unless told not to.
-        # A sample of 300 rows for each of so many ranges tells the parts apart, and takes half a second less than 100.
-        cursor.execute("SET LOCAL default_statistics_target = 25")
         only = sql.SQL("ONLY " if cursor.connection.server_version >= 180000 else "")
         for source in self._aggregate.sources:
             columns = sql.SQL(", ").join(map(sql.Identifier, self._aggregate.by))
@@ -293,15 +307,8 @@ class AggregateRun:
         )
         (self._groups,) = cursor.fetchone()
 
-    def _parts(self, cursor: Any, rows: int) -> list[Bounds]:
-        """Split the key's first column into ranges of about as many landed rows each, by its histogram.
-
-        There is one for each session at least, or a multiple of that, so that all are busy to the end.
-        """
-        sessions = self._settings.sessions
-        wanted = -(-rows // self._settings.part_rows)
-        if wanted > 1 or rows > FEW_ROWS:
-            wanted = -(-wanted // sessions) * sessions
+    def _parts(self, cursor: Any, wanted: int) -> list[Bounds]:
+        """Split the key's first column into ranges of about as many landed rows each, by its histogram."""
         bounds: list[str] = []
         if wanted > 1:
             source, by = self._aggregate.sources[0], self._aggregate.by[0]

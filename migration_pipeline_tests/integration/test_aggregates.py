@@ -522,7 +522,7 @@ def test_a_lost_connection_is_made_anew_and_the_part_again(shop_database_url: st
     report = make(shop_database_url, shop, ["f"], kill, part_rows=100, sessions=2)
     assert sum(killed) > 1
     assert report.retries > 0
-    assert (report.groups, report.rows) == (3_000, 3_000)
+    assert (report.groups, report.rows, report.parts) == (3_000, 3_000, 30)
     assert query(shop_database_url, "SELECT count(*), sum(events) FROM customer_activity") == [(3_000, 3_000)]
 
 
