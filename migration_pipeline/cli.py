@@ -586,6 +586,11 @@ def reconcile_command(reference: str) -> None:
         )
     for file, reason in done.refused:
         click.echo(f"not reported: {file.file.name}: {reason}", err=True)
+    for asset, reason in done.refused_aggregates:
+        click.echo(
+            f"not reported: {asset.name}: {reason}; migration-pipeline backfill {plan.reference} makes it again",
+            err=True,
+        )
     for file in done.unproven:
         click.echo(
             f"warning: {file.file.name}: Dagster shows it as materialized, and the database has no receipt of it",
@@ -597,7 +602,7 @@ def reconcile_command(reference: str) -> None:
             f"their partitions in the UI, or everything with migration-pipeline backfill {plan.reference} --all",
             err=True,
         )
-    if not (done.reported or done.aggregates or done.refused or done.unproven):
+    if not (done.reported or done.aggregates or done.refused or done.refused_aggregates or done.unproven):
         click.echo("nothing to do: Dagster shows all that has a receipt")
     click.echo(count_states(instance.files(plan, profile)))
     sys.exit(1 if done.unproven else 0)

@@ -40,6 +40,8 @@ class Reconciled(msgspec.Struct, kw_only=True):
     """Files with a receipt that were not reported, and why."""
     aggregates: list[tuple[AssetStatus, AggregateReceipt]] = []
     """Reported as materialized."""
+    refused_aggregates: list[tuple[AssetStatus, str]] = []
+    """Aggregates with a receipt that were not reported, and why."""
     unproven: list[FileStatus] = []
     """Files that Dagster shows as materialized, without a receipt of the same contents."""
 
@@ -80,33 +82,33 @@ def reconcile(plan: Plan, profile: Profile, instance: Instance, database_url: st
             done.other_version.append(status)
     if all(file.state == "materialized" for file in instance.files(plan, profile)):
         loaded = [receipts.get((file.export_id, file.file.name)) for file in plan.files]
-        done.aggregates = _report_aggregates(plan, profile, instance, database_url, loaded)
+        if all(loaded):
+            _report_aggregates(profile, instance, database_url, [file for file in loaded if file], done)
     return done
 
 
 def _report_aggregates(
-    plan: Plan, profile: Profile, instance: Instance, database_url: str, loaded: Sequence[Receipt | None]
-) -> list[tuple[AssetStatus, AggregateReceipt]]:
+    profile: Profile, instance: Instance, database_url: str, loaded: Sequence[Receipt], done: Reconciled
+) -> None:
     """Report the aggregates that Dagster does not show as made of all files, and that are."""
-    made = read_aggregates(database_url, plan.profile)
+    made = read_aggregates(database_url, profile.name)
     aggregates = {aggregate.table.name: aggregate for aggregate in profile.aggregates}
-    reported = []
     for status in downstream(instance, profile):
         aggregate = aggregates.get(status.name)
         receipt = made.get(aggregate.table.qualified) if aggregate else None
         if aggregate is None or receipt is None or status.state in ("materialized", "running"):
             continue
-        current = receipt.files == len(loaded) and receipt.sql_md5 == aggregate.sql_md5
-        if current and all(file is not None and file.loaded_at <= receipt.made_at for file in loaded):
-            instance.report_materialization(
-                status.key,
-                None,
-                aggregate_metadata(msgspec.convert(receipt, AggregateReport, from_attributes=True)),
-                f"reported by `migration-pipeline reconcile` from the receipt of {receipt.made_at:%Y-%m-%d %H:%M:%S %Z}, "
-                f"run {receipt.run_id}",
-            )
-            reported.append((status, receipt))
-    return reported
+        if fault := receipt.fault(aggregate.sql_md5, loaded):
+            done.refused_aggregates.append((status, fault))
+            continue
+        instance.report_materialization(
+            status.key,
+            None,
+            aggregate_metadata(msgspec.convert(receipt, AggregateReport, from_attributes=True)),
+            f"reported by `migration-pipeline reconcile` from the receipt of {receipt.made_at:%Y-%m-%d %H:%M:%S %Z}, "
+            f"run {receipt.run_id}",
+        )
+        done.aggregates.append((status, receipt))
 
 
 def _reason_against(

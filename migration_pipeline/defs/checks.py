@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 
+from migration_pipeline.aggregate import Aggregate
 from migration_pipeline.defs.metadata import AHEAD_OF_FILES, PROFILE_TAG
 from migration_pipeline.defs.migration import Database
 from migration_pipeline.plan import Plan, PlannedFile
@@ -83,7 +84,7 @@ def migration_checks(plan: Plan, profile: Profile) -> list[dg.AssetChecksDefinit
             make(
                 f"made_of_all_files_{aggregate.table.qualified.replace('.', '_')}",
                 f"{aggregate.table.qualified} was made after the last file was loaded, a row of each group, and has its rows.",
-                lambda url, table=aggregate.table: _made_of_all_files(plan, table, url),  # type: ignore[misc]
+                lambda url, aggregate=aggregate: _made_of_all_files(plan, aggregate, url),  # type: ignore[misc]
             )
             for aggregate in profile.aggregates
         ),
@@ -255,7 +256,8 @@ def _no_key_collisions(profile: Profile, table: Table, url: str) -> dg.AssetChec
     )
 
 
-def _made_of_all_files(plan: Plan, table: Table, url: str) -> dg.AssetCheckResult:
+def _made_of_all_files(plan: Plan, aggregate: Aggregate, url: str) -> dg.AssetCheckResult:
+    table = aggregate.table
     loaded, receipt = _loaded(plan, url), read_aggregates(url, plan.profile).get(table.qualified)
     numbers: dict[str, Any] = {"files_loaded": len(loaded)}
     if len(loaded) < len(plan.files):
@@ -264,18 +266,10 @@ def _made_of_all_files(plan: Plan, table: Table, url: str) -> dg.AssetCheckResul
         description = fault = "it was not made yet"
     else:
         there = count_rows(url, table)
-        later = sum(file.loaded_at > receipt.made_at for _, file in loaded)
-        numbers |= {"files_loaded_later": later, "groups": receipt.groups, "rows_made": receipt.rows}
-        numbers["rows_in_table"] = there
-        fault = (
-            f"{later:,} files were loaded after it was made"
-            if later
-            else f"{receipt.groups:,} groups of landed rows became {receipt.rows:,} rows"
-            if receipt.groups != receipt.rows
-            else f"{receipt.rows:,} rows were made, {there:,} are in the table"
-            if there < receipt.rows
-            else ""
-        )
+        numbers |= {"groups": receipt.groups, "rows_made": receipt.rows, "rows_in_table": there}
+        fault = receipt.fault(aggregate.sql_md5, [file for _, file in loaded])
+        if not fault and there < receipt.rows:
+            fault = f"{receipt.rows:,} rows were made, {there:,} are in the table"
         description = fault or f"each of {receipt.groups:,} groups is a row"
     if fault:
         numbers["next"] = dg.MetadataValue.md(

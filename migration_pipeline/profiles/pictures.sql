@@ -36,7 +36,8 @@ SELECT id,
            min(ARRAY[id, original_width::text, original_height::text] COLLATE "C")
                FILTER (WHERE original_width IS NOT NULL AND original_height IS NOT NULL) AS sized,
            '{"en": ""' || coalesce(
-               string_agg(', "' || language || '": ' || to_json(caption)::text, '' ORDER BY id COLLATE "C" DESC)
+               string_agg(', "' || language || '": ' || to_json(caption)::text, ''
+                          ORDER BY id COLLATE "C" DESC, caption COLLATE "C" DESC)
                FILTER (WHERE language IS NOT NULL AND caption <> ''), '') || '}' AS captions,
            '[' || coalesce(
                string_agg(CASE format_id
@@ -53,8 +54,10 @@ SELECT id,
       FROM (
         SELECT i.*,
                -- Of the items of one variant the first says what it is.
-               row_number() OVER (PARTITION BY picture_id, format, format_picture ORDER BY id COLLATE "C") = 1
-                   AND format IS NOT NULL AND format_picture IS NOT NULL AS is_variant,
+               row_number() OVER (
+                   PARTITION BY picture_id, format, format_picture
+                   ORDER BY id COLLATE "C", stem COLLATE "C", extension COLLATE "C"
+               ) = 1 AND format IS NOT NULL AND format_picture IS NOT NULL AS is_variant,
                CASE language_id
                    WHEN 0 THEN 'en' WHEN 1 THEN 'de' WHEN 3 THEN 'fr' WHEN 4 THEN 'it' WHEN 5 THEN 'nl'
                    WHEN 6 THEN 'es' WHEN 9 THEN 'tr' WHEN 11 THEN 'da' WHEN 13 THEN 'nb' WHEN 14 THEN 'pl'

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal, InvalidOperation
 from operator import attrgetter
-from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
 
 import msgspec
@@ -325,6 +326,15 @@ CONVERSIONS: dict[str, Any] = {
 # -- decoders --------------------------------------------------------------------------------------
 
 
+Steps = tuple[Callable[[bytes], Any], Callable[[Any, bytes], ItemType]]
+
+AnyValue: Any = Union[msgspec.Raw, UnsetType]  # noqa: UP007
+"""An attribute that is not read, and whose objects are counted."""
+
+OneObject: Any = Union[Annotated[dict[str, msgspec.Raw], msgspec.Meta(min_length=1)], UnsetType]  # noqa: UP007
+"""An attribute that is not read, and that is one object, as `objects` counts."""
+
+
 class ItemDecoder(Generic[ItemType]):
     """A compiled `Item` class: a function from a line to an item.
 
@@ -340,20 +350,20 @@ class ItemDecoder(Generic[ItemType]):
         self._item_class = item_class
         self._fields = [_field(item_class, n, info, hints[info.name]) for n, info in enumerate(infos)]
         self._attributes = {field.attribute for field in self._fields}
-        self._spellings = [msgspec.json.encode(field.attribute) + b":{" for field in self._fields]
-        self._has_documents = any("braces" in field.braces for field in self._fields)
         self._names = dict(CONVERSIONS, Item=item_class, suspect=self._suspect)
         for field in self._fields:
             self._names.update(field.constants)
         self._passed_over = {name: False for name in known if name not in self._attributes}
         """Attributes that are not read, and whether their values may have objects inside."""
-        self._steps: tuple[Callable[[bytes], Any], Callable[[Any, bytes], ItemType]]
-        """From the line to its wire form, and from both to the item. Threads may replace them under one another."""
-        self._compile()
+        self._learning = threading.Lock()
+        self._first_steps = self._compile({})
+        """From the line to its wire form, and from both to the item."""
+        self._steps = self._compile(self._passed_over)
+        """The same, but they know what is passed over. They refuse some lines that the first ones read, and no others."""
 
     def __call__(self, line: bytes) -> ItemType:
         """Read a line. Raises `BadItem`."""
-        decode, make = self._steps
+        decode, make = self._first_steps
         try:
             return make(decode(line), line)
         except Exception as error:
@@ -362,22 +372,22 @@ class ItemDecoder(Generic[ItemType]):
     def many(self, lines: list[bytes]) -> Iterator[ItemType]:
         """Read many lines, lazily.
 
-        Raises any exception when one of them is bad; a call for each tells which and why. An Item may have
+        Raises any exception when one of them is bad, or odd; a call for each tells. An Item may have
         code of its own (``__post_init__``), so there is no telling what it is.
         """
         decode, make = self._steps
         return map(make, map(decode, lines), lines)
 
-    def _compile(self) -> None:
-        others = list(self._passed_over.items())
+    def _compile(self, passed_over: dict[str, bool]) -> Steps[ItemType]:
+        others = list(passed_over.items())
         members = [field.member for field in self._fields] + [
-            (f"x{n}", Union[msgspec.Raw, UnsetType], msgspec.field(name=name, default=UNSET))  # noqa: UP007
-            for n, (name, _) in enumerate(others)
+            (f"x{n}", AnyValue if nested else OneObject, msgspec.field(name=name, default=UNSET))
+            for n, (name, nested) in enumerate(others)
         ]
         names = dict(self._names)
         source = self._source([nested for _, nested in others])
         exec(compile(source, f"<decoder of {self._item_class.__name__}>", "exec"), names)  # noqa: S102  # built from the class, no input of a user
-        self._steps = msgspec.json.Decoder(_envelope(members)).decode, names["make"]
+        return msgspec.json.Decoder(_envelope(members)).decode, names["make"]
 
     def _source(self, others: Sequence[bool]) -> str:
         """Write the function that makes an item of its wire form, one expression a field.
@@ -403,10 +413,27 @@ class ItemDecoder(Generic[ItemType]):
         )
 
     def _suspect(self, line: bytes) -> None:
-        """Look closer at a line with objects unaccounted for: attributes that nobody reads, or twins."""
+        """Look closer at a line with objects unaccounted for: attributes that nobody reads, or twins.
+
+        Whether it is refused depends on the line alone, and not on what was learned.
+        """
         self._learn(line)
-        if self._has_documents or any(line.count(spelling) > 1 for spelling in self._spellings):
-            json.loads(line, object_pairs_hook=_refuse_twins)
+        text = line.decode("utf-8", "surrogateescape")  # what nobody reads need not be UTF-8
+        try:
+            pairs = json.loads(
+                text,
+                object_pairs_hook=_Pairs,
+                parse_int=str,
+                parse_float=str,
+                parse_constant=str,
+                strict=False,
+            )
+        except (ValueError, RecursionError):
+            return  # what is wrong with it is in nothing that is read
+        items = _Pairs(pair for pair in pairs if pair[0] == "Item")
+        read = _Pairs(pair for pair in items[-1][1] if pair[0] in self._attributes)
+        if _passes_over(_Pairs([*items[:-1], ("Item", read)])):
+            raise _TwinsError
 
     def _learn(self, line: bytes) -> None:
         """Account for the attributes of this line from the next list of lines on."""
@@ -414,16 +441,17 @@ class ItemDecoder(Generic[ItemType]):
             found = _decode_raw(line).Item
         except (msgspec.MsgspecError, ValueError):
             return  # what is wrong with it is in no attribute that is read
-        before = self._passed_over
-        others = {
-            name: before.get(name, False) or objects(raw) > 1
-            for name, raw in found.items()
-            if name not in self._attributes and _DECLARABLE.fullmatch(name)
-        }
-        after = before | others
-        if after != before and len(after) <= MAX_PASSED_OVER:
-            self._passed_over = after
-            self._compile()
+        with self._learning:  # the thread that writes decodes, too
+            before = self._passed_over
+            others = {
+                name: before.get(name, False) or objects(raw) != 1
+                for name, raw in found.items()
+                if name not in self._attributes and _DECLARABLE.fullmatch(name)
+            }
+            after = before | others
+            if after != before and len(after) <= MAX_PASSED_OVER:
+                self._passed_over = after
+                self._steps = self._compile(after)
 
     def _reason(self, error: Exception, line: bytes) -> str:
         """Say which attribute is at fault; conversions in the generated function do not know their field."""
@@ -431,7 +459,7 @@ class ItemDecoder(Generic[ItemType]):
             return _line_reason(error)
         if isinstance(error, _TwinsError):
             return "an attribute name occurs twice"
-        wire = self._steps[0](line).Item
+        wire = self._first_steps[0](line).Item
         for field in self._fields:
             try:
                 eval(field.careful, dict(self._names), {"w": wire, "m": 0})  # noqa: S307  # the generated source itself
@@ -464,6 +492,31 @@ _decode_raw = msgspec.json.Decoder(_RawLine).decode
 
 class _TwinsError(ValueError):
     """An object has two members of one name."""
+
+
+class _Pairs(list):  # type: ignore[type-arg]
+    """The members of an object, names and values, twins included."""
+
+
+def _passes_over(value: Any) -> bool:
+    """Whether a decoder that keeps the last of two members of one name passes over an object in the first."""
+    if isinstance(value, _Pairs):
+        last: dict[str, Any] = {}
+        for name, member in value:
+            if name in last and _holds_object(last[name]):
+                return True
+            last[name] = member
+        return any(map(_passes_over, last.values()))
+    return isinstance(value, list) and any(map(_passes_over, value))
+
+
+def _holds_object(value: Any) -> bool:
+    """Whether a value is an object, or has one inside; empty ones do not count."""
+    return (
+        bool(value)
+        if isinstance(value, _Pairs)
+        else isinstance(value, list) and any(map(_holds_object, value))
+    )
 
 
 def _refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

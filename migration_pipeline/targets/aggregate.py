@@ -462,6 +462,9 @@ class AggregateRun:
 
     def _close(self, cursor: Any, slices: Sequence[Any], report: AggregateReport) -> None:
         """Write the receipt, if everything adds up."""
+        # A file that is just being landed is waited for, and those that come later wait: so what a receipt says of a
+        # later time is later.
+        cursor.execute("LOCK TABLE migration.slice IN SHARE MODE")
         cursor.execute(LANDED, (self._identity.profile,))
         if [(number, counts) for _, _, _, number, counts in cursor.fetchall()] != list(slices):
             raise MigrationError(

@@ -114,9 +114,11 @@ class RowEncoder:
         if self._nul is not None and any(each in line for line in lines for each in _NUL):
             rows = [_without_nul(row, self._nul, counted) for row in rows]
             lines = self._lines(rows)
+        keys = list(map(self._key, rows)) if self._key else []
+        set(keys)  # raises for what cannot be a key, while it can be told which row it is
         return EncodedRows(
             len(rows),
-            list(map(self._key, rows)) if self._key else [],
+            keys,
             list(map(self._version, rows)) if self._version else [],
             lines,
             counted[0],
@@ -133,7 +135,10 @@ class RowEncoder:
         if self._key is not None:
             keys = [key for piece in pieces for key in piece.keys]
             # Sorted, B-tree inserts touch neighbouring pages, and loaders side by side lock in one order.
-            order = sorted(range(len(keys)), key=keys.__getitem__)
+            try:
+                order = sorted(range(len(keys)), key=keys.__getitem__)
+            except TypeError:  # a None, or values of several types: what they are worth the database says
+                order = sorted(range(len(keys)), key=lines.__getitem__)
             # Rows that merge do so in the database.
             if not self.table.merges and len(set(keys)) != len(keys):
                 versions = [version for piece in pieces for version in piece.versions]

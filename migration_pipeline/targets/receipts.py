@@ -179,6 +179,19 @@ class AggregateReceipt(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str
     made_at: datetime
 
+    def fault(self, sql_md5: str, files: Sequence[Receipt]) -> str:
+        """Say why it is not what that SQL makes of those files, which are all of the plan; "" if it is."""
+        later = sum(file.loaded_at > self.made_at for file in files)
+        if later:
+            return f"{later:,} files were loaded after it was made"
+        if self.files != len(files):
+            return f"it was made of {self.files:,} files, and the plan has {len(files):,}"
+        if self.sql_md5 != sql_md5:
+            return "it was made by another SQL than the profile has now"
+        if self.groups != self.rows:
+            return f"{self.groups:,} groups of landed rows became {self.rows:,} rows"
+        return ""
+
 
 def read_aggregates(url: str, profile: str) -> dict[str, AggregateReceipt]:
     """Read the receipts of a profile's aggregates, by the table's qualified name. Raises `DatabaseError`."""

@@ -191,6 +191,27 @@ def test_pictures_are_what_the_oracle_makes_of_odd_items(picture_url: str, seed:
     assert query(picture_url, SELECT) == pictures(items, EXPORTED, max_id)
 
 
+def test_items_of_one_id_in_two_exports_make_the_same_row_in_any_order(picture_url: str) -> None:
+    """What such a row is made of is nobody's promise; that it does not depend on the order is."""
+    chance, found = random.Random(5), []
+    items = odd_items(chance, 60)
+    for item, other in zip(items[::2], items[1::2], strict=True):
+        other["id"], other["pictureId"] = item["id"], item["pictureId"]
+        if chance.random() < 0.7:
+            for name in ("languageId", "formatId", "formatPictureId"):
+                other.pop(name, None)
+                if name in item:
+                    other[name] = item[name]
+    for order in range(4):
+        chance.shuffle(items)
+        execute(picture_url, "TRUNCATE picture")
+        for n, name in enumerate(("f0", "f1", "f2")):
+            land(picture_url, picture_profile, name, items[n::3])
+        make(picture_url, picture_profile, ["f0", "f1", "f2"], part_rows=[10, 1000][order % 2])
+        found.append(query(picture_url, SELECT))
+    assert found == found[:1] * 4
+
+
 def test_items_of_pictures_that_are_none_are_quarantined(picture_url: str) -> None:
     good, without, text, large = odd_items(random.Random(1), 4)
     good["pictureId"] = {"S": "12"}

@@ -142,6 +142,8 @@ def test_quarantined_items_warn_and_must_be_those_of_the_receipts(plan: Plan, lo
     [
         ("DELETE FROM migration.aggregate", "it was not made yet"),
         ("UPDATE migration.loaded_file SET loaded_at = now() WHERE file = (SELECT min(file) FROM migration.loaded_file)", "1 files were loaded after it was made"),
+        ("UPDATE migration.aggregate SET files = files + 1", "it was made of 5 files, and the plan has 4"),
+        ("UPDATE migration.aggregate SET sql_md5 = 'x'", "it was made by another SQL than the profile has now"),
         ("UPDATE migration.aggregate SET groups = groups + 1", " groups of landed rows became "),
         ("DELETE FROM customer_activity WHERE customer_id = (SELECT min(customer_id) FROM customer_activity)", " rows were made, "),
     ],

@@ -464,6 +464,25 @@ def test_a_row_that_cannot_be_encoded_makes_its_item_a_bad_one(database_url: str
     assert query(database_url, "SELECT line FROM migration.quarantine ORDER BY line") == [(2,), (3,)]
 
 
+@pytest.mark.parametrize("batch_items", [2, 100])
+def test_a_key_that_is_none_makes_its_item_a_bad_one(database_url: str, batch_items: int) -> None:
+    """A None, a list, and values that cannot be compared, which a profile's annotations did not keep out."""
+    p = Profile("plain")
+    keys: dict[str, Any] = {"none": None, "list": ["x"], "number": 5}
+
+    @p.route(PK=prefix("V#"))
+    def plain(item: Numbered) -> Plain:
+        return Plain(keys.get(item.what, item.PK), 1, "w")
+
+    execute(database_url, ddl([*p.tables.values()]))
+    lines = [event(str(n), 1, what) for n, what in enumerate(["x", "none", "x", "list", "x", "number", "x"])]
+    report = load_lines(database_url, p, lines, batch_items=batch_items)
+    assert (report.loaded, report.quarantined) == (5, 2)
+    assert report.conserved
+    assert query(database_url, "SELECT line FROM migration.quarantine ORDER BY line") == [(2,), (4,)]
+    assert query(database_url, "SELECT count(*), count(*) FILTER (WHERE id = '5') FROM plain") == [(5, 1)]
+
+
 def test_batches_keep_their_lines_small(database_url: str) -> None:
     """What a batch holds of memory is counted: encoded rows, and the lines kept for halving."""
     p, lines = pairs("1")

@@ -192,6 +192,50 @@ def test_attributes_that_nobody_reads_hide_no_twin(
                 read(twins)
 
 
+class Documents(Item):
+    wanted: int
+    d: dict[str, Any] | None
+    l: list[Any] | None  # noqa: E741
+    any: Any
+
+
+RAW_VALUES = [
+    b'{"S":"x"}', b'{"S":"\xff"}', b"5", b"null", b"{}", b"[]", b'{"M":{}}', b'{"L":[{"M":{"x":{"S":"1"}}}]}',
+    b'{"M":{"x":{"S":"1"},"x":{"S":"2"}}}', b'{"M":{"x":5,"x":{"S":"2"}}}', b'{"M":{"wanted":{"S":"\xff"}}}',
+    b'{"M":{"wanted":{"N":"1"}},"M":{"x":{"S":"1"}}}', b'{"L":[{"M":{"x":{"S":"{\\"S"},"x":{"N":"2"}}}]}',
+]  # fmt: skip
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.tuples(st.sampled_from([b"wanted", b"d", b"l", b"any", b"a", b"b", b"a"]), st.sampled_from(RAW_VALUES)),
+            max_size=4,
+        ).map(lambda pairs: [(b"wanted", b'{"N":"1"}'), *pairs]),
+        max_size=5,
+    ),
+    st.sampled_from([Some, Documents]),
+)  # fmt: skip
+def test_what_becomes_of_a_line_depends_on_no_other(
+    lines: list[list[tuple[bytes, bytes]]], item_class: type[Item]
+) -> None:
+    """What a decoder has learned of other lines spares it time, and changes nothing else (promise P2)."""
+    raw = [b'{"Item":{' + b",".join(b'"%b":%b' % pair for pair in pairs) + b"}}" for pairs in lines]
+
+    def verdict(read: Any, line: bytes) -> Any:
+        # As the engine does it: the list's way first, then the single line's.
+        with contextlib.suppress(Exception):
+            return next(iter(read.many([line])))
+        try:
+            return read(line)
+        except BadItem as error:
+            return str(error)
+
+    learned = item_decoder(item_class)
+    for line in [*raw, *raw]:
+        assert verdict(learned, line) == verdict(item_decoder(item_class), line)
+
+
 def test_attributes_that_nobody_reads_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     read = item_decoder(Some)
     looks = []
