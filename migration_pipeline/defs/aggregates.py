@@ -61,10 +61,12 @@ class AggregateConfig(PatienceConfig):
     part_rows: int = Field(
         default=AggregateSettings().part_rows,
         gt=0,
-        description="Landed rows that a transaction reads, about. The key is split into ranges accordingly.",
+        description="Landed rows that a transaction makes rows of, about. The key is split into ranges accordingly.",
     )
     sessions: int = Field(
-        default=AggregateSettings().sessions, gt=0, description="Transactions at once, each in a connection."
+        default=AggregateSettings().sessions,
+        gt=0,
+        description="Transactions at once, each in a connection; another one counts the groups.",
     )
     work_mem_mb: int = Field(
         default=AggregateSettings().work_mem_mb,
