@@ -10,11 +10,16 @@ from typing import Any
 
 import psycopg2
 import pytest
+from hypothesis import settings
 
 from migration_pipeline.local.postgres import EmbeddedPostgres
 from migration_pipeline.profile import load_profile
 from migration_pipeline.sample import write_sample
 from migration_pipeline.targets.ddl import ddl
+
+# A test says whether something is right, and not how long that took: the machine may be busy.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 _numbers = itertools.count(1)
 
