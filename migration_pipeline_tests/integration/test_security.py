@@ -49,6 +49,7 @@ from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
 from migration_pipeline.targets.receipts import count_rows, read_receipts
 from migration_pipeline_tests.chaos import lab
 from migration_pipeline_tests.conftest import execute, query
+from migration_pipeline_tests.integration.test_aggregates import files_of, make
 from migration_pipeline_tests.integration.test_quarantine import Lines, load_lines, load_shop, replay_file
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
@@ -177,6 +178,7 @@ def test_the_documented_grants_suffice(guarded_url: str, shop_export: Path) -> N
     replayed = sum(replay_file(loader, shop, export.id, file.name).loaded for file in export.files)
     assert replayed == bad
     assert sum(report.changed for report in load_shop(loader, export)) > 300
+    assert make(loader, shop, files_of(export)).rows > 0
     checks = migration_checks(plan, shop)
     result = dg.Definitions(
         assets=migration_assets(plan, shop),
