@@ -28,15 +28,15 @@ MODULE_NAMES = frozenset(
         "datetime",
     }
     | {"sha256", "timedelta", "timezone", "profile", "boolean", "digest", "BOOLEANS", "json", "item"}
-    | {"dynamodb_json", "Transform", "transform", "rows"}
+    | {"dynamodb_json", "Transform", "transform", "rows", "l", "I", "O"}
 )
 """Names that mean something else in generated modules."""
 
 CLASS_NAMES = frozenset(
     {*keyword.kwlist, "str", "int", "bool", "bytes", "dict", "list", "frozenset", "date", "datetime"}
-    | {"attribute", "column"}
+    | {"attribute", "column", "l"}
 )
-"""Names that stand for something else in the body of a generated class, as in its annotations."""
+"""Names that stand for something else in the body of a generated class, as in its annotations; and l, which looks like 1."""
 
 SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
 """Columns that every table of PostgreSQL has already."""

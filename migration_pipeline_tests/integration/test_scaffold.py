@@ -28,6 +28,7 @@ from migration_pipeline.inspection.sampling import take_sample
 from migration_pipeline.inspection.survey import survey_sample
 from migration_pipeline.profile import Profile
 from migration_pipeline.scaffold import imported, scaffold, write
+from migration_pipeline.scaffold.names import Names, column_name, field_name
 from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
@@ -372,6 +373,10 @@ def test_what_was_sampled_is_never_quarantined(url: str, files: list[list[dict[s
         assert sum(report.loaded for report in reports) == items
         # Keys were told apart: there are as many rows as items.
         assert sum(query(url, f'SELECT count(*) FROM "{table}"')[0][0] for table in tables) == items
+
+
+def test_a_letter_that_looks_like_a_digit_is_no_name() -> None:
+    assert (field_name("±§l", Names()), column_name("l_")) == ("l_", "l")
 
 
 def test_whatever_is_scaffolded_passes_lint_types_and_its_own_test(tmp_path: Path) -> None:
