@@ -151,16 +151,15 @@ class RowEncoder:
         if not rows:
             return []
         encoded = _json.encode_lines(rows if self._prepare is None else list(map(self._prepare, rows)))[1:-2]
-        # A newline inside a value is still \n here, so these brackets are the rows' own.
+        # Each row is in brackets. One character is taken out in a tenth of the time of three, and mostly no value has any.
+        bare = encoded.replace(b"]", b"").replace(b"[", b"")
+        if len(encoded) - len(bare) != 2 * (len(rows) - 1):
+            # A newline inside a value is still \n here, so these brackets are the rows' own.
+            bare = encoded.replace(b"]\n[", b"\n")
         if self.table.landing:
-            encoded = encoded.replace(b"]\n[", b"\n")
-            return [
-                encoded
-                if _ESCAPE.search(encoded) is None
-                else b"\n".join(map(_unescape, encoded.split(b"\n")))
-            ]
-        lines = encoded.split(b"]\n[")
-        return lines if _ESCAPE.search(encoded) is None else list(map(_unescape, lines))
+            return [bare if _ESCAPE.search(bare) is None else b"\n".join(map(_unescape, bare.split(b"\n")))]
+        lines = bare.split(b"\n")
+        return lines if _ESCAPE.search(bare) is None else list(map(_unescape, lines))
 
 
 def _distinct(
