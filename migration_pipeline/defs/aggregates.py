@@ -115,8 +115,11 @@ def downstream_keys(profile: Profile) -> list[list[str]]:
 
 def _aggregate_asset(plan: Plan, profile: Profile, aggregate: Aggregate) -> dg.AssetsDefinition:
     table = aggregate.table
+    sources = ", ".join(f"`{source.qualified}`" for source in aggregate.sources)
     spec = table_spec(plan, profile, table, export_spec(plan, profile)).replace_attributes(
-        deps=[dg.AssetKey([plan.profile, source.name]) for source in aggregate.sources]
+        deps=[dg.AssetKey([plan.profile, source.name]) for source in aggregate.sources],
+        description=f"{table.comment}\n\nMade of what all files have in {sources}, one row for each "
+        f"`{', '.join(aggregate.by)}`, by the SELECT in `{aggregate.path.name}`.".lstrip(),
     )
     spec = spec.merge_attributes(metadata={"sql": dg.MetadataValue.md(f"```sql\n{aggregate.sql};\n```")})
     files = [LandedFile(planned.export_id, planned.file.name, planned.file.md5) for planned in plan.files]

@@ -71,7 +71,9 @@ def table_spec(plan: Plan, profile: Profile, table: Table, export: dg.AssetSpec)
             "dagster/table_name": table.qualified,
             "dagster/column_schema": dg.TableSchema(
                 columns=[_column(table, column) for column in table.columns],
-                constraints=dg.TableConstraints(other=[f"PRIMARY KEY ({', '.join(table.key)})"]),
+                constraints=dg.TableConstraints(
+                    other=[f"PRIMARY KEY ({', '.join(table.key)})"] if table.key else []
+                ),
             ),
             "documentation": _documentation(profile),
         },

@@ -15,6 +15,7 @@ from playwright.sync_api import Page, expect
 from migration_pipeline.plan import Plan
 from migration_pipeline.sample import write_sample
 from migration_pipeline_tests.browser.conftest import HEIGHT, Picture
+from migration_pipeline_tests.conftest import query
 from migration_pipeline_tests.operating import LOCATION, Bucket, Operation, eventually, operation
 
 FILES = 6
@@ -77,6 +78,18 @@ def launch(page: Page, operator: Operation, selection: str, partitions: int) -> 
 
     eventually(launched, "there are runs")
     return launched()[0]
+
+
+def terminate_what_is_held(page: Page, operator: Operation) -> str:
+    """Press Terminate on the page of the run that waits in the database, and let go of it; gives its id."""
+    eventually(operator.held, "a run waits in the database")
+    (run,) = operator.held()
+    page.goto(f"{operator.url}/runs/{run}")
+    page.get_by_role("button", name="Terminate").click()
+    page.get_by_role("dialog").get_by_role("button", name=re.compile("^Terminate")).click()
+    expect(page.get_by_text("Canceled", exact=True).first).to_be_visible()
+    operator.release()
+    return run
 
 
 def test_the_group_is_a_picture_of_the_migration(page: Page, operator: Operation, plan: Plan) -> None:
@@ -147,17 +160,33 @@ def test_a_run_is_terminated_and_its_file_is_missing(
     operator.query(WIPE, ranges=[{"assetKey": {"path": ["shop", name]}} for name in TABLES])
     operator.hold("customers")
     backfill = launch(page, operator, "All", FILES)
-    eventually(operator.held, "a file is loading")
-    (run,) = operator.held()
-    page.goto(f"{operator.url}/runs/{run}")
-    page.get_by_role("button", name="Terminate").click()
-    page.get_by_role("dialog").get_by_role("button", name=re.compile("^Terminate")).click()
-    expect(page.get_by_text("Canceled", exact=True).first).to_be_visible()
-    operator.release()
+    terminate_what_is_held(page, operator)
     eventually(lambda: operator.backfill_status(backfill) == "COMPLETED_FAILED", "the backfill ends")
     assert sorted(operator.states(plan)) == ["materialized"] * (FILES - 1) + ["stopped"]
     launch(page, operator, "Failed and missing", 1)
     eventually(lambda: operator.states(plan) == ["materialized"] * FILES, "the file is loaded")
+
+
+def test_an_aggregate_is_terminated_and_made_again(page: Page, operator: Operation, plan: Plan) -> None:
+    def materialize() -> None:
+        page.goto(f"{operator.url}/assets/shop/customer_activity")
+        page.get_by_text("Materialize", exact=True).first.click()
+
+    receipt = "SELECT run_id FROM migration.aggregate WHERE table_name = 'customer_activity'"
+    operator.hold("customer_activity")
+    materialize()
+    expect(page.locator("body")).to_contain_text(
+        "one row for each customer_id, by the SELECT in customer_activity.sql"
+    )
+    terminated = terminate_what_is_held(page, operator)
+    assert (terminated,) not in query(operator.database_url, receipt)
+    assert query(operator.database_url, "SELECT count(*) FROM pg_stat_activity WHERE state <> 'idle'") == [
+        (1,)
+    ]
+    materialize()
+    eventually(lambda: operator.runs()[0]["id"] != terminated, "there is another run")
+    newest = operator.runs()[0]["id"]
+    eventually(lambda: query(operator.database_url, receipt) == [(newest,)], "the aggregate is made")
 
 
 def test_the_numbers_of_a_file_can_be_read(

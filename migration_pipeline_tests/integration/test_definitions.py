@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from pydantic import ValidationError
 
 from migration_pipeline.cli import main
+from migration_pipeline.defs.aggregates import downstream_assets
 from migration_pipeline.defs.metadata import PROFILE_TAG
 from migration_pipeline.defs.migration import Database, migration_assets, replay_job
 from migration_pipeline.engine.load import EXAMPLES
@@ -55,7 +56,7 @@ def test_assets_say_what_an_operator_needs(shop_export: Path) -> None:
     shop = load_profile("shop")
     plan = make_plan(shop, "shop", [read_export(str(shop_export), Storage())])
     repository = dg.Definitions(
-        assets=migration_assets(plan, shop),
+        assets=[*migration_assets(plan, shop), *downstream_assets(plan, shop)],
         resources={
             "database": dg.ResourceDefinition.none_resource(),
         },
@@ -74,6 +75,15 @@ def test_assets_say_what_an_operator_needs(shop_export: Path) -> None:
     assert orders.description == (
         "Orders, one row each; their lines are in order_lines.\n\nItems that become rows:\n\n"
         "- `PK` = `CUSTOMER#…`, `SK` = `ORDER#…`: An order, kept in its customer's collection."
+    )
+    landed, activity = (
+        repository.get(dg.AssetKey(["shop", name])) for name in ("shop_events", "customer_activity")
+    )
+    assert landed.metadata["dagster/column_schema"].constraints.other == []  # a landing table has no key
+    assert activity.parent_keys == {landed.key}
+    assert activity.description == (
+        "What each customer did, in sum: from events in all files.\n\nMade of what all files have in "
+        "`landing.shop_events`, one row for each `customer_id`, by the SELECT in `customer_activity.sql`."
     )
     assert export.kinds == {"dynamodb", "file"}  # an export in a folder
     assert (
