@@ -5,7 +5,7 @@ so that reading or testing one needs neither Dagster nor a database.
 """
 
 from migration_pipeline.aggregate import Options
-from migration_pipeline.item import AnyInt, EpochMillis, EpochSeconds, Item, attribute
+from migration_pipeline.item import AnyInt, EpochMillis, EpochSeconds, Item, WholeItem, attribute
 from migration_pipeline.profile import Profile, prefix
 from migration_pipeline.row import BigInt, Integer, Merge, PgType, Row, SmallInt, column
 
@@ -22,6 +22,7 @@ __all__ = [
     "Profile",
     "Row",
     "SmallInt",
+    "WholeItem",
     "attribute",
     "column",
     "prefix",

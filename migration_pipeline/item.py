@@ -38,6 +38,14 @@ AnyInt = Annotated[int, Digits()]
 """An `int` from N, or from digits in S."""
 
 
+class Whole:
+    """Marks the field that holds the whole item."""
+
+
+WholeItem = Annotated[dict[str, Any], Whole()]
+"""All attributes of the item by name, as plain Python values: a document. Each item is read a second time for it."""
+
+
 def attribute(name: str | None = None, *, default: Any = msgspec.NODEFAULT) -> Any:
     """Name the DynamoDB attribute a field is read from, where that is no Python name of your liking.
 
@@ -65,6 +73,7 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     ``dict[str, Any]``, ``list[Any]``       M, L, as plain Python values: N as Decimal, sets as sorted lists
     ``Any``                                 any type, as a plain Python value
     ``X | None``                            X or NULL; a missing attribute is None too
+    ``WholeItem``                           no attribute, but all of them: the item as a document
     ======================================  =========================================================
 
     A field without a default that is not optional must be there: an item that lacks it, or has it as

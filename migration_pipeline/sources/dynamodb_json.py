@@ -24,7 +24,7 @@ import msgspec
 from msgspec import UNSET, UnsetType, defstruct
 
 from migration_pipeline.errors import BadItem, UsageError
-from migration_pipeline.item import Digits, Epoch, Item
+from migration_pipeline.item import Digits, Epoch, Item, Whole
 from migration_pipeline.row import unwrap
 
 ItemType = TypeVar("ItemType", bound=Item)
@@ -234,15 +234,16 @@ def objects(raw: msgspec.Raw | UnsetType) -> int:
 class Field(msgspec.Struct, frozen=True):
     """One field of an Item class, compiled: its member of the wire struct and its expression."""
 
-    attribute: str
-    member: tuple[Any, ...]
-    """As `msgspec.defstruct` takes a field: name, type[, default]."""
+    attribute: str | None
+    """None for the whole item."""
+    member: tuple[Any, ...] | None
+    """As `msgspec.defstruct` takes a field: name, type[, default]; None for the whole item."""
     expression: str
-    """Python source over `w`, the wire item, and `m`, the number of missing attributes, which it adds to."""
+    """Python source over `w`, the wire item, `line`, and `m`, the number of missing attributes, which it adds to."""
     careful: str
     """The same as `expression`, but what it raises is a ValueError that tells the reason."""
     braces: str
-    """Python source for the number of objects that the attribute is spelled with; "1" is a constant."""
+    """Python source for the number of objects that the attribute is spelled with; "0" and "1" are constants."""
     constants: dict[str, Any]
 
 
@@ -250,6 +251,8 @@ def _field(item_class: type[Item], index: int, info: msgspec.structs.FieldInfo, 
     bare, markers, optional = unwrap(annotation)
     has_default = info.default is not msgspec.NODEFAULT
     name, slot = info.encode_name, f"f{index}"
+    if any(isinstance(m, Whole) for m in markers):
+        return Field(None, None, "whole(line)", "whole(line)", "0", {})
     if bare is Any:
         default = info.default if has_default else None
         expression = f"(d{index} if (v := w.{slot}) is missing else plain(v))"
@@ -349,8 +352,8 @@ class ItemDecoder(Generic[ItemType]):
         infos = msgspec.structs.fields(item_class)
         self._item_class = item_class
         self._fields = [_field(item_class, n, info, hints[info.name]) for n, info in enumerate(infos)]
-        self._attributes = {field.attribute for field in self._fields}
-        self._names = dict(CONVERSIONS, Item=item_class, suspect=self._suspect)
+        self._attributes = {field.attribute for field in self._fields if field.attribute is not None}
+        self._names = dict(CONVERSIONS, Item=item_class, suspect=self._suspect, whole=whole)
         for field in self._fields:
             self._names.update(field.constants)
         self._passed_over = {name: False for name in known if name not in self._attributes}
@@ -366,6 +369,8 @@ class ItemDecoder(Generic[ItemType]):
         decode, make = self._first_steps
         try:
             return make(decode(line), line)
+        except BadItem:
+            raise
         except Exception as error:
             raise BadItem(self._reason(error, line)) from None
 
@@ -380,7 +385,7 @@ class ItemDecoder(Generic[ItemType]):
 
     def _compile(self, passed_over: dict[str, bool]) -> Steps[ItemType]:
         others = list(passed_over.items())
-        members = [field.member for field in self._fields] + [
+        members = [field.member for field in self._fields if field.member] + [
             (f"x{n}", AnyValue if nested else OneObject, msgspec.field(name=name, default=UNSET))
             for n, (name, nested) in enumerate(others)
         ]
@@ -401,7 +406,7 @@ class ItemDecoder(Generic[ItemType]):
             f"objects(w.x{n})" if nested else f"(w.x{n} is not UNSET)" for n, nested in enumerate(others)
         ]
         constant = 2 + spelled.count("1")  # the line's own object and the Item
-        total = " + ".join([str(constant), *(each for each in spelled if each != "1")]) + " - m"
+        total = " + ".join([str(constant), *(each for each in spelled if each not in ("0", "1"))]) + " - m"
         values = ", ".join(f"({field.expression})" for field in self._fields)
         # One character is counted in half the time of two, and is nearly always enough.
         return (
@@ -462,7 +467,7 @@ class ItemDecoder(Generic[ItemType]):
         wire = self._first_steps[0](line).Item
         for field in self._fields:
             try:
-                eval(field.careful, dict(self._names), {"w": wire, "m": 0})  # noqa: S307  # the generated source itself
+                eval(field.careful, dict(self._names), {"w": wire, "m": 0, "line": line})  # noqa: S307  # the generated source itself
             except (ValueError, ArithmeticError) as cause:
                 return f"attribute {field.attribute!r} {cause}"
         # It comes from the class's own code, and its text may echo a value.
@@ -585,7 +590,7 @@ _decode_any = msgspec.json.Decoder(AnyLine).decode
 def whole_item(line: bytes) -> dict[str, Value]:
     """Read all attributes of a line, whatever they are called. Raises `BadItem`.
 
-    For looking at items, not for loading them: it is several times slower than an `ItemDecoder`.
+    It is several times slower than an `ItemDecoder`.
     """
     try:
         item = _decode_any(line).Item
@@ -596,6 +601,15 @@ def whole_item(line: bytes) -> dict[str, Value]:
         raise BadItem("an attribute name occurs twice") from None
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise BadItem(_line_reason(error)) from None
+
+
+def whole(line: bytes) -> dict[str, Any]:
+    """Make a plain dict of all attributes of a line. Raises `BadItem`."""
+    try:
+        return document(whole_item(line))
+    except (ValueError, ArithmeticError) as cause:
+        # Which one is not said: of attributes that no class names, the names may be anybody's.
+        raise BadItem(f"one of its attributes {cause}") from None
 
 
 # -- reasons ---------------------------------------------------------------------------------------

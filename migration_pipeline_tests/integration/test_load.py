@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import psycopg2
 import pytest
 
-from migration_pipeline import prefix
+from migration_pipeline import Item, Row, WholeItem, prefix
 from migration_pipeline.engine.load import FileLoad, LoadSettings
 from migration_pipeline.engine.report import FileReport, Progress
 from migration_pipeline.engine.transform import Transform
@@ -28,6 +28,7 @@ from migration_pipeline.sources.export import Export, ExportFile, read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
 from migration_pipeline.targets.connection import connect
+from migration_pipeline.targets.ddl import create_tables
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.oracle import actual, checksum, expected
@@ -77,6 +78,39 @@ def test_tables_hold_what_the_oracle_computes(
     skipped = [report.skipped for report in reports if report.items]
     assert sum(s["sessions expire within a day"] for s in skipped) == counts["SESSION"]
     assert all(report.conserved for report in reports)
+
+
+class AnyCustomer(Item):
+    PK: str
+    everything: WholeItem
+
+
+class ArchivedCustomer(Row, table="archived_customers", key="customer"):
+    customer: str
+    item: dict[str, Any]
+
+
+def test_whole_items_are_documents(shop_database_url: str, export: Export) -> None:
+    archive = Profile("archive")
+
+    @archive.route(SK="PROFILE")
+    def customer(item: AnyCustomer) -> ArchivedCustomer:
+        return ArchivedCustomer(item.PK, item.everything)
+
+    create_tables(shop_database_url, archive.all_tables)
+    load_all(shop_database_url, export, profile=archive)
+    found = dict(query(shop_database_url, "SELECT customer, item FROM archived_customers"))
+    lines = [
+        line for file in export.files for line in gzip.decompress(Path(file.uri).read_bytes()).splitlines()
+    ]
+    customers = [item for line in lines if (item := json.loads(line)["Item"])["SK"] == {"S": "PROFILE"}]
+    assert len(found) == len(customers) > 0
+    for item in customers:
+        document = found[item["PK"]["S"]]
+        assert document.keys() == item.keys()
+        assert {name: value["S"] for name, value in item.items() if "S" in value} == {
+            name: value for name, value in document.items() if "S" in item[name]
+        }
 
 
 def test_the_receipts_say_what_was_loaded(shop_database_url: str, export: Export) -> None:

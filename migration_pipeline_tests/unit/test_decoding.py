@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migration_pipeline import EpochMillis, EpochSeconds, Item, attribute
+from migration_pipeline import EpochMillis, EpochSeconds, Item, WholeItem, attribute
 from migration_pipeline.errors import BadItem, UsageError
 from migration_pipeline.sources.dynamodb_json import item_decoder, keys_decoder
 
@@ -96,6 +96,43 @@ def test_all_types_read_as_their_independent_reading(
     assert got.N.as_tuple() == Decimal(n).as_tuple(), "no digit is added or lost"
     assert (got.any, got.M, got.L) == (read, {"x": read}, [read])
     assert (sorted(got.SS), sorted(got.NS), sorted(got.BS)) == (["a", "b"], [Decimal(1), Decimal(2)], [b"\0"])
+
+
+class Archived(Item):
+    """One attribute, and all of them."""
+
+    PK: str | None
+    everything: WholeItem
+
+
+@given(st.dictionaries(text, values, max_size=6), st.none() | text)
+def test_the_whole_item_is_a_document(members: dict[str, tuple[Any, Any]], key: str | None) -> None:
+    members.pop("PK", None)
+    if key is not None:
+        members["PK"] = ({"S": key}, key)
+    line = json.dumps({"Item": {name: wire for name, (wire, _) in members.items()}}).encode()
+    decode = item_decoder(Archived)
+    document = {name: value for name, (_, value) in members.items()}
+    for read in (decode(line), *decode.many([line]), *decode.many([line])):  # the last knows the names
+        assert (read.PK, read.everything) == (key, document)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "reason"),
+    [
+        (b'"a":{"S":"x"},"a":{"S":"y"}', "an attribute name occurs twice"),
+        (b'"PK":{"S":"k"},"a":{"N":"s3cret"}', "one of its attributes is not a number"),
+        (b'"PK":{"N":"1"},"a":{"S":"s3cret"}', "Object contains unknown field `N` at `$.Item.PK`"),
+        (b'"a":{"X":"s3cret"}', "a type that DynamoDB does not know at `$.Item[...]`"),
+    ],
+)
+def test_what_is_wrong_with_any_attribute_of_a_whole_item(attributes: bytes, reason: str) -> None:
+    line = b'{"Item":{' + attributes + b"}}"
+    with pytest.raises(BadItem) as caught:
+        item_decoder(Archived)(line)
+    assert str(caught.value) == reason
+    with pytest.raises(Exception):  # noqa: B017, PT011  # `many` may raise any
+        list(item_decoder(Archived).many([line]))
 
 
 def test_missing_null_and_default() -> None:
