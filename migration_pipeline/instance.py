@@ -245,19 +245,25 @@ class Instance:
 
     def run_error(self, run_id: str) -> str:
         """Give the first line of what a run failed with; "" when it did not fail."""
-        cursor = None
         line = ""
+        for event in self.events(run_id)[0]:
+            if event["__typename"] == "ExecutionStepFailureEvent":
+                return failure_of(event)
+            if event["__typename"] == "RunFailureEvent":
+                line = (event["message"] or "the run failed").splitlines()[0]
+        return line
+
+    def events(self, run_id: str, cursor: str | None = None) -> tuple[list[dict[str, Any]], str | None]:
+        """Give a run's events from after `cursor` on, oldest first, and the cursor to go on from; none of a deleted run."""
+        events: list[dict[str, Any]] = []
         while True:
-            run = self.query(EVENTS, run=run_id, cursor=cursor)["runOrError"]
-            connection = run.get("eventConnection") or {"events": [], "hasMore": False}
-            for event in connection["events"]:
-                if event["__typename"] == "ExecutionStepFailureEvent":
-                    return failure_of(event)
-                if event["__typename"] == "RunFailureEvent":
-                    line = (event["message"] or "the run failed").splitlines()[0]
+            connection = self.query(EVENTS, run=run_id, cursor=cursor)["runOrError"].get("eventConnection")
+            if connection is None:
+                return events, cursor
+            cursor = str(connection["cursor"])
+            events += connection["events"]
             if not connection["hasMore"]:
-                return line
-            cursor = connection["cursor"]
+                return events, cursor
 
     # -- what to do ------------------------------------------------------------------------------
 
@@ -418,7 +424,7 @@ query Events($run: ID!, $cursor: String) {
         cursor hasMore
         events {
           __typename
-          ... on MessageEvent { message }
+          ... on MessageEvent { message timestamp level }
           ... on ExecutionStepFailureEvent {
             error { message causes { message } }
             failureMetadata { description }

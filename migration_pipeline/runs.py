@@ -256,17 +256,9 @@ class _RunLog:
 
 
 def log_lines(instance: Instance, run_id: str, cursor: str | None = None) -> tuple[list[LogLine], str | None]:
-    """Read a run's events from after `cursor` on, oldest first; gives the cursor to go on from, too."""
-    lines: list[LogLine] = []
-    while True:
-        answer = instance.query(LOG, run=run_id, cursor=cursor)["runOrError"]
-        if "eventConnection" not in answer:
-            return lines, cursor  # the run was deleted
-        connection = answer["eventConnection"]
-        cursor = str(connection["cursor"])
-        lines += (_line(event) for event in connection["events"] if "timestamp" in event)
-        if not connection["hasMore"]:
-            return lines, cursor
+    """Read a run's log from after `cursor` on, oldest first; gives the cursor to go on from, too."""
+    events, cursor = instance.events(run_id, cursor)
+    return [_line(event) for event in events if "timestamp" in event], cursor
 
 
 def _line(event: dict[str, Any]) -> LogLine:
@@ -402,25 +394,6 @@ query LastRun($key: AssetKeyInput!, $partition: String!) {
 RUN_STATUS = """
 query RunStatus($run: ID!) {
   runOrError(runId: $run) { ... on Run { status } }
-}"""
-
-LOG = """
-query Log($run: ID!, $cursor: String) {
-  runOrError(runId: $run) {
-    ... on Run {
-      eventConnection(afterCursor: $cursor) {
-        cursor hasMore
-        events {
-          __typename
-          ... on MessageEvent { message timestamp level }
-          ... on ExecutionStepFailureEvent {
-            error { message causes { message } }
-            failureMetadata { description }
-          }
-        }
-      }
-    }
-  }
 }"""
 
 CONFIGS = """
