@@ -13,13 +13,13 @@ from typing import Any
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from migration_pipeline.instance import FileStatus, Instance
 from migration_pipeline.local.postgres import EmbeddedPostgres
 from migration_pipeline.local.stack import Stack, running
 from migration_pipeline.plan import Plan, plan_path, planned_profile, read_plan
 from migration_pipeline_tests.conftest import execute, query
+from migration_pipeline_tests.s3 import s3_server
 
 LOCATION = "migration_pipeline.definitions"
 SCRIPT = Path(sys.executable).parent / "migration-pipeline"
@@ -157,29 +157,15 @@ class Operation:
 @contextmanager
 def operation(home: Path, bucket: str, **settings: str) -> Iterator[tuple[Operation, Bucket]]:
     """Run S3 and a stack; more settings of the environment may be given."""
-    s3 = ThreadedMotoServer("127.0.0.1", port=0)
-    s3.start()
-    host, port = s3.get_host_and_port()
-    environment = {
-        "MIGRATION_HOME": str(home),
-        "AWS_ENDPOINT_URL_S3": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "an-id",
-        "AWS_SECRET_ACCESS_KEY": "a-s3cret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "PYTHONPATH": str(home),
-        **settings,
-    }
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in environment.items():
-                patch.setenv(name, value)
-            patch.syspath_prepend(str(home))
-            with running() as stack:
-                yield Operation(stack, home, environment), Bucket(bucket, boto3.Session().client("s3"))
+    with s3_server() as aws, pytest.MonkeyPatch.context() as patch:
+        environment = {"MIGRATION_HOME": str(home), "PYTHONPATH": str(home), **aws, **settings}
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.syspath_prepend(str(home))
+        with running() as stack:
+            yield Operation(stack, home, environment), Bucket(bucket, boto3.Session().client("s3"))
         if "MIGRATION_DATABASE_URL" not in settings:
             EmbeddedPostgres(home).remove()
-    finally:
-        s3.stop()
 
 
 def eventually(condition: Callable[[], object], what: str, seconds: float = PATIENCE_SECONDS) -> None:

@@ -29,7 +29,6 @@ from urllib.parse import parse_qs, urlsplit
 import boto3
 import msgspec
 import psycopg2
-from moto.server import ThreadedMotoServer
 
 from migration_pipeline.engine.load import FileLoad, LoadSettings
 from migration_pipeline.engine.report import FileReport
@@ -49,6 +48,7 @@ from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
 from migration_pipeline_tests.chaos.proxy import Proxy
 from migration_pipeline_tests.chaos.s3_faults import FaultyS3
 from migration_pipeline_tests.oracle import SELECTS, actual, data_lines, expected
+from migration_pipeline_tests.s3 import s3_server
 
 ITEMS, FILES, BAD = 2_400, 3, 24
 PATIENCE = DatabaseSettings(retry_seconds=60, lock_timeout_seconds=0.3, statement_timeout_seconds=2)
@@ -132,11 +132,8 @@ class Lab:
     @functools.cached_property
     def s3(self) -> FaultyS3:
         """An S3 server behind one that answers wrongly on demand."""
-        moto = ThreadedMotoServer("127.0.0.1", port=0)
-        moto.start()
-        self._ends.callback(moto.stop)
-        host, port = moto.get_host_and_port()
-        faulty: FaultyS3 = self._ends.enter_context(FaultyS3(f"http://{host}:{port}"))
+        behind = self._ends.enter_context(s3_server())["AWS_ENDPOINT_URL_S3"]
+        faulty: FaultyS3 = self._ends.enter_context(FaultyS3(behind))
         return faulty
 
     @functools.cache  # noqa: B019  # a lab lives as long as its process

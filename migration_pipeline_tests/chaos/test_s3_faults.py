@@ -14,12 +14,10 @@ import re
 import time
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from migration_pipeline.sources import resumable, storage, stream
 from migration_pipeline.sources.export import ExportFile
@@ -27,6 +25,7 @@ from migration_pipeline.sources.storage import Storage, StorageError, explained
 from migration_pipeline.sources.stream import FileStream
 from migration_pipeline_tests.chaos.proxy import Fault, Proxy
 from migration_pipeline_tests.chaos.s3_faults import Answer, FaultyS3
+from migration_pipeline_tests.s3 import s3_server
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -53,33 +52,21 @@ HALF = len(CONTENT) // 2
 
 
 @pytest.fixture(scope="module")
-def moto() -> Iterator[str]:
-    server = ThreadedMotoServer("127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+def server() -> Iterator[dict[str, str]]:
+    with s3_server() as environment:
+        yield environment | {"AWS_DEFAULT_REGION": "eu-west-1"}
 
 
 @pytest.fixture(scope="module")
-def faulty_server(moto: str) -> Iterator[FaultyS3]:
-    with FaultyS3(moto) as faulty:
+def faulty_server(server: dict[str, str]) -> Iterator[FaultyS3]:
+    with FaultyS3(server["AWS_ENDPOINT_URL_S3"]) as faulty:
         yield faulty
 
 
 @pytest.fixture
-def faulty(faulty_server: FaultyS3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FaultyS3:
+def faulty(faulty_server: FaultyS3, server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> FaultyS3:
     """The faulty S3, without a fault as yet, with the file in it; waits are short, and botocore tries once."""
-    for name, value in {
-        "AWS_ENDPOINT_URL_S3": faulty_server.url,
-        "AWS_ACCESS_KEY_ID": "an-id",
-        "AWS_SECRET_ACCESS_KEY": "a-s3cret",
-        "AWS_DEFAULT_REGION": "eu-west-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"),
-        "AWS_CONFIG_FILE": str(tmp_path / "none"),
-        "AWS_MAX_ATTEMPTS": "1",
-    }.items():
+    for name, value in (server | {"AWS_ENDPOINT_URL_S3": faulty_server.url, "AWS_MAX_ATTEMPTS": "1"}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(resumable, "WAIT_SECONDS", (0.01, 0.01, 0.01, 0.01, 0.01))
     monkeypatch.setattr(storage, "READ_SECONDS", 5)  # a machine under load is no fault; stalls set less

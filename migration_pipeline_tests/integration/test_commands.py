@@ -23,7 +23,6 @@ import boto3
 import psutil
 import pytest
 import requests
-from moto.server import ThreadedMotoServer
 from prometheus_client.parser import text_string_to_metric_families
 
 from migration_pipeline.instance import Instance
@@ -34,6 +33,7 @@ from migration_pipeline.plan import plan_path, planned_profile, read_plan
 from migration_pipeline.runs import run_status
 from migration_pipeline.sample import write_sample
 from migration_pipeline_tests.conftest import execute, query
+from migration_pipeline_tests.s3 import s3_server
 from migration_pipeline_tests.unit.test_monitoring import documented_metrics
 
 SCRIPT = Path(sys.executable).parent / "migration-pipeline"
@@ -123,21 +123,10 @@ class Night:
 def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
     home = tmp_path_factory.mktemp("a night")
     (home / "night.py").write_text(NIGHT)
-    s3 = ThreadedMotoServer("127.0.0.1", port=0)
-    s3.start()
-    host, port = s3.get_host_and_port()
-    settings = {
-        "MIGRATION_HOME": str(home),
-        "AWS_ENDPOINT_URL_S3": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "an-id",
-        "AWS_SECRET_ACCESS_KEY": "a-s3cret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "PYTHONPATH": str(home),
-    }
     with contextlib.ExitStack() as ends:
-        ends.callback(s3.stop)
+        settings = {"MIGRATION_HOME": str(home), "PYTHONPATH": str(home)}
         patch = ends.enter_context(pytest.MonkeyPatch.context())
-        for name, value in settings.items():
+        for name, value in (settings | ends.enter_context(s3_server())).items():
             patch.setenv(name, value)
         export = write_sample(home / "export", items=12_000, files=5, seed=5, bad=0)
         uri = _upload(export)

@@ -17,7 +17,6 @@ from typing import Any
 import boto3
 import psycopg2
 import pytest
-from moto.server import ThreadedMotoServer
 
 from migration_pipeline.instance import FileStatus, Instance
 from migration_pipeline.local.postgres import EmbeddedPostgres
@@ -27,6 +26,7 @@ from migration_pipeline.sample import write_sample
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.oracle import activities, actual, checksum, data_lines, expected
 from migration_pipeline_tests.oracle_pictures import SELECT, pictures
+from migration_pipeline_tests.s3 import s3_server
 
 Command = Callable[..., tuple[int, str]]
 
@@ -82,18 +82,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def environment(home: Path) -> Iterator[dict[str, str]]:
     """What an operator would export, for the stack and for every command."""
-    s3 = ThreadedMotoServer("127.0.0.1", port=0)
-    s3.start()
-    host, port = s3.get_host_and_port()
-    yield {
-        "MIGRATION_HOME": str(home),
-        "AWS_ENDPOINT_URL_S3": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "an-id",
-        "AWS_SECRET_ACCESS_KEY": "a-s3cret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "PYTHONPATH": str(home),
-    }
-    s3.stop()
+    with s3_server() as aws:
+        yield {"MIGRATION_HOME": str(home), "PYTHONPATH": str(home), **aws}
 
 
 @pytest.fixture(scope="module")

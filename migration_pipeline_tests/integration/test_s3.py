@@ -8,37 +8,26 @@ from pathlib import Path
 import boto3
 import pytest
 from click.testing import CliRunner
-from moto.server import ThreadedMotoServer
 
 from migration_pipeline.cli import main
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
+from migration_pipeline_tests.s3 import s3_server
 
 PREFIX = "some/prefix"
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    moto = ThreadedMotoServer("127.0.0.1", port=0)
-    moto.start()
-    host, port = moto.get_host_and_port()
-    yield f"http://{host}:{port}"
-    moto.stop()
+def server() -> Iterator[dict[str, str]]:
+    with s3_server() as environment:
+        yield environment | {"AWS_DEFAULT_REGION": "eu-west-1"}
 
 
 @pytest.fixture(autouse=True)
-def aws(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def aws(server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The usual AWS environment, as an operator would set it."""
-    for name, value in {
-        "AWS_ENDPOINT_URL_S3": server,
-        "AWS_ACCESS_KEY_ID": "an-id",
-        "AWS_SECRET_ACCESS_KEY": "a-s3cret",
-        "AWS_DEFAULT_REGION": "eu-west-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"),
-        "AWS_CONFIG_FILE": str(tmp_path / "none"),
-    }.items():
+    for name, value in server.items():
         monkeypatch.setenv(name, value)
 
 

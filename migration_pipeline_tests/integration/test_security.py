@@ -25,7 +25,6 @@ import psycopg2
 import pytest
 from click.testing import CliRunner
 from moto.core import set_initial_no_auth_action_count
-from moto.server import ThreadedMotoServer
 
 from migration_pipeline import Item, Profile, Row, attribute, column, prefix
 from migration_pipeline.cli import main
@@ -51,6 +50,7 @@ from migration_pipeline_tests.chaos import lab
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.integration.test_aggregates import files_of, make
 from migration_pipeline_tests.integration.test_quarantine import Lines, load_lines, load_shop, replay_file
+from migration_pipeline_tests.s3 import s3_server
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
 SECRET = "s3cr3t"
@@ -228,18 +228,10 @@ def test_the_quarantine_is_its_owners_alone(guarded_url: str) -> None:
 def test_the_documented_s3_policy_suffices_and_is_needed(
     shop_export: Path, monkeypatch: pytest.MonkeyPatch, left_out: str | None
 ) -> None:
-    moto = ThreadedMotoServer("127.0.0.1", port=0)
-    moto.start()
-    try:
-        host, port = moto.get_host_and_port()
-        for name, value in {
-            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-            "AWS_ACCESS_KEY_ID": "an-id",
-            "AWS_SECRET_ACCESS_KEY": "a-key",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }.items():
+    with s3_server() as environment:
+        for name, value in environment.items():
             monkeypatch.setenv(name, value)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", environment["AWS_ENDPOINT_URL_S3"])  # of IAM, too
         bucket = f"my-bucket-{abs(hash(left_out))}"
         s3, iam = boto3.client("s3"), boto3.client("iam")
         s3.create_bucket(Bucket=bucket)
@@ -266,8 +258,6 @@ def test_the_documented_s3_policy_suffices_and_is_needed(
         else:
             with pytest.raises(StorageError, match="needs s3:GetObject and s3:ListBucket"):
                 read()
-    finally:
-        moto.stop()
 
 
 # -- planted secrets --------------------------------------------------------------------------------

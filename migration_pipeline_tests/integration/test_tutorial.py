@@ -11,11 +11,11 @@ from pathlib import Path
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from migration_pipeline.local.postgres import EmbeddedPostgres
 from migration_pipeline.local.stack import Stack, running
 from migration_pipeline_tests.conftest import query
+from migration_pipeline_tests.s3 import s3_server
 
 PAGE = Path(__file__).parents[2] / "docs" / "tutorial.md"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -31,24 +31,16 @@ def home(tmp_path: Path) -> Path:
 @pytest.fixture
 def stack(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
     """What `make dev` starts, and an S3."""
-    s3 = ThreadedMotoServer("127.0.0.1", port=0)
-    s3.start()
-    host, port = s3.get_host_and_port()
     home.mkdir()
-    for name, value in {
-        "MIGRATION_HOME": str(home / ".local"),
-        "AWS_ENDPOINT_URL_S3": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "an-id",
-        "AWS_SECRET_ACCESS_KEY": "a-s3cret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "PYTHONPATH": str(home),  # the project's folder, from which `make dev` runs
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }.items():
-        monkeypatch.setenv(name, value)
-    with running() as started:
-        yield started
-    EmbeddedPostgres(home / ".local").remove()
-    s3.stop()
+    with s3_server() as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("MIGRATION_HOME", str(home / ".local"))
+        monkeypatch.setenv("PYTHONPATH", str(home))  # the project's folder, from which `make dev` runs
+        monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+        with running() as started:
+            yield started
+        EmbeddedPostgres(home / ".local").remove()
 
 
 def sync(home: Path) -> str:
