@@ -296,7 +296,7 @@ def backfill(
     reference: str, everything: bool, wait: bool, only: tuple[str, ...], first: int | None, dry: bool
 ) -> None:
     """Launch a backfill of all files that are not materialized, then of what is made of them all."""
-    from migration_pipeline.downstream import downstream, to_launch
+    from migration_pipeline.downstream import downstream, outdated, to_launch
 
     plan, profile, instance = _open(reference)
     chosen = {planned.partition for text in only for planned in plan.matching(text)}
@@ -307,7 +307,12 @@ def backfill(
     files = instance.files(plan, profile, attempts=False)
     asked = [f for f in files if not only or f.partition in chosen]
     wanted = [f for f in asked if everything or f.state in ("missing", "failed")][:first]
-    then = to_launch(downstream(instance, profile), files, wanted)
+    then = to_launch(
+        downstream(instance, profile),
+        files,
+        wanted,
+        lambda: outdated(plan, profile, settings.database_url()),
+    )
     if not wanted and not then:
         running = any(f.state == "running" for f in asked)
         click.echo(
@@ -337,6 +342,10 @@ def replay(reference: str) -> None:
         f"{report.items:,} items replayed: {report.loaded:,} loaded, {report.skipped:,} skipped, "
         f"{report.quarantined:,} still in quarantine"
     )
+    if report.loaded and profile.aggregates:
+        click.echo(
+            f"what is made of all files does not have them yet: migration-pipeline backfill {reference} --wait"
+        )
     if report.quarantined:
         raise click.exceptions.Exit(1)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -10,7 +10,10 @@ from rich.table import Table
 
 from migration_pipeline.defs.aggregates import downstream_keys
 from migration_pipeline.instance import FileStatus, Instance, State
+from migration_pipeline.plan import Plan
 from migration_pipeline.profile import Profile
+from migration_pipeline.targets.connection import DatabaseError
+from migration_pipeline.targets.receipts import read_aggregates, read_receipts
 from migration_pipeline.terminal import STYLES
 
 
@@ -38,13 +41,38 @@ def downstream(instance: Instance, profile: Profile) -> list[AssetStatus]:
 
 
 def to_launch(
-    assets: Sequence[AssetStatus], files: Sequence[FileStatus], wanted: Sequence[FileStatus]
+    assets: Sequence[AssetStatus],
+    files: Sequence[FileStatus],
+    wanted: Sequence[FileStatus],
+    outdated: Callable[[], bool] = lambda: False,
 ) -> list[list[str]]:
-    """The keys to launch together with `wanted`: all of them, where that completes the files and anything is left to do."""
+    """The keys to launch together with `wanted`: all of them, where that completes the files and anything is left to do.
+
+    `outdated` is asked last: whether more is left to do than Dagster knows of.
+    """
     launched = {file.partition for file in wanted}
-    complete = all(file.state == "materialized" or file.partition in launched for file in files)
-    left = bool(wanted) or any(asset.state not in ("materialized", "running") for asset in assets)
-    return [asset.key for asset in assets] if complete and left else []
+    if not all(file.state == "materialized" or file.partition in launched for file in files):
+        return []
+    states = {asset.state for asset in assets}
+    left = wanted or states - {"materialized", "running"} or ("running" not in states and outdated())
+    return [asset.key for asset in assets] if left else []
+
+
+def outdated(plan: Plan, profile: Profile, url: str) -> bool:
+    """Whether the receipt of an aggregate says that it is not made of what is landed now, as after a replay.
+
+    Where the database cannot be reached from here, only Dagster knows: then it is not.
+    """
+    try:
+        receipts, made = read_receipts(url, plan.profile), read_aggregates(url, plan.profile)
+    except DatabaseError:
+        return False
+    files = [r for p in plan.files if (r := receipts.get((p.export_id, p.file.name)))]
+    return any(
+        made[aggregate.table.qualified].fault(aggregate.sql_md5, files)
+        for aggregate in profile.aggregates
+        if aggregate.table.qualified in made
+    )
 
 
 def downstream_table(assets: Sequence[AssetStatus]) -> Table:

@@ -207,7 +207,11 @@ def _column(row_class: type[Row], field: str, name: str, annotation: Any, commen
     pg_type = next((m.name for m in markers if isinstance(m, PgType)), None) or _pg_type(bare)
     if pg_type is None:
         raise UsageError(f"{row_class.__name__}.{field}: no PostgreSQL type for {annotation!r}")
-    if pg_type in ("jsonb", "json"):
+    if pg_type == "json":
+        raise UsageError(
+            f"{row_class.__name__}.{field}: json has no equality, so no rerun could compare it: use jsonb"
+        )
+    if pg_type == "jsonb":
         bare = Any
     merge = next((m.expression for m in markers if isinstance(m, Merge)), None)
     if merge is not None and not ("{old}" in merge and "{new}" in merge):

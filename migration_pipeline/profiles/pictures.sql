@@ -24,11 +24,15 @@ SELECT id,
        '[]'::jsonb AS taxonomy,
        'MEDIA' AS type,
        'migration' AS "createdBy",
-       (SELECT max(export_time) FROM migration.loaded_file WHERE profile = 'pictures') AS "createdAt",
-       (SELECT max(export_time) FROM migration.loaded_file WHERE profile = 'pictures') AS "updatedAt",
+       exported_at AS "createdAt",
+       exported_at AS "updatedAt",
        variants::jsonb AS variants
   FROM (
     SELECT picture_id AS id,
+           -- Of what is landed, that is, of the exports in the plan; receipts of others may still be there.
+           (SELECT max(export_time)
+              FROM migration.slice JOIN migration.loaded_file USING (profile, export_id, file)
+             WHERE profile = 'pictures' AND landed_at IS NOT NULL) AS exported_at,
            decode(min(uuid_digest COLLATE "C"), 'hex') AS digest,
            -- The item with format 85 comes before all others.
            min(ARRAY[CASE WHEN format_id = 85 THEN '0' ELSE '1' END, id, stem, extension, agency_id::text]

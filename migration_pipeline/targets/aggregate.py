@@ -8,6 +8,7 @@ nobody replaced meanwhile.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +17,8 @@ from itertools import pairwise
 from typing import Any, Optional
 
 import msgspec
+import psycopg2
+import psycopg2.errorcodes
 import psycopg2.errors
 from psycopg2 import sql
 
@@ -25,6 +28,7 @@ from migration_pipeline.row import Table
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
 from migration_pipeline.targets.ddl import COLUMNS, check_bookkeeping, check_table, qualified
 from migration_pipeline.targets.landing import identifier, part_of
+from migration_pipeline.targets.receipts import md5_of_files
 from migration_pipeline.targets.session import CANCEL_SECONDS, POLL_SECONDS, Session
 
 FILES_SHOWN = 20
@@ -103,12 +107,21 @@ SELECT s.export_id, s.file, f.md5, s.id, s.rows
 FORGET = "DELETE FROM migration.slice WHERE id = %s"
 
 HISTOGRAM = """
-SELECT unnest(histogram_bounds::text::{type}[])::text
-  FROM pg_stats
- WHERE schemaname = %s AND tablename = %s AND attname = %s AND inherited
+SELECT bound::text
+  FROM (SELECT DISTINCT {bound} AS bound
+          FROM pg_stats s, unnest(coalesce(histogram_bounds::text, most_common_vals::text)::text[]) AS b
+         WHERE (schemaname, tablename) = (SELECT relnamespace::regnamespace::name, relname FROM pg_class
+                                           WHERE oid = to_regclass(%s))
+           AND attname = %s AND inherited) AS bounds
+ ORDER BY bounds.bound
 """
+"""Values that split the landed rows into shares of one size, or all values if they are few, in the order of the key."""
 
-SCHEMA_OF = "SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass(%s)"
+COLLATION = """
+SELECT attcollation::regcollation::text
+  FROM pg_attribute
+ WHERE attrelid = to_regclass(%s) AND attname = %s AND attcollation <> 0
+"""
 
 OCCUPIED = "SELECT EXISTS (SELECT FROM {target} t WHERE {range_of_target})"
 
@@ -120,7 +133,7 @@ SELECT {cast} FROM (
 """
 
 STAGE = """
-CREATE TEMP TABLE part ON COMMIT DROP AS
+CREATE TEMP TABLE migration_part ON COMMIT DROP AS
 SELECT {cast} FROM (
 {select}
 ) q WHERE {range_of_query}
@@ -130,33 +143,34 @@ UPSERT = """
 WITH upserted AS (
     INSERT INTO {target} AS t ({columns})
     SELECT {staged}
-      FROM pg_temp.part s
+      FROM pg_temp.migration_part s
       LEFT JOIN {target} t ON {same_key} AND {range_of_target}
-     WHERE t.{first_key} IS NULL OR ({theirs}) IS DISTINCT FROM ({ours})
+     WHERE t.{first_key} IS NULL {or_different}
      ORDER BY {staged_key}
-        ON CONFLICT ({key}) DO UPDATE SET {changes}
+        ON CONFLICT ({key}) DO {update}
     RETURNING xmax <> 0 AS changed
 )
-SELECT (SELECT count(*) FROM pg_temp.part), count(*) FILTER (WHERE NOT changed), count(*) FILTER (WHERE changed)
+SELECT (SELECT count(*) FROM pg_temp.migration_part), count(*) FILTER (WHERE NOT changed), count(*) FILTER (WHERE changed)
   FROM upserted
 """
 
 DELETE = """
 DELETE FROM {target} t
- WHERE {range_of_target} AND NOT EXISTS (SELECT FROM pg_temp.part s WHERE {same_key})
+ WHERE {range_of_target} AND NOT EXISTS (SELECT FROM pg_temp.migration_part s WHERE {same_key})
 """
 
 RECEIPT = """
 INSERT INTO migration.aggregate
-       (profile, table_name, profile_version, sql_md5, files, groups, rows, new, changed, unchanged, deleted,
-        parts, retries, seconds, run_id)
-VALUES (%(profile)s, %(table_name)s, %(profile_version)s, %(sql_md5)s, %(files)s, %(groups)s, %(rows)s, %(new)s,
-        %(changed)s, %(unchanged)s, %(deleted)s, %(parts)s, %(retries)s, %(seconds)s, %(run_id)s)
+       (profile, table_name, profile_version, sql_md5, files, files_md5, groups, rows, new, changed, unchanged,
+        deleted, parts, retries, seconds, run_id, made_at)
+VALUES (%(profile)s, %(table_name)s, %(profile_version)s, %(sql_md5)s, %(files)s, %(files_md5)s, %(groups)s,
+        %(rows)s, %(new)s, %(changed)s, %(unchanged)s, %(deleted)s, %(parts)s, %(retries)s, %(seconds)s, %(run_id)s,
+        clock_timestamp())
 ON CONFLICT (profile, table_name) DO UPDATE
    SET profile_version = EXCLUDED.profile_version, sql_md5 = EXCLUDED.sql_md5, files = EXCLUDED.files,
-       groups = EXCLUDED.groups, rows = EXCLUDED.rows, new = EXCLUDED.new, changed = EXCLUDED.changed,
+       files_md5 = EXCLUDED.files_md5, groups = EXCLUDED.groups, rows = EXCLUDED.rows, new = EXCLUDED.new, changed = EXCLUDED.changed,
        unchanged = EXCLUDED.unchanged, deleted = EXCLUDED.deleted, parts = EXCLUDED.parts,
-       retries = EXCLUDED.retries, seconds = EXCLUDED.seconds, run_id = EXCLUDED.run_id, made_at = now()
+       retries = EXCLUDED.retries, seconds = EXCLUDED.seconds, run_id = EXCLUDED.run_id, made_at = EXCLUDED.made_at
 """
 
 Bounds = tuple[Optional[str], Optional[str]]  # noqa: UP045  # an alias that Python 3.10 can evaluate
@@ -191,6 +205,7 @@ class AggregateRun:
             for _ in range(settings.sessions + 1)
         ]
         self._types: dict[str, str] = {}
+        self._key_collation = ""
         self._groups = 0
 
     def run(self) -> AggregateReport:
@@ -242,17 +257,19 @@ class AggregateRun:
         for table in (self._table, *self._aggregate.sources):
             check_table(table, cursor)
         cursor.execute(COLUMNS, (qualified(self._table),))
-        self._types = {name: pg_type for name, pg_type, *_ in cursor.fetchall()}
+        self._types = {name: _not_truncated(pg_type) for name, pg_type, *_ in cursor.fetchall()}
+        cursor.execute(COLLATION, (qualified(self._table), self._table.key[0]))
+        self._key_collation = (cursor.fetchone() or ("",))[0]
 
     def _drop_others(self, cursor: Any) -> bool:
         """Drop what was landed of files that are none of the plan's, some at a time; gives whether there were any."""
         ours = {(file.export_id, file.file) for file in self._files}
         cursor.execute(LANDED, (self._identity.profile,))
         others = [row for row in cursor.fetchall() if (row[0], row[1]) not in ours][:DROPPED_AT_ONCE]
-        for _, file, _, number, _ in others:
+        for _, file, _, number, counts in others:
             cursor.execute(FORGET, (number,))
-            for source in self._aggregate.sources:
-                cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(part_of(source, number)))
+            for landing in counts:  # those of other aggregates, too: nothing knows of them any more
+                cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(part_of(landing, number)))
             self._say(f"{self._name}: dropped what was landed of {file}, which the plan no longer has")
         return bool(others)
 
@@ -317,14 +334,12 @@ class AggregateRun:
         bounds: list[str] = []
         if wanted > 1:
             source, by = self._aggregate.sources[0], self._aggregate.by[0]
-            cursor.execute(SCHEMA_OF, (qualified(source),))
-            (schema,) = cursor.fetchone()
-            key_type = sql.SQL(self._types[self._table.key[0]])
-            cursor.execute(sql.SQL(HISTOGRAM).format(type=key_type), (schema, source.name, by))
+            statement = sql.SQL(HISTOGRAM).format(bound=self._as_key(sql.Identifier("b")))
+            cursor.execute(statement, (qualified(source), by))
             histogram = [bound for (bound,) in cursor.fetchall()]
             step = max(1.0, len(histogram) / wanted)
             bounds = [histogram[int(step * n)] for n in range(1, wanted) if step * n < len(histogram)]
-        edges: list[str | None] = [None, *dict.fromkeys(bounds), None]
+        edges: list[str | None] = [None, *bounds, None]
         return list(pairwise(edges))
 
     def _tune(self, cursor: Any) -> None:
@@ -414,12 +429,16 @@ class AggregateRun:
             "same_key": sql.SQL(" AND ").join(
                 sql.SQL("t.{0} = s.{0}").format(sql.Identifier(name)) for name in table.key
             ),
-            "theirs": _list(others, "t"),
-            "ours": _list(others, "s"),
-            "changes": sql.SQL(", ").join(
+            "or_different": sql.SQL("OR ({}) IS DISTINCT FROM ({})").format(
+                _list(others, "t"), _list(others, "s")
+            ),
+            "update": sql.SQL("UPDATE SET ")
+            + sql.SQL(", ").join(
                 sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(name)) for name in others
             ),
         }
+        if not others:  # the table is all key
+            parts |= {"or_different": sql.SQL(""), "update": sql.SQL("NOTHING")}
         inserted = self._insert(cursor, parts)
         return self._upsert(cursor, parts) if inserted is None else (inserted, inserted, 0, 0)
 
@@ -434,7 +453,7 @@ class AggregateRun:
             return None
         cursor.execute("SAVEPOINT empty")
         try:
-            cursor.execute(sql.SQL(INSERT).format(**parts))
+            self._execute(cursor, sql.SQL(INSERT).format(**parts))
         except psycopg2.errors.UniqueViolation:
             # Somebody else's row came in between, or the SELECT has two rows of a key: the upsert will tell.
             cursor.execute("ROLLBACK TO SAVEPOINT empty")
@@ -444,7 +463,7 @@ class AggregateRun:
 
     def _upsert(self, cursor: Any, parts: dict[str, sql.Composable]) -> Counts:
         """Upsert the rows of a range that are new or different, and delete those without a source if told to."""
-        cursor.execute(sql.SQL(STAGE).format(**parts))
+        self._execute(cursor, sql.SQL(STAGE).format(**parts))
         cursor.execute(sql.SQL(UPSERT).format(**parts))
         rows, new, changed = cursor.fetchone()
         deleted = 0
@@ -453,22 +472,48 @@ class AggregateRun:
             deleted = cursor.rowcount
         return rows, new, changed, deleted
 
+    def _execute(self, cursor: Any, statement: sql.Composed) -> None:
+        """Run a statement that holds the profile's SELECT. Raises `MigrationError` if that is at fault, with its line."""
+        try:
+            cursor.execute(statement)
+        except psycopg2.Error as error:
+            state = error.pgcode or ""
+            if not state.startswith("42") or state == psycopg2.errorcodes.INSUFFICIENT_PRIVILEGE:
+                raise
+            own, text = self._aggregate.sql, statement.as_string(cursor)
+            place = int(error.diag.statement_position or 0) - 1 - text.index(own)
+            line = f", line {own.count(chr(10), 0, place) + 1}" if 0 <= place < len(own) else ""
+            raise MigrationError(
+                f"aggregate {self._name}: PostgreSQL refuses its SQL, {self._aggregate.path.name}{line}: "
+                f"{type(error).__name__} (SQLSTATE {state}); mend it, or the tables, then run it again"
+            ) from None
+
     def _within(self, alias: str, bounds: Bounds) -> sql.Composable:
+        """The condition of a range. What the query gives is compared as the table compares its key."""
         key = self._table.key[0]
-        column, key_type = sql.Identifier(alias, key), sql.SQL(self._types[key])
+        column: sql.Composable = sql.Identifier(alias, key)
+        if alias == "q":
+            column = self._as_key(column)
         conditions = [
-            sql.SQL("{} {} {}::{}").format(column, sql.SQL(operator), sql.Literal(bound), key_type)
+            sql.SQL("{} {} {}::{}").format(
+                column, sql.SQL(operator), sql.Literal(bound), sql.SQL(self._types[key])
+            )
             for operator, bound in zip((">=", "<"), bounds, strict=True)
             if bound is not None
         ]
         return sql.SQL(" AND ").join(conditions) if conditions else sql.SQL("true")
 
+    def _as_key(self, value: sql.Composable) -> sql.Composable:
+        """Cast a value to the type of the key's first column, with its collation."""
+        collate = f" COLLATE {self._key_collation}" if self._key_collation else ""
+        return sql.SQL("{}::{}{}").format(value, sql.SQL(self._types[self._table.key[0]]), sql.SQL(collate))
+
     # -- after -----------------------------------------------------------------------------------
 
     def _close(self, cursor: Any, slices: Sequence[Any], report: AggregateReport) -> None:
         """Write the receipt, if everything adds up."""
-        # A file that is just being landed is waited for, and those that come later wait: so what a receipt says of a
-        # later time is later.
+        # A file that is just being landed, or replayed, is waited for, and those that come later wait. Receipts have
+        # the clock's time, of when they are written and not of when their transaction began: so later ones are later.
         cursor.execute("LOCK TABLE migration.slice IN SHARE MODE")
         cursor.execute(LANDED, (self._identity.profile,))
         if [(number, counts) for _, _, _, number, counts in cursor.fetchall()] != list(slices):
@@ -487,8 +532,21 @@ class AggregateRun:
             "unchanged": report.unchanged,
             "table_name": self._name,
             "sql_md5": self._aggregate.sql_md5,
+            "files_md5": md5_of_files((file.export_id, file.file) for file in self._files),
         }
         cursor.execute(RECEIPT, values)
+
+
+TRUNCATING = re.compile(r"(?:character varying|bit varying)\(\d+\)")
+
+
+def _not_truncated(pg_type: str) -> str:
+    """Take the length off a type of text: a cast to it cuts silently what an INSERT refuses."""
+    return (
+        "bpchar"
+        if pg_type.startswith("character(")
+        else TRUNCATING.sub(lambda m: m[0].partition("(")[0], pg_type)
+    )
 
 
 def _sortable(table: Table, name: str) -> sql.Composable:

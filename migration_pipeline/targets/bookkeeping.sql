@@ -109,7 +109,7 @@ COMMENT ON TABLE migration.slice IS
 CREATE UNIQUE INDEX IF NOT EXISTS slice_landed
     ON migration.slice (profile, export_id, file) WHERE landed_at IS NOT NULL;
 
--- The receipt of an aggregate: written in the transaction of its last part.
+-- The receipt of an aggregate: written after its last part, if it adds up.
 CREATE TABLE IF NOT EXISTS migration.aggregate (
     profile         text NOT NULL,
     table_name      text NOT NULL,
@@ -129,5 +129,6 @@ CREATE TABLE IF NOT EXISTS migration.aggregate (
     made_at         timestamp with time zone NOT NULL DEFAULT now(),
     PRIMARY KEY (profile, table_name)
 );
+ALTER TABLE migration.aggregate ADD COLUMN IF NOT EXISTS files_md5 text NOT NULL DEFAULT '';
 COMMENT ON TABLE migration.aggregate IS
     'Receipts: one row for each aggregate that was made whole, of all files of its plan.';

@@ -296,8 +296,8 @@ class ComparingTarget(PostgresTarget):
             found.compared = -self.comparisons[table.qualified].compared  # none was compared, after all
         else:
             theirs = sql.SQL("SELECT {} FROM {} WHERE false").format(names, staging)
-            if number is not None and self._exists(cursor, part_of(table, number)):
-                theirs = sql.SQL("SELECT {} FROM {}").format(names, part_of(table, number))
+            if number is not None and self._exists(cursor, part_of(table.qualified, number)):
+                theirs = sql.SQL("SELECT {} FROM {}").format(names, part_of(table.qualified, number))
             cursor.execute(sql.SQL(COMPARE_SLICES).format(names=names, staging=staging, theirs=theirs))
             missing, extra = cursor.fetchone()
             found.found += Counter({Difference("missing"): missing, Difference("extra"): extra})

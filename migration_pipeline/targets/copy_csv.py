@@ -61,7 +61,7 @@ def scalar(value: Any) -> str:
 def _spelling(column: Column) -> Callable[[Any], str] | None:
     """The function that turns a column's values to text; None where their JSON form will do."""
     bare = column.python_type
-    if column.pg_type in ("jsonb", "json"):
+    if column.pg_type == "jsonb":
         return document
     if get_origin(bare) in (frozenset, set, list):
         return array(bytea if element_type(bare) is bytes else scalar)

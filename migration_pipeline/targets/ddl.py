@@ -94,7 +94,7 @@ SELECT count(*)
     OR attrelid = to_regclass('migration.verification') AND attname = 'extra'
     OR attrelid = to_regclass('migration.difference') AND attname = 'key'
     OR attrelid = to_regclass('migration.slice') AND attname = 'landed_at'
-    OR attrelid = to_regclass('migration.aggregate') AND attname = 'made_at'
+    OR attrelid = to_regclass('migration.aggregate') AND attname = 'files_md5'
 """
 """The newest column of each of our tables."""
 
@@ -104,7 +104,6 @@ ALSO_FITS: dict[str, tuple[str, ...]] = {
     "bigint": ("smallint", "integer", "numeric"),
     "numeric": (),
     "double precision": ("real",),
-    "jsonb": ("json",),
 }
 """Our type -> other column types that take its values; PostgreSQL refuses single values that do not fit."""
 

@@ -17,7 +17,7 @@ from migration_pipeline.profile import Profile
 from migration_pipeline.row import Table, table_of
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
 from migration_pipeline.targets.ddl import qualified, quote
-from migration_pipeline.targets.landing import identifier, part_of
+from migration_pipeline.targets.landing import LEFTOVERS, LOCK_CLASS, identifier, part_of
 from migration_pipeline.targets.session import Session
 
 CONSTRAINT = "SELECT 1 FROM pg_constraint WHERE conrelid = to_regclass(%s) AND conname = %s"
@@ -156,10 +156,14 @@ def _analyze(table: Table) -> Callable[[Any], str]:
 
 
 def _drop_landing(cursor: Any, profile: Profile) -> int:
+    """Drop some slices, those that failed and killed loads have left among them; gives how many."""
     cursor.execute(SLICES, (profile.name,))
     slices = cursor.fetchall()
+    if not slices:
+        cursor.execute(LEFTOVERS, {"profile": profile.name, "lock": LOCK_CLASS})
+        slices = cursor.fetchall()
     for (number,) in slices:
         for table in profile.tables.values():
             if table.landing:
-                cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(part_of(table, number)))
+                cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(part_of(table.qualified, number)))
     return len(slices)

@@ -114,14 +114,14 @@ class Slice:
                 sql.SQL(
                     "CREATE TABLE IF NOT EXISTS {} (LIKE {} INCLUDING ALL EXCLUDING INDEXES) "
                     "WITH (autovacuum_enabled = off)"
-                ).format(part_of(table, self._id), identifier(table))
+                ).format(part_of(table.qualified, self._id), identifier(table))
             )
             self._made.add(table.qualified)
 
     def copy(self, cursor: Any, table: Table, data: bytes) -> None:
         """Copy rows into it."""
         statement = sql.SQL("COPY {} ({}) FROM STDIN WITH ({})").format(
-            part_of(table, self._id),
+            part_of(table.qualified, self._id),
             sql.SQL(", ").join(sql.Identifier(column.name) for column in table.columns),
             sql.SQL(COPY_OPTIONS),
         )
@@ -135,7 +135,9 @@ class Slice:
         for table in self._tables:
             if counts[table.qualified]:
                 cursor.execute(
-                    sql.SQL("ALTER TABLE {} INHERIT {}").format(part_of(table, self._id), identifier(table))
+                    sql.SQL("ALTER TABLE {} INHERIT {}").format(
+                        part_of(table.qualified, self._id), identifier(table)
+                    )
                 )
         self._drop_empty(cursor, counts)
         cursor.execute(LANDED, (msgspec.json.encode(counts).decode(), self._id))
@@ -156,7 +158,7 @@ class Slice:
                 if not counts[name]:
                     cursor.execute(
                         sql.SQL("ALTER TABLE {} INHERIT {}").format(
-                            part_of(table, self._id), identifier(table)
+                            part_of(table.qualified, self._id), identifier(table)
                         )
                     )
                 counts[name] += rows[name]
@@ -166,13 +168,13 @@ class Slice:
     def _drop(self, cursor: Any, ids: Iterable[tuple[int]]) -> None:
         for (number,) in ids:
             for table in self._tables:
-                cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(part_of(table, number)))
+                cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(part_of(table.qualified, number)))
 
     def _drop_empty(self, cursor: Any, counts: Mapping[str, int]) -> None:
         """Drop tables that were made for rows which were all refused."""
         for table in self._tables:
             if not counts[table.qualified]:
-                cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(part_of(table, self._id)))
+                cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(part_of(table.qualified, self._id)))
 
 
 def identifier(table: Table) -> sql.Identifier:
@@ -180,6 +182,7 @@ def identifier(table: Table) -> sql.Identifier:
     return sql.Identifier(*(part for part in (table.schema, table.name) if part))
 
 
-def part_of(table: Table, number: int | None) -> sql.Identifier:
-    """The quoted name of a landing table's slice."""
-    return sql.Identifier(*(part for part in (table.schema, f"{table.name}_{number}") if part))
+def part_of(table: str, number: int | None) -> sql.Identifier:
+    """The quoted name of a landing table's slice; `table` is its qualified name."""
+    schema, _, name = table.rpartition(".")
+    return sql.Identifier(*filter(None, (schema, f"{name}_{number}")))

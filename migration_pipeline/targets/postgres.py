@@ -69,18 +69,18 @@ class FileIdentity(msgspec.Struct, frozen=True):
 RECEIPT = """
 INSERT INTO migration.loaded_file
        (profile, export_id, file, profile_version, md5, bytes, items, loaded, skipped, unrouted, quarantined,
-        rows, collisions, changed, nul, retries, seconds, run_id, export_time)
+        rows, collisions, changed, nul, retries, seconds, run_id, export_time, loaded_at)
 VALUES (%(profile)s, %(export_id)s, %(file)s, %(profile_version)s, %(md5)s, %(bytes)s, %(items)s, %(loaded)s,
         %(skipped)s, %(unrouted)s, %(quarantined)s,
         %(rows)s, %(collisions)s, %(changed)s, %(nul)s, %(retries)s, %(seconds)s, %(run_id)s,
-        %(export_time)s)
+        %(export_time)s, clock_timestamp())
 ON CONFLICT (profile, export_id, file) DO UPDATE
    SET profile_version = EXCLUDED.profile_version, md5 = EXCLUDED.md5, bytes = EXCLUDED.bytes,
        items = EXCLUDED.items, loaded = EXCLUDED.loaded, skipped = EXCLUDED.skipped,
        unrouted = EXCLUDED.unrouted, quarantined = EXCLUDED.quarantined, rows = EXCLUDED.rows,
        collisions = EXCLUDED.collisions, changed = EXCLUDED.changed, nul = EXCLUDED.nul,
-       retries = EXCLUDED.retries, seconds = EXCLUDED.seconds, run_id = EXCLUDED.run_id, loaded_at = now(),
-       export_time = coalesce(EXCLUDED.export_time, loaded_file.export_time)
+       retries = EXCLUDED.retries, seconds = EXCLUDED.seconds, run_id = EXCLUDED.run_id,
+       loaded_at = EXCLUDED.loaded_at, export_time = coalesce(EXCLUDED.export_time, loaded_file.export_time)
 """
 
 RECEIPT_OF = """

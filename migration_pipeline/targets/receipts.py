@@ -5,6 +5,7 @@ Each statement runs in psql, too, with names in quotes in place of ``%(…)s``; 
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ SELECT export_id, file, profile_version, md5, bytes, items, loaded, skipped, unr
 """
 
 AGGREGATES = """
-SELECT table_name, profile_version, sql_md5, files, groups, rows, new, changed, unchanged, deleted, parts, retries,
+SELECT table_name, profile_version, sql_md5, files, files_md5, groups, rows, new, changed, unchanged, deleted, parts, retries,
        seconds, run_id, made_at
   FROM migration.aggregate
  WHERE profile = %(profile)s
@@ -159,6 +160,12 @@ def read_receipts(url: str, profile: str) -> dict[FileKey, Receipt]:
     return {(receipt.export_id, receipt.file): receipt for receipt in receipts}
 
 
+def md5_of_files(files: Iterable[tuple[str, str]]) -> str:
+    """One MD5, in hex, for a set of files: export and name of each."""
+    text = "\n".join(sorted("\t".join(file) for file in files))
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
 class AggregateReceipt(msgspec.Struct, frozen=True, kw_only=True):
     """A row of ``migration.aggregate``; counts are of rows, but for `files`, `groups`, `parts` and `retries`."""
 
@@ -167,6 +174,8 @@ class AggregateReceipt(msgspec.Struct, frozen=True, kw_only=True):
     profile_version: str
     sql_md5: str
     files: int
+    files_md5: str
+    """`md5_of_files` of them."""
     groups: int
     rows: int
     new: int
@@ -186,6 +195,8 @@ class AggregateReceipt(msgspec.Struct, frozen=True, kw_only=True):
             return f"{later:,} files were loaded after it was made"
         if self.files != len(files):
             return f"it was made of {self.files:,} files, and the plan has {len(files):,}"
+        if self.files_md5 != md5_of_files((file.export_id, file.file) for file in files):
+            return "it was made of other files than the plan has"
         if self.sql_md5 != sql_md5:
             return "it was made by another SQL than the profile has now"
         if self.groups != self.rows:

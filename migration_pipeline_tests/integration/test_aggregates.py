@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import random
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import psycopg2
 import psycopg2.extensions
 import pytest
 
 from migration_pipeline import Item, Profile, Row, prefix
+from migration_pipeline.engine.batch import Batch, Written
 from migration_pipeline.engine.load import FileLoad, LoadSettings
+from migration_pipeline.engine.replay import ReplayReport, replay
 from migration_pipeline.engine.report import FileReport
 from migration_pipeline.engine.transform import Transform
 from migration_pipeline.errors import MigrationError, UsageError
@@ -39,6 +45,7 @@ from migration_pipeline.targets.connection import DatabaseError, DatabaseSetting
 from migration_pipeline.targets.ddl import ddl
 from migration_pipeline.targets.finishing import finish
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
+from migration_pipeline.targets.receipts import read_aggregates, read_receipts
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.oracle import activities, checksum, data_lines, expected
 from migration_pipeline_tests.oracle_pictures import SELECT, pictures
@@ -465,7 +472,8 @@ def test_files_that_the_plan_no_longer_has_are_dropped(shop_database_url: str) -
     [
         ("SELECT customer_id, 1 AS n FROM landing.marks WHERE customer_id <> 'CUSTOMER#a' GROUP BY 1", "2 groups .* became 1 rows"),
         ("SELECT customer_id, 1 AS n FROM landing.marks", "SQLSTATE 21000"),
-        ("SELECT customer_id, nothing AS n FROM landing.marks", "SQLSTATE 42703"),
+        ("SELECT customer_id,\n nothing AS n FROM landing.marks", r"its SQL, marks\.sql, line 2: .*SQLSTATE 42703"),
+        ("SELECT customer_id, 1 AS n FROM landing.marks GROUP BY 1; -- all", "its SQL, marks.sql.*SQLSTATE 42601"),
         ("SELECT customer_id, 1 / 0 AS n FROM landing.marks GROUP BY 1", "SQLSTATE 22012"),
         ("SELECT customer_id, NULL::int AS n FROM landing.marks GROUP BY 1", "SQLSTATE 23502"),
     ],
@@ -495,7 +503,7 @@ class Count(Row, table="counts", key="customer_id"):
     n: int
 
 
-def marks_profile(folder: Path, sql: str) -> Profile:
+def marks_profile(folder: Path, sql: str, row_class: type[Row] = Count) -> Profile:
     (folder / "marks.sql").write_text(sql)
     marks = Profile("marks")
 
@@ -503,8 +511,115 @@ def marks_profile(folder: Path, sql: str) -> Profile:
     def mark(item: MarkItem) -> Mark:
         return Mark(item.PK)
 
-    marks.aggregate(Count, of=Mark, by="customer_id", sql=str(folder / "marks.sql"))
+    marks.aggregate(row_class, of=Mark, by="customer_id", sql=str(folder / "marks.sql"))
     return marks
+
+
+COUNTS = "SELECT customer_id, count(*) AS n FROM landing.marks GROUP BY customer_id"
+
+
+@pytest.mark.parametrize("key_type", ["text", 'text COLLATE "C"', "bigint", "uuid", "varchar(40)"])
+def test_ranges_are_those_of_the_tables_own_key(database_url: str, tmp_path: Path, key_type: str) -> None:
+    """Landed keys are text: other types order and compare them otherwise, and no range may lose or double any."""
+    digits = Profile("digits")
+    (tmp_path / "counts.sql").write_text(COUNTS)
+
+    @digits.route(PK=prefix("CUSTOMER#"))
+    def mark(item: MarkItem) -> Mark:
+        return Mark(item.PK.removeprefix("CUSTOMER#"))
+
+    digits.aggregate(Count, of=Mark, by="customer_id", sql=str(tmp_path / "counts.sql"))
+    execute(database_url, f"CREATE TABLE counts (customer_id {key_type} PRIMARY KEY, n bigint NOT NULL)")
+    execute(database_url, ddl(digits.all_tables))
+
+    def key(number: int) -> str:
+        return str(UUID(int=number)) if key_type == "uuid" else str(number)
+
+    land(database_url, digits, "f", [event(key(n)) for n in range(2_000)])
+    report = make(database_url, digits, ["f"], part_rows=200)
+    assert (report.parts, report.groups, report.new) == (10, 2_000, 2_000)
+    land(database_url, digits, "f", [event(key(n)) for n in range(500, 2_500)])
+    report = make(database_url, digits, ["f"], part_rows=200, delete_rows=True)
+    assert (report.parts, report.new, report.changed, report.deleted) == (10, 500, 0, 500)
+    found = query(database_url, "SELECT customer_id::text FROM counts")
+    assert sorted(found) == sorted((key(n),) for n in range(500, 2_500))
+
+
+def test_few_groups_are_split_too(shop_database_url: str) -> None:
+    land(shop_database_url, shop, "f", [event(f"{n % 24:02}") for n in range(2_400)])
+    report = make(shop_database_url, shop, ["f"], part_rows=240)
+    assert (report.groups, report.rows, report.parts) == (24, 24, 10)
+
+
+def test_what_does_not_fit_is_refused_and_not_cut_off(database_url: str, tmp_path: Path) -> None:
+    marks = marks_profile(tmp_path, COUNTS)
+    execute(database_url, "CREATE TABLE counts (customer_id varchar(12) PRIMARY KEY, n bigint NOT NULL)")
+    execute(database_url, ddl(marks.all_tables))
+    land(database_url, marks, "f", [event("ab")])
+    assert make(database_url, marks, ["f"]).rows == 1
+    for known in ("ab", "other"):  # staged, as there are rows, and straight
+        land(database_url, marks, "f", [event(known), event("abcdefghij")])
+        with pytest.raises(MigrationError, match="SQLSTATE 22001"):
+            make(database_url, marks, ["f"])
+        execute(database_url, "TRUNCATE counts")
+
+
+class Marked(Row, table="part", key="customer_id"):
+    customer_id: str
+
+
+def test_a_table_that_is_all_key_is_made_again(database_url: str, tmp_path: Path) -> None:
+    marks = marks_profile(tmp_path, "SELECT DISTINCT customer_id FROM landing.marks", Marked)
+    execute(database_url, ddl(marks.all_tables))
+    land(database_url, marks, "f", [event("a"), event("a"), event("b")])
+    assert make(database_url, marks, ["f"]).new == 2
+    land(database_url, marks, "f", [event("b"), event("c")])
+    report = make(database_url, marks, ["f"], delete_rows=True)
+    assert (report.rows, report.new, report.changed, report.deleted) == (2, 1, 0, 1)
+
+
+def test_settings_are_those_of_its_own_transactions(database_url: str, tmp_path: Path) -> None:
+    select = (
+        "SELECT customer_id, (pg_size_bytes(current_setting('work_mem')) >> 20) * 100 "
+        "+ current_setting('max_parallel_workers_per_gather')::int AS n FROM landing.marks GROUP BY 1"
+    )
+    marks = marks_profile(tmp_path, select)
+    execute(database_url, ddl(marks.all_tables))
+    land(database_url, marks, "f", [event("a")])
+    before = query(database_url, "SHOW work_mem")
+    make(database_url, marks, ["f"], work_mem_mb=7, parallel_workers=3)
+    assert query(database_url, "SELECT n FROM counts") == [(703,)]
+    assert query(database_url, "SHOW work_mem") == before
+
+
+class Other(Row, table="others", landing=True):
+    customer_id: str
+
+
+class OtherCount(Row, table="other_counts", key="customer_id"):
+    customer_id: str
+    n: int
+
+
+def test_files_that_left_the_plan_leave_all_landing_tables(database_url: str, tmp_path: Path) -> None:
+    both = Profile("both")
+    for name in ("marks", "others"):
+        (tmp_path / f"{name}.sql").write_text(COUNTS.replace("marks", name))
+
+    @both.route(PK=prefix("CUSTOMER#"))
+    def rows(item: MarkItem) -> list[Mark | Other]:
+        return [Mark(item.PK), Other(item.PK)]
+
+    both.aggregate(Count, of=Mark, by="customer_id", sql=str(tmp_path / "marks.sql"))
+    both.aggregate(OtherCount, of=Other, by="customer_id", sql=str(tmp_path / "others.sql"))
+    execute(database_url, ddl(both.all_tables))
+    for name in ("old", "new"):
+        land(database_url, both, name, [event(name)])
+    identity, file = AggregateIdentity("both", "1", "run"), LandedFile("e", "new", "md5")
+    for each in both.aggregates:
+        assert AggregateRun(database_url, each, [file], identity).run().rows == 1
+    rest = "SELECT customer_id FROM landing.marks UNION ALL SELECT customer_id FROM landing.others"
+    assert query(database_url, rest) == [("CUSTOMER#new",)] * 2
 
 
 def test_an_aggregate_that_makes_no_sense_is_a_mistake_of_the_profile(tmp_path: Path) -> None:
@@ -522,6 +637,58 @@ def test_an_aggregate_that_makes_no_sense_is_a_mistake_of_the_profile(tmp_path: 
 
         class _Bad(Row, table="bad", landing=True, key="a"):
             a: str
+
+
+def test_a_receipt_holds_for_its_files_alone(shop_database_url: str) -> None:
+    def fault(name: str) -> str:
+        files = [
+            receipt for (_, file), receipt in read_receipts(shop_database_url, "shop").items() if file == name
+        ]
+        return read_aggregates(shop_database_url, "shop")["customer_activity"].fault(
+            shop.aggregates[0].sql_md5, files
+        )
+
+    land(shop_database_url, shop, "old", [event("a")])
+    land(shop_database_url, shop, "new", [event("b")])
+    make(shop_database_url, shop, ["old"])
+    assert fault("old") == ""
+    assert fault("new") == "it was made of other files than the plan has"
+
+
+def test_a_replay_makes_the_aggregate_outdated(shop_database_url: str) -> None:
+    """It is replayed while the receipt is written: it waits, and its own is the later one."""
+    bad = event("b") | {"at": {"S": "no time"}}
+    land(shop_database_url, shop, "f", [event("a"), bad])
+    execute(shop_database_url, "UPDATE migration.quarantine SET raw = convert_to(replace(convert_from(raw, 'UTF8'), 'no time', '2024-01-01T00:00:00Z'), 'UTF8')")  # fmt: skip
+    identity = FileIdentity("shop", "1", "e", "f", "replay")
+    replayed: list[ReplayReport] = []
+
+    class Slow(PostgresTarget):
+        """A target that takes its time before it adds rows to its slice."""
+
+        def _write(self, cursor: Any, batch: Batch) -> Written:
+            written = super()._write(cursor, batch)
+            make(shop_database_url, shop, ["f"])
+            return written
+
+    with Slow(shop_database_url, shop.tables, identity) as target:
+        replayed.append(replay(Transform(shop, dynamodb_json), target, LoadSettings()))
+    assert replayed[0].loaded == 1
+    (receipt,) = read_receipts(shop_database_url, "shop").values()
+    made = read_aggregates(shop_database_url, "shop")["customer_activity"]
+    assert made.groups == 1
+    assert made.fault(shop.aggregates[0].sql_md5, [receipt]) == "1 files were loaded after it was made"
+
+
+def test_the_time_is_that_of_the_exports_that_are_landed(picture_url: str) -> None:
+    items = odd_items(random.Random(2), 20)
+    land(picture_url, picture_profile, "old", items)
+    land(picture_url, picture_profile, "new", items)
+    execute(picture_url, "UPDATE migration.loaded_file SET export_time = export_time + interval '1 year' WHERE file = 'old'")  # fmt: skip
+    make(picture_url, picture_profile, ["new"])
+    assert query(picture_url, 'SELECT DISTINCT "createdAt", "updatedAt" FROM picture') == [
+        (EXPORTED, EXPORTED)
+    ]
 
 
 # -- faults ----------------------------------------------------------------------------------------
@@ -583,6 +750,39 @@ def test_an_interruption_ends_the_statement_that_runs(shop_database_url: str, tm
         make(shop_database_url, marks, ["f"])
     thread.join()
     assert query(shop_database_url, other) == [(0,)]
+
+
+HELD = """
+CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.5); RETURN NULL; END $$;
+CREATE TRIGGER slowly BEFORE INSERT ON customer_activity FOR EACH STATEMENT EXECUTE FUNCTION slowly();
+"""
+
+KILLED = """
+import sys
+from migration_pipeline.profile import load_profile
+from migration_pipeline.targets.aggregate import AggregateIdentity, AggregateRun, AggregateSettings, LandedFile
+shop, file = load_profile("shop"), LandedFile("e", "f", "md5")
+settings = AggregateSettings(part_rows=100)
+AggregateRun(sys.argv[1], shop.aggregates[0], [file], AggregateIdentity("shop", "1", "killed"), settings).run()
+"""
+
+
+def test_what_a_killed_process_has_made_is_completed(shop_database_url: str) -> None:
+    land(shop_database_url, shop, "f", [event(f"{n:05}") for n in range(3_000)])
+    execute(shop_database_url, HELD)
+    process = subprocess.Popen([sys.executable, "-c", KILLED, shop_database_url])
+    rows, deadline = 0, time.monotonic() + 60
+    while not rows and time.monotonic() < deadline:
+        ((rows,),) = query(shop_database_url, "SELECT count(*) FROM customer_activity")
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert 0 < rows < 3_000
+    assert query(shop_database_url, "SELECT * FROM migration.aggregate") == []
+    execute(shop_database_url, "DROP TRIGGER slowly ON customer_activity")
+    report = make(shop_database_url, shop, ["f"], part_rows=100)
+    assert (report.rows, report.changed) == (3_000, 0)
+    assert 0 < report.unchanged < 3_000
+    assert query(shop_database_url, "SELECT count(*), sum(events) FROM customer_activity") == [(3_000, 3_000)]
 
 
 # -- finishing -------------------------------------------------------------------------------------
