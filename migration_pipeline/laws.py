@@ -22,6 +22,7 @@ from psycopg2 import sql
 from migration_pipeline.errors import UsageError
 from migration_pipeline.row import Column, Row, table_of
 from migration_pipeline.targets.connection import DatabaseError, connect, explain
+from migration_pipeline.targets.copy_csv import spelling_of
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -78,7 +79,9 @@ def _law_test(connection: Any, name: str, column: Column) -> Callable[[tuple[Any
 
 def _held(connection: Any, column: Column, *values: Any) -> tuple[bool, ...]:
     """Evaluate the laws for three values."""
-    a, b, c = (sql.SQL("({})::{}").format(sql.Literal(value), sql.SQL(column.pg_type)) for value in values)
+    spell = spelling_of(column) or (lambda value: value)
+    texts = [None if value is None else spell(value) for value in values]
+    a, b, c = (sql.SQL("({})::{}").format(sql.Literal(text), sql.SQL(column.pg_type)) for text in texts)
 
     def merge(old: sql.Composable, new: sql.Composable) -> sql.Composable:
         both = sql.SQL(column.merge or "").format(old=old, new=new)

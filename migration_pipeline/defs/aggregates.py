@@ -76,7 +76,8 @@ class AggregateConfig(PatienceConfig):
     parallel_workers: int = Field(
         default=AggregateSettings().parallel_workers,
         ge=0,
-        description="max_parallel_workers_per_gather of these connections.",
+        description="max_parallel_workers_per_gather of these connections. PostgreSQL uses them where rows are "
+        "compared with those of the table; an INSERT of new ones it never makes parallel.",
     )
     delete_rows: bool = Field(
         default=AggregateSettings().delete_rows,

@@ -52,7 +52,7 @@ class PictureItem(Item):
 
 
 class LandedItem(Row, table="picture_items", landing=True):
-    """Items of pictures as they were exported, for pictures.sql. Numbers come first, as they need no padding so."""
+    """Items of pictures, with what pictures.sql makes rows of. Numbers come first, as they need no padding so."""
 
     picture_id: int
     language_id: int | None

@@ -55,7 +55,7 @@ class AggregateSettings(msgspec.Struct, frozen=True):
     work_mem_mb: int = 64
     """Memory for each sort or hash of these connections, in megabytes."""
     parallel_workers: int = 2
-    """Parallel workers that each of them may use besides."""
+    """Parallel workers that each of them may use besides, to compare rows: PostgreSQL plans no INSERT in parallel."""
     delete_rows: bool = False
     """Whether rows of the table are deleted that no landed row stands for."""
 

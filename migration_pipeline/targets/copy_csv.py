@@ -58,7 +58,7 @@ def scalar(value: Any) -> str:
     return value if isinstance(value, str) else str(value)
 
 
-def _spelling(column: Column) -> Callable[[Any], str] | None:
+def spelling_of(column: Column) -> Callable[[Any], str] | None:
     """The function that turns a column's values to text; None where their JSON form will do."""
     bare = column.python_type
     if column.pg_type == "jsonb":
@@ -205,7 +205,7 @@ def _without_nul(value: Any, instead: str, counted: list[int]) -> Any:
 
 def _compile_prepare(table: Table) -> Callable[[Row], tuple[Any, ...]] | None:
     """Generate the function that makes a row's tuple for the JSON encoder; None when the row will do itself."""
-    spellings = {column.field: _spelling(column) for column in table.columns}
+    spellings = {column.field: spelling_of(column) for column in table.columns}
     if not any(spellings.values()):
         return None
     values = []

@@ -44,6 +44,7 @@ from migration_pipeline.targets.aggregate import (
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
 from migration_pipeline.targets.ddl import ddl
 from migration_pipeline.targets.finishing import finish
+from migration_pipeline.targets.landing import LOCK_CLASS
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
 from migration_pipeline.targets.receipts import read_aggregates, read_receipts
 from migration_pipeline_tests.conftest import execute, query
@@ -436,6 +437,11 @@ def test_files_that_are_not_landed_are_named(shop_database_url: str) -> None:
     other, identity = LandedFile("e", "f1.json.gz", "other"), AggregateIdentity("shop", "1", "r")
     with pytest.raises(MigrationError, match=r"1 of 1 files are not landed .*: f1.json.gz"):
         AggregateRun(shop_database_url, shop.aggregates[0], [other], identity).run()
+    # Neither is one that landed before the profile had the landing table.
+    land(shop_database_url, shop, "f", [event("a")])
+    execute(shop_database_url, "UPDATE migration.slice SET rows = rows - 'landing.shop_events'")
+    with pytest.raises(MigrationError, match=r"1 of 1 files are not landed .*: f;"):
+        make(shop_database_url, shop, ["f"])
 
 
 def test_rows_without_a_source_are_deleted_only_when_told_to(shop_database_url: str) -> None:
@@ -726,6 +732,27 @@ def test_files_that_land_meanwhile_keep_the_receipt_back(shop_database_url: str)
     assert query(shop_database_url, "SELECT * FROM migration.aggregate") == []
 
 
+def test_the_receipt_waits_for_files_that_are_just_landing(shop_database_url: str) -> None:
+    land(shop_database_url, shop, "f", [event("a")])
+    waits = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' "
+        "AND query LIKE 'LOCK TABLE migration.slice%'"
+    )
+    landing = psycopg2.connect(shop_database_url)
+    landing.cursor().execute("UPDATE migration.slice SET batches = batches")
+    thread = threading.Thread(target=make, args=(shop_database_url, shop, ["f"]))
+    thread.start()
+    deadline = time.monotonic() + 30
+    while query(shop_database_url, waits) == [(0,)] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert query(shop_database_url, waits) == [(1,)]
+    assert query(shop_database_url, "SELECT * FROM migration.aggregate") == []
+    landing.commit()
+    landing.close()
+    thread.join()
+    assert query(shop_database_url, "SELECT rows FROM migration.aggregate") == [(1,)]
+
+
 def test_an_interruption_ends_the_statement_that_runs(shop_database_url: str, tmp_path: Path) -> None:
     """As Dagster's Terminate does it: an exception in the thread that waits."""
     import _thread
@@ -800,7 +827,19 @@ def test_finishing_may_be_repeated_and_never_sets_a_sequence_back(picture_url: s
     assert finish(picture_url, picture_profile, drop_landing=False).sequences == {}
     assert query(picture_url, "SELECT nextval('picture_id_seq')") == [(greatest + 2,)]
     # Dropped landing tables leave the rows, and a clear word when the aggregate is wanted again.
-    assert finish(picture_url, picture_profile, drop_landing=True).dropped == 1
+    # So does what a killed load has left, but not what a live one has: that holds a lock.
+    begun = "INSERT INTO migration.slice (profile, export_id, file, run_id) VALUES ('pictures', 'e', %s, 'r') RETURNING id"
+    live = psycopg2.connect(picture_url)
+    with live, live.cursor() as cursor:
+        for name in ("killed", "live"):
+            cursor.execute(begun, (name,))
+            ((number,),) = cursor.fetchall()
+            cursor.execute(f"CREATE TABLE landing.picture_items_{number} (LIKE landing.picture_items)")
+        cursor.execute("SELECT pg_advisory_lock(%s, %s)", (LOCK_CLASS, number))
+    assert finish(picture_url, picture_profile, drop_landing=True).dropped == 2
+    left = "SELECT relname FROM pg_class WHERE relname LIKE 'picture\\_items\\__'"
+    assert query(picture_url, left) == [(f"picture_items_{number}",)]
+    live.close()
     assert query(picture_url, "SELECT count(*) FROM landing.picture_items") == [(0,)]
     assert query(picture_url, "SELECT count(*) > 0 FROM picture") == [(True,)]
     with pytest.raises(MigrationError, match="1 of 1 files are not landed"):

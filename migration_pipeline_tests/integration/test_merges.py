@@ -43,8 +43,21 @@ def play(item: PlayItem) -> Best:
     return Best(item.PK, item.points, item.nick, 1 << item.level)
 
 
+class Tags(Row, table="tags", key="id"):
+    id: str
+    tags: Annotated[dict[str, Any], Merge("{old} || {new}")]
+    numbers: Annotated[frozenset[int], Merge("CASE WHEN {old} > {new} THEN {old} ELSE {new} END")]
+
+
 def test_expressions_that_keep_the_laws_pass(postgres: EmbeddedPostgres) -> None:
     check_merges(Best, postgres.url)
+    # Documents of one value for each member merge in any order; others do not.
+    sets = st.frozensets(st.integers(0, 9))
+    alike = st.dictionaries(st.sampled_from("abc"), st.just({"a": "\\'"}))
+    check_merges(Tags, postgres.url, {"tags": alike, "numbers": sets})
+    unlike = st.dictionaries(st.sampled_from("abc"), st.integers(0, 2))
+    with pytest.raises(AssertionError, match=r"Tags\.tags is not commutative"):
+        check_merges(Tags, postgres.url, {"tags": unlike, "numbers": sets})
 
 
 @pytest.mark.parametrize(
