@@ -279,10 +279,8 @@ def main(items: int, rounds: int, names: tuple[str, ...], output: Path) -> None:
             with EmbeddedPostgres(home, server_settings(port)):
                 fill_wal(url)
                 measured = []
-                # A round of an aggregate takes long enough to even out by itself.
-                times = rounds if workload.script_rows else 1
-                for number in range(times):
-                    with out.status(f"{name}: round {number + 1} of {times}"):
+                for number in range(rounds):
+                    with out.status(f"{name}: round {number + 1} of {rounds}"):
                         if workload.script_rows is None:
                             measured.append(aggregate_round(workload, export, url))
                         else:
