@@ -110,8 +110,9 @@ HISTOGRAM = """
 SELECT bound::text
   FROM (SELECT DISTINCT {bound} AS bound
           FROM pg_stats s, unnest(coalesce(histogram_bounds::text, most_common_vals::text)::text[]) AS b
-         WHERE (schemaname, tablename) = (SELECT relnamespace::regnamespace::name, relname FROM pg_class
-                                           WHERE oid = to_regclass(%s))
+         WHERE (schemaname, tablename) = (SELECT nspname, relname
+                                            FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+                                           WHERE c.oid = to_regclass(%s))
            AND attname = %s AND inherited) AS bounds
  ORDER BY bounds.bound
 """

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -427,9 +428,12 @@ def test_a_restart_of_postgresql_in_mid_file_costs_no_item(local: Local) -> None
 
 @pytest.fixture
 def whole(shared: Local) -> Local:
-    """The stack with everything loaded."""
+    """The stack with everything loaded, and made of it."""
     status, output = shared.command("backfill", "shop", "--wait")
     assert status == 0, output
+    # It has nothing to launch, and does not wait, while a backfill of the test before is at what comes after the files.
+    assets = partial(downstream, shared.dagster, load_profile("shop"))
+    eventually(lambda: {asset.state for asset in assets()} == {"materialized"})
     return shared
 
 
