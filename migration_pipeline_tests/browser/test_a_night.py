@@ -111,7 +111,16 @@ def test_an_asset_says_what_it_is(page: Page, operator: Operation, plan: Plan, p
     picture("asset", HEIGHT)
     page.goto(f"{operator.url}/assets/shop/dynamodb_export")
     expect(main).to_contain_text("SK = SESSION → skipped: sessions expire within a day")
-    page.get_by_text("[Show Markdown]").click()
+    dialog = page.get_by_role("dialog")
+
+    def opened() -> bool:
+        """A click is lost on a page that is just drawn anew."""
+        if not dialog.is_visible():
+            page.get_by_text("[Show Markdown]").click()
+            page.wait_for_timeout(1_000)
+        return dialog.is_visible()
+
+    eventually(opened, "the documentation is shown")
     expect(page.get_by_role("dialog")).to_contain_text("A file failed:")
     expect(page.get_by_role("dialog")).to_contain_text("the sort key tells what an item is")
 
