@@ -7,13 +7,14 @@ so that reading or testing one needs neither Dagster nor a database.
 from migration_pipeline.aggregate import Options
 from migration_pipeline.item import AnyInt, EpochMillis, EpochSeconds, Item, WholeItem, attribute
 from migration_pipeline.profile import Profile, prefix
-from migration_pipeline.row import BigInt, Integer, Merge, PgType, Row, SmallInt, column
+from migration_pipeline.row import BigInt, Fitted, Integer, Merge, PgType, Row, SmallInt, column
 
 __all__ = [
     "AnyInt",
     "BigInt",
     "EpochMillis",
     "EpochSeconds",
+    "Fitted",
     "Integer",
     "Item",
     "Merge",

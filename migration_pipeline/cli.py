@@ -734,6 +734,8 @@ def _dry_run(plan: Plan, profile: Profile, files: list[PlannedFile]) -> None:
             plan, profile, settings.database_url(), files, say=out.print, on_progress=on_progress
         )
     out.print(dry_run_table(compared, compared.names))
+    for note in compared.notes:
+        out.print(note, markup=False)
     reports = [file.report for file in compared.files]
     reasons = Counter[str]()
     for report in reports:

@@ -1,6 +1,7 @@
 """Holds an export against the database, for the command line and Dagster alike: after a load, and before one.
 
-Both read the files as a load does, and write to none of the tables: see `targets.comparison`.
+Both read the files as a load does. A verification writes to none of the tables (`targets.comparison`); a dry run is a load whose
+transaction is rolled back.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from migration_pipeline.profile import Profile
 from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
-from migration_pipeline.targets.comparison import EXAMPLES, ComparingTarget, Comparison, Difference
+from migration_pipeline.targets.comparison import ComparingTarget, Comparison, Difference
 from migration_pipeline.targets.connection import DatabaseSettings, connect
-from migration_pipeline.targets.postgres import FileIdentity
+from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
 from migration_pipeline.targets.receipts import Verification, count_rows, keep_verification
+from migration_pipeline.targets.session import Session
+from migration_pipeline.targets.sql import EXAMPLES
 
 
 class ComparedFile(msgspec.Struct):
@@ -97,14 +100,53 @@ def dry_run(
     say: Callable[[str], None] = lambda _: None,
     on_progress: OnProgress = lambda file, progress: None,
 ) -> Compared:
-    """Do all that a load of `files` does, into temporary tables with the constraints of the real ones.
+    """Load `files`, statement for statement as a load does, in one transaction that is rolled back.
 
-    What it cannot see: foreign keys, triggers, and a unique constraint other than the key between a row and those
-    of other batches. Raises `MigrationError` as a load does.
+    Until then it holds locks on the rows that it writes. Raises `MigrationError` as a load does.
     """
-    with _target(profile, url, database, say, constraints=True) as target:
-        found = _compare(plan, profile, target, files, settings, on_progress, options)
-    return Compared(found, [table.qualified for table in profile.tables.values()])
+    connect(url).close()  # somebody waits for the result: a database that is not there is told at once
+    transform = Transform(profile, dynamodb_json, options or profile.options(plan.options))
+    session = Session(url, database, say, hold=True)
+    session.open()
+    found, failed = [], True
+    try:
+        for planned in files:
+            identity = FileIdentity(
+                profile.name, profile.version, planned.export_id, planned.file.name, "dry run"
+            )
+            target = PostgresTarget(url, profile.tables, identity, database, profile.nul, session=session)
+            with target:
+                report = _load(planned, transform, target, settings, on_progress).run()
+            found.append(ComparedFile(planned, report, _as_comparisons(report, profile), 0))
+        failed = False
+    finally:
+        session.close(failed)
+    names = [table.qualified for table in profile.tables.values()]
+    return Compared(found, names, notes=_not_tried(plan, profile, files))
+
+
+def _not_tried(plan: Plan, profile: Profile, files: Sequence[PlannedFile]) -> list[str]:
+    """Name what a dry run of these files could not see."""
+    notes = [
+        f"not tried: {aggregate.table.qualified}, which is made once all files are loaded"
+        for aggregate in profile.aggregates
+    ]
+    if profile.finishing:
+        notes.append(f"not tried: finishing ({', '.join(step.name for step in profile.finishing)})")
+    if others := len(plan.files) - len(files):
+        notes.append(f"not tried: keys that these files share with the plan's {others:,} other files")
+    return notes
+
+
+def _as_comparisons(report: FileReport, profile: Profile) -> dict[str, Comparison]:
+    """What a load wrote, as what it found: new rows were missing, changed ones different."""
+    found = {}
+    for name in (table.qualified for table in profile.tables.values()):
+        rows, changed = report.rows.get(name, 0), report.changed_rows.get(name, 0)
+        newer, unchanged = report.newer_rows.get(name, 0), report.unchanged_rows.get(name, 0)
+        counts = {"missing": rows - changed - newer - unchanged, "different": changed, "newer": newer}
+        found[name] = Comparison(rows, Counter({Difference(kind): count for kind, count in counts.items()}))
+    return found
 
 
 def verify(
@@ -128,7 +170,8 @@ def verify(
     """
     patient = msgspec.structs.replace(settings, max_bad_items=max(1, plan.items), max_bad_share=1.0)
     keyed = [table for table in profile.tables.values() if not table.landing]
-    with _target(profile, url, database, say, keys=extra) as target:
+    connect(url).close()  # somebody waits for the result: a database that is not there is told at once
+    with ComparingTarget(url, profile.tables, database, profile.nul, say, keys=extra) as target:
         files = _compare(plan, profile, target, plan.files, patient, on_progress, options)
         compared = Compared(files, [table.qualified for table in profile.tables.values()])
         if extra:
@@ -180,22 +223,6 @@ def _verification(profile: Profile, run_id: str, compared: Compared, table: str)
     )
 
 
-def _target(
-    profile: Profile,
-    url: str,
-    database: DatabaseSettings,
-    say: Callable[[str], None],
-    *,
-    constraints: bool = False,
-    keys: bool = False,
-) -> ComparingTarget:
-    connect(url).close()  # somebody waits for the result: a database that is not there is told at once
-    nobody = FileIdentity(profile.name, profile.version, "", "", "")
-    return ComparingTarget(
-        url, profile.tables, nobody, database, profile.nul, say, constraints=constraints, keys=keys
-    )
-
-
 def _compare(
     plan: Plan,
     profile: Profile,
@@ -205,24 +232,28 @@ def _compare(
     on_progress: OnProgress,
     options: Options | None,
 ) -> list[ComparedFile]:
-    transform, storage, compared = (
-        Transform(profile, dynamodb_json, options or profile.options(plan.options)),
-        Storage(),
-        [],
-    )
+    transform, compared = Transform(profile, dynamodb_json, options or profile.options(plan.options)), []
     for planned in files:
-        file = planned.file
-        target.turn_to(FileIdentity(profile.name, profile.version, planned.export_id, file.name, ""))
-        load = FileLoad(
-            file.name,
-            file.items,
-            FileStream(file, storage),
-            transform,
-            target,
-            settings,
-            on_progress=lambda progress, planned=planned: on_progress(planned, progress),  # type: ignore[misc]
-            progress_seconds=1.0,
-        )
-        report = load.run()
+        target.turn_to(FileIdentity(profile.name, profile.version, planned.export_id, planned.file.name, ""))
+        report = _load(planned, transform, target, settings, on_progress).run()
         compared.append(ComparedFile(planned, report, target.comparisons, target.unaccounted))
     return compared
+
+
+def _load(
+    planned: PlannedFile,
+    transform: Transform,
+    target: PostgresTarget | ComparingTarget,
+    settings: LoadSettings,
+    on_progress: OnProgress,
+) -> FileLoad:
+    return FileLoad(
+        planned.file.name,
+        planned.file.items,
+        FileStream(planned.file, Storage()),
+        transform,
+        target,
+        settings,
+        on_progress=lambda progress: on_progress(planned, progress),
+        progress_seconds=1.0,
+    )

@@ -18,3 +18,12 @@ class BadItem(Exception):  # noqa: N818  # a verdict on an item, not a failure o
 
     The text is the reason, without any value of the item. Whoever knows the file and line adds them.
     """
+
+
+class BadRow(BadItem):
+    """One row of an item cannot be written as it is."""
+
+    def __init__(self, reason: str, table: str) -> None:
+        super().__init__(reason)
+        self.table = table
+        """The table's qualified name."""

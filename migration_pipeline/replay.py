@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import psycopg2
-
 from migration_pipeline.aggregate import Options
 from migration_pipeline.engine.load import LoadSettings
 from migration_pipeline.engine.replay import ReplayReport, replay
@@ -13,7 +11,7 @@ from migration_pipeline.engine.transform import Transform
 from migration_pipeline.plan import Plan
 from migration_pipeline.profile import Profile
 from migration_pipeline.sources import dynamodb_json
-from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings, connect, explain
+from migration_pipeline.targets.connection import DatabaseSettings, transaction
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
 
 QUARANTINED_FILES = """
@@ -70,12 +68,6 @@ def replay_plan(
 
 
 def _waiting(url: str, profile: Profile) -> dict[tuple[str, str], int]:
-    connection = connect(url)
-    try:
-        with connection, connection.cursor() as cursor:
-            cursor.execute(QUARANTINED_FILES, (profile.name,))
-            return {(export_id, file): count for export_id, file, count in cursor.fetchall()}
-    except psycopg2.Error as error:
-        raise DatabaseError(explain(error)) from None
-    finally:
-        connection.close()
+    with transaction(url) as cursor:
+        cursor.execute(QUARANTINED_FILES, (profile.name,))
+        return {(export_id, file): count for export_id, file, count in cursor.fetchall()}

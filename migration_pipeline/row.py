@@ -6,7 +6,7 @@ import types
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
 
 import msgspec
@@ -49,6 +49,21 @@ class Merge:
     expression: str
 
 
+@dataclass(frozen=True)
+class Fits:
+    """Marks a column whose values may be changed by its type."""
+
+
+Value = TypeVar("Value")
+
+Fitted = Annotated[Value, Fits()]
+"""``price: Fitted[Decimal]``: a value that the column's type cannot hold as it is becomes what the type makes of it.
+
+PostgreSQL's own rules decide: ``numeric(10,2)`` rounds half away from zero, ``timestamp(0)`` to the nearest second, ``real``
+to the nearest number; ``varchar(3)`` cuts off blanks, and ``char(3)`` pads with them. What a type refuses stays refused. Values
+changed so are counted by column. Without this word an item with such a value goes to the quarantine.
+"""
+
 SmallInt = Annotated[int, PgType("smallint")]
 Integer = Annotated[int, PgType("integer")]
 BigInt = Annotated[int, PgType("bigint")]
@@ -75,6 +90,10 @@ class Column:
     """The docstring below the field; "" where there is none."""
     merge: str | None = None
     """The expression of its `Merge`."""
+    declared: bool = False
+    """Whether the Row names the type (`PgType`), and not just Python's."""
+    fitted: bool = False
+    """Whether its type may change values (`Fitted`)."""
 
 
 LANDING_SCHEMA = "landing"
@@ -204,19 +223,26 @@ def table_of(row_class: type[Row]) -> Table:
 
 def _column(row_class: type[Row], field: str, name: str, annotation: Any, comment: str) -> Column:
     bare, markers, nullable = unwrap(annotation)
-    pg_type = next((m.name for m in markers if isinstance(m, PgType)), None) or _pg_type(bare)
+    declared = next((m.name.strip() for m in markers if isinstance(m, PgType)), None)
+    pg_type = declared or _pg_type(bare)
     if pg_type is None:
         raise UsageError(f"{row_class.__name__}.{field}: no PostgreSQL type for {annotation!r}")
-    if pg_type == "json":
-        raise UsageError(
-            f"{row_class.__name__}.{field}: json has no equality, so no rerun could compare it: use jsonb"
-        )
-    if pg_type == "jsonb":
+    if pg_type.lower() in ("json", "jsonb"):
         bare = Any
     merge = next((m.expression for m in markers if isinstance(m, Merge)), None)
     if merge is not None and not ("{old}" in merge and "{new}" in merge):
         raise UsageError(f"{row_class.__name__}.{field}: a Merge's expression names {{old}} and {{new}}")
-    return Column(field, name, bare, pg_type, nullable or annotation is Any, comment, merge)
+    return Column(
+        field,
+        name,
+        bare,
+        pg_type,
+        nullable or annotation is Any,
+        comment,
+        merge,
+        declared=declared is not None,
+        fitted=any(isinstance(m, Fits) for m in markers),
+    )
 
 
 def _pg_type(bare: Any) -> str | None:

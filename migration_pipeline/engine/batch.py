@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from migration_pipeline.engine.transform import Bad, Counts, Outcome, Transform
-from migration_pipeline.errors import MigrationError
+from migration_pipeline.errors import BadRow, MigrationError
 from migration_pipeline.row import Row
 
 
@@ -44,7 +44,7 @@ def encode(transform: Transform, encoder: Encoder, outcome: Outcome) -> tuple[Ou
             try:
                 encoder.encode(one.rows)
             except Exception as error:
-                good.bad.append(Bad(number, line, f"its row cannot be encoded: {type(error).__name__}"))
+                good.bad.append(_not_encoded(number, line, error))
                 good.counts.loaded -= 1
             else:
                 one.counts = Counts()  # they are in the outcome's counts already
@@ -52,6 +52,12 @@ def encode(transform: Transform, encoder: Encoder, outcome: Outcome) -> tuple[Ou
         outcome, piece = good, encoder.encode(good.rows)
     outcome.rows = {}
     return outcome, piece
+
+
+def _not_encoded(number: int, line: bytes, error: Exception) -> Bad:
+    if isinstance(error, BadRow):
+        return Bad(number, line, str(error), error.table)
+    return Bad(number, line, f"its row cannot be encoded: {type(error).__name__}")
 
 
 class TooManyBad(MigrationError):  # noqa: N818  # a verdict on a file
@@ -119,7 +125,14 @@ class Written:
         """Rows by table."""
         self.collisions = Counter[str]()
         """Rows left out, by table, because another item of the same batch made the same key."""
-        self.changed = 0
+        self.changed = Counter[str]()
+        """Rows that were there with other values, by table, …"""
+        self.unchanged = Counter[str]()
+        """… that were there as they are, …"""
+        self.newer = Counter[str]()
+        """… and that gave way to one of a greater version."""
+        self.rounded = Counter[str]()
+        """Values that a column changed, as the Row allows, by table and column."""
         self.nul = 0
         self.items_refused = 0
         self.refused: list[Bad] = []
@@ -134,6 +147,9 @@ class Written:
         """Sum up."""
         self.rows.update(other.rows)
         self.collisions.update(other.collisions)
-        self.changed += other.changed
+        self.changed.update(other.changed)
+        self.unchanged.update(other.unchanged)
+        self.newer.update(other.newer)
+        self.rounded.update(other.rounded)
         self.nul += other.nul
         self.items_refused += other.items_refused

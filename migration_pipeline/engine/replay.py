@@ -93,7 +93,8 @@ def _replay(
             unrouted=_sum(receipt.unrouted, batch.counts.unrouted),
             rows=_sum(receipt.rows, written.rows),
             collisions=_sum(receipt.collisions, written.collisions),
-            changed=receipt.changed + written.changed,
+            changed_rows=_sum(receipt.changed_rows, written.changed),
+            rounded=_sum(receipt.rounded, written.rounded),
             nul=receipt.nul + written.nul,
         )
 

@@ -36,8 +36,14 @@ class FileReport(msgspec.Struct, kw_only=True):
     """Rows written, by table."""
     collisions: dict[str, int] = {}
     """Rows left out because another item of the same batch made the same key, by table."""
-    changed: int = 0
-    """Rows that were there with other values: of an older load, or of another item with the same key."""
+    changed_rows: dict[str, int] = {}
+    """Rows that were there with other values, by table: of an older load, or of another item with the same key."""
+    unchanged_rows: dict[str, int] = {}
+    """Rows that were there already as they are, by table."""
+    newer_rows: dict[str, int] = {}
+    """Rows that gave way to one of a greater version, by table."""
+    rounded: dict[str, int] = {}
+    """Values that a column changed, as the Row allows (`Fitted`), by table and column: ``{"prices.price": 3}``."""
     nul: int = 0
     """Values from which U+0000 was taken out, where the profile says so."""
     retries: int = 0
@@ -46,6 +52,11 @@ class FileReport(msgspec.Struct, kw_only=True):
     """Compressed bytes read."""
     md5: str = ""
     seconds: float = 0.0
+
+    @property
+    def changed(self) -> int:
+        """Rows of all tables that were there with other values."""
+        return sum(self.changed_rows.values())
 
     @property
     def items_per_second(self) -> float:

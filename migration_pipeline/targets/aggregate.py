@@ -8,13 +8,13 @@ nobody replaced meanwhile.
 
 from __future__ import annotations
 
-import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 import msgspec
 import psycopg2
@@ -25,11 +25,26 @@ from psycopg2 import sql
 from migration_pipeline.aggregate import Aggregate
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.row import Table
+from migration_pipeline.targets.catalog import Target, qualified, read_target
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
-from migration_pipeline.targets.ddl import COLUMNS, check_bookkeeping, check_table, qualified
+from migration_pipeline.targets.ddl import check_bookkeeping
+from migration_pipeline.targets.fits import Fit
+from migration_pipeline.targets.halving import Refused
 from migration_pipeline.targets.landing import identifier, part_of
+from migration_pipeline.targets.postgres import write_staged
 from migration_pipeline.targets.receipts import md5_of_files
 from migration_pipeline.targets.session import CANCEL_SECONDS, POLL_SECONDS, Session
+from migration_pipeline.targets.sql import (
+    as_key,
+    exactly,
+    name_list,
+    names_of,
+    round_trips,
+    same_key,
+    stage,
+    statements,
+    written,
+)
 
 FILES_SHOWN = 20
 """Files that are not landed which a failure names; their number is always told."""
@@ -70,6 +85,8 @@ class AggregateReport(msgspec.Struct, kw_only=True):
     new: int = 0
     changed: int = 0
     deleted: int = 0
+    rounded: dict[str, int] = {}
+    """Values that columns changed, as the Row allows, by table and column."""
     parts: int = 0
     retries: int = 0
     seconds: float = 0.0
@@ -118,67 +135,57 @@ SELECT bound::text
 """
 """Values that split the landed rows into shares of one size, or all values if they are few, in the order of the key."""
 
-COLLATION = """
-SELECT attcollation::regcollation::text
-  FROM pg_attribute
- WHERE attrelid = to_regclass(%s) AND attname = %s AND attcollation <> 0
-"""
-
 OCCUPIED = "SELECT EXISTS (SELECT FROM {target} t WHERE {range_of_target})"
 
 INSERT = """
-INSERT INTO {target} ({columns})
-SELECT {cast} FROM (
+INSERT INTO {target} ({columns}) {overriding}
+SELECT {values}
+  FROM (SELECT {exactly} FROM (
 {select}
-) q WHERE {range_of_query}
+) q WHERE {range_of_query}) s
 """
 
 STAGE = """
-CREATE TEMP TABLE migration_part ON COMMIT DROP AS
-SELECT {cast} FROM (
+INSERT INTO {staging} ({columns})
+SELECT {exactly} FROM (
 {select}
 ) q WHERE {range_of_query}
 """
 
-UPSERT = """
-WITH upserted AS (
-    INSERT INTO {target} AS t ({columns})
-    SELECT {staged}
-      FROM pg_temp.migration_part s
-      LEFT JOIN {target} t ON {same_key} AND {range_of_target}
-     WHERE t.{first_key} IS NULL {or_different}
-     ORDER BY {staged_key}
-        ON CONFLICT ({key}) DO {update}
-    RETURNING xmax <> 0 AS changed
-)
-SELECT (SELECT count(*) FROM pg_temp.migration_part), count(*) FILTER (WHERE NOT changed), count(*) FILTER (WHERE changed)
-  FROM upserted
-"""
+TWINS = "SELECT count(*) - count(DISTINCT ({staged_key})) FROM {staging} s"
 
 DELETE = """
 DELETE FROM {target} t
- WHERE {range_of_target} AND NOT EXISTS (SELECT FROM pg_temp.migration_part s WHERE {same_key})
+ WHERE {range_of_target} AND NOT EXISTS (SELECT FROM {staging} s WHERE {same_key})
 """
 
 RECEIPT = """
 INSERT INTO migration.aggregate
        (profile, table_name, profile_version, sql_md5, files, files_md5, groups, rows, new, changed, unchanged,
-        deleted, parts, retries, seconds, run_id, made_at)
+        deleted, rounded, parts, retries, seconds, run_id, made_at)
 VALUES (%(profile)s, %(table_name)s, %(profile_version)s, %(sql_md5)s, %(files)s, %(files_md5)s, %(groups)s,
-        %(rows)s, %(new)s, %(changed)s, %(unchanged)s, %(deleted)s, %(parts)s, %(retries)s, %(seconds)s, %(run_id)s,
+        %(rows)s, %(new)s, %(changed)s, %(unchanged)s, %(deleted)s, %(rounded)s, %(parts)s, %(retries)s, %(seconds)s, %(run_id)s,
         clock_timestamp())
 ON CONFLICT (profile, table_name) DO UPDATE
    SET profile_version = EXCLUDED.profile_version, sql_md5 = EXCLUDED.sql_md5, files = EXCLUDED.files,
        files_md5 = EXCLUDED.files_md5, groups = EXCLUDED.groups, rows = EXCLUDED.rows, new = EXCLUDED.new, changed = EXCLUDED.changed,
-       unchanged = EXCLUDED.unchanged, deleted = EXCLUDED.deleted, parts = EXCLUDED.parts,
+       unchanged = EXCLUDED.unchanged, deleted = EXCLUDED.deleted, rounded = EXCLUDED.rounded, parts = EXCLUDED.parts,
        retries = EXCLUDED.retries, seconds = EXCLUDED.seconds, run_id = EXCLUDED.run_id, made_at = EXCLUDED.made_at
 """
 
 Bounds = tuple[Optional[str], Optional[str]]  # noqa: UP045  # an alias that Python 3.10 can evaluate
 """A range of the key's first column, as text: from the first on, up to but not including the second; None is no bound."""
 
-Counts = tuple[int, int, int, int]
-"""Rows made, new, changed, deleted."""
+
+class Counts(NamedTuple):
+    """What became of a range."""
+
+    rows: int
+    new: int
+    changed: int
+    deleted: int
+    rounded: dict[str, int]
+    """Values that columns changed, as the Row allows, by table and column."""
 
 
 class AggregateRun:
@@ -205,8 +212,8 @@ class AggregateRun:
             Session(url, database, on_retry=lambda what: say(f"{self._name}: {what}"))
             for _ in range(settings.sessions + 1)
         ]
-        self._types: dict[str, str] = {}
-        self._key_collation = ""
+        self._target: Target
+        """The table as it is, once that was read."""
         self._groups = 0
 
     def run(self) -> AggregateReport:
@@ -233,10 +240,11 @@ class AggregateRun:
             report = AggregateReport(
                 files=len(self._files),
                 groups=self._groups,
-                rows=sum(each[0] for each in made),
-                new=sum(each[1] for each in made),
-                changed=sum(each[2] for each in made),
-                deleted=sum(each[3] for each in made),
+                rows=sum(each.rows for each in made),
+                new=sum(each.new for each in made),
+                changed=sum(each.changed for each in made),
+                deleted=sum(each.deleted for each in made),
+                rounded=dict(sum((Counter(each.rounded) for each in made), Counter())),
                 parts=len(parts),
                 retries=sum(session.retries for session in self._sessions),
                 seconds=time.monotonic() - began,
@@ -255,12 +263,9 @@ class AggregateRun:
     def _check_tables(self, cursor: Any) -> None:
         """Compare tables and bookkeeping with the catalog."""
         check_bookkeeping(cursor)
-        for table in (self._table, *self._aggregate.sources):
-            check_table(table, cursor)
-        cursor.execute(COLUMNS, (qualified(self._table),))
-        self._types = {name: _not_truncated(pg_type) for name, pg_type, *_ in cursor.fetchall()}
-        cursor.execute(COLLATION, (qualified(self._table), self._table.key[0]))
-        self._key_collation = (cursor.fetchone() or ("",))[0]
+        for source in self._aggregate.sources:
+            read_target(source, cursor)
+        self._target = read_target(self._table, cursor)
 
     def _drop_others(self, cursor: Any) -> bool:
         """Drop what was landed of files that are none of the plan's, some at a time; gives whether there were any."""
@@ -326,7 +331,7 @@ class AggregateRun:
             for source in self._aggregate.sources
         )
         cursor.execute(
-            sql.SQL("SELECT count(*) FROM (SELECT FROM ({}) k GROUP BY {}) g").format(keys, _list(by))
+            sql.SQL("SELECT count(*) FROM (SELECT FROM ({}) k GROUP BY {}) g").format(keys, name_list(by))
         )
         (self._groups,) = cursor.fetchone()
 
@@ -363,7 +368,7 @@ class AggregateRun:
             session.persistently(self._count_groups)
 
         def make(bounds: Bounds, session: Session) -> None:
-            made.append(session.persistently(lambda cursor: self._make(cursor, bounds)))
+            made.append(session.persistently(lambda cursor: self._make(cursor, bounds, session.token)))
 
         # Iterators of a list, which threads may share. To count beside the parts, not before them, keeps all cores busy.
         parts_left = iter([partial(make, bounds) for bounds in parts])
@@ -390,7 +395,7 @@ class AggregateRun:
                     end.wait(POLL_SECONDS)
                 if len(made) > told and len(parts) > 1:
                     told = len(made)
-                    rows = sum(each[0] for each in made)
+                    rows = sum(each.rows for each in made)
                     self._say(f"{self._name}: {told:,} of {len(parts):,} parts, {rows:,} rows")
         finally:
             self._cancel(ended)
@@ -407,41 +412,66 @@ class AggregateRun:
             for end in ended:
                 end.wait(POLL_SECONDS)
 
-    def _make(self, cursor: Any, bounds: Bounds) -> Counts:
+    def _make(self, cursor: Any, bounds: Bounds, token: str) -> Counts:
         """Make the rows of a range, in one transaction."""
-        table = self._table
         self._tune(cursor)
-        names = [column.name for column in table.columns]
-        others = [name for name in names if name not in table.key]
+        target, fits = self._target, self._target.fits
+        staging = sql.Identifier("pg_temp", f"migration_{token}")
         parts = {
-            "target": identifier(table),
+            "target": target.identifier,
+            "staging": staging,
             "select": sql.SQL(self._aggregate.sql),
-            "cast": sql.SQL(", ").join(
-                sql.SQL("q.{0}::{1} AS {0}").format(sql.Identifier(name), sql.SQL(self._types[name]))
-                for name in names
-            ),
+            "exactly": exactly(fits, "q"),
+            "values": sql.SQL(", ").join(written(fit, "s") for fit in fits),
+            "overriding": sql.SQL("OVERRIDING SYSTEM VALUE " if target.overriding else ""),
             "range_of_query": self._within("q", bounds),
             "range_of_target": self._within("t", bounds),
-            "columns": _list(names),
-            "staged": _list(names, "s"),
-            "staged_key": _list(table.key, "s"),
-            "key": _list(table.key),
-            "first_key": sql.Identifier(table.key[0]),
-            "same_key": sql.SQL(" AND ").join(
-                sql.SQL("t.{0} = s.{0}").format(sql.Identifier(name)) for name in table.key
-            ),
-            "or_different": sql.SQL("OR ({}) IS DISTINCT FROM ({})").format(
-                _list(others, "t"), _list(others, "s")
-            ),
-            "update": sql.SQL("UPDATE SET ")
-            + sql.SQL(", ").join(
-                sql.SQL("{0} = EXCLUDED.{0}").format(sql.Identifier(name)) for name in others
-            ),
+            "columns": name_list(names_of(fits)),
+            "staged_key": sql.SQL(", ").join(as_key(fit, "s") for fit in self._key_fits),
+            "same_key": same_key(target, "t", "s"),
         }
-        if not others:  # the table is all key
-            parts |= {"or_different": sql.SQL(""), "update": sql.SQL("NOTHING")}
-        inserted = self._insert(cursor, parts)
-        return self._upsert(cursor, parts) if inserted is None else (inserted, inserted, 0, 0)
+        checked = [fit for fit in fits if fit.round_trip or fit.changes is not None]
+        if target.straight and not checked and (inserted := self._insert(cursor, parts)) is not None:
+            return Counts(inserted, inserted, 0, 0, {})
+        cursor.execute(stage(fits, staging))
+        self._execute(cursor, sql.SQL(STAGE).format(**parts))
+        rows = cursor.rowcount
+        rounded = self._rounded(cursor, checked, staging)
+        cursor.execute(sql.SQL(TWINS).format(**parts))
+        if (twins := cursor.fetchone()[0]) > 0:
+            raise MigrationError(
+                f"aggregate {self._name}: its SQL ({self._aggregate.path.name}) makes {twins:,} rows more than there are "
+                f"keys; group by {', '.join(self._aggregate.by)}"
+            )
+        texts = statements(target, staging, within=self._within("t", bounds))
+        try:
+            changes = write_staged(cursor, target, texts)
+        except Refused as error:
+            raise MigrationError(f"aggregate {self._name}: {error}") from None
+        deleted = 0
+        if self._settings.delete_rows:
+            cursor.execute(sql.SQL(DELETE).format(**parts))
+            deleted = cursor.rowcount
+        return Counts(rows, changes.new, changes.changed, deleted, rounded)
+
+    @property
+    def _key_fits(self) -> list[Fit]:
+        return [fit for fit in self._target.fits if fit.column.name in self._table.key]
+
+    def _rounded(self, cursor: Any, checked: Sequence[Fit], staging: sql.Identifier) -> dict[str, int]:
+        """Count the values that columns would change. Raises `MigrationError` where the Row does not allow it."""
+        rounded = {}
+        if checked:
+            cursor.execute(round_trips(checked, staging))
+            for fit, count in zip(checked, cursor.fetchone(), strict=True):
+                if count and not fit.column.fitted:
+                    raise MigrationError(
+                        f"aggregate {self._name}: {fit.reason} in {count:,} rows; round it in the SQL, widen the column, or "
+                        f"say Fitted[…] in the Row"
+                    )
+                if count:
+                    rounded[f"{self._name}.{fit.column.name}"] = count
+        return rounded
 
     def _insert(self, cursor: Any, parts: dict[str, sql.Composable]) -> int | None:
         """Insert the rows of a range that has none yet; None if it has, or gets some meanwhile."""
@@ -462,17 +492,6 @@ class AggregateRun:
         rows: int = cursor.rowcount
         return rows
 
-    def _upsert(self, cursor: Any, parts: dict[str, sql.Composable]) -> Counts:
-        """Upsert the rows of a range that are new or different, and delete those without a source if told to."""
-        self._execute(cursor, sql.SQL(STAGE).format(**parts))
-        cursor.execute(sql.SQL(UPSERT).format(**parts))
-        rows, new, changed = cursor.fetchone()
-        deleted = 0
-        if self._settings.delete_rows:
-            cursor.execute(sql.SQL(DELETE).format(**parts))
-            deleted = cursor.rowcount
-        return rows, new, changed, deleted
-
     def _execute(self, cursor: Any, statement: sql.Composed) -> None:
         """Run a statement that holds the profile's SELECT. Raises `MigrationError` if that is at fault, with its line."""
         try:
@@ -491,23 +510,28 @@ class AggregateRun:
 
     def _within(self, alias: str, bounds: Bounds) -> sql.Composable:
         """The condition of a range. What the query gives is compared as the table compares its key."""
-        key = self._table.key[0]
-        column: sql.Composable = sql.Identifier(alias, key)
+        name = self._table.key[0]
+        # Its index finds the table's own; what the query gives is compared as the table compares its key.
+        column: sql.Composable = sql.Identifier(alias, name)
         if alias == "q":
             column = self._as_key(column)
         conditions = [
-            sql.SQL("{} {} {}::{}").format(
-                column, sql.SQL(operator), sql.Literal(bound), sql.SQL(self._types[key])
-            )
+            sql.SQL("{} {} {}").format(column, sql.SQL(operator), self._as_key(sql.Literal(bound)))
             for operator, bound in zip((">=", "<"), bounds, strict=True)
             if bound is not None
         ]
         return sql.SQL(" AND ").join(conditions) if conditions else sql.SQL("true")
 
     def _as_key(self, value: sql.Composable) -> sql.Composable:
-        """Cast a value to the type of the key's first column, with its collation."""
-        collate = f" COLLATE {self._key_collation}" if self._key_collation else ""
-        return sql.SQL("{}::{}{}").format(value, sql.SQL(self._types[self._table.key[0]]), sql.SQL(collate))
+        """A value as the table compares the first column of its key."""
+        fit = next(fit for fit in self._target.fits if fit.column.name == self._table.key[0])
+        exact = sql.SQL("{}::{}").format(value, sql.SQL(fit.staged))
+        key = sql.SQL("({})").format(sql.SQL(fit.key or fit.written).format(exact))
+        return (
+            sql.SQL("{} COLLATE {}").format(key, sql.SQL(fit.actual.collation))
+            if fit.actual.collation
+            else key
+        )
 
     # -- after -----------------------------------------------------------------------------------
 
@@ -531,6 +555,7 @@ class AggregateRun:
             **msgspec.to_builtins(self._identity),
             **msgspec.to_builtins(report),
             "unchanged": report.unchanged,
+            "rounded": msgspec.json.encode(report.rounded).decode(),
             "table_name": self._name,
             "sql_md5": self._aggregate.sql_md5,
             "files_md5": md5_of_files((file.export_id, file.file) for file in self._files),
@@ -538,23 +563,7 @@ class AggregateRun:
         cursor.execute(RECEIPT, values)
 
 
-TRUNCATING = re.compile(r"(?:character varying|bit varying)\(\d+\)")
-
-
-def _not_truncated(pg_type: str) -> str:
-    """Take the length off a type of text: a cast to it cuts silently what an INSERT refuses."""
-    return (
-        "bpchar"
-        if pg_type.startswith("character(")
-        else TRUNCATING.sub(lambda m: m[0].partition("(")[0], pg_type)
-    )
-
-
 def _sortable(table: Table, name: str) -> sql.Composable:
     """A column, texts in the order of their bytes: any order tells them apart, and this one is quick."""
     pg_type = next(column.pg_type for column in table.columns if column.name == name)
     return sql.SQL('{0} COLLATE "C" AS {0}' if pg_type == "text" else "{0}").format(sql.Identifier(name))
-
-
-def _list(names: Iterable[str], alias: str | None = None) -> sql.Composed:
-    return sql.SQL(", ").join(sql.Identifier(*filter(None, (alias, name))) for name in names)

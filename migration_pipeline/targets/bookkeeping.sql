@@ -27,7 +27,9 @@ ALTER TABLE migration.loaded_file
     ADD COLUMN IF NOT EXISTS changed    bigint NOT NULL DEFAULT 0,
     ADD COLUMN IF NOT EXISTS nul        bigint NOT NULL DEFAULT 0,
     ADD COLUMN IF NOT EXISTS retries    bigint NOT NULL DEFAULT 0,
-    ADD COLUMN IF NOT EXISTS export_time timestamp with time zone;
+    ADD COLUMN IF NOT EXISTS export_time timestamp with time zone,
+    ADD COLUMN IF NOT EXISTS changed_rows jsonb NOT NULL DEFAULT '{}',
+    ADD COLUMN IF NOT EXISTS rounded      jsonb NOT NULL DEFAULT '{}';
 
 -- Items that became no row because something is wrong with them. The raw line is kept, so nothing is lost:
 -- `migration-pipeline replay` loads them once the profile or the table is mended.
@@ -89,6 +91,8 @@ CREATE TABLE IF NOT EXISTS migration.difference (
     columns    text[] NOT NULL,
     key        jsonb NOT NULL
 );
+-- A table without a key cannot be deleted from where all tables are published.
+ALTER TABLE migration.difference ADD COLUMN IF NOT EXISTS id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY;
 COMMENT ON TABLE migration.difference IS
     'Rows that are missing, different, or extra (made by no item), by key; some of them, from the last verification.';
 
@@ -104,6 +108,7 @@ CREATE TABLE IF NOT EXISTS migration.slice (
     run_id    text NOT NULL,
     landed_at timestamp with time zone
 );
+ALTER TABLE migration.slice ADD COLUMN IF NOT EXISTS alive_until timestamp with time zone NOT NULL DEFAULT now();
 COMMENT ON TABLE migration.slice IS
     'Slices of landing tables: one landed for each file, others of loads that run or were killed.';
 CREATE UNIQUE INDEX IF NOT EXISTS slice_landed
@@ -129,6 +134,8 @@ CREATE TABLE IF NOT EXISTS migration.aggregate (
     made_at         timestamp with time zone NOT NULL DEFAULT now(),
     PRIMARY KEY (profile, table_name)
 );
-ALTER TABLE migration.aggregate ADD COLUMN IF NOT EXISTS files_md5 text NOT NULL DEFAULT '';
+ALTER TABLE migration.aggregate
+    ADD COLUMN IF NOT EXISTS files_md5 text NOT NULL DEFAULT '',
+    ADD COLUMN IF NOT EXISTS rounded jsonb NOT NULL DEFAULT '{}';
 COMMENT ON TABLE migration.aggregate IS
     'Receipts: one row for each aggregate that was made whole, of all files of its plan.';

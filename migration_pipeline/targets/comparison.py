@@ -9,11 +9,13 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import TracebackType
 from typing import Any
 
 import msgspec
 import psycopg2
 from psycopg2 import sql
+from typing_extensions import Self
 
 from migration_pipeline.aggregate import Aggregate
 from migration_pipeline.engine.batch import Batch, Written
@@ -21,14 +23,36 @@ from migration_pipeline.engine.report import FileReport
 from migration_pipeline.engine.transform import Bad
 from migration_pipeline.profile import NulPolicy
 from migration_pipeline.row import Row, Table
-from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
-from migration_pipeline.targets.copy_csv import COPY_OPTIONS
-from migration_pipeline.targets.ddl import qualified
-from migration_pipeline.targets.landing import identifier, part_of
-from migration_pipeline.targets.postgres import Encoded, FileIdentity, PostgresTarget, merged
-
-EXAMPLES = 20
-"""Examples of differences that are kept a file and table, and of rows too many a table."""
+from migration_pipeline.targets.catalog import Target, read_target
+from migration_pipeline.targets.connection import DatabaseSettings
+from migration_pipeline.targets.copy_csv import RowEncoder
+from migration_pipeline.targets.ddl import read_targets
+from migration_pipeline.targets.halving import Outcome, write_batch
+from migration_pipeline.targets.landing import part_of
+from migration_pipeline.targets.postgres import (
+    Encoded,
+    FileIdentity,
+    Piece,
+    encode,
+    join,
+    quarantined_lines,
+    stage_rows,
+)
+from migration_pipeline.targets.session import Session
+from migration_pipeline.targets.sql import (
+    EXAMPLES,
+    Statements,
+    differing,
+    differs,
+    exactly,
+    key_document,
+    name_list,
+    names_of,
+    not_older,
+    same_key,
+    stage,
+    statements,
+)
 
 IN_QUARANTINE = "it is in the quarantine"
 
@@ -78,13 +102,13 @@ class Comparison(msgspec.Struct):
         self.examples += other.examples
 
 
-class ComparingTarget(PostgresTarget):
-    """A target that compares rows instead of writing them; one for all files of a plan.
+class ComparingTarget:
+    """Compares rows with what the tables hold, and writes none; one for all files of a plan. Use as a context manager.
 
-    With `constraints` the temporary tables have those of the tables (NOT NULL, CHECK and unique ones), and what
-    they refuse is a bad item, as in a load. Without, lines that are in the file's quarantine are left out, and
-    `unaccounted` counts bad items that are not there. With `keys` the keys of all rows are kept, in a temporary
-    table each, so that `rows_of_no_item` can tell which rows of a table no item makes.
+    The export's values stand in temporary tables whose types hold them exactly, and the tables' values are compared with these:
+    what a column's type made of a value is found. Lines that are in the file's quarantine are left out, and
+    `unaccounted` counts bad items that are not there. With `keys` the keys of all rows are kept, so that `rows_of_no_item` can
+    tell which rows of a table no item makes.
 
     A file's rows of a landing table are compared with its slice, as a whole, with its last batch. Raises what
     `PostgresTarget` raises.
@@ -94,23 +118,26 @@ class ComparingTarget(PostgresTarget):
         self,
         url: str,
         tables: Mapping[type[Row], Table],
-        file: FileIdentity,
         settings: DatabaseSettings = DatabaseSettings(),  # noqa: B008  # frozen
         nul: NulPolicy = "quarantine",
         on_retry: Callable[[str], None] = lambda _: None,
         *,
-        constraints: bool = False,
         keys: bool = False,
     ) -> None:
-        super().__init__(url, tables, file, settings, nul, on_retry)
-        self._slice = None  # no file gets a new one
-        self._constraints = constraints
+        self._tables = dict(tables)
+        self._nul = nul
         self._keys = keys
-        self._keeps_rows = keys or any(table.landing for table in self._tables.values())
-        self._numbers = {table.qualified: number for number, table in enumerate(self._tables.values())}
+        # What outlasts a batch is in temporary tables, and these end with their transaction.
+        self._held = keys or any(table.landing for table in self._tables.values())
+        self._session = Session(url, settings, on_retry, hold=self._held)
+        self._coders: dict[type[Row], RowEncoder] = {}
+        self._targets: dict[type[Row], Target] = {}
+        self._sql: dict[type[Row], Statements] = {}
+        self._seen: dict[type[Row], sql.Identifier] = {}
+        """Temporary tables of the keys of all rows."""
         self._prepared = False
+        self._file = FileIdentity("", "", "", "", "")
         self._in_quarantine: set[int] = set()
-        self._batch: dict[str, Comparison] = {}
         self.comparisons: dict[str, Comparison] = {}
         """By the table's qualified name: of the file that was turned to last."""
         self.unaccounted = 0
@@ -118,36 +145,85 @@ class ComparingTarget(PostgresTarget):
         self.not_landed = False
         """Whether slices of a loaded file were dropped, as finishing does, so that there was nothing to compare."""
 
+    def __enter__(self) -> Self:
+        self._session.open()
+        try:
+            self._session.persistently(self._check)
+        except BaseException:
+            self._session.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._session.close(failed=error is not None)
+
+    @property
+    def retries(self) -> int:
+        """Transactions that ran again so far."""
+        return self._session.retries
+
+    def cancel(self) -> None:
+        """Make a `write` in another thread fail soon."""
+        self._session.cancel()
+
+    def _check(self, cursor: Any) -> None:
+        self._targets = read_targets(cursor, self._tables)
+        self._coders = {
+            row_class: RowEncoder(target.table, self._nul, target.fits)
+            for row_class, target in self._targets.items()
+        }
+        for number, (row_class, target) in enumerate(self._targets.items()):
+            self._sql[row_class] = statements(target, self._temporary(f"{number}"))
+            if self._keys and not target.table.landing:
+                self._seen[row_class] = self._temporary(f"seen_{number}")
+
+    def _temporary(self, name: str) -> sql.Identifier:
+        return sql.Identifier("pg_temp", f"migration_{self._session.token}_{name}")
+
     def turn_to(self, file: FileIdentity) -> None:
         """Begin with another file."""
         self._file = file
         self.comparisons = {table.qualified: Comparison() for table in self._tables.values()}
         self.unaccounted = 0
-        self._in_quarantine = set() if self._constraints else {line for line, _ in self.quarantined()}
+        self._in_quarantine = {
+            line for line, _ in self._session.persistently(lambda cursor: quarantined_lines(cursor, file))
+        }
+
+    def encode(self, rows: dict[type[Row], list[Row]]) -> Piece:
+        """Encode some of a batch's rows."""
+        return encode(self._coders, rows)
+
+    def join(self, pieces: Sequence[Piece]) -> Encoded:
+        """Make a batch of pieces."""
+        return join(self._coders, pieces)
+
+    # -- a batch -------------------------------------------------------------------------------------
 
     def write(self, batch: Batch, close: Callable[[Written], FileReport] | None = None) -> Written:
         """Compare a batch. No receipt is written; `close` settles the account all the same."""
         kept = self._without_quarantined(batch)
 
-        def work(cursor: Any) -> Written:
-            self._batch = {name: Comparison() for name in self.comparisons}
+        def work(cursor: Any) -> tuple[Written, dict[str, Comparison]]:
             self._read_only(cursor)
-            cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
-            written = Written()
-            self._load(cursor, kept, batch.room, written)
+            comparer, written = _Comparer(self._targets, self._sql, self._seen), Written()
+            write_batch(cursor, kept, comparer, written, self._session.expect_answer, batch.room)
             if close is not None:
-                for table in self._tables.values():
-                    if table.landing:
-                        self._compare_slice(cursor, table)
-            return written
+                for row_class, target in self._targets.items():
+                    if target.table.landing:
+                        self._compare_slice(cursor, target, comparer.staging[row_class], comparer.found)
+            return written, comparer.found
 
-        self._rows_are_new = False
-        written = self._session.persistently(work)
-        if not self._constraints:
-            bad = [*kept.bad, *written.refused]
-            self.unaccounted += sum(one.number not in self._in_quarantine for one in bad)
-        for name, found in self._batch.items():
-            self.comparisons[name].add(found)
+        written, found = self._session.persistently(work)
+        self._prepared = True
+        bad = [*kept.bad, *written.refused]
+        self.unaccounted += sum(one.number not in self._in_quarantine for one in bad)
+        for name, comparison in found.items():
+            self.comparisons[name].add(comparison)
             del self.comparisons[name].examples[EXAMPLES:]
         for left_out in self._left_out(batch):
             written.refuse(left_out)
@@ -155,38 +231,75 @@ class ComparingTarget(PostgresTarget):
             close(written)
         return written
 
+    def _read_only(self, cursor: Any) -> None:
+        """Make the transaction's temporary tables, and let it write nothing else from here on."""
+        if not (self._prepared and self._held):
+            for row_class, target in self._targets.items():
+                cursor.execute(self._sql[row_class].stage)
+                if row_class in self._seen:
+                    keys = [fit for fit in target.fits if fit.column.name in target.table.key]
+                    cursor.execute(stage(keys, self._seen[row_class]))
+        cursor.execute("SET TRANSACTION READ ONLY")
+
+    def _compare_slice(
+        self, cursor: Any, target: Target, staging: sql.Identifier, comparisons: dict[str, Comparison]
+    ) -> None:
+        """Compare a file's rows of a landing table with its slice: as often as they occur, in whatever order."""
+        name = target.table.qualified
+        found = comparisons.setdefault(name, Comparison())
+        cursor.execute(PLACE_AND_RECEIPT, msgspec.to_builtins(self._file))
+        number, loaded = cursor.fetchone()
+        if number is None and loaded:
+            self.not_landed = True
+            found.compared = -self.comparisons[name].compared  # none was compared, after all
+        else:
+            theirs = sql.SQL("{} WHERE false").format(target.identifier)
+            if number is not None and _exists(cursor, part_of(name, number)):
+                theirs = sql.SQL("{}").format(part_of(name, number))
+            cursor.execute(
+                sql.SQL(COMPARE_SLICES).format(
+                    ours=_comparable(target, "ours"),
+                    staging=staging,
+                    columns=_comparable(target, "theirs"),
+                    theirs=theirs,
+                )
+            )
+            missing, extra = cursor.fetchone()
+            found.found += Counter({Difference("missing"): missing, Difference("extra"): extra})
+        cursor.execute(sql.SQL("DELETE FROM {}").format(staging))
+
+    # -- whole tables --------------------------------------------------------------------------------
+
     def rows_of_no_item(self, table: Table) -> Comparison:
         """Find the rows of a table that no item made, once all files were compared. Needs `keys`."""
+        row_class = next(row_class for row_class, each in self._tables.items() if each == table)
 
         def work(cursor: Any) -> Comparison:
             self._read_only(cursor)
             _for_large_joins(cursor)
-            return _extra(cursor, table, self._temporary("seen", table))
+            return _extra(cursor, self._targets[row_class], self._seen[row_class])
 
         return self._session.persistently(work)
 
     def aggregate(self, aggregate: Aggregate) -> Comparison:
         """Make the rows of an aggregate of what is landed, and compare them with its table."""
-        table = aggregate.table
-        names = [column.name for column in table.columns]
+        made = self._temporary("aggregate")
 
         def work(cursor: Any) -> Comparison:
-            cursor.execute("DROP TABLE IF EXISTS pg_temp.aggregated")
-            cursor.execute(
-                sql.SQL("CREATE TEMP TABLE aggregated (LIKE {}) ON COMMIT DROP").format(identifier(table))
-            )
+            target = read_target(aggregate.table, cursor)
+            cursor.execute(stage(target.fits, made))
             cursor.execute("SET TRANSACTION READ ONLY")
+            cursor.execute(sql.SQL("DELETE FROM {}").format(made))
             _for_large_joins(cursor)
-            made = sql.Identifier("pg_temp", "aggregated")
             cursor.execute(
                 sql.SQL("INSERT INTO {} ({}) SELECT {} FROM (\n{}\n) q").format(
-                    made, _list(names), _list(names), sql.SQL(aggregate.sql)
+                    made, name_list(names_of(target.fits)), exactly(target.fits, "q"), sql.SQL(aggregate.sql)
                 )
             )
             rows = cursor.rowcount
-            cursor.execute(_compare(table, made))
+            cursor.execute(_compare(target, made))
             found = _comparison(rows, cursor.fetchall())
-            found.add(_extra(cursor, table, made))
+            found.add(_extra(cursor, target, made))
             return found
 
         return self._session.persistently(work)
@@ -207,106 +320,60 @@ class ComparingTarget(PostgresTarget):
             if number in self._in_quarantine:
                 yield Bad(number, line, IN_QUARANTINE)
 
-    # -- temporary tables ----------------------------------------------------------------------------
 
-    def _connected(self, cursor: Any) -> None:
-        super()._connected(cursor)
-        if self._prepared and self._keeps_rows:
-            raise DatabaseError("the connection was lost, and the rows that were seen with it: start again")
-        self._prepared = False
+class _Comparer:
+    """Stages encoded rows and compares them with the tables."""
 
-    def _read_only(self, cursor: Any) -> None:
-        """Make a session's temporary tables, and let the transaction write nothing else from here on."""
-        if not self._prepared:
-            for table in self._tables.values():
-                self._make_tables(cursor, table)
-            # Committed by themselves: a transaction that fails later must not take the tables with it.
-            cursor.execute("COMMIT")
-            cursor.execute("BEGIN")
-            self._prepared = True
-        cursor.execute("SET TRANSACTION READ ONLY")
+    def __init__(
+        self,
+        targets: Mapping[type[Row], Target],
+        sql_of: Mapping[type[Row], Statements],
+        seen: Mapping[type[Row], sql.Identifier],
+    ) -> None:
+        self._targets = targets
+        self._sql = sql_of
+        self._seen = seen
+        self.staging = {row_class: texts.staging for row_class, texts in sql_of.items()}
+        self.found: dict[str, Comparison] = {}
+        self.table: str | None = None
+        self.columns = {fit.column.name for target in targets.values() for fit in target.fits}
 
-    def _make_tables(self, cursor: Any, table: Table) -> None:
-        name = self._temporary("compared", table).strings[-1]
-        parts = {"new": sql.Identifier(name), "target": identifier(table)}
-        like = "INCLUDING CONSTRAINTS INCLUDING INDEXES" if self._constraints else ""
-        if self._constraints and (table.merges or table.landing):
-            like = "INCLUDING CONSTRAINTS"  # rows of one key come together here
-        cursor.execute(
-            sql.SQL("CREATE TEMP TABLE {new} (LIKE {target} {like}) {lasting}").format(
-                like=sql.SQL(like),
-                lasting=sql.SQL("" if table.landing else "ON COMMIT DELETE ROWS"),
-                **parts,
-            )
-        )
-        # Columns that the profile does not write have their defaults, which must not be drawn from here.
-        cursor.execute(OTHER_COLUMNS, (qualified(table), [column.name for column in table.columns]))
-        for (column,) in cursor.fetchall():
-            drop = sql.SQL("ALTER TABLE {new} DROP COLUMN {column} CASCADE")
-            cursor.execute(drop.format(column=sql.Identifier(column), **parts))
-        if self._keys and not table.landing:
-            cursor.execute(
-                sql.SQL("CREATE TEMP TABLE {seen} AS SELECT {key} FROM {target} WITH NO DATA").format(
-                    seen=sql.Identifier(self._temporary("seen", table).strings[-1]),
-                    key=_list(table.key),
-                    **parts,
-                )
-            )
+    def name_of(self, table: str) -> str | None:
+        """A refusal names a temporary table."""
+        return self.table
 
-    def _temporary(self, kind: str, table: Table) -> sql.Identifier:
-        return sql.Identifier("pg_temp", f"{kind}_{self._numbers[table.qualified]}")
+    def again(self, error: psycopg2.Error) -> bool:
+        """There is one way only."""
+        return False
 
-    def _table_of(self, error: psycopg2.Error) -> str | None:
-        name = error.diag.table_name or ""
-        number = name.removeprefix("compared_")
-        return list(self._numbers)[int(number)] if name != number else None
-
-    def _copy(self, cursor: Any, encoded: Encoded) -> int:
-        """Stage rows and compare them; gives the number of those that replace others."""
-        changed = 0
+    def write(self, cursor: Any, encoded: Encoded) -> Outcome:
+        """Stage rows and compare them."""
+        outcome, found = Outcome(), dict[str, Comparison]()
         for row_class, data in encoded.parts:
-            table = self._tables[row_class]
-            staging = self._temporary("compared", table)
-            if not table.landing:
-                cursor.execute(sql.SQL("DELETE FROM {}").format(staging))
-            copy = sql.SQL("COPY {} ({}) FROM STDIN WITH ({})").format(
-                staging, _list(column.name for column in table.columns), sql.SQL(COPY_OPTIONS)
-            )
-            cursor.copy_expert(copy, io.BytesIO(data), len(data))
-            if table.landing:
-                self._batch[table.qualified].compared += encoded.rows[table.qualified]
+            target, texts = self._targets[row_class], self._sql[row_class]
+            name = self.table = target.table.qualified
+            if target.table.landing:
+                cursor.copy_expert(texts.copy_to_staging, io.BytesIO(data), len(data))
+                found[name] = Comparison(compared=encoded.rows[name])
                 continue
-            if self._keys:
-                keep = sql.SQL("INSERT INTO {} SELECT {} FROM {}")
-                cursor.execute(keep.format(self._temporary("seen", table), _list(table.key), staging))
-            cursor.execute(_compare(table, staging))
-            found = _comparison(encoded.rows[table.qualified], cursor.fetchall())
-            self._batch[table.qualified].add(found)
-            changed += found.count("different")
-        return changed
+            stage_rows(cursor, target, texts, data, outcome)
+            if row_class in self._seen:
+                keys = name_list(target.table.key)
+                cursor.execute(
+                    sql.SQL("INSERT INTO {} SELECT {} FROM {}").format(
+                        self._seen[row_class], keys, texts.staging
+                    )
+                )
+            cursor.execute(_compare(target, texts.staging))
+            found[name] = _comparison(encoded.rows[name] - outcome.collisions[name], cursor.fetchall())
+        for name, comparison in found.items():  # of all tables, as the rows of one alone may be refused
+            self.found.setdefault(name, Comparison()).add(comparison)
+        return outcome
 
-    def _compare_slice(self, cursor: Any, table: Table) -> None:
-        """Compare a file's rows of a landing table with its slice: as often as they occur, in whatever order."""
-        staging, found = self._temporary("compared", table), self._batch[table.qualified]
-        names = _list(column.name for column in table.columns)
-        cursor.execute(PLACE_AND_RECEIPT, msgspec.to_builtins(self._file))
-        number, loaded = cursor.fetchone()
-        if number is None and loaded:
-            self.not_landed = True
-            found.compared = -self.comparisons[table.qualified].compared  # none was compared, after all
-        else:
-            theirs = sql.SQL("SELECT {} FROM {} WHERE false").format(names, staging)
-            if number is not None and self._exists(cursor, part_of(table.qualified, number)):
-                theirs = sql.SQL("SELECT {} FROM {}").format(names, part_of(table.qualified, number))
-            cursor.execute(sql.SQL(COMPARE_SLICES).format(names=names, staging=staging, theirs=theirs))
-            missing, extra = cursor.fetchone()
-            found.found += Counter({Difference("missing"): missing, Difference("extra"): extra})
-        cursor.execute(sql.SQL("DELETE FROM {}").format(staging))
 
-    @staticmethod
-    def _exists(cursor: Any, name: sql.Identifier) -> bool:
-        cursor.execute("SELECT to_regclass(%s) IS NOT NULL", (name.as_string(cursor),))
-        return bool(cursor.fetchone()[0])
+def _exists(cursor: Any, name: sql.Identifier) -> bool:
+    cursor.execute("SELECT to_regclass(%s) IS NOT NULL", (name.as_string(cursor),))
+    return bool(cursor.fetchone()[0])
 
 
 def _comparison(rows: int, groups: Sequence[tuple[Any, ...]]) -> Comparison:
@@ -318,21 +385,14 @@ def _comparison(rows: int, groups: Sequence[tuple[Any, ...]]) -> Comparison:
     return made
 
 
-OTHER_COLUMNS = """
-SELECT attname
-  FROM pg_attribute
- WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped AND attname <> ALL (%s)
-"""
-
 COMPARE = """
 SELECT kind, columns, count(*), (array_agg(key::text ORDER BY key::text))[1:{examples}]
   FROM (SELECT {key} AS key,
-               CASE WHEN t.{first_key} IS NULL THEN 'missing' WHEN {newer} THEN 'newer' ELSE 'different' END AS kind,
-               CASE WHEN t.{first_key} IS NULL THEN ARRAY[]::text[]
-                    ELSE array_remove(ARRAY[{differing}]::text[], NULL) END AS columns
+               CASE WHEN t.{first_key} IS NULL THEN 'missing' WHEN {not_older} THEN 'different' ELSE 'newer' END AS kind,
+               CASE WHEN t.{first_key} IS NULL THEN ARRAY[]::text[] ELSE {differing} END AS columns
           FROM {staging} s
           LEFT JOIN {target} t ON {same_key}
-         WHERE t.{first_key} IS NULL OR ({theirs}) IS DISTINCT FROM ({ours})) AS compared
+         WHERE t.{first_key} IS NULL OR {differs}) AS compared
  GROUP BY kind, columns
 """
 
@@ -345,7 +405,6 @@ WITH extra AS (
 SELECT count(*), (SELECT array_agg(key::text) FROM (SELECT key FROM extra LIMIT {examples}) AS shown) FROM extra
 """
 
-
 PLACE_AND_RECEIPT = """
 SELECT (SELECT id FROM migration.slice
          WHERE (profile, export_id, file) = (%(profile)s, %(export_id)s, %(file)s) AND landed_at IS NOT NULL),
@@ -354,10 +413,19 @@ SELECT (SELECT id FROM migration.slice
 """
 
 COMPARE_SLICES = """
-WITH ours AS (SELECT {names} FROM {staging}), theirs AS ({theirs})
+WITH ours AS (SELECT {ours} FROM {staging}), theirs AS (SELECT {columns} FROM {theirs})
 SELECT (SELECT count(*) FROM (TABLE ours EXCEPT ALL TABLE theirs) AS missing),
        (SELECT count(*) FROM (TABLE theirs EXCEPT ALL TABLE ours) AS extra)
 """
+
+
+def _comparable(target: Target, side: str) -> sql.Composed:
+    """The columns of one side as they are compared; what must be compared by its image, by its text."""
+    values = []
+    for fit in target.fits:
+        value = sql.SQL(fit.ours if side == "ours" else fit.theirs).format(sql.Identifier(fit.column.name))
+        values.append(sql.SQL('({})::text COLLATE "C"').format(value) if fit.image else value)
+    return sql.SQL(", ").join(values)
 
 
 def _for_large_joins(cursor: Any) -> None:
@@ -368,14 +436,14 @@ def _for_large_joins(cursor: Any) -> None:
     )
 
 
-def _extra(cursor: Any, table: Table, seen: sql.Identifier) -> Comparison:
+def _extra(cursor: Any, target: Target, seen: sql.Identifier) -> Comparison:
     """Find the rows of a table whose keys are not among those seen."""
     cursor.execute(
         sql.SQL(EXTRA).format(
-            target=identifier(table),
+            target=target.identifier,
             seen=seen,
-            same_key=_same_key(table),
-            key=_key_document(table, "t"),
+            same_key=same_key(target, "t", "s"),
+            key=key_document(target.table, "t"),
             examples=sql.Literal(EXAMPLES),
         )
     )
@@ -387,50 +455,16 @@ def _extra(cursor: Any, table: Table, seen: sql.Identifier) -> Comparison:
     )
 
 
-def _compare(table: Table, staging: sql.Identifier) -> sql.Composed:
-    names = [column.name for column in table.columns]
-    others = [name for name in names if name not in table.key]
-    # A column that merges is as it should be if the row is in it already.
-    ours = [merged(table, name, "t", "s") for name in others]
-    differing = sql.SQL(", ").join(
-        sql.SQL("CASE WHEN t.{} IS DISTINCT FROM {} THEN {} END").format(
-            sql.Identifier(name), value, sql.Literal(name)
-        )
-        for name, value in zip(others, ours, strict=True)
-    )
-    newer = sql.SQL("t.{0} IS NOT NULL AND (s.{0} >= t.{0}) IS NOT TRUE").format(
-        sql.Identifier(table.version or "-")
-    )
+def _compare(target: Target, staging: sql.Identifier) -> sql.Composed:
+    others = [fit for fit in target.fits if fit.column.name not in target.table.key]
     return sql.SQL(COMPARE).format(
         examples=sql.Literal(EXAMPLES),
-        key=_key_document(table, "s"),
-        first_key=sql.Identifier(table.key[0]),
-        newer=newer if table.version else sql.SQL("false"),
-        differing=differing,
+        key=key_document(target.table, "s"),
+        first_key=sql.Identifier(target.table.key[0]),
+        not_older=not_older(target, "t", "s"),
+        differing=differing(others, "t", "s"),
         staging=staging,
-        target=identifier(table),
-        same_key=_same_key(table),
-        theirs=_row([sql.Identifier("t", name) for name in others]),
-        ours=_row(ours),
+        target=target.identifier,
+        same_key=same_key(target, "t", "s"),
+        differs=differs(others, "t", "s"),
     )
-
-
-def _same_key(table: Table) -> sql.Composed:
-    return sql.SQL(" AND ").join(sql.SQL("t.{0} = s.{0}").format(sql.Identifier(name)) for name in table.key)
-
-
-def _key_document(table: Table, alias: str) -> sql.Composed:
-    return sql.SQL("jsonb_build_object({})").format(
-        sql.SQL(", ").join(
-            sql.SQL("{}, {}").format(sql.Literal(name), sql.Identifier(alias, name)) for name in table.key
-        )
-    )
-
-
-def _row(columns: Sequence[sql.Composable]) -> sql.Composable:
-    """A row of columns; of a table that is all key, one that never differs."""
-    return sql.SQL("ROW({})").format(sql.SQL(", ").join(columns)) if columns else sql.SQL("1")
-
-
-def _list(names: Iterable[str]) -> sql.Composed:
-    return sql.SQL(", ").join(map(sql.Identifier, names))

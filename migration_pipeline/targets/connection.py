@@ -5,30 +5,47 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
 import msgspec
 import psycopg2
+from psycopg2 import sql
 from psycopg2.extensions import parse_dsn
 
 from migration_pipeline.errors import MigrationError
-from migration_pipeline.targets.faults import advice
+from migration_pipeline.targets.faults import advice, why_bad
 
-SESSION = """
-SET SESSION TIME ZONE 'UTC';
-SET SESSION enable_hashjoin = off;
-SET SESSION enable_mergejoin = off;
-SET SESSION tcp_keepalives_idle = 30;
-SET SESSION tcp_keepalives_interval = 10;
-SET SESSION tcp_keepalives_count = 3;
-SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
-"""
-"""Times without an offset mean UTC whatever the server's or the operator's zone is. And a batch is joined
-to its table by the key's index, however large the table and whatever its statistics say: the staging
-table has none, and a plan that reads the whole target once a batch would be a disaster. A server whose commits
-do not wait for the disk by default could lose a batch of a file that is recorded as loaded."""
+APPLICATION = "migration_pipeline"
+"""Our name in pg_stat_activity."""
+
+SETTINGS = {
+    # What decides results, whatever the server, the database, the role or another client of a pool has set.
+    "DateStyle": "ISO, YMD",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",  # of times without an offset
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+    "xmloption": "content",
+    "standard_conforming_strings": "on",
+    "transform_null_equals": "off",
+    "quote_all_identifiers": "off",
+    "array_nulls": "on",  # or NULL in an array is a text of four letters
+    "row_security": "off",  # rows that a policy hides are an error then, and not missing
+    # A batch is joined to its table by the key's index, however large the table and whatever its statistics say: the
+    # staging table has none, and a plan that reads the whole target once a batch would be a disaster.
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "enable_nestloop": "on",
+    "enable_indexscan": "on",
+    "enable_bitmapscan": "on",
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+}
+"""Set for each transaction alone: behind a pooler the next one may have another server process, and others have this one."""
 
 PARAMETERS: dict[str, tuple[str, str | None]] = {
     # After a failover the old writer may answer still, but takes no writes: only the writer will do.
@@ -50,11 +67,13 @@ IDLE_SECONDS = 60.0
 hold the locks of a transaction that was given up long ago, and the next try would wait for them."""
 
 
-BACKEND = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
-
-END_BACKEND = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE (pid, backend_start) = (%s, %s)"
-"""Ends a session that we lost: in the middle of a COPY the server may wait for its bytes for ever, with its
-locks held. A role may end its own sessions."""
+END_SESSION = """
+SELECT pg_terminate_backend(pid)
+  FROM pg_stat_activity
+ WHERE application_name = %s AND usename = current_user AND pid <> pg_backend_pid()
+"""
+"""Ends a transaction that we lost: in the middle of a COPY the server may wait for its bytes for ever, with its locks
+held. It bears our mark; a process and its start would be a pooler's, which others use by now. A role may end its own."""
 
 
 class DatabaseSettings(msgspec.Struct, frozen=True):
@@ -66,6 +85,8 @@ class DatabaseSettings(msgspec.Struct, frozen=True):
     """How long a statement waits for a lock before its transaction is rolled back and tried again."""
     statement_timeout_seconds: float = 300.0
     """How long a statement may take; a batch takes less than a second where nothing is wrong."""
+    idle_seconds: float = IDLE_SECONDS
+    """How long the server waits for us within a transaction, though no longer than for a statement; 0: for ever."""
 
 
 class DatabaseError(MigrationError):
@@ -73,47 +94,71 @@ class DatabaseError(MigrationError):
 
 
 def open_connection(url: str) -> Any:
-    """Connect to the writer, in UTF-8; `configure` it then. Raises `psycopg2.Error`."""
+    """Connect to the writer, in UTF-8; `begin` each transaction. Raises `psycopg2.Error`."""
     given = parse_dsn(url)
     ours: dict[str, Any] = {
         name: value
         for name, (value, variable) in PARAMETERS.items()
         if name not in given and not (variable and os.environ.get(variable))
     }
-    return psycopg2.connect(url, application_name="migration_pipeline", client_encoding="UTF8", **ours)
+    connection = psycopg2.connect(url, application_name=APPLICATION, client_encoding="UTF8", **ours)
+    connection.set_session(isolation_level="READ COMMITTED")  # sent with each BEGIN
+    return connection
 
 
-def configure(
-    connection: Any,
-    settings: DatabaseSettings = DatabaseSettings(),  # noqa: B008  # frozen
-) -> tuple[Any, ...]:
-    """Set what makes results the same everywhere, and the time limits. Raises `psycopg2.Error`.
+def begin(cursor: Any, settings: DatabaseSettings, mark: str = APPLICATION) -> None:
+    """Set, for the transaction that begins here, what makes results the same everywhere, and the time limits.
 
-    Gives what `END_BACKEND` takes to end this session from another one.
+    `mark` is the transaction's name in pg_stat_activity. Raises `psycopg2.Error`.
     """
-    with connection, connection.cursor() as cursor:
-        cursor.execute(SESSION)
-        for name, seconds in (
-            ("lock_timeout", settings.lock_timeout_seconds),
-            ("statement_timeout", settings.statement_timeout_seconds),
-            ("idle_in_transaction_session_timeout", min(IDLE_SECONDS, settings.statement_timeout_seconds)),
-        ):
-            cursor.execute("SELECT set_config(%s, %s, false)", (name, str(int(seconds * 1000))))
-        cursor.execute(BACKEND)
-        return cursor.fetchone()  # type: ignore[no-any-return]
+    milliseconds = {
+        "lock_timeout": settings.lock_timeout_seconds,
+        "statement_timeout": settings.statement_timeout_seconds,
+        "idle_in_transaction_session_timeout": min(settings.idle_seconds, settings.statement_timeout_seconds),
+    }
+    values = {
+        **SETTINGS,
+        **{name: str(int(seconds * 1000)) for name, seconds in milliseconds.items()},
+        "application_name": mark,
+    }
+    cursor.execute("SET LOCAL search_path TO DEFAULT")
+    cursor.execute(
+        sql.SQL("SELECT {}").format(
+            sql.SQL(", ").join(
+                sql.SQL("set_config({}, {}, true)").format(sql.Literal(name), sql.Literal(value))
+                for name, value in values.items()
+            )
+        )
+    )
+    # A commit that does not wait for the disk could lose a batch of a file that is recorded as loaded.
+    cursor.execute(
+        "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
+    )
 
 
-def connect(
-    url: str,
-    settings: DatabaseSettings = DatabaseSettings(),  # noqa: B008  # frozen
-) -> Any:
-    """Connect once, and configure. Raises `DatabaseError`."""
+def connect(url: str) -> Any:
+    """Connect once. Raises `DatabaseError`."""
     try:
-        connection = open_connection(url)
-        configure(connection, settings)
+        return open_connection(url)
     except psycopg2.Error as error:
         raise no_database(error) from None
-    return connection
+
+
+@contextmanager
+def transaction(
+    url: str,
+    settings: DatabaseSettings = DatabaseSettings(),  # noqa: B008  # frozen
+) -> Iterator[Any]:
+    """A cursor in one transaction on a connection of its own, committed if all ends well. Raises `DatabaseError`."""
+    connection = connect(url)
+    try:
+        with connection, connection.cursor() as cursor:
+            begin(cursor, settings)
+            yield cursor
+    except psycopg2.Error as error:
+        raise DatabaseError(explain(error)) from None  # its own text may hold more than names
+    finally:
+        connection.close()
 
 
 def no_database(error: psycopg2.Error) -> DatabaseError:
@@ -179,7 +224,10 @@ def reason_of_refusal(error: psycopg2.Error, columns: Iterable[str]) -> str:
     names = [f"column {column}"] if column else []
     if detail.constraint_name:
         names.append(f"constraint {detail.constraint_name}")
-    return " ".join([f"{type(error).__name__} (SQLSTATE {error.pgcode})", *names])
+    why = why_bad(error.pgcode or "", named=bool(names))
+    return " ".join([f"{type(error).__name__} (SQLSTATE {error.pgcode})", *names]) + (
+        f": {why}" if why else ""
+    )
 
 
 _usual_hook = sys.excepthook

@@ -11,15 +11,20 @@ text by a generated function first; rows without such columns skip that step.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from decimal import Decimal
 from operator import attrgetter
 from typing import Any, NamedTuple, get_origin
 
 import msgspec
 
+from migration_pipeline.errors import BadRow
 from migration_pipeline.profile import NulPolicy
 from migration_pipeline.row import Column, Row, Table, element_type
+from migration_pipeline.targets.fits import Fit
 
 COPY_OPTIONS = r"""FORMAT csv, QUOTE '"', ESCAPE '\', NULL 'null'"""
 
@@ -49,8 +54,22 @@ def _quoted(text: str) -> str:
 
 
 def document(value: Any) -> str:
-    """Spell a document as JSON text, numbers with all their digits."""
-    return _document.encode(value).decode()
+    """Spell a document as JSON text, numbers with all their digits. Raises ValueError for NaN and infinity."""
+    text = _document.encode(value).decode()
+    # JSON has neither: the encoder makes null of a float's, and a bare word of a Decimal's.
+    if ("null" in text or "NaN" in text or "Infinity" in text) and not _finite(value):
+        raise ValueError("a document holds NaN or infinity, which JSON has not")
+    return text
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, Decimal):
+        return value.is_finite()
+    if isinstance(value, dict):
+        return all(map(_finite, value.values()))
+    return all(map(_finite, value)) if isinstance(value, (list, tuple, set, frozenset)) else True
 
 
 def scalar(value: Any) -> str:
@@ -58,19 +77,29 @@ def scalar(value: Any) -> str:
     return value if isinstance(value, str) else str(value)
 
 
-def spelling_of(column: Column) -> Callable[[Any], str] | None:
+def utc(value: Any) -> Any:
+    """Spell a time in UTC and without an offset, which a column without time zone would ignore."""
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value.astimezone(timezone.utc).replace(tzinfo=None).isoformat()
+    return value
+
+
+def spelling_of(column: Column, fit: Fit | None = None) -> Callable[[Any], Any] | None:
     """The function that turns a column's values to text; None where their JSON form will do."""
     bare = column.python_type
-    if column.pg_type == "jsonb":
+    staged = fit.staged if fit else column.pg_type
+    if staged in ("json", "jsonb"):
         return document
     if get_origin(bare) in (frozenset, set, list):
-        return array(bytea if element_type(bare) is bytes else scalar)
+        if element_type(bare) is bytes:
+            return array(bytea)
+        return array((lambda value: scalar(utc(value))) if fit and fit.utc else scalar)
     if bare is bytes:
         return bytea
     # JSON has no NaN or infinity, and no integers beyond 64 bits in this encoder; text has.
-    if bare is float or (bare is int and column.pg_type.startswith("numeric")):
+    if bare is float or (bare is int and staged.startswith("numeric")):
         return scalar
-    return None
+    return utc if fit and fit.utc else None
 
 
 # -- batches ---------------------------------------------------------------------------------------
@@ -88,6 +117,8 @@ class EncodedRows(NamedTuple):
     """One a row, without newlines between; those of a landing table are in one piece."""
     nul: int
     """Texts from which U+0000 was taken out."""
+    rounded: dict[str, int]
+    """Values that a column changes, as the Row allows, by table and column."""
 
 
 class CopyInput(NamedTuple):
@@ -98,18 +129,22 @@ class CopyInput(NamedTuple):
 
 
 class RowEncoder:
-    """Encodes the rows of one table, compiled once from its `Row` class."""
+    """Encodes the rows of one table, compiled once from its `Row` class, and how its columns take their values."""
 
-    def __init__(self, table: Table, nul: NulPolicy = "quarantine") -> None:
+    def __init__(self, table: Table, nul: NulPolicy = "quarantine", fits: Sequence[Fit] = ()) -> None:
         self.table = table
+        self._checks = [(fit, attrgetter(fit.column.field)) for fit in fits if fit.changes is not None]
         fields = {column.name: column.field for column in table.columns}
         self._key = attrgetter(*(fields[name] for name in table.key)) if not table.landing else None
         self._version = attrgetter(fields[table.version]) if table.version else None
         self._nul = {"strip": "", "escape": r"\u0000"}.get(nul)
-        self._prepare = _compile_prepare(table)
+        self._prepare = _compile_prepare(table, {fit.column.name: fit for fit in fits})
 
     def encode(self, rows: Sequence[Row]) -> EncodedRows:
-        """Encode some of a batch's rows, best while they are in the CPU's cache still: they are not needed any more."""
+        """Encode some of a batch's rows, best while they are in the CPU's cache still: they are not needed any more.
+
+        Raises `BadRow` if a column would change a value, and the Row does not allow it.
+        """
         lines, counted = self._lines(rows), [0]
         if self._nul is not None and any(each in line for line in lines for each in _NUL):
             rows = [_without_nul(row, self._nul, counted) for row in rows]
@@ -122,7 +157,20 @@ class RowEncoder:
             list(map(self._version, rows)) if self._version else [],
             lines,
             counted[0],
+            self._rounded(rows) if self._checks else {},
         )
+
+    def _rounded(self, rows: Sequence[Row]) -> dict[str, int]:
+        """Count the values that a column changes."""
+        rounded = {}
+        for fit, value_of in self._checks:
+            changes: Callable[[Any], bool] = fit.changes  # type: ignore[assignment]  # as the list has it
+            count = sum(value is not None and changes(value) for value in map(value_of, rows))
+            if count and not fit.column.fitted:
+                raise BadRow(fit.reason, self.table.qualified)
+            if count:
+                rounded[f"{self.table.qualified}.{fit.column.name}"] = count
+        return rounded
 
     def join(self, pieces: Sequence[EncodedRows]) -> CopyInput:
         """Make COPY input of a batch's rows, sorted by key, each key once.
@@ -203,9 +251,9 @@ def _without_nul(value: Any, instead: str, counted: list[int]) -> Any:
     return value
 
 
-def _compile_prepare(table: Table) -> Callable[[Row], tuple[Any, ...]] | None:
+def _compile_prepare(table: Table, fits: dict[str, Fit]) -> Callable[[Row], tuple[Any, ...]] | None:
     """Generate the function that makes a row's tuple for the JSON encoder; None when the row will do itself."""
-    spellings = {column.field: spelling_of(column) for column in table.columns}
+    spellings = {column.field: spelling_of(column, fits.get(column.name)) for column in table.columns}
     if not any(spellings.values()):
         return None
     values = []

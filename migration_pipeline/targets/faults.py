@@ -47,6 +47,17 @@ DATA = frozenset(
         "54001",  # statement too complex: a document nested too deeply
     }
 )
+DATA_CLASSES = frozenset(
+    {
+        "22",  # data exception
+        "23",  # integrity constraint violation
+        "P0",  # a trigger in PL/pgSQL refused the row: RAISE EXCEPTION
+        "38",  # one in another language did
+        "39",
+        "44",  # WITH CHECK OPTION
+        "45",  # SQLSTATE 45000 is what other databases' triggers raise
+    }
+)
 FULL = frozenset({"53100", "53200", "53000", "53400"})
 
 FEW_TRIES = {"57014": 3}
@@ -77,7 +88,7 @@ def fault_of(error: psycopg2.Error, *, connected: bool = True) -> Fault:
         return Fault.RECONNECT
     if state in FULL or state.startswith("58"):
         return Fault.FULL
-    if state[:2] in ("22", "23") or state in DATA:
+    if state[:2] in DATA_CLASSES or state in DATA:
         return Fault.DATA
     return Fault.FATAL
 
@@ -111,11 +122,35 @@ ADVICE = {
     "53200": "the database is out of memory: free some, then rerun the file",
     "28": "check the user and password in MIGRATION_DATABASE_URL, and the server's pg_hba.conf",
     "3D": "the database does not exist: check MIGRATION_DATABASE_URL",
-    "42501": "the role lacks a privilege: see the grants in docs/security.md",
+    "3F": "the schema does not exist: create it, or check the Row's table name",
+    "0A000": "the table, or a type in it, does not support the statement: docs/targets.md says which tables do",
+    "21000": "two rows of one key met in one statement, which is a defect of the pipeline: please report it",
+    "22P05": "the database's encoding lacks a character: use a database whose encoding is UTF8",
+    "42501": "the role lacks a privilege, or a row-level security policy hides rows from it: see docs/security.md",
+    "428C9": "a column is GENERATED ALWAYS: leave it out of the Row, or make it BY DEFAULT",
+    "42883": "a type has no such operator or function: name another type in the Row, or install its extension",
+    "42P10": "no unique index is on exactly the Row's key: make one, or change the key",
+    "42804": "a column has another type than when the load began: check the table against the profile, then rerun the file",
     "42": "the tables are not what they were when the load began: check them against the profile, then rerun the file",
+    "55000": "the table is not ready for the statement: give a published table a replica identity, or see its triggers",
+    "P0001": "a trigger raised an error: see the table's triggers",
     "58": "the database's machine has trouble with its files: look into its log, then rerun the file",
 }
 """The next step, by SQLSTATE or its class."""
+
+WHY_BAD = {
+    "22P05": "the database's encoding lacks a character of it",
+    "P0001": "a trigger of the table refused the row",
+    "54000": "a value of it is too long for an index",
+}
+"""What a refusal of a row means, by SQLSTATE, where its name does not say it."""
+
+
+def why_bad(state: str, *, named: bool) -> str:
+    """Say what the refusal of a row means; "" where that is plain. `named`: it names a column or constraint."""
+    if state == "23514" and not named:  # check_violation, of no constraint
+        return "no partition of the table takes the row"
+    return WHY_BAD.get(state, "")
 
 
 def advice(state: str | None) -> str:

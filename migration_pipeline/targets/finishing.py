@@ -15,9 +15,9 @@ from psycopg2 import sql
 from migration_pipeline.aggregate import Constraint, FinishingStep, Index, Sequence
 from migration_pipeline.profile import Profile
 from migration_pipeline.row import Table, table_of
+from migration_pipeline.targets.catalog import qualified, quote
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
-from migration_pipeline.targets.ddl import qualified, quote
-from migration_pipeline.targets.landing import LEFTOVERS, LOCK_CLASS, identifier, part_of
+from migration_pipeline.targets.landing import LEFTOVERS, identifier, part_of
 from migration_pipeline.targets.session import Session
 
 CONSTRAINT = "SELECT 1 FROM pg_constraint WHERE conrelid = to_regclass(%s) AND conname = %s"
@@ -160,7 +160,7 @@ def _drop_landing(cursor: Any, profile: Profile) -> int:
     cursor.execute(SLICES, (profile.name,))
     slices = cursor.fetchall()
     if not slices:
-        cursor.execute(LEFTOVERS, {"profile": profile.name, "lock": LOCK_CLASS})
+        cursor.execute(LEFTOVERS, {"profile": profile.name})
         slices = cursor.fetchall()
     for (number,) in slices:
         for table in profile.tables.values():

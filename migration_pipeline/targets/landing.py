@@ -4,7 +4,7 @@ A load makes a slice of its own: for each landing table a fresh table without a 
 the transaction of the file's receipt the fresh tables become children of the landing tables, and those of the
 file's former slice are dropped. So the rows of a file are there once, or not at all, however often it is
 loaded, by how many loads at once, and wherever one of them is killed. What a killed load leaves is dropped
-by the next load of the profile: a live one holds an advisory lock.
+by a later load of the profile: a live one says with each batch how long it will be alive at least.
 
 Without a key nothing finds a row that is there already. Therefore the slice counts its batches: a batch
 whose COMMIT was not answered is recognized when it comes again.
@@ -20,26 +20,36 @@ import msgspec
 from psycopg2 import sql
 
 from migration_pipeline.row import Table
-from migration_pipeline.targets.connection import DatabaseError
+from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
 from migration_pipeline.targets.copy_csv import COPY_OPTIONS
+from migration_pipeline.targets.session import STALLED_SECONDS
 
-LOCK_CLASS = 0x6D696772
-"""The first half of our advisory locks' keys ("migr"); the second is the slice's id."""
+SILENCE_SECONDS = 300.0
+"""How long a live load may read without a batch, as from an S3 that does not answer; the database's own patience comes on top."""
 
 NEW_SLICE = """
-INSERT INTO migration.slice (profile, export_id, file, run_id)
-VALUES (%(profile)s, %(export_id)s, %(file)s, %(run_id)s) RETURNING id
-"""
-
-LOCK = "SELECT pg_advisory_lock(%s, %s::int)"
-
-LEFTOVERS = """
-DELETE FROM migration.slice
- WHERE profile = %(profile)s AND landed_at IS NULL AND pg_try_advisory_xact_lock(%(lock)s, id::int)
+INSERT INTO migration.slice (profile, export_id, file, run_id, alive_until)
+VALUES (%(profile)s, %(export_id)s, %(file)s, %(run_id)s, clock_timestamp() + %(alive)s * interval '1 second')
 RETURNING id
 """
 
-NEXT_BATCH = "UPDATE migration.slice SET batches = batches + 1 WHERE id = %s AND batches = %s"
+LEFTOVERS = """
+DELETE FROM migration.slice
+ WHERE id IN (SELECT id
+                FROM migration.slice
+               WHERE profile = %(profile)s AND landed_at IS NULL AND alive_until < clock_timestamp()
+                 FOR UPDATE SKIP LOCKED)
+RETURNING id
+"""
+"""Those of which nobody has heard for longer than a live load is silent. One that is in a transaction is locked."""
+
+NEXT_BATCH = """
+UPDATE migration.slice
+   SET batches = batches + 1, alive_until = clock_timestamp() + %s * interval '1 second'
+ WHERE id = %s AND batches = %s
+"""
+
+GIVEN_UP = "UPDATE migration.slice SET alive_until = '-infinity' WHERE id = %s AND landed_at IS NULL"
 
 BATCHES = "SELECT batches FROM migration.slice WHERE id = %s"
 
@@ -63,9 +73,14 @@ SELECT id, rows
 class Slice:
     """One load's slice of a profile's landing tables. Its methods run in the caller's transactions."""
 
-    def __init__(self, tables: Iterable[Table], file: Mapping[str, Any]) -> None:
+    def __init__(self, tables: Iterable[Table], file: Mapping[str, Any], patience: DatabaseSettings) -> None:
         self._tables = list(tables)
         self._file = dict(file)
+        self._alive = (
+            SILENCE_SECONDS
+            + patience.retry_seconds
+            + 2 * (patience.statement_timeout_seconds + STALLED_SECONDS)
+        )
         self._id: int | None = None
         self._batches = 0
         """Batches of which it is known that they are committed."""
@@ -73,24 +88,25 @@ class Slice:
         self._there: set[str] = set()
         """Tables made in the transaction that runs, and in those before."""
         self._rows: dict[str, int] = {}
-
-    def connected(self, cursor: Any) -> None:
-        """Take the lock that shows that this load lives, on a new connection."""
-        if self._id is not None:
-            cursor.execute(LOCK, (LOCK_CLASS, self._id))
+        self.unlanded = False
+        """Whether there is a slice that is not in its place yet."""
 
     def begin(self, cursor: Any) -> None:
         """Drop what killed loads of the profile left, and begin a slice."""
-        cursor.execute(LEFTOVERS, self._file | {"lock": LOCK_CLASS})
+        cursor.execute(LEFTOVERS, self._file)
         self._drop(cursor, cursor.fetchall())
-        cursor.execute(NEW_SLICE, self._file)
+        cursor.execute(NEW_SLICE, self._file | {"alive": self._alive})
         (self._id,) = cursor.fetchone()
-        cursor.execute(LOCK, (LOCK_CLASS, self._id))
+        self.unlanded = True
+
+    def give_up(self, cursor: Any) -> None:
+        """Say that this load is no longer alive."""
+        cursor.execute(GIVEN_UP, (self._id,))
 
     def batch(self, cursor: Any) -> bool:
         """Count a batch, in its transaction; False when it is committed already, and its answer was lost."""
         self._made.clear()  # of a transaction that was rolled back nothing is there
-        cursor.execute(NEXT_BATCH, (self._id, self._batches))
+        cursor.execute(NEXT_BATCH, (self._alive, self._id, self._batches))
         if cursor.rowcount:
             return True
         cursor.execute(BATCHES, (self._id,))
@@ -101,10 +117,11 @@ class Slice:
             )
         return False
 
-    def committed(self) -> None:
-        """Take note that a batch is committed."""
+    def committed(self, last: bool) -> None:
+        """Take note that a batch is committed; with the last one the slice is landed."""
         self._batches += 1
         self._there |= self._made
+        self.unlanded = not last
 
     def prepare(self, cursor: Any, table: Table) -> None:
         """Make the slice's own table, unless it is there."""
@@ -118,14 +135,15 @@ class Slice:
             )
             self._made.add(table.qualified)
 
-    def copy(self, cursor: Any, table: Table, data: bytes) -> None:
-        """Copy rows into it."""
+    def copy(self, cursor: Any, table: Table, data: bytes) -> int:
+        """Copy rows into it; gives how many it took."""
         statement = sql.SQL("COPY {} ({}) FROM STDIN WITH ({})").format(
             part_of(table.qualified, self._id),
             sql.SQL(", ").join(sql.Identifier(column.name) for column in table.columns),
             sql.SQL(COPY_OPTIONS),
         )
         cursor.copy_expert(statement, io.BytesIO(data), len(data))
+        return int(cursor.rowcount)
 
     def land(self, cursor: Any, rows: Mapping[str, int]) -> None:
         """Put the slice in the place of the file's former one. The file's receipt must be written before: it locks."""

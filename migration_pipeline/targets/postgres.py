@@ -7,33 +7,33 @@ savepoints, until the bad items stand alone.
 
 from __future__ import annotations
 
+import contextlib
 import io
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import psycopg2
 import psycopg2.errorcodes
+import psycopg2.errors
 from psycopg2 import sql
 from typing_extensions import Self
 
-from migration_pipeline.engine.batch import Batch, TooManyBad, Written
+from migration_pipeline.engine.batch import Batch, Written
 from migration_pipeline.engine.report import FileReport
 from migration_pipeline.engine.transform import Bad
 from migration_pipeline.profile import NulPolicy
 from migration_pipeline.row import Row, Table
-from migration_pipeline.targets.connection import (
-    DatabaseError,
-    DatabaseSettings,
-    reason_of_refusal,
-    table_of_error,
-)
-from migration_pipeline.targets.copy_csv import COPY_OPTIONS, EncodedRows, RowEncoder
-from migration_pipeline.targets.ddl import check_bookkeeping, check_table
-from migration_pipeline.targets.faults import Fault, fault_of
+from migration_pipeline.targets.catalog import Target
+from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings, transaction
+from migration_pipeline.targets.copy_csv import EncodedRows, RowEncoder
+from migration_pipeline.targets.ddl import read_targets
+from migration_pipeline.targets.halving import Outcome, Refused, write_batch
 from migration_pipeline.targets.landing import Slice
 from migration_pipeline.targets.session import Session
+from migration_pipeline.targets.sql import EXAMPLES, Statements, statements
 
 
 class Encoded(msgspec.Struct, frozen=True):
@@ -42,6 +42,8 @@ class Encoded(msgspec.Struct, frozen=True):
     parts: list[tuple[type[Row], bytes]]
     rows: dict[str, int]
     collisions: dict[str, int]
+    rounded: dict[str, int]
+    """Values that columns change, as the Row allows, by table and column."""
     nul: int
 
     @property
@@ -69,22 +71,24 @@ class FileIdentity(msgspec.Struct, frozen=True):
 RECEIPT = """
 INSERT INTO migration.loaded_file
        (profile, export_id, file, profile_version, md5, bytes, items, loaded, skipped, unrouted, quarantined,
-        rows, collisions, changed, nul, retries, seconds, run_id, export_time, loaded_at)
+        rows, collisions, changed, changed_rows, rounded, nul, retries, seconds, run_id, export_time, loaded_at)
 VALUES (%(profile)s, %(export_id)s, %(file)s, %(profile_version)s, %(md5)s, %(bytes)s, %(items)s, %(loaded)s,
         %(skipped)s, %(unrouted)s, %(quarantined)s,
-        %(rows)s, %(collisions)s, %(changed)s, %(nul)s, %(retries)s, %(seconds)s, %(run_id)s,
+        %(rows)s, %(collisions)s, %(changed)s, %(changed_rows)s, %(rounded)s, %(nul)s, %(retries)s, %(seconds)s, %(run_id)s,
         %(export_time)s, clock_timestamp())
 ON CONFLICT (profile, export_id, file) DO UPDATE
    SET profile_version = EXCLUDED.profile_version, md5 = EXCLUDED.md5, bytes = EXCLUDED.bytes,
        items = EXCLUDED.items, loaded = EXCLUDED.loaded, skipped = EXCLUDED.skipped,
        unrouted = EXCLUDED.unrouted, quarantined = EXCLUDED.quarantined, rows = EXCLUDED.rows,
-       collisions = EXCLUDED.collisions, changed = EXCLUDED.changed, nul = EXCLUDED.nul,
+       collisions = EXCLUDED.collisions, changed = EXCLUDED.changed, changed_rows = EXCLUDED.changed_rows,
+       rounded = EXCLUDED.rounded, nul = EXCLUDED.nul,
        retries = EXCLUDED.retries, seconds = EXCLUDED.seconds, run_id = EXCLUDED.run_id,
        loaded_at = EXCLUDED.loaded_at, export_time = coalesce(EXCLUDED.export_time, loaded_file.export_time)
 """
 
 RECEIPT_OF = """
-SELECT profile_version, md5, bytes, items, loaded, skipped, unrouted, quarantined, rows, collisions, changed, nul, retries, seconds
+SELECT profile_version, md5, bytes, items, loaded, skipped, unrouted, quarantined, rows, collisions, changed_rows, rounded,
+       nul, retries, seconds
   FROM migration.loaded_file
  WHERE (profile, export_id, file) = (%(profile)s, %(export_id)s, %(file)s)
    FOR UPDATE
@@ -127,20 +131,38 @@ DELETE FROM migration.quarantine
  WHERE (profile, export_id, file) = (%(profile)s, %(export_id)s, %(file)s) AND line = ANY (%(lines)s::bigint[])
 """
 
-COLLISIONS_SHOWN = 20
-"""Examples of colliding keys that are kept a file."""
+
+def encode(coders: Mapping[type[Row], RowEncoder], rows: Mapping[type[Row], list[Row]]) -> Piece:
+    """Encode some rows, by table."""
+    return {row_class: coders[row_class].encode(some) for row_class, some in rows.items() if some}
 
 
-class _Statements(msgspec.Struct, frozen=True):
-    """The SQL of one table, composed once."""
+def join(coders: Mapping[type[Row], RowEncoder], pieces: Sequence[Piece]) -> Encoded:
+    """Make a batch's COPY input of its pieces, each table's sorted by key."""
+    parts, counts, collisions, rounded, nul = [], {}, {}, Counter[str](), 0
+    for row_class, coder in coders.items():
+        some = [piece[row_class] for piece in pieces if row_class in piece]
+        if some:
+            joined = coder.join(some)
+            parts.append((row_class, joined.data))
+            name = coder.table.qualified
+            counts[name] = joined.rows
+            if left_out := sum(each.rows for each in some) - joined.rows:
+                collisions[name] = left_out
+            nul += sum(each.nul for each in some)
+            for each in some:
+                rounded.update(each.rounded)
+    return Encoded(parts, counts, collisions, rounded, nul)
 
-    copy: sql.Composed
-    stage: sql.Composed
-    empty: sql.Composed
-    copy_to_staging: sql.Composed
-    fold: sql.Composed | None
-    """Merges rows of one key in the staging table, two by two; gives whether there still are some. None where none merge."""
-    upsert: sql.Composed
+
+def quarantined_lines(cursor: Any, file: FileIdentity) -> list[tuple[int, bytes]]:
+    """Give a file's quarantined items: line number and line."""
+    cursor.execute(QUARANTINED, msgspec.to_builtins(file))
+    return [(line, bytes(raw)) for line, raw in cursor.fetchall()]
+
+
+HASTE = DatabaseSettings(lock_timeout_seconds=1, statement_timeout_seconds=2)
+"""For what may be left undone."""
 
 
 class PostgresTarget:
@@ -160,25 +182,30 @@ class PostgresTarget:
         settings: DatabaseSettings = DatabaseSettings(),  # noqa: B008  # frozen
         nul: NulPolicy = "quarantine",
         on_retry: Callable[[str], None] = lambda _: None,
+        *,
+        session: Session | None = None,
     ) -> None:
+        self._url = url
         self._file = file
         self._tables = dict(tables)
-        self._encoders = {row_class: RowEncoder(table, nul) for row_class, table in self._tables.items()}
-        self._columns = {column.name for table in self._tables.values() for column in table.columns}
-        self._statements: dict[type[Row], _Statements] = {}
+        self._nul = nul
+        self._coders: dict[type[Row], RowEncoder] = {}
         landing = [table for table in self._tables.values() if table.landing]
-        self._slice = Slice(landing, msgspec.to_builtins(file)) if landing else None
-        self._session = Session(url, settings, on_retry, self._connected)
-        self._rows_are_new = False
+        self._slice = Slice(landing, msgspec.to_builtins(file), settings) if landing else None
+        self._own = session is None
+        self._session = session or Session(url, settings, on_retry)
+        self._writer: TableWriter
         self._began = False
         self._quarantined: set[int] = set()
 
     def __enter__(self) -> Self:
-        self._session.open()
+        if self._own:
+            self._session.open()
         try:
             self._session.persistently(self._check)
         except BaseException:
-            self._session.close()
+            if self._own:
+                self._session.close()
             raise
         return self
 
@@ -188,7 +215,12 @@ class PostgresTarget:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._session.close(failed=error is not None)
+        if self._own:
+            self._session.close(failed=error is not None)
+            if self._slice is not None and self._slice.unlanded:
+                # A load that is killed cannot say so: its slice is given up after a while.
+                with contextlib.suppress(DatabaseError), transaction(self._url, HASTE) as cursor:
+                    self._slice.give_up(cursor)
 
     @property
     def retries(self) -> int:
@@ -199,45 +231,40 @@ class PostgresTarget:
         """Make a `write` in another thread fail soon."""
         self._session.cancel()
 
-    def _connected(self, cursor: Any) -> None:
-        if self._slice is not None:
-            self._slice.connected(cursor)
-
     def _check(self, cursor: Any) -> None:
         """Compare tables and bookkeeping with the catalog, before any work."""
-        check_bookkeeping(cursor)
-        for table in self._tables.values():
-            check_table(table, cursor)
+        targets = read_targets(cursor, self._tables)
         cursor.execute(OTHER_VERSIONS, msgspec.to_builtins(self._file))
         receipts, other_versions = cursor.fetchone()
-        # A file with a receipt has its rows in the tables: no batch need find that out.
-        self._rows_are_new = not receipts
-        # After a change of the profile rows change without any collision.
-        examples = 0 if other_versions else COLLISIONS_SHOWN
-        self._statements = {
-            row_class: _statements(number, table, self._file, examples)
-            for number, (row_class, table) in enumerate(self._tables.items())
-            if not table.landing
+        self._coders = {
+            row_class: RowEncoder(target.table, self._nul, target.fits)
+            for row_class, target in targets.items()
         }
+        file = (self._file.profile, self._file.export_id, self._file.file)
+        self._writer = TableWriter(
+            targets,
+            {
+                row_class: statements(
+                    target,
+                    sql.Identifier("pg_temp", f"migration_{self._session.token}_{number}"),
+                    file,
+                    # After a change of the profile rows change without any collision.
+                    0 if other_versions else EXAMPLES,
+                )
+                for number, (row_class, target) in enumerate(targets.items())
+            },
+            self._slice or Slice([], {}, self._session.settings),
+            # A file with a receipt has its rows in the tables: no batch need find that out.
+            rows_are_new=not receipts,
+        )
 
     def encode(self, rows: dict[type[Row], list[Row]]) -> Piece:
         """Encode some of a batch's rows for COPY."""
-        return {row_class: self._encoders[row_class].encode(some) for row_class, some in rows.items() if some}
+        return encode(self._coders, rows)
 
     def join(self, pieces: Sequence[Piece]) -> Encoded:
         """Make a batch's COPY input of its pieces, each table's sorted by key."""
-        parts, counts, collisions, nul = [], {}, {}, 0
-        for row_class, encoder in self._encoders.items():
-            some = [piece[row_class] for piece in pieces if row_class in piece]
-            if some:
-                joined = encoder.join(some)
-                parts.append((row_class, joined.data))
-                name = self._tables[row_class].qualified
-                counts[name] = joined.rows
-                if left_out := sum(each.rows for each in some) - joined.rows:
-                    collisions[name] = left_out
-                nul += sum(each.nul for each in some)
-        return Encoded(parts, counts, collisions, nul)
+        return join(self._coders, pieces)
 
     def write(self, batch: Batch, close: Callable[[Written], FileReport] | None = None) -> Written:
         """Write a batch in one transaction, as `engine.load.Target` has it. Raises `DatabaseError`.
@@ -265,7 +292,7 @@ class PostgresTarget:
             self._began = True
         written = self._session.persistently(work)
         if self._slice is not None:
-            self._slice.committed()
+            self._slice.committed(last=close is not None)
         self._quarantined.update(_lines(batch.bad), _lines(written.refused))
         return written
 
@@ -282,12 +309,7 @@ class PostgresTarget:
 
     def quarantined(self) -> list[tuple[int, bytes]]:
         """Give the file's quarantined items: line number and line. Their number is bounded by the load's limit."""
-
-        def work(cursor: Any) -> list[tuple[int, bytes]]:
-            cursor.execute(QUARANTINED, msgspec.to_builtins(self._file))
-            return [(line, bytes(raw)) for line, raw in cursor.fetchall()]
-
-        return self._session.persistently(work)
+        return self._session.persistently(lambda cursor: quarantined_lines(cursor, self._file))
 
     def replay(
         self, batch: Batch, numbers: Iterable[int], adjust: Callable[[FileReport, Written], FileReport]
@@ -332,75 +354,10 @@ class PostgresTarget:
             for row_class, _ in batch.encoded.parts:
                 if self._tables[row_class].landing:
                     self._slice.prepare(cursor, self._tables[row_class])
-        self._load(cursor, batch, batch.room, written)
+        write_batch(cursor, batch, self._writer, written, self._session.expect_answer, batch.room)
         for bad in [*batch.bad, *written.refused]:
             self._keep_bad(cursor, bad)
         return written
-
-    def _load(self, cursor: Any, batch: Batch, room: int, written: Written) -> None:
-        """Load a batch whole or, where it holds bad items, by halves."""
-        self._session.expect_answer()
-        cursor.execute("SAVEPOINT batch")
-        try:
-            changed = self._copy(cursor, batch.encoded)
-        except psycopg2.Error as error:
-            if fault_of(error) is not Fault.DATA:
-                raise
-            cursor.execute("ROLLBACK TO SAVEPOINT batch")
-            if self._rows_are_new and error.pgcode == psycopg2.errorcodes.UNIQUE_VIOLATION:
-                self._rows_are_new = False
-                self._load(cursor, batch, room, written)
-            elif len(batch.lines) > 1:
-                for half in batch.halves():
-                    for bad in half.bad:
-                        written.refuse(bad)
-                    self._load(cursor, half, room, written)
-            else:
-                written.refuse(
-                    batch.refused(
-                        reason_of_refusal(error, self._columns), self._table_of(error), error.pgcode
-                    )
-                )
-                if len(written.refused) > room:
-                    raise TooManyBad(written.refused) from None
-        else:
-            written.rows.update(batch.encoded.rows)
-            written.collisions.update(batch.encoded.collisions)
-            written.nul += batch.encoded.nul
-            written.changed += changed
-        cursor.execute("RELEASE SAVEPOINT batch")
-
-    def _table_of(self, error: psycopg2.Error) -> str | None:
-        """Name the table that refused a row."""
-        return table_of_error(error)
-
-    def _copy(self, cursor: Any, encoded: Encoded) -> int:
-        """Write rows into their tables; gives the number of those that replaced others."""
-        changed = 0
-        for row_class, data in encoded.parts:
-            table = self._tables[row_class]
-            if self._slice is not None and table.landing:
-                self._slice.copy(cursor, table, data)
-            elif self._rows_are_new:
-                # The whole batch in one call: between two calls this thread would wait for Python's lock.
-                cursor.copy_expert(self._statements[row_class].copy, io.BytesIO(data), len(data))
-            else:
-                changed += self._upsert(cursor, self._statements[row_class], data)
-        return changed
-
-    def _upsert(self, cursor: Any, statements: _Statements, data: bytes) -> int:
-        """Write the rows that are new or different; gives the number of those that replaced others."""
-        cursor.execute(statements.stage)
-        cursor.execute(statements.empty)
-        cursor.copy_expert(statements.copy_to_staging, io.BytesIO(data), len(data))
-        if statements.fold is not None:
-            twins = True
-            while twins:
-                cursor.execute(statements.fold)
-                (twins,) = cursor.fetchone()
-        cursor.execute(statements.upsert)
-        (changed,) = cursor.fetchone()
-        return int(changed)
 
     def _keep_bad(self, cursor: Any, bad: Bad) -> None:
         values = {
@@ -416,158 +373,157 @@ class PostgresTarget:
         values: dict[str, Any] = msgspec.to_builtins(report) | msgspec.to_builtins(file)
         documents = {
             name: msgspec.json.encode(values[name]).decode()
-            for name in ("skipped", "unrouted", "rows", "collisions")
+            for name in ("skipped", "unrouted", "rows", "collisions", "changed_rows", "rounded")
         }
-        cursor.execute(RECEIPT, values | documents)
+        cursor.execute(RECEIPT, values | documents | {"changed": report.changed})
 
 
 def _lines(bad: Iterable[Bad]) -> list[int]:
     return [one.number for one in bad]
 
 
-def _statements(number: int, table: Table, file: FileIdentity, examples: int) -> _Statements:
-    """Compose one table's SQL. Identifiers and values are quoted by psycopg2, never pasted.
+class TableWriter:
+    """Writes encoded rows into their tables: straight, or by a staging table."""
 
-    The statements take no parameters: with them, psycopg2 would read a % in a name as a placeholder.
-    """
-    target = sql.Identifier(*(part for part in (table.schema, table.name) if part))
-    staging = sql.Identifier("pg_temp", f"staging_{number}")
-    names = [column.name for column in table.columns]
-    others = [name for name in names if name not in table.key]
-    version = sql.Identifier(table.version) if table.version else None
-    parts = {
-        "target": target,
-        "staging": staging,
-        "new_table": sql.Identifier(f"staging_{number}"),
-        "columns": _list(names),
-        "staged": _list(names, "s"),
-        "key": _list(table.key),
-        "key_document": sql.SQL("jsonb_build_object({})").format(
-            sql.SQL(", ").join(
-                sql.SQL("{}, {}").format(sql.Literal(name), sql.Identifier(name)) for name in table.key
-            )
-        ),
-        "same_key": sql.SQL(" AND ").join(
-            sql.SQL("t.{0} = s.{0}").format(sql.Identifier(name)) for name in table.key
-        ),
-        "first_key": sql.Identifier(table.key[0]),
-        "theirs": _list(others, "t"),
-        "ours": sql.SQL(", ").join(merged(table, name, "t", "s") for name in others),
-        "changes": sql.SQL(", ").join(
-            sql.SQL("{} = {}").format(sql.Identifier(name), merged(table, name, "t", "excluded"))
-            for name in others
-        ),
-        # In the join for cheapness; in the update, too, for a row that came in between.
-        "not_older": sql.SQL(NOT_OLDER).format(version=version, new=sql.SQL("s"))
-        if version
-        else sql.SQL("true"),
-        "unless_older": sql.SQL("WHERE " + NOT_OLDER).format(version=version, new=sql.SQL("EXCLUDED"))
-        if version
-        else sql.SQL(""),
-        "options": sql.SQL(COPY_OPTIONS),
-        "this_file": sql.SQL(", ").join(map(sql.Literal, (file.profile, file.export_id, file.file))),
-        "table": sql.Literal(table.qualified),
-        "examples": sql.Literal(examples),
-    }
-    return _Statements(
-        copy=sql.SQL("COPY {target} ({columns}) FROM STDIN WITH ({options})").format(**parts),
-        stage=sql.SQL(
-            "CREATE TEMP TABLE IF NOT EXISTS {new_table} ON COMMIT DELETE ROWS AS SELECT {columns} FROM {target} WITH NO DATA"
-        ).format(**parts),
-        empty=sql.SQL("DELETE FROM {staging}").format(**parts),
-        copy_to_staging=sql.SQL("COPY {staging} ({columns}) FROM STDIN WITH ({options})").format(**parts),
-        fold=_fold(table, staging) if table.merges else None,
-        upsert=sql.SQL(UPSERT if others else INSERT_KEYS).format(**parts),
-    )
+    def __init__(
+        self,
+        targets: Mapping[type[Row], Target],
+        sql_of: Mapping[type[Row], Statements],
+        slice_: Slice,
+        *,
+        rows_are_new: bool,
+    ) -> None:
+        self._targets = targets
+        self._sql = sql_of
+        self._slice = slice_
+        self._rows_are_new = rows_are_new
+        self.table: str | None = None
+        self.columns = {fit.column.name for target in targets.values() for fit in target.fits}
 
+    def name_of(self, table: str) -> str | None:
+        """Partitions and slices have names of their own."""
+        names = {target.table.name: target.table.qualified for target in self._targets.values()}
+        return table if table in names.values() else names.get(table.rpartition(".")[2], self.table)
 
-def merged(table: Table, name: str, old: str, new: str) -> sql.Composable:
-    """The value of a column after an upsert: the new one's or, where the column merges, that of both."""
-    merge = next(column.merge for column in table.columns if column.name == name)
-    if merge is None:
-        return sql.Identifier(new, name)
-    both = {"old": sql.Identifier(old, name), "new": sql.Identifier(new, name)}
-    return sql.SQL("({})").format(sql.SQL(merge).format(**both))
+    def again(self, error: psycopg2.Error) -> bool:
+        """After the first row that is there already, that batch and the rest of the file go by the staging table."""
+        if self._rows_are_new and error.pgcode == psycopg2.errorcodes.UNIQUE_VIOLATION:
+            self._rows_are_new = False
+            return True
+        return False
 
+    def write(self, cursor: Any, encoded: Encoded) -> Outcome:
+        """Write rows into their tables. Raises `psycopg2.Error`, and `Refused` for what a table would not hold as it is."""
+        outcome = Outcome()
+        for row_class, data in encoded.parts:
+            target = self._targets[row_class]
+            self.table = target.table.qualified
+            rows = encoded.rows[self.table]
+            if target.table.landing:
+                self._took(self._slice.copy(cursor, target.table, data), rows)
+            elif self._rows_are_new and target.straight:
+                # The whole batch in one call: between two calls this thread would wait for Python's lock.
+                cursor.copy_expert(self._sql[row_class].copy, io.BytesIO(data), len(data))
+                self._took(cursor.rowcount, rows)
+            else:
+                self._upsert(cursor, target, self._sql[row_class], data, rows, outcome)
+        return outcome
 
-def _fold(table: Table, staging: sql.Identifier) -> sql.Composed:
-    """Compose the statement that merges each row of a staging table with the next one of its key."""
-    values, following = [], []
-    for number, column in enumerate(table.columns):
-        name, next_name = sql.Identifier(column.name), sql.Identifier(f"next {number}")
-        if column.merge is None:
-            values.append(sql.SQL("{}").format(name))
-        else:
-            merged = sql.SQL(column.merge).format(old=name, new=next_name)
-            values.append(sql.SQL("CASE WHEN {} THEN {} ELSE {} END").format(HAS_NEXT, merged, name))
-            following.append(sql.SQL(", lead({}) OVER twins AS {}").format(name, next_name))
-    names = [column.name for column in table.columns]
-    return sql.SQL(FOLD).format(
-        staging=staging,
-        columns=_list(names),
-        key=_list(table.key),
-        following=sql.Composed(following),
-        has_next=HAS_NEXT,
-        number=NUMBER,
-        values=sql.SQL(", ").join(values),
-    )
+    def _took(self, taken: int, rows: int) -> None:
+        if taken != rows:
+            raise Refused("the table did not take the row, and did not say why")
+
+    def _upsert(
+        self, cursor: Any, target: Target, statements: Statements, data: bytes, rows: int, outcome: Outcome
+    ) -> None:
+        """Write the rows that are new or different, and leave the others alone."""
+        name = target.table.qualified
+        cursor.execute(statements.stage)
+        stage_rows(cursor, target, statements, data, outcome)
+        changes = write_staged(cursor, target, statements)
+        outcome.changed[name] += changes.changed
+        outcome.newer[name] += changes.newer
+        outcome.unchanged[name] += (
+            rows - outcome.collisions[name] - changes.new - changes.changed - changes.newer
+        )
 
 
-HAS_NEXT = sql.Identifier("has next")
-NUMBER = sql.Identifier("number of twin")
-"""Names that no column of a profile is likely to have."""
+class Changes(NamedTuple):
+    """What became of staged rows; the others are there unchanged."""
 
-FOLD = """
-WITH taken AS (
-    DELETE FROM {staging} RETURNING {columns}
-), numbered AS (
-    SELECT {columns}, row_number() OVER twins AS {number}, lead(true, 1, false) OVER twins AS {has_next}{following}
-      FROM taken
-    WINDOW twins AS (PARTITION BY {key} ORDER BY {columns})
-), folded AS (
-    INSERT INTO {staging} ({columns}) SELECT {values} FROM numbered WHERE {number} % 2 = 1 RETURNING {key}
-)
-SELECT count(*) > count(DISTINCT ({key})) FROM folded
-"""
-"""Of the rows of one key it leaves half as many. Which are merged first does not matter, by the laws of `Merge`."""
+    new: int
+    changed: int
+    newer: int
+    """Rows that gave way to one of a greater version."""
 
 
-UPSERT = """
-WITH upserted AS (
-    INSERT INTO {target} AS t ({columns})
-    SELECT {staged}
-      FROM {staging} s
-      LEFT JOIN {target} t ON {same_key}
-     WHERE t.{first_key} IS NULL OR (({theirs}) IS DISTINCT FROM ({ours}) AND {not_older})
-        ON CONFLICT ({key}) DO UPDATE SET {changes} {unless_older}
-    RETURNING {key_document} AS key, xmax <> 0 AS changed
-), examples AS (
-    INSERT INTO migration.collision (profile, export_id, file, table_name, key)
-    SELECT {this_file}, {table}, key
-      FROM upserted
-     WHERE changed AND {examples} > (SELECT count(*) FROM migration.collision
-                                      WHERE (profile, export_id, file) = ({this_file}))
-     LIMIT {examples}
-        ON CONFLICT DO NOTHING
-)
-SELECT count(*) FROM upserted WHERE changed
-"""
-"""Rows that are there unchanged stay out of the INSERT: ON CONFLICT would lock and log each of them.
-
-A row that an INSERT … ON CONFLICT updates comes back with the updating transaction in xmax, a new one with 0.
-"""
-
-NOT_OLDER = "(t.{version} IS NULL OR {new}.{version} >= t.{version})"
-"""Of one key the greatest version stays; the same version again is the same item, made anew."""
-
-INSERT_KEYS = """
-WITH inserted AS (
-    INSERT INTO {target} ({columns}) SELECT {staged} FROM {staging} s ON CONFLICT ({key}) DO NOTHING
-)
-SELECT 0
-"""
-"""For a table that is all key."""
+TRIES = 3
+"""How often rows are written that are not as they should be afterwards."""
 
 
-def _list(names: Iterable[str], alias: str | None = None) -> sql.Composed:
-    return sql.SQL(", ").join(sql.Identifier(*filter(None, (alias, name))) for name in names)
+def write_staged(cursor: Any, target: Target, statements: Statements) -> Changes:
+    """Write the staged rows that are new or different. Raises `Refused` if the table does not hold them then."""
+    new, changed, newer = classify(cursor, statements)
+    inserted = updated = 0
+    for _ in range(TRIES):
+        if not (new or changed):
+            break
+        done = _change(cursor, target, statements, new, changed)
+        inserted, updated = inserted + done[0], updated + done[1]
+        if done == (new, changed) and not target.triggers:
+            break
+        # Somebody else wrote rows of these keys in between, or a trigger had its way with ours.
+        new, changed, _ = classify(cursor, statements)
+    else:
+        if new or changed:
+            raise Refused("a trigger of the table changed or dropped the row")
+    return Changes(inserted, updated, newer)
+
+
+def _change(cursor: Any, target: Target, statements: Statements, new: int, changed: int) -> tuple[int, int]:
+    """Update and insert; gives the numbers of rows inserted and updated."""
+    cursor.execute("SAVEPOINT change")
+    inserted = updated = 0
+    try:
+        if changed and statements.update is not None:
+            cursor.execute(statements.update)
+            (updated,) = cursor.fetchone()
+        if new:
+            cursor.execute(statements.insert)
+            inserted = cursor.rowcount
+    except psycopg2.errors.UniqueViolation:
+        if target.arbiter:
+            raise
+        # Without an arbiter, a row that came in between is met here. Then it is there now, and no longer new.
+        cursor.execute("ROLLBACK TO SAVEPOINT change")
+        if classify(cursor, statements)[:2] == (new, changed):
+            raise
+        inserted = updated = 0
+    cursor.execute("RELEASE SAVEPOINT change")
+    return inserted, updated
+
+
+def classify(cursor: Any, statements: Statements) -> tuple[int, int, int]:
+    """Count the staged rows that are new, different, and older than the table's."""
+    cursor.execute(statements.classify)
+    new, changed, newer = cursor.fetchone()
+    return new, changed if statements.update is not None else 0, newer
+
+
+def stage_rows(cursor: Any, target: Target, statements: Statements, data: bytes, outcome: Outcome) -> None:
+    """Copy rows into the staging table, which is there, each key once. Raises `Refused` if a column would change a value."""
+    cursor.execute(statements.empty)
+    cursor.copy_expert(statements.copy_to_staging, io.BytesIO(data), len(data))
+    twins = statements.fold is not None
+    while twins:
+        cursor.execute(statements.fold)
+        (twins,) = cursor.fetchone()
+    if statements.twins is not None:
+        cursor.execute(statements.twins)
+        outcome.collisions[target.table.qualified] += cursor.rowcount
+    if statements.round_trips is not None:
+        cursor.execute(statements.round_trips)
+        for fit, count in zip(statements.round_trip_fits, cursor.fetchone(), strict=True):
+            if count and not fit.column.fitted:
+                raise Refused(fit.reason)
+            outcome.rounded[f"{target.table.qualified}.{fit.column.name}"] += count

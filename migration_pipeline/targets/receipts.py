@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
-import psycopg2
 
 from migration_pipeline.row import Table
-from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings, connect, explain
-from migration_pipeline.targets.ddl import qualified
+from migration_pipeline.targets.catalog import qualified
+from migration_pipeline.targets.connection import DatabaseSettings, transaction
 
 RECEIPTS = """
 SELECT export_id, file, profile_version, md5, bytes, items, loaded, skipped, unrouted, quarantined, rows,
-       collisions, changed, nul, retries, seconds, run_id, loaded_at
+       collisions, changed, changed_rows, rounded, nul, retries, seconds, run_id, loaded_at
   FROM migration.loaded_file
  WHERE profile = %(profile)s
  ORDER BY export_id, file
@@ -139,6 +137,11 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     collisions: dict[str, int]
     """Rows left out within a batch, by the table's qualified name."""
     changed: int
+    """Rows of all tables that were there with other values."""
+    changed_rows: dict[str, int] = {}
+    """The same by the table's qualified name; none of a load before they were kept."""
+    rounded: dict[str, int] = {}
+    """Values that a column changed, as the Row allows, by table and column."""
     nul: int
     retries: int
     seconds: float
@@ -249,7 +252,7 @@ def read_totals(url: str, profile: str, exports: Sequence[str], timeout_seconds:
     patience = DatabaseSettings(
         lock_timeout_seconds=timeout_seconds, statement_timeout_seconds=timeout_seconds
     )
-    with _reading(url, patience) as cursor:
+    with transaction(url, patience) as cursor:
         cursor.execute(TOTALS, of)
         names = [column.name for column in cursor.description]
         totals = dict(zip(names, map(_number, cursor.fetchone()), strict=True))
@@ -312,23 +315,10 @@ def pasteable(statement: str, parameters: Mapping[str, str]) -> str:
 
 
 def _fetch(url: str, statement: str, parameters: Mapping[str, Any] | None) -> list[tuple[Any, ...]]:
-    with _reading(url) as cursor:
+    with transaction(url) as cursor:
         cursor.execute(statement, parameters)
         rows: list[tuple[Any, ...]] = cursor.fetchall()
         return rows
-
-
-@contextmanager
-def _reading(url: str, settings: DatabaseSettings = DatabaseSettings()) -> Iterator[Any]:  # noqa: B008  # frozen
-    """A cursor on a connection of its own."""
-    connection = connect(url, settings)
-    try:
-        with connection, connection.cursor() as cursor:
-            yield cursor
-    except psycopg2.Error as error:
-        raise DatabaseError(explain(error)) from None  # its own text may hold more than names
-    finally:
-        connection.close()
 
 
 # -- verifications ------------------------------------------------------------------------------------
@@ -388,21 +378,15 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
 
 def keep_verification(url: str, verifications: Iterable[Verification]) -> None:
     """Keep the results of a verification in place of those before. Raises `DatabaseError`."""
-    connection = connect(url)
-    try:
-        with connection, connection.cursor() as cursor:
-            for each in verifications:
-                values = msgspec.structs.asdict(each)
-                cursor.execute(FORGET_VERIFICATION, values)
-                columns = msgspec.json.encode(each.columns).decode()
-                cursor.execute(KEEP_VERIFICATION, values | {"columns": columns})
-                for export_id, file, kind, names, key in each.examples:
-                    place = {"export_id": export_id, "file": file, "kind": kind}
-                    cursor.execute(KEEP_DIFFERENCE, values | place | {"columns": list(names), "key": key})
-    except psycopg2.Error as error:
-        raise DatabaseError(explain(error)) from None
-    finally:
-        connection.close()
+    with transaction(url) as cursor:
+        for each in verifications:
+            values = msgspec.structs.asdict(each)
+            cursor.execute(FORGET_VERIFICATION, values)
+            columns = msgspec.json.encode(each.columns).decode()
+            cursor.execute(KEEP_VERIFICATION, values | {"columns": columns})
+            for export_id, file, kind, names, key in each.examples:
+                place = {"export_id": export_id, "file": file, "kind": kind}
+                cursor.execute(KEEP_DIFFERENCE, values | place | {"columns": list(names), "key": key})
 
 
 def read_verifications(url: str, profile: str) -> list[Verification]:

@@ -10,19 +10,22 @@ import contextlib
 import math
 import os
 import random
+import secrets
 import socket
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import msgspec
 import psycopg2
 
 from migration_pipeline.targets.connection import (
-    END_BACKEND,
+    APPLICATION,
+    END_SESSION,
     DatabaseError,
     DatabaseSettings,
-    configure,
+    begin,
     explain,
     no_database,
     open_connection,
@@ -48,8 +51,11 @@ CANCEL_SECONDS = 10.0
 class Session:
     """One connection at a time to PostgreSQL, opened when it is needed. Call `open` before, and `close` after.
 
-    Each transient fault is told to `on_retry`. `on_connect` runs in a transaction of its own after each new
-    connection.
+    Each transient fault is told to `on_retry`. Nothing of it outlasts a transaction: behind a pooler each may have
+    another server process.
+
+    A session with `hold` has one transaction, which `close` rolls back. A fault in it costs the work that met it, which runs
+    again; a lost connection costs all.
     """
 
     def __init__(
@@ -57,20 +63,29 @@ class Session:
         url: str,
         settings: DatabaseSettings,
         on_retry: Callable[[str], None] = lambda _: None,
-        on_connect: Callable[[Any], None] = lambda _: None,
+        *,
+        hold: bool = False,
     ) -> None:
         self._url = url
         self._settings = settings
         self._on_retry = on_retry
-        self._on_connect = on_connect
+        self._hold = hold
         self._connection: Any = None
         self._cancelled = threading.Event()
         self._left = threading.Event()
         self._deadline = math.inf
-        self._backend: tuple[Any, ...] | None = None
+        self.token = secrets.token_hex(6)
+        """Part of the names of what it makes for a transaction, so that nobody else has them."""
+        self._mark = f"{APPLICATION} {self.token}"
+        self._lost = False
         self._chance = random.Random()  # spreads retries, keeps no secret
         self.retries = 0
         """Transactions that ran again so far."""
+
+    @property
+    def settings(self) -> DatabaseSettings:
+        """How patient it is."""
+        return self._settings
 
     def open(self) -> None:
         """Begin to watch over the connection's time."""
@@ -109,7 +124,10 @@ class Session:
                 fault = fault_of(error, connected=connected)
                 told = explain(error) if connected or error.pgcode else str(no_database(error))
                 if fault is Fault.RECONNECT:
+                    self._lost = self._lost or connected
                     self._drop()
+                    if self._hold and connected:
+                        raise DatabaseError(f"{told}, and what was in its transaction: start again") from None
                 if self._cancelled.is_set() or fault not in (Fault.AGAIN, Fault.RECONNECT):
                     raise DatabaseError(told) from None
                 wait = wait_seconds(attempt, error.pgcode, self._chance)
@@ -162,25 +180,40 @@ class Session:
             self._connection = open_connection(self._url)
         self.expect_answer()
         try:
-            if fresh:
-                backend = configure(self._connection, self._settings)
-                with self._connection, self._connection.cursor() as cursor:
-                    if self._backend is not None:
-                        cursor.execute(END_BACKEND, self._backend)
-                    self._on_connect(cursor)
-                self._backend = backend
             with self._connection.cursor() as cursor:
-                result = work(cursor)
-            self._connection.commit()
+                if fresh or not self._hold:
+                    begin(cursor, self._patience, self._mark)
+                if self._lost:
+                    cursor.execute(END_SESSION, (self._mark,))
+                    self._lost = False
+                if not self._hold:
+                    result = work(cursor)
+                    self._connection.commit()
+                else:
+                    cursor.execute("SAVEPOINT held")
+                    result = work(cursor)
+                    cursor.execute("RELEASE SAVEPOINT held")
         except BaseException:
-            with contextlib.suppress(psycopg2.Error):
-                self._connection.rollback()
-            if fresh:
-                self._drop()  # it may not be configured
+            self._roll_back(fresh)
             raise
         finally:
             self._deadline = math.inf
         return result
+
+    @property
+    def _patience(self) -> DatabaseSettings:
+        """Of a transaction that is held, the server waits for as long as reading takes."""
+        return msgspec.structs.replace(self._settings, idle_seconds=0) if self._hold else self._settings
+
+    def _roll_back(self, fresh: bool) -> None:
+        with contextlib.suppress(psycopg2.Error):
+            if self._hold and not fresh:
+                with self._connection.cursor() as cursor:
+                    cursor.execute("ROLLBACK TO SAVEPOINT held")
+            else:
+                self._connection.rollback()
+                if self._hold:
+                    self._drop()  # its settings are gone with it
 
     def _watch(self) -> None:
         """Hang up on a server that does not answer in time, so that the transaction runs again."""

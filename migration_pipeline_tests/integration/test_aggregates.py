@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,6 @@ from migration_pipeline.targets.aggregate import (
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
 from migration_pipeline.targets.ddl import ddl
 from migration_pipeline.targets.finishing import finish
-from migration_pipeline.targets.landing import LOCK_CLASS
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
 from migration_pipeline.targets.receipts import read_aggregates, read_receipts
 from migration_pipeline_tests.conftest import execute, query
@@ -477,7 +477,7 @@ def test_files_that_the_plan_no_longer_has_are_dropped(shop_database_url: str) -
     ("sql", "reason"),
     [
         ("SELECT customer_id, 1 AS n FROM landing.marks WHERE customer_id <> 'CUSTOMER#a' GROUP BY 1", "2 groups .* became 1 rows"),
-        ("SELECT customer_id, 1 AS n FROM landing.marks", "SQLSTATE 21000"),
+        ("SELECT customer_id, 1 AS n FROM landing.marks", "makes 1 rows more than there are keys; group by customer_id"),
         ("SELECT customer_id,\n nothing AS n FROM landing.marks", r"its SQL, marks\.sql, line 2: .*SQLSTATE 42703"),
         ("SELECT customer_id, 1 AS n FROM landing.marks GROUP BY 1; -- all", "its SQL, marks.sql.*SQLSTATE 42601"),
         ("SELECT customer_id, 1 / 0 AS n FROM landing.marks GROUP BY 1", "SQLSTATE 22012"),
@@ -565,7 +565,9 @@ def test_what_does_not_fit_is_refused_and_not_cut_off(database_url: str, tmp_pat
     assert make(database_url, marks, ["f"]).rows == 1
     for known in ("ab", "other"):  # staged, as there are rows, and straight
         land(database_url, marks, "f", [event(known), event("abcdefghij")])
-        with pytest.raises(MigrationError, match="SQLSTATE 22001"):
+        with pytest.raises(
+            MigrationError, match=r"customer_id is character varying\(12\), which would change"
+        ):
             make(database_url, marks, ["f"])
         execute(database_url, "TRUNCATE counts")
 
@@ -709,7 +711,7 @@ def test_a_lost_connection_is_made_anew_and_the_part_again(shop_database_url: st
             found = query(
                 shop_database_url,
                 "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() "
-                "AND application_name = 'migration_pipeline'",
+                "AND application_name LIKE 'migration_pipeline%'",
             )
             killed.append(found[0][0])
 
@@ -827,19 +829,24 @@ def test_finishing_may_be_repeated_and_never_sets_a_sequence_back(picture_url: s
     assert finish(picture_url, picture_profile, drop_landing=False).sequences == {}
     assert query(picture_url, "SELECT nextval('picture_id_seq')") == [(greatest + 2,)]
     # Dropped landing tables leave the rows, and a clear word when the aggregate is wanted again.
-    # So does what a killed load has left, but not what a live one has: that holds a lock.
-    begun = "INSERT INTO migration.slice (profile, export_id, file, run_id) VALUES ('pictures', 'e', %s, 'r') RETURNING id"
-    live = psycopg2.connect(picture_url)
-    with live, live.cursor() as cursor:
-        for name in ("killed", "live"):
-            cursor.execute(begun, (name,))
+    # So does what a killed load has left, but not what a live one has, or one in a transaction however long.
+    begun = (
+        "INSERT INTO migration.slice (profile, export_id, file, run_id, alive_until) "
+        "VALUES ('pictures', 'e', %s, 'r', now() + %s::interval) RETURNING id"
+    )
+    kept = []
+    with closing(psycopg2.connect(picture_url)) as live, live.cursor() as cursor:
+        for name, alive in (("killed", "-1 s"), ("live", "1 min"), ("waiting", "-1 s")):
+            cursor.execute(begun, (name, alive))
             ((number,),) = cursor.fetchall()
             cursor.execute(f"CREATE TABLE landing.picture_items_{number} (LIKE landing.picture_items)")
-        cursor.execute("SELECT pg_advisory_lock(%s, %s)", (LOCK_CLASS, number))
-    assert finish(picture_url, picture_profile, drop_landing=True).dropped == 2
-    left = "SELECT relname FROM pg_class WHERE relname LIKE 'picture\\_items\\__'"
-    assert query(picture_url, left) == [(f"picture_items_{number}",)]
-    live.close()
+            if name != "killed":
+                kept.append((f"picture_items_{number}",))
+        live.commit()
+        cursor.execute("UPDATE migration.slice SET batches = 1 WHERE file = 'waiting'")
+        assert finish(picture_url, picture_profile, drop_landing=True).dropped == 2
+    left = "SELECT relname FROM pg_class WHERE relname LIKE 'picture\\_items\\__' ORDER BY 1"
+    assert query(picture_url, left) == kept
     assert query(picture_url, "SELECT count(*) FROM landing.picture_items") == [(0,)]
     assert query(picture_url, "SELECT count(*) > 0 FROM picture") == [(True,)]
     with pytest.raises(MigrationError, match="1 of 1 files are not landed"):

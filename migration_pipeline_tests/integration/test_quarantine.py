@@ -26,7 +26,7 @@ from migration_pipeline.sources.export import Export, read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
 from migration_pipeline.targets.ddl import ddl
-from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
+from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget, TableWriter
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.exports import line_of, write_export
 from migration_pipeline_tests.oracle import actual, data_lines, expected
@@ -142,14 +142,14 @@ def test_halving_costs_few_batches(shop_database_url: str, tmp_path: Path, monke
         shop_database_url,
         "ALTER TABLE order_lines ADD CHECK (md5(order_id || line_no) > '01000000000000000000000000000000')",
     )
-    copies: list[PostgresTarget] = []
-    copy = PostgresTarget._copy
+    copies: list[TableWriter] = []
+    write = TableWriter.write
 
-    def counted(target: PostgresTarget, cursor: Any, encoded: Any) -> int:
-        copies.append(target)
-        return copy(target, cursor, encoded)
+    def counted(writer: TableWriter, cursor: Any, encoded: Any) -> Any:
+        copies.append(writer)
+        return write(writer, cursor, encoded)
 
-    monkeypatch.setattr(PostgresTarget, "_copy", counted)
+    monkeypatch.setattr(TableWriter, "write", counted)
     (report,) = load_shop(shop_database_url, export)
     assert 1 <= report.quarantined <= 4
     assert len(copies) <= 1 + report.quarantined * 2 * 11

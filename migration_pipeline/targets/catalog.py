@@ -1,0 +1,295 @@
+"""What the catalog says of a target table, held against its Row before any work.
+
+A table that a load could not write to, or of which it could not say what it holds, is refused here, in one line with the
+way out: the second load of a file takes another way than the first, and must not fail where that one did not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+import psycopg2
+from psycopg2 import sql
+
+from migration_pipeline.errors import UsageError
+from migration_pipeline.row import Column, Table
+from migration_pipeline.targets.fits import INTEGERS, Actual, Fit, fit_of
+
+
+class SchemaError(UsageError):
+    """The tables in the database are not those that the profile's Row classes describe."""
+
+
+def quote(identifier: str) -> str:
+    """Quote an identifier as `quote_ident` does, always; for DDL that is printed, not run through psycopg2."""
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+def qualified(table: Table) -> str:
+    """A table's quoted name, with its schema if it has one."""
+    return ".".join(quote(part) for part in (table.schema, table.name) if part)
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """A table that fits its Row."""
+
+    table: Table
+    schema: str
+    """Where it lies: an unqualified name could mean another table, one of ours included, in the same session."""
+    fits: tuple[Fit, ...]
+    """One for each of the Row's columns, in their order."""
+    arbiter: bool
+    """Whether ``ON CONFLICT`` may name the key: its index is none of a deferrable constraint, or of one over ranges."""
+    overriding: bool
+    """Whether a column of the key is GENERATED ALWAYS AS IDENTITY, which an INSERT has to override."""
+    triggers: bool
+    """Whether triggers may change or drop what is written."""
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        """Its quoted name."""
+        return sql.Identifier(self.schema, self.table.name)
+
+    @property
+    def straight(self) -> bool:
+        """Whether COPY may write straight into it: nothing can happen to a row that would have to be looked for."""
+        return not self.triggers and not any(fit.round_trip for fit in self.fits)
+
+
+TABLE = """
+WITH RECURSIVE part AS (
+    SELECT to_regclass(%s)::oid AS id
+     UNION ALL
+    SELECT inhrelid FROM part JOIN pg_inherits ON inhparent = id
+)
+SELECT c.oid, n.nspname, c.relkind::text, c.relpersistence::text,
+       EXISTS (SELECT FROM pg_rewrite WHERE ev_class = c.oid AND rulename <> '_RETURN'),
+       row_security_active(c.oid), current_user,
+       EXISTS (SELECT FROM pg_trigger JOIN part ON tgrelid = id WHERE NOT tgisinternal AND tgenabled IN ('O', 'A')),
+       (SELECT min(p.pubname)
+          FROM part
+          JOIN pg_class pc ON pc.oid = id
+          JOIN pg_namespace pn ON pn.oid = pc.relnamespace
+          JOIN pg_publication_tables t ON (t.schemaname, t.tablename) = (pn.nspname, pc.relname)
+          JOIN pg_publication p USING (pubname)
+         WHERE p.pubupdate
+           AND (pc.relreplident = 'n' OR pc.relreplident = 'd'
+                AND NOT EXISTS (SELECT FROM pg_index WHERE indrelid = id AND indisprimary AND indimmediate)))
+  FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+ WHERE c.oid = to_regclass(%s)
+"""
+
+COLUMNS = """
+WITH RECURSIVE unwrapped AS (
+    SELECT attnum, atttypid AS type, atttypmod AS typmod, false AS is_array, 0 AS depth
+      FROM pg_attribute
+     WHERE attrelid = %(table)s AND attnum > 0 AND NOT attisdropped
+     UNION ALL
+    SELECT attnum, CASE typtype WHEN 'd' THEN typbasetype ELSE typelem END,
+           CASE WHEN typtype = 'd' AND typtypmod <> -1 THEN typtypmod ELSE typmod END,
+           is_array OR typtype <> 'd', depth + 1
+      FROM unwrapped JOIN pg_type t ON t.oid = type
+     WHERE typtype = 'd' OR (typlen = -1 AND typelem <> 0 AND typcategory = 'A')
+), element AS (
+    SELECT DISTINCT ON (attnum) attnum, type, typmod, is_array FROM unwrapped ORDER BY attnum, depth DESC
+)
+SELECT attname, format_type(atttypid, atttypmod), format_type(e.type, NULL), format_type(e.type, e.typmod), e.is_array,
+       t.typtype = 'e', CASE WHEN attcollation NOT IN (0, 'pg_catalog."default"'::regcollation)
+                             THEN attcollation::regcollation::text ELSE '' END,
+       attnotnull, atthasdef, attgenerated <> '', attidentity::text
+  FROM pg_attribute a
+  JOIN element e USING (attnum)
+  JOIN pg_type t ON t.oid = e.type
+ WHERE attrelid = %(table)s
+ ORDER BY attnum
+"""
+"""Of each column the type of its values below domains and arrays, with and without its modifier."""
+
+UNIQUE_KEYS = """
+SELECT array_agg(a.attname::text ORDER BY a.attname), i.indimmediate AND m.amname = 'btree'
+  FROM pg_index i
+  JOIN pg_class c ON c.oid = i.indexrelid
+  JOIN pg_am m ON m.oid = c.relam
+  JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1])
+ WHERE i.indrelid = %s AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
+ GROUP BY i.indexrelid, i.indimmediate, m.amname
+"""
+
+KINDS = {
+    "v": "is a view: name the table behind it",
+    "m": "is a materialized view, which only its own query fills: name a table",
+    "f": "is a foreign table, in which no transaction of this server decides: load into the table where it lies",
+    "S": "is a sequence: name a table",
+    "c": "is a composite type: name a table",
+}
+
+
+def read_target(table: Table, cursor: Any) -> Target:
+    """Compare a `Row` with the catalog. Raises `SchemaError` naming the first difference and the way out."""
+    where = f"table {table.qualified}"
+    cursor.execute(TABLE, (qualified(table), qualified(table)))
+    found = cursor.fetchone()
+    if found is None:
+        raise SchemaError(f"{where} does not exist; create it with: migration-pipeline ddl <profile> --apply")
+    oid, schema, kind, persistence, rules, hidden, role, triggers, publication = found
+    _check_kind(where, table, kind, persistence, rules, publication)
+    if hidden:
+        raise SchemaError(
+            f"{where}: row-level security hides rows of it from the role {role}, so that nobody could say what it holds; "
+            "load as its owner, or as a role with BYPASSRLS"
+        )
+    actual = read_columns(cursor, oid)
+    fits = tuple(_fit(where, table, column, actual.get(column.name), cursor) for column in table.columns)
+    _check_others(where, table, actual.values())
+    cursor.execute(UNIQUE_KEYS, (oid,))
+    immediate = [now for columns, now in cursor.fetchall() if columns == sorted(table.key)]
+    if not table.landing and not immediate:
+        raise SchemaError(
+            f"{where}: no primary key or unique index on exactly ({', '.join(table.key)}), the Row's key; "
+            "an upsert needs one: add it, or change the key"
+        )
+    return Target(
+        table=table,
+        schema=schema,
+        fits=fits,
+        arbiter=any(immediate),
+        overriding=any(fit.actual.identity == "a" for fit in fits),
+        triggers=triggers,
+    )
+
+
+def _check_kind(
+    where: str, table: Table, kind: str, persistence: str, rules: bool, publication: str | None
+) -> None:
+    if kind != "r" and (kind != "p" or table.landing):
+        raise SchemaError(
+            f"{where} {KINDS.get(kind, 'is partitioned, and a landing table has slices of its own')}"
+        )
+    if persistence == "u":
+        raise SchemaError(
+            f"{where} is unlogged: a crash of the server would empty it, and receipts would say that files are loaded; "
+            f"ALTER TABLE {qualified(table)} SET LOGGED"
+        )
+    if rules:
+        raise SchemaError(
+            f"{where} has rules, which rewrite an INSERT and not a COPY; drop them, or make them triggers"
+        )
+    if publication is not None and not table.landing:
+        raise SchemaError(
+            f"{where}: the publication {publication} publishes its updates, and it has no replica identity, so that "
+            f"PostgreSQL refuses them; ALTER TABLE {qualified(table)} REPLICA IDENTITY USING INDEX … or FULL"
+        )
+
+
+def read_columns(cursor: Any, oid: int) -> dict[str, Actual]:
+    """Read a table's columns, by name."""
+    cursor.execute(COLUMNS, {"table": oid})
+    columns = {}
+    for (
+        name,
+        full,
+        element,
+        modified,
+        array,
+        enum,
+        collation,
+        not_null,
+        default,
+        generated,
+        identity,
+    ) in cursor.fetchall():
+        args = re.search(r"\(([-\d, ]+)\)", modified.removeprefix(element) or modified)
+        columns[name] = Actual(
+            name=name,
+            type=full,
+            element=element,
+            args=tuple(map(int, args[1].split(","))) if args else (),
+            array=array,
+            enum=enum,
+            collation=collation,
+            not_null=not_null,
+            has_default=default,
+            generated=generated,
+            identity=identity,
+        )
+    return columns
+
+
+def _check_others(where: str, table: Table, actual: Iterable[Actual]) -> None:
+    """Look at the columns that the Row does not have."""
+    ours = {column.name for column in table.columns}
+    for column in actual:
+        filled = column.has_default or column.generated or column.identity
+        if column.name not in ours and column.not_null and not filled:
+            raise SchemaError(
+                f"{where}: column {column.name!r} is NOT NULL without a default, and the Row has no such field; "
+                "add it to the Row, or give the column a default"
+            )
+
+
+def _fit(where: str, table: Table, column: Column, actual: Actual | None, cursor: Any) -> Fit:
+    if actual is None:
+        raise SchemaError(
+            f"{where} has no column {column.name!r}, which the Row has; add it: ALTER TABLE … ADD COLUMN "
+            f"{quote(column.name)} {column.pg_type}"
+        )
+    named = f"{where}: column {column.name!r}"
+    if actual.generated:
+        raise SchemaError(f"{named} is generated, so the Row cannot write it; leave it out of the Row")
+    if actual.identity == "a" and column.name not in table.key:
+        raise SchemaError(
+            f"{named} is GENERATED ALWAYS AS IDENTITY, which no UPDATE may write; ALTER TABLE {qualified(table)} "
+            f"ALTER COLUMN {quote(column.name)} SET GENERATED BY DEFAULT, or leave it out of the Row"
+        )
+    if column.declared:
+        _check_declared(named, column, actual, cursor)
+    fit = fit_of(column, actual)
+    if fit is None or (table.landing and fit.round_trip) or (column.merge and fit.written != "{}"):
+        raise SchemaError(
+            f"{named} is {actual.type}, but the Row makes {column.pg_type}; "
+            "change the annotation in the profile, or the column"
+        )
+    if actual.not_null and column.nullable:
+        raise SchemaError(
+            f"{named} is NOT NULL, but the Row allows None; drop `| None` in the "
+            "profile, or NOT NULL in the table"
+        )
+    return fit
+
+
+def _check_declared(named: str, column: Column, actual: Actual, cursor: Any) -> None:
+    """Compare the type that a Row names with the column's, as the server spells both."""
+    if column.pg_type == actual.type:
+        return
+    declared = _as_the_server_spells(named, column, cursor)
+    if declared.type == actual.type:
+        return
+    wider = declared.element in INTEGERS and actual.element in (*INTEGERS, "numeric") and not actual.args
+    if wider and declared.array == actual.array:
+        return  # what is too large for it is refused
+    raise SchemaError(
+        f"{named} is {actual.type}, but the Row names {declared.type}; change the PgType in the profile, or the column"
+    )
+
+
+def _as_the_server_spells(named: str, column: Column, cursor: Any) -> Actual:
+    """Make a column of a type, and read what it is: ``int4`` is ``integer``, and some types have no other way to be read."""
+    cursor.execute("SAVEPOINT declared")
+    try:
+        cursor.execute(
+            sql.SQL("CREATE TEMP TABLE migration_declared (it {})").format(sql.SQL(column.pg_type))
+        )
+        cursor.execute("SELECT 'pg_temp.migration_declared'::regclass::oid")
+        columns: Mapping[str, Actual] = read_columns(cursor, cursor.fetchone()[0])
+    except psycopg2.Error as error:
+        if (error.pgcode or "")[:2] not in ("42", "22", "0A"):
+            raise
+        raise SchemaError(
+            f"{named}: PgType({column.pg_type!r}) is no type of this database (SQLSTATE {error.pgcode}); mend the profile"
+        ) from None
+    finally:
+        cursor.execute("ROLLBACK TO SAVEPOINT declared")
+    return columns["it"]

@@ -1,0 +1,97 @@
+"""Writes a batch and, where it holds bad items, its halves, until these stand alone: within one transaction.
+
+What the rows are written to is the caller's business: tables, or the temporary ones of a comparison.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+import psycopg2
+
+from migration_pipeline.engine.batch import Batch, TooManyBad, Written
+from migration_pipeline.targets.connection import reason_of_refusal, table_of_error
+from migration_pipeline.targets.faults import Fault, fault_of
+
+
+class Refused(Exception):  # noqa: N818  # a verdict on rows
+    """A table would not hold some rows as they are; the text says why, in words that hold no values."""
+
+
+class Outcome(msgspec.Struct):
+    """What became of the rows of a batch, by table."""
+
+    changed: Counter[str] = msgspec.field(default_factory=Counter)
+    unchanged: Counter[str] = msgspec.field(default_factory=Counter)
+    newer: Counter[str] = msgspec.field(default_factory=Counter)
+    """Rows that gave way to one of a greater version."""
+    collisions: Counter[str] = msgspec.field(default_factory=Counter)
+    """Rows left out because the table calls their key equal to another's of the batch."""
+    rounded: Counter[str] = msgspec.field(default_factory=Counter)
+    """Values that a column changed, as the Row allows, by table and column."""
+
+
+class Writer(Protocol):
+    """Writes encoded rows."""
+
+    table: str | None
+    """The table that is written now."""
+    columns: set[str]
+    """Columns that a reason may name."""
+
+    def write(self, cursor: Any, encoded: Any) -> Outcome:
+        """Write the rows of a batch. Raises `psycopg2.Error` and `Refused`."""
+
+    def again(self, error: psycopg2.Error) -> bool:
+        """Whether the same rows are to be written once more, in another way, after this refusal."""
+
+    def name_of(self, table: str) -> str | None:
+        """The table that a refusal names, as the profile names it."""
+
+
+def write_batch(
+    cursor: Any, batch: Batch, writer: Writer, written: Written, expect_answer: Callable[[], None], room: int
+) -> None:
+    """Write a batch whole or by halves. Raises `TooManyBad` beyond `room` refused items, and `psycopg2.Error`."""
+    expect_answer()
+    cursor.execute("SAVEPOINT batch")
+    try:
+        outcome = writer.write(cursor, batch.encoded)
+    except (psycopg2.Error, Refused) as error:
+        refusal = error if isinstance(error, psycopg2.Error) else None
+        if refusal is not None and fault_of(refusal) is not Fault.DATA:
+            raise
+        cursor.execute("ROLLBACK TO SAVEPOINT batch")
+        if refusal is not None and writer.again(refusal):
+            write_batch(cursor, batch, writer, written, expect_answer, room)
+        elif len(batch.lines) > 1:
+            for half in batch.halves():
+                for bad in half.bad:
+                    written.refuse(bad)
+                write_batch(cursor, half, writer, written, expect_answer, room)
+        else:
+            reason = str(error) if refusal is None else reason_of_refusal(refusal, writer.columns)
+            named = table_of_error(refusal) if refusal is not None else None
+            table = (writer.name_of(named) if named else None) or writer.table
+            written.refuse(batch.refused(reason, table, refusal.pgcode if refusal is not None else None))
+            if len(written.refused) > room:
+                raise TooManyBad(written.refused) from None
+    else:
+        _count(written, batch.encoded, outcome)
+    cursor.execute("RELEASE SAVEPOINT batch")
+
+
+def _count(written: Written, encoded: Any, outcome: Outcome) -> None:
+    written.rows.update(encoded.rows)
+    written.rows.subtract(outcome.collisions)
+    written.collisions.update(encoded.collisions)
+    written.collisions.update(outcome.collisions)
+    written.changed.update(outcome.changed)
+    written.unchanged.update(outcome.unchanged)
+    written.newer.update(outcome.newer)
+    written.rounded.update(encoded.rounded)
+    written.rounded.update(outcome.rounded)
+    written.nul += encoded.nul
