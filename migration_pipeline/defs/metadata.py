@@ -137,6 +137,7 @@ def _documentation(profile: Profile) -> dg.MarkdownMetadataValue:
 def file_metadata(planned: PlannedFile, report: FileReport, table: Table) -> Mapping[str, Any]:
     """Say what is known of a loaded file: plain values only, which go through JSON as they are."""
     rows = report.rows.get(table.qualified, 0)
+    rounded = rounded_values(report, table)
     return {
         "file": planned.file.uri,
         "size": readable_size(report.bytes),
@@ -147,8 +148,9 @@ def file_metadata(planned: PlannedFile, report: FileReport, table: Table) -> Map
         "quarantined": report.quarantined,
         "unrouted": sum(report.unrouted.values()),
         "rows": rows,
-        "changed": report.changed,
-        "collisions": sum(report.collisions.values()),
+        "changed": report.changed_rows.get(table.qualified, 0),
+        "collisions": report.collisions.get(table.qualified, 0),
+        "rounded": sum(count for _, count in rounded),
         "nul": report.nul,
         "retries": report.retries,
         "bytes": report.bytes,
@@ -158,8 +160,15 @@ def file_metadata(planned: PlannedFile, report: FileReport, table: Table) -> Map
         "skipped_by_reason": report.skipped,
         "unrouted_by_keys": report.unrouted,
         "quarantined_by_reason": report.quarantined_by_reason,
+        "rounded_by_column": dict(rounded),
         "dagster/partition_row_count": rows,
     }
+
+
+def rounded_values(report: FileReport, table: Table) -> list[tuple[str, int]]:
+    """Values that a table's columns changed, as its Row allows, by column."""
+    names = {f"{table.qualified}.{column.name}": column.name for column in table.columns}
+    return [(names[name], count) for name, count in report.rounded.items() if name in names]
 
 
 def file_tables(planned: PlannedFile, report: FileReport) -> Mapping[str, dg.MarkdownMetadataValue]:
@@ -169,6 +178,7 @@ def file_tables(planned: PlannedFile, report: FileReport) -> Mapping[str, dg.Mar
     account += [(count, f"skipped: {reason}") for reason, count in report.skipped.items()]
     account += [(count, f"quarantined: {reason}") for reason, count in report.quarantined_by_reason.items()]
     account += [(count, f"rows of `{name}`") for name, count in report.rows.items()]
+    account += [(count, f"values made to fit the column `{name}`") for name, count in report.rounded.items()]
     tables = {"account": _markdown_table(("count", "of"), account)}
     if report.quarantined_examples:
         tables["quarantine_examples"] = _markdown_table(

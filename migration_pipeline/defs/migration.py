@@ -258,4 +258,6 @@ def _load_file(
     )
     for reason, count in report.quarantined_by_reason.items():
         log.warning(f"{file.name}: quarantined {count:,}: {reason}")
+    for name, count in report.rounded.items():
+        log.info(f"{file.name}: {count:,} values were made to fit the column {name}, as the Row allows")
     return report

@@ -284,7 +284,7 @@ class FileLoad:
             quarantined_by_reason=dict(reasons.most_common()),
             quarantined_examples=[*self._examples, *map(_example, written.refused)][:EXAMPLES],
             rows=dict(total.rows),
-            collisions=dict(total.collisions),
+            collisions=dict(+total.collisions),
             changed_rows=dict(+total.changed),
             unchanged_rows=dict(+total.unchanged),
             newer_rows=dict(+total.newer),

@@ -466,8 +466,7 @@ class AggregateRun:
             for fit, count in zip(checked, cursor.fetchone(), strict=True):
                 if count and not fit.column.fitted:
                     raise MigrationError(
-                        f"aggregate {self._name}: {fit.reason} in {count:,} rows; round it in the SQL, widen the column, or "
-                        f"say Fitted[…] in the Row"
+                        f"aggregate {self._name}: in {count:,} rows, {fit.reason}; or round it in the SQL"
                     )
                 if count:
                     rounded[f"{self._name}.{fit.column.name}"] = count

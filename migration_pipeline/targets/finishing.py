@@ -78,6 +78,7 @@ def finish(
                 report.made.append(each.name)
         for table in profile.all_tables:
             if not table.landing:
+                report.sequences.update(step(f"sequences of {table.qualified}", _own_sequences(table)))
                 if refusal := step(f"statistics of {table.qualified}", _analyze(table)):
                     report.warnings.append(refusal)
                 else:
@@ -135,6 +136,47 @@ def _sequence(each: Sequence) -> Callable[[Any], int | None]:
         )
         moved = cursor.fetchone()
         return int(moved[0]) if moved else None
+
+    return work
+
+
+OWN_SEQUENCES = """
+SELECT a.attname, s.seqrelid::regclass::text, s.seqincrement > 0
+  FROM pg_attribute a
+  JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum
+   AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
+  JOIN pg_sequence s ON s.seqrelid = d.objid
+ WHERE a.attrelid = to_regclass(%s) AND a.attname = ANY (%s)
+"""
+"""Sequences that identity and serial columns own."""
+
+
+def _own_sequences(table: Table) -> Callable[[Any], dict[str, int]]:
+    """Move the sequences of a table's identity and serial columns past what was loaded into these; gives those that moved.
+
+    Else the next row that somebody else inserts would be refused as a duplicate of one that is there.
+    """
+
+    def work(cursor: Any) -> dict[str, int]:
+        cursor.execute(OWN_SEQUENCES, (qualified(table), [column.name for column in table.columns]))
+        moved = {}
+        for column, name, up in cursor.fetchall():
+            cursor.execute(
+                sql.SQL(
+                    "SELECT setval({name}, m) FROM (SELECT {end}({column}) AS m FROM {table}) t, {sequence} s "
+                    "WHERE m {beyond} last_value OR (m = last_value AND NOT is_called)"
+                ).format(
+                    name=sql.Literal(name),
+                    end=sql.SQL("max" if up else "min"),
+                    column=sql.Identifier(column),
+                    table=identifier(table),
+                    sequence=sql.SQL(name),
+                    beyond=sql.SQL(">" if up else "<"),
+                )
+            )
+            if found := cursor.fetchone():
+                moved[name] = int(found[0])
+        return moved
 
     return work
 

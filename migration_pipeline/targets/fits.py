@@ -107,7 +107,9 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def reason(self) -> str:
         """Why an item is bad whose value would be changed."""
-        return f"column {self.column.name} is {self.actual.type}, which would change the value"
+        return (
+            f"column {self.column.name} is {self.actual.type}, which would change the value; Fitted[…] in the Row allows it"
+        )
 
     @property
     def documents(self) -> bool:

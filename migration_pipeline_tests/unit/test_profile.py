@@ -107,15 +107,6 @@ def test_a_row_without_table_or_key_is_refused() -> None:
             a: str
 
 
-def test_a_column_that_no_rerun_could_compare_is_refused() -> None:
-    class Document(Row, table="t", key="k"):
-        k: str
-        d: Annotated[Any, PgType("json")]
-
-    with pytest.raises(UsageError, match=r"Document\.d: json has no equality.*: use jsonb"):
-        table_of(Document)
-
-
 @pytest.mark.parametrize(
     ("key", "message"), [("b", "names 'b'"), ("c", "'c' is part of the key and cannot be None")]
 )
