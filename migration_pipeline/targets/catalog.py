@@ -155,7 +155,7 @@ def read_target(table: Table, cursor: Any) -> Target:
         table=table,
         schema=schema,
         fits=fits,
-        arbiter=any(immediate),
+        arbiter=bool(immediate) and all(immediate),  # PostgreSQL takes all that fit
         overriding=any(fit.actual.identity == "a" for fit in fits),
         triggers=triggers,
     )

@@ -257,10 +257,11 @@ def _fitted(fit: Fit) -> Fit:
 
 
 def _collated(fit: Fit) -> Fit:
-    """The same, compared byte by byte where the column has a collation of its own."""
-    if fit.actual.collation and not fit.image and fit.ours == "{}":
-        return msgspec.structs.replace(fit, theirs=f'({fit.theirs}) COLLATE "C"')
-    return fit
+    """The same, compared byte by byte where the column has a collation of its own, which may call other texts equal."""
+    if not fit.actual.collation:
+        return fit
+    bytewise = f'({fit.theirs}) COLLATE "C"' if not fit.image and fit.ours == "{}" else fit.theirs
+    return msgspec.structs.replace(fit, theirs=bytewise, loose=True)
 
 
 # -- values that a type would change ------------------------------------------------------------------

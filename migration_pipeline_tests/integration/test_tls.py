@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
 import socket
 import socketserver
 import ssl
@@ -39,6 +38,7 @@ from migration_pipeline.targets.ddl import ddl
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.integration.test_quarantine import load_shop
+from migration_pipeline_tests.servers import InstalledPostgres, free_port, need
 
 SECRET = "s3cr3t"
 PASSWORD = f"{SECRET}-pass/word"
@@ -156,44 +156,14 @@ class Server(NamedTuple):
         )
 
 
-class InstalledPostgres(EmbeddedPostgres):
-    """The PostgreSQL of the operating system's packages, run like the embedded one."""
-
-    @staticmethod
-    def binaries() -> Path | None:
-        """Folder of the newest server there is."""
-        found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda p: int(p.parts[-3]))
-        other = shutil.which("postgres")
-        return found[-1].parent if found else Path(other).resolve().parent if other else None
-
-    def _binaries(self) -> Path:
-        folder = self.binaries()
-        assert folder
-        return folder
-
-    def _run(self, program: str, *arguments: str) -> None:
-        if program == "initdb":  # locales of PostgreSQL's own are new in its version 17
-            arguments = (*(each for each in arguments if "locale" not in each), "--locale=C")
-        super()._run(program, *arguments)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module", params=["behind TLS", "with certificates of its own"])
 def server(
     request: pytest.FixtureRequest, certificates: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     """A server whose role `loader` needs a password, with a certificate for `localhost`."""
     own = request.param == "with certificates of its own"
-    if own and InstalledPostgres.binaries() is None:
-        assert "REQUIRE_POSTGRESQL" not in os.environ, (
-            "no PostgreSQL with TLS: install Debian's package postgresql"
-        )
-        pytest.skip("the operating system has no PostgreSQL; install its package (Debian: postgresql)")
+    if own:
+        need(InstalledPostgres.binaries(), "PostgreSQL", "postgresql")
     folder, port = tmp_path_factory.mktemp("server"), free_port()
     started = (
         InstalledPostgres(folder, {"listen_addresses": "127.0.0.1", "port": str(port)})

@@ -1,0 +1,118 @@
+"""Servers of the operating system's packages: another PostgreSQL, and a pooler in front of one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import psycopg2
+import pytest
+
+from migration_pipeline.local.postgres import EmbeddedPostgres
+
+REQUIRED = "REQUIRE_POSTGRESQL"
+"""With this in the environment a test that lacks one of them fails."""
+
+
+def need(found: object, what: str, package: str) -> None:
+    """Skip the test, or fail it, where a program is not there."""
+    if not found:
+        assert REQUIRED not in os.environ, f"no {what}: install Debian's package {package}"
+        pytest.skip(f"the operating system has no {what}; install its package (Debian: {package})")
+
+
+class InstalledPostgres(EmbeddedPostgres):
+    """The PostgreSQL of the operating system's packages, run like the embedded one."""
+
+    @staticmethod
+    def binaries() -> Path | None:
+        """Folder of the newest server there is."""
+        found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda p: int(p.parts[-3]))
+        other = shutil.which("postgres")
+        return found[-1].parent if found else Path(other).resolve().parent if other else None
+
+    def _binaries(self) -> Path:
+        folder = self.binaries()
+        assert folder
+        return folder
+
+    def _run(self, program: str, *arguments: str) -> None:
+        if program == "initdb":  # locales of PostgreSQL's own are new in its version 17
+            arguments = (*(each for each in arguments if "locale" not in each), "--locale=C")
+        super()._run(program, *arguments)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+PGBOUNCER = """
+[databases]
+* = host={host} port={port} user=postgres
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {listen}
+unix_socket_dir =
+auth_type = any
+pool_mode = {mode}
+default_pool_size = {size}
+admin_users = postgres
+logfile = {folder}/pgbouncer.log
+pidfile =
+"""
+
+
+def pgbouncer() -> str | None:
+    """The program, where it is installed."""
+    return shutil.which("pgbouncer", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin")
+
+
+@contextmanager
+def pooled(server: EmbeddedPostgres, folder: Path, mode: str, size: int = 2) -> Iterator[str]:
+    """Run PgBouncer in front of a server until the end of the block; gives the URL of its database ``postgres``."""
+    program = pgbouncer()
+    need(program, "PgBouncer", "pgbouncer")
+    assert program
+    names, port = parse_qs(urlsplit(server.url).query), free_port()
+    folder.mkdir(exist_ok=True)
+    options: dict[str, Any] = {}
+    if os.geteuid() == 0:  # it refuses to run as root
+        user = pwd.getpwnam("postgres")
+        options = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+        os.chown(folder, user.pw_uid, user.pw_gid)
+    # It looks for its files from the root folder, where it may not have got down to the test's.
+    settings = PGBOUNCER.format(
+        host=names["host"][0], port=names["port"][0], listen=port, mode=mode, size=size, folder="/dev/null"
+    ).replace("logfile = /dev/null/pgbouncer.log\n", "")
+    (folder / "pgbouncer.ini").write_text(settings)
+    descriptor = os.open(folder / "pgbouncer.ini", os.O_RDONLY)
+    process = subprocess.Popen(
+        [program, "-q", f"/dev/fd/{descriptor}"], pass_fds=[descriptor], stderr=subprocess.DEVNULL, **options
+    )
+    os.close(descriptor)
+    url = f"postgresql://postgres@127.0.0.1:{port}/postgres?sslmode=disable&gssencmode=disable"
+    try:
+        deadline = time.monotonic() + 20
+        while True:
+            assert process.poll() is None, "PgBouncer has ended"
+            assert time.monotonic() < deadline, "PgBouncer does not answer"
+            with contextlib.suppress(psycopg2.OperationalError):
+                psycopg2.connect(url).close()
+                break
+            time.sleep(0.05)
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
