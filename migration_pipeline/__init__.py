@@ -5,7 +5,7 @@ so that reading or testing one needs neither Dagster nor a database.
 """
 
 from migration_pipeline.aggregate import Options
-from migration_pipeline.item import AnyInt, EpochMillis, EpochSeconds, Item, WholeItem, attribute
+from migration_pipeline.item import AnyInt, EpochMillis, EpochSeconds, Item, RestOfItem, WholeItem, attribute
 from migration_pipeline.profile import Profile, prefix
 from migration_pipeline.row import BigInt, Fitted, Integer, Merge, PgType, Row, SmallInt, column
 
@@ -21,6 +21,7 @@ __all__ = [
     "Options",
     "PgType",
     "Profile",
+    "RestOfItem",
     "Row",
     "SmallInt",
     "WholeItem",

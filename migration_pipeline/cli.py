@@ -194,6 +194,16 @@ def scaffold_command(location: str, output: Path, force: bool, items_per_file: i
     click.echo(
         f"{made.entity_types:,} entity types; {made.cases:,} real items are cases of the test: mind who may see it"
     )
+    for rest in made.rests:
+        if rest.others:
+            click.echo(
+                f"{rest.table}: {rest.columns:,} attributes are columns; {rest.others:,}"
+                f"{'' if rest.all_counted else ' or more'} others are none, and go to its document, the column {rest.column}"
+            )
+    if not survey.whole:
+        click.echo(
+            "attributes that only items have that were not looked at go to the document of their table"
+        )
     for reason, count in made.bad.items():
         click.echo(f"bad: {count:,} sampled items: {reason}")
     click.echo(

@@ -46,6 +46,17 @@ WholeItem = Annotated[dict[str, Any], Whole()]
 """All attributes of the item by name, as plain Python values: a document. Each item is read a second time for it."""
 
 
+class Rest:
+    """Marks the field that holds what no other field reads."""
+
+
+RestOfItem = Annotated[dict[str, Any], Rest()]
+"""All attributes of the item that no other field names, as `WholeItem` has them; ``{}`` where there are none.
+
+An item without such attributes is not read a second time.
+"""
+
+
 def attribute(name: str | None = None, *, default: Any = msgspec.NODEFAULT) -> Any:
     """Name the DynamoDB attribute a field is read from, where that is no Python name of your liking.
 
@@ -74,6 +85,7 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     ``Any``                                 any type, as a plain Python value
     ``X | None``                            X or NULL; a missing attribute is None too
     ``WholeItem``                           no attribute, but all of them: the item as a document
+    ``RestOfItem``                          all attributes that no other field names, as a document
     ======================================  =========================================================
 
     A field without a default that is not optional must be there: an item that lacks it, or has it as

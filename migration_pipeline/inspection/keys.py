@@ -106,9 +106,14 @@ def _candidates(items: Sequence[Item]) -> list[str]:
     """The attributes that may be part of the key, the likeliest first."""
     if not items:
         return []
-    common = set.intersection(*({(name, _type(value)) for name, value in item.items()} for item in items))
-    names = sorted(name for name, letter in common if letter)
-    ranked = sorted(names, key=lambda name: (_rank(name), len(name), name))
+    common = {name: letter for name, value in items[0].items() if (letter := _type(value))}
+    for item in items:  # one after the other, as items may have thousands of attributes
+        common = {
+            name: letter
+            for name, letter in common.items()
+            if (value := item.get(name)) is not None and _type(value) == letter
+        }
+    ranked = sorted(common, key=lambda name: (_rank(name), len(name), name))
     return ranked[:MAX_CANDIDATES]
 
 

@@ -21,6 +21,9 @@ from migration_pipeline.inspection.survey import EntityType, Survey, patterns, s
 MAX_SHOWN = 25
 """Entity types whose attributes are listed on a terminal, the commonest first; JSON and HTML have all of them."""
 
+MAX_LISTED = 60
+"""Attributes of one entity type that are listed on a terminal, the commonest first."""
+
 # -- facts -----------------------------------------------------------------------------------------
 
 
@@ -63,7 +66,8 @@ def _type_facts(found: EntityType, survey: Survey) -> dict[str, Any]:
             _attribute_facts(attribute, found)
             for attribute in sorted(found.attributes.values(), key=lambda a: (-a.types.total(), a.name))
         ],
-        "further_attributes": len(found.further),
+        "further_attributes": found.further,
+        "all_attributes_counted": found.all_counted,
     }
 
 
@@ -141,6 +145,15 @@ def percent(share: float) -> str:
     return f"{share:.1%}".replace("%", " %").replace(".0 ", " ")
 
 
+def further(kind: dict[str, Any], listed: int | None = None) -> str:
+    """Say how many attributes of an entity type are not `listed`; "" when none is left. All that are known are by default."""
+    unlisted = kind["attributes"][listed:] if listed is not None else []
+    if not (count := len(unlisted) + kind["further_attributes"]):
+        return ""
+    where = f"; --json and --html have {len(unlisted):,} of them" if unlisted else ""
+    return f"and {count:,}{'' if kind['all_attributes_counted'] else ' or more'} others{where}"
+
+
 TYPE_COLUMNS = ("entity type", "items", "share", "≈ in the export", "attributes", "")
 ATTRIBUTE_COLUMNS = ("attribute", "types", "present", "fits", "range", "longest", "notes")
 
@@ -194,9 +207,11 @@ def tables(found: dict[str, Any]) -> Group:
     parts.append(_table(TYPE_COLUMNS, map(type_row, found["types"]), right=(1, 2, 3, 4)))
     for kind in found["types"][:MAX_SHOWN]:
         parts.append(Text(f"{kind['pattern']}, {kind['items']:,} items", style="bold"))
-        parts.append(_table(ATTRIBUTE_COLUMNS, map(attribute_row, kind["attributes"]), right=(2,)))
-        if kind["further_attributes"]:
-            parts.append(Text(f"and {kind['further_attributes']:,} attributes or more\n"))
+        parts.append(
+            _table(ATTRIBUTE_COLUMNS, map(attribute_row, kind["attributes"][:MAX_LISTED]), right=(2,))
+        )
+        if unlisted := further(kind, MAX_LISTED):
+            parts.append(Text(f"{unlisted}\n"))
     if len(found["types"]) > MAX_SHOWN:
         parts.append(
             Text(
@@ -254,7 +269,7 @@ def html(found: dict[str, Any]) -> str:
         body.append(_html_table(TYPE_COLUMNS, map(type_row, found["types"])))
     for number, kind in enumerate(found["types"]):
         inner = _html_table(ATTRIBUTE_COLUMNS, map(attribute_row, kind["attributes"]))
-        more = f"<p>and {kind['further_attributes']:,} or more</p>" if kind["further_attributes"] else ""
+        more = f"<p>{unlisted}</p>" if (unlisted := further(kind)) else ""
         title = f"{kind['pattern']}, {kind['items']:,} items"
         opened = " open" if number < MAX_SHOWN else ""
         body.append(f"<details{opened}><summary>{escape(title)}</summary>{inner}{more}</details>")

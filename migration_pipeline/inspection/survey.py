@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
 from migration_pipeline.errors import BadItem
-from migration_pipeline.inspection.attributes import Attribute, Place, epoch_of
+from migration_pipeline.inspection.attributes import Attribute, Place, epoch_of, holds_nul
 from migration_pipeline.inspection.keys import (
     Conditions,
     Item,
@@ -31,7 +32,7 @@ MAX_ATTRIBUTES = 300
 """Attributes of one entity type that are looked at; more are hardly attributes, but data in their names."""
 
 MAX_COUNTED = 100_000
-"""Key values of one entity type that are told apart; beyond them nothing is said of repetitions."""
+"""Key values of one entity type that are told apart, and names of attributes: beyond them nothing is counted."""
 
 EVENT_SHARE = 0.95
 """Share of an entity type's items whose sort key begins with a time, for the type to be called event-like."""
@@ -48,16 +49,21 @@ _TIME = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}|$)")
 class EntityType:
     """What is known of the items that one rule takes; `add` takes one more."""
 
-    def __init__(self, conditions: Conditions, key: Key) -> None:
+    def __init__(self, conditions: Conditions, key: Key, wanted: Iterable[str] = ()) -> None:
+        """`wanted` are the names of attributes that are looked at before others, `MAX_ATTRIBUTES` at most."""
         self.conditions = conditions
         self.items = 0
         """Items looked at."""
         self.estimate = 0.0
         """Items in the whole export, if those that were not looked at are like the others."""
         self.attributes: dict[str, Attribute] = {}
-        self.further: set[str] = set()
-        """Attributes beyond `MAX_ATTRIBUTES`, as many again at most."""
-        self.examples: list[Line] = []
+        self.nul = False
+        """Whether U+0000 stands in any attribute, or in the name of one."""
+        self._wanted = frozenset(wanted)
+        self._room = MAX_ATTRIBUTES - len(self._wanted)
+        self._further: set[int] = set()
+        self._examples: list[Line] = []
+        self._shortest: Line | None = None
         self._key = key
         self._timed = 0
         self._partitions: set[int] = set()
@@ -73,17 +79,42 @@ class EntityType:
         self.estimate += weight
         place = Place(line.file, line.number)
         for name, value in item.items():
-            attribute = self.attributes.get(name)
-            if attribute is None:
-                if len(self.attributes) >= MAX_ATTRIBUTES:
-                    if len(self.further) < MAX_ATTRIBUTES:
-                        self.further.add(name)
-                    continue
-                attribute = self.attributes[name] = Attribute(name)
-            attribute.add(value, plain[name], place)
+            attribute = self.attributes.get(name) or self._attribute(name)
+            if attribute is not None:
+                attribute.add(value, plain[name], place)
+        self.nul = self.nul or (b"\\u0000" in line.line and holds_nul(plain))
         self._count_keys(item)
-        if len(self.examples) < EXAMPLES and len(line.line) <= EXAMPLE_BYTES:
-            self.examples.append(line)
+        if len(line.line) > EXAMPLE_BYTES:
+            if self._shortest is None or len(line.line) < len(self._shortest.line):
+                self._shortest = line
+        elif len(self._examples) < EXAMPLES:
+            self._examples.append(line)
+
+    def _attribute(self, name: str) -> Attribute | None:
+        """Begin to look at one more attribute; None when there are too many."""
+        if name not in self._wanted:
+            if self._room <= 0:
+                if len(self._further) < MAX_COUNTED:
+                    self._further.add(hash(name))
+                return None
+            self._room -= 1
+        made = self.attributes[name] = Attribute(name)
+        return made
+
+    @property
+    def further(self) -> int:
+        """Attributes that are not looked at, beside the `attributes`."""
+        return len(self._further)
+
+    @property
+    def all_counted(self) -> bool:
+        """Whether `further` is all of them, and not the most that is counted."""
+        return len(self._further) < MAX_COUNTED
+
+    @property
+    def examples(self) -> list[Line]:
+        """Some items: short ones, or the shortest of long ones."""
+        return self._examples or ([self._shortest] if self._shortest else [])
 
     def _count_keys(self, item: Item) -> None:
         partition, sort = self._key.partition, self._key.sort
@@ -164,7 +195,19 @@ class Survey:
         """Items looked at, bad ones included."""
         self.unread = dict(sample.unread)
         self.bad: dict[str, Bad] = {}
-        self._types = {conditions: EntityType(conditions, self.key) for conditions in [*self.rules, ()]}
+        self._types = self._find_types(items)
+
+    def _find_types(self, items: Iterable[Item]) -> dict[Conditions, EntityType]:
+        """Make the entity types, each to look at the attributes that are commonest in it."""
+        names = {conditions: Counter[str]() for conditions in [*self.rules, ()]}
+        for item in items:
+            names[next(each for each in names if holds(each, item))].update(item.keys())
+        made = {}
+        for conditions, counted in names.items():
+            telling = [*self.key.attributes, *(name for name, _ in conditions)]
+            common = [*telling, *(name for name, _ in counted.most_common(MAX_ATTRIBUTES))]
+            made[conditions] = EntityType(conditions, self.key, list(dict.fromkeys(common))[:MAX_ATTRIBUTES])
+        return made
 
     @property
     def types(self) -> list[EntityType]:

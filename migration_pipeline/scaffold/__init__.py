@@ -24,6 +24,19 @@ from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.targets.ddl import ddl
 
 
+class Rest(msgspec.Struct):
+    """What of an entity type is no column, and goes to a document."""
+
+    table: str
+    column: str
+    columns: int
+    """Attributes that are columns."""
+    others: int
+    """Attributes of the items looked at that are none."""
+    all_counted: bool
+    """Whether there are no more than `others`."""
+
+
 class Scaffold(msgspec.Struct):
     """What was made of an export: the files, not written yet, and how the profile did on the sample."""
 
@@ -35,6 +48,8 @@ class Scaffold(msgspec.Struct):
     bad: dict[str, int]
     """Reason -> sampled items that would go to the quarantine."""
     unrouted: int
+    rests: list[Rest]
+    """Of each table that has a document for what is no column."""
 
 
 def scaffold(survey: Survey, path: Path) -> Scaffold:
@@ -66,6 +81,11 @@ def scaffold(survey: Survey, path: Path) -> Scaffold:
         items=outcome.counts.loaded,
         bad=dict(Counter(bad.reason for bad in outcome.bad)),
         unrouted=outcome.counts.unrouted.total(),
+        rests=[
+            Rest(entity.table, entity.rest[1], len(entity.written), entity.others, entity.kind.all_counted)
+            for entity in draft.entities
+            if entity.rest
+        ],
     )
 
 

@@ -96,7 +96,7 @@ def _row(row: Row, names: set[str]) -> Node:
 
 
 def _arguments(draft: Draft) -> list[str]:
-    return [field.row_field for entity in draft.entities for field in entity.fields]
+    return [field.row_field for entity in draft.entities for field in entity.written]
 
 
 STANDARD = (

@@ -9,6 +9,7 @@ import msgspec
 from migration_pipeline.errors import UsageError
 from migration_pipeline.inspection.attributes import Attribute, Fit
 from migration_pipeline.inspection.keys import declarable, text_of
+from migration_pipeline.inspection.report import percent
 from migration_pipeline.inspection.survey import EntityType, Survey
 from migration_pipeline.scaffold.names import (
     MAX_NAME,
@@ -33,6 +34,10 @@ MAX_KEY_BYTES = 2_600
 """Bytes of a key that an index of PostgreSQL takes: a third of a page, less a few."""
 
 
+COLUMN_SHARE = 0.05
+"""Share of the items that have an attribute, for it to be a column where not all attributes can be one."""
+
+
 class Field(msgspec.Struct):
     """An attribute, the field of the Item that reads it, and the one of the Row that it is written to."""
 
@@ -40,6 +45,7 @@ class Field(msgspec.Struct):
     item_field: str
     item_type: str
     row_field: str
+    """"" when it is read and not written."""
     row_type: str
     value: Node
     """What the route passes for it."""
@@ -56,14 +62,26 @@ class Entity(msgspec.Struct):
     function: str
     table: str
     fields: list[Field]
-    """What is read; those that are written, in the order of the columns."""
+    """What is read, in the order of the columns."""
     key: tuple[str, ...]
     """Fields of the Row."""
     key_comment: str
     digest: Node | None = None
     """What the route passes for a key that is too long for an index, and that a digest stands for."""
     left_out: dict[str, str] = {}
-    """Attribute -> why it is not read."""
+    """Attribute -> why it is no column."""
+    rest: tuple[str, str] | None = None
+    """Fields of the Item and of the Row for what is no column; None when every attribute is one, in all of the export."""
+
+    @property
+    def written(self) -> list[Field]:
+        """The fields that are columns."""
+        return [field for field in self.fields if field.row_field]
+
+    @property
+    def others(self) -> int:
+        """Attributes of the items looked at that are no column."""
+        return len(self.left_out) + self.kind.further
 
 
 class Draft(msgspec.Struct):
@@ -75,10 +93,8 @@ class Draft(msgspec.Struct):
 
     @property
     def has_nul(self) -> bool:
-        """Whether U+0000 was found in what is read."""
-        return any(
-            entity.kind.attributes[field.attribute].nul for entity in self.entities for field in entity.fields
-        )
+        """Whether U+0000 was found."""
+        return any(entity.kind.nul for entity in self.entities)
 
 
 def make_draft(survey: Survey, name: str) -> Draft:
@@ -124,12 +140,16 @@ def _entity(
     key = [fields.add_key(name) for name in _key_attributes(found, survey)]
     comment = _key_comment(found, survey, [field.attribute for field in key])
     constant = {name for name, condition in found.conditions if isinstance(condition, str)}
-    rest = [a for name, a in found.attributes.items() if name not in {*survey.key.attributes, *constant}]
-    fields.add_all(sorted(rest, key=lambda a: (not fields.required(a), snake(a.name), a.name)))
+    others = [a for name, a in found.attributes.items() if name not in {*survey.key.attributes, *constant}]
+    fields.add_all(others)
     digest = None
     if sum(found.attributes[field.attribute].longest_bytes for field in key) > MAX_KEY_BYTES:
         digest = call("digest", *(f"item.{field.item_field}" for field in key))
         comment += " It is longer than an index takes, so a digest stands for it."
+    rest = None
+    if fields.left_out or found.further or not survey.whole:
+        fields.add_constants(constant, len(key))
+        rest = fields.add_rest()
     return Entity(
         kind=found,
         row_class=row_class,
@@ -141,6 +161,7 @@ def _entity(
         key_comment=comment,
         digest=digest,
         left_out=fields.left_out,
+        rest=rest,
     )
 
 
@@ -199,14 +220,33 @@ class _Fields:
         return field
 
     def add_all(self, attributes: Iterable[Attribute]) -> None:
-        """Add the fields of other attributes."""
-        for attribute in attributes:
+        """Add the fields of other attributes: of all, or of the commonest where they are too many."""
+        found = sorted(attributes, key=lambda a: (-a.types.total(), a.name))
+        crowded = len(self.made) + len(found) + self._found.further > MAX_COLUMNS
+        chosen: list[Attribute] = []
+        for attribute in found:
             if not declarable(attribute.name):
-                self.left_out[attribute.name] = "its name holds a quote, a backslash or a control character"
-            elif len(self.made) >= MAX_COLUMNS:
-                self.left_out[attribute.name] = f"{MAX_COLUMNS} columns are enough for a table; choose"
+                why = "a quote, a backslash or a control character in the name"
+            elif crowded and attribute.types.total() < COLUMN_SHARE * self._found.items:
+                why = f"in less than {percent(COLUMN_SHARE)} of the items"
+            elif len(self.made) + len(chosen) >= MAX_COLUMNS:
+                why = f"{MAX_COLUMNS} columns are enough for a table; choose"
             else:
-                self._add(attribute)
+                chosen.append(attribute)
+                continue
+            self.left_out[attribute.name] = why
+        for attribute in sorted(chosen, key=lambda a: (not self.required(a), snake(a.name), a.name)):
+            self._add(attribute)
+
+    def add_constants(self, names: Iterable[str], place: int) -> None:
+        """Add the attributes that are the same in all items and no column, so that they are not part of the rest."""
+        for name in sorted({*names}.difference(field.attribute for field in self.made)):
+            said = ["the same in all of them, as the route says: no column"]
+            self.made.insert(place, Field(name, field_name(name, self._items), "str", "", "", "", "", said))
+
+    def add_rest(self) -> tuple[str, str]:
+        """Name the fields of what is no column, as no attribute is named."""
+        return self._items.give("rest", "other_attributes"), self.rows.give("rest", "other_attributes")
 
     def _add(self, attribute: Attribute) -> None:
         fit, required = attribute.fit, self.required(attribute)

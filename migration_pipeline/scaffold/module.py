@@ -52,7 +52,17 @@ STANDARD = (
     ("typing", ("Any",)),
     ("uuid", ("UUID",)),
 )
-VOCABULARY = ("EpochMillis", "EpochSeconds", "Item", "Profile", "Row", "attribute", "column", "prefix")
+VOCABULARY = (
+    "EpochMillis",
+    "EpochSeconds",
+    "Item",
+    "Profile",
+    "RestOfItem",
+    "Row",
+    "attribute",
+    "column",
+    "prefix",
+)
 
 
 def _imports(body: str) -> list[str]:
@@ -148,7 +158,7 @@ def _item(entity: Entity) -> list[str]:
         source: Node = call("attribute", text_literal(field.attribute)) if named else ""
         before = f"{field.item_field}: {field.item_type}"
         lines.append(statement(f"{before} = ", source, indent=4) if source else f"    {before}")
-    return lines + _left_out(entity)
+    return lines + _rest_field(entity)
 
 
 def _sentence(entity: Entity) -> str:
@@ -158,17 +168,21 @@ def _sentence(entity: Entity) -> str:
     return f"{text}: {found.items:,} of the items looked at, about {round(found.estimate):,} in the export."
 
 
-def _left_out(entity: Entity) -> list[str]:
-    lines: list[str] = []
+def _rest_field(entity: Entity) -> list[str]:
+    if entity.rest is None:
+        return []
+    if not entity.others:
+        lines = comment("What else an item has: in those looked at, nothing.", 4)
+        return [*lines, f"    {entity.rest[0]}: RestOfItem"]
+    lines = comment("What else an item has, as one document:", 4)
     for why in dict.fromkeys(entity.left_out.values()):
         names = [ascii(name)[:80] for name, reason in entity.left_out.items() if reason == why]
         more = f" and {len(names) - MAX_LISTED:,} more" if len(names) > MAX_LISTED else ""
-        lines += comment(f"Not read: {', '.join(names[:MAX_LISTED])}{more} ({why}).", 4)
-    if further := len(entity.kind.further):
-        lines += comment(
-            f"Not read: {further:,} attributes or more beside these. Their names look like data.", 4
-        )
-    return lines
+        lines += comment(f"- {', '.join(names[:MAX_LISTED])}{more} ({why})", 4)
+    if further := entity.kind.further:
+        more = "" if entity.kind.all_counted else " or more"
+        lines += comment(f"- {further:,}{more} others", 4)
+    return [*lines, f"    {entity.rest[0]}: RestOfItem"]
 
 
 def _row(entity: Entity) -> list[str]:
@@ -185,7 +199,8 @@ def _row(entity: Entity) -> list[str]:
     ]  # fmt: skip
     if entity.digest:
         lines.append(f"    {entity.key[0]}: str")
-    return lines + [_row_field(field) for field in entity.fields]
+    lines += [_row_field(field) for field in entity.written]
+    return [*lines, f"    {entity.rest[1]}: dict[str, Any] | None"] if entity.rest else lines
 
 
 def _row_field(field: Field) -> str:
@@ -198,7 +213,9 @@ def _row_field(field: Field) -> str:
 
 def _route(entity: Entity) -> list[str]:
     signature = Group(f"def {entity.function}(", [Part("item: ", entity.item_class)], ")")
-    values = {field.row_field: field.value for field in entity.fields}
+    values = {field.row_field: field.value for field in entity.written}
+    if entity.rest:
+        values[entity.rest[1]] = f"item.{entity.rest[0]} or None"
     if entity.digest:
         values = {entity.key[0]: entity.digest, **values}
     made = Group(f"{entity.row_class}(", [Part(f"{name}=", value) for name, value in values.items()], ")")

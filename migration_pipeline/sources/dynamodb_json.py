@@ -24,7 +24,7 @@ import msgspec
 from msgspec import UNSET, UnsetType, defstruct
 
 from migration_pipeline.errors import BadItem, UsageError
-from migration_pipeline.item import Digits, Epoch, Item, Whole
+from migration_pipeline.item import Digits, Epoch, Item, Rest, Whole
 from migration_pipeline.row import unwrap
 
 ItemType = TypeVar("ItemType", bound=Item)
@@ -235,9 +235,9 @@ class Field(msgspec.Struct, frozen=True):
     """One field of an Item class, compiled: its member of the wire struct and its expression."""
 
     attribute: str | None
-    """None for the whole item."""
+    """None for the whole item, and for the rest of it."""
     member: tuple[Any, ...] | None
-    """As `msgspec.defstruct` takes a field: name, type[, default]; None for the whole item."""
+    """As `msgspec.defstruct` takes a field: name, type[, default]; None where `attribute` is."""
     expression: str
     """Python source over `w`, the wire item, `line`, and `m`, the number of missing attributes, which it adds to."""
     careful: str
@@ -247,10 +247,16 @@ class Field(msgspec.Struct, frozen=True):
     constants: dict[str, Any]
 
 
+REST = "rest"
+"""The expression of the rest of an item: a local name, because it is known only after all else is read."""
+
+
 def _field(item_class: type[Item], index: int, info: msgspec.structs.FieldInfo, annotation: Any) -> Field:
     bare, markers, optional = unwrap(annotation)
     has_default = info.default is not msgspec.NODEFAULT
     name, slot = info.encode_name, f"f{index}"
+    if any(isinstance(m, Rest) for m in markers):
+        return Field(None, None, REST, "None", "0", {})  # what it raises says the reason
     if any(isinstance(m, Whole) for m in markers):
         return Field(None, None, "whole(line)", "whole(line)", "0", {})
     if bare is Any:
@@ -353,10 +359,12 @@ class ItemDecoder(Generic[ItemType]):
         self._item_class = item_class
         self._fields = [_field(item_class, n, info, hints[info.name]) for n, info in enumerate(infos)]
         self._attributes = {field.attribute for field in self._fields if field.attribute is not None}
-        self._names = dict(CONVERSIONS, Item=item_class, suspect=self._suspect, whole=whole)
+        self._names = dict(CONVERSIONS, Item=item_class, suspect=self._suspect, whole=whole, rest=self._rest)
         for field in self._fields:
             self._names.update(field.constants)
-        self._passed_over = {name: False for name in known if name not in self._attributes}
+        self._has_rest = any(field.expression == REST for field in self._fields)
+        others = () if self._has_rest else known
+        self._passed_over = {name: False for name in others if name not in self._attributes}
         """Attributes that are not read, and whether their values may have objects inside."""
         self._learning = threading.Lock()
         self._first_steps = self._compile({})
@@ -407,6 +415,8 @@ class ItemDecoder(Generic[ItemType]):
         ]
         constant = 2 + spelled.count("1")  # the line's own object and the Item
         total = " + ".join([str(constant), *(each for each in spelled if each not in ("0", "1"))]) + " - m"
+        if self._has_rest:
+            return self._source_with_rest(total)
         values = ", ".join(f"({field.expression})" for field in self._fields)
         # One character is counted in half the time of two, and is nearly always enough.
         return (
@@ -416,6 +426,37 @@ class ItemDecoder(Generic[ItemType]):
             f"    if line.count(b'{{') != (total := {total}) and line.count(b'{{\"') != total: suspect(line)\n"
             "    return item\n"
         )
+
+    def _source_with_rest(self, total: str) -> str:
+        """Write the function for a class that reads all attributes: nothing is passed over, so nothing is learned."""
+        read = [(f"v{n}", field.expression) for n, field in enumerate(self._fields)]
+        lines = [f"    {name} = {expression}\n" for name, expression in read if expression != REST]
+        values = ", ".join("others" if expression == REST else name for name, expression in read)
+        return (
+            "def make(w, line):\n"
+            "    w, m = w.Item, 0\n"
+            f"{''.join(lines)}"
+            f"    others = {{}} if line.count(b'{{') == (total := {total}) else rest(line, total)\n"
+            f"    return Item({values})\n"
+        )
+
+    def _rest(self, line: bytes, total: int) -> dict[str, Any]:
+        """Read the attributes that no field names; those that fields do are spelled with `total` objects.
+
+        Raises `BadItem` as `whole` does, and `_TwinsError`.
+        """
+        try:
+            item = _decode_raw(line).Item
+            others = {
+                name: _decode_value(value) for name, value in item.items() if name not in self._attributes
+            }
+            if line.count(b'{"') != total + (braces_of_members(others) - 2 if others else 0):
+                json.loads(line, object_pairs_hook=_refuse_twins)
+        except _TwinsError:
+            raise
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise BadItem(_line_reason(error)) from None
+        return _plain_item(others)
 
     def _suspect(self, line: bytes) -> None:
         """Look closer at a line with objects unaccounted for: attributes that nobody reads, or twins.
@@ -492,6 +533,7 @@ class _RawLine(msgspec.Struct, frozen=True, gc=False):
     Item: dict[str, msgspec.Raw]
 
 
+_decode_value = msgspec.json.Decoder(Value).decode
 _decode_raw = msgspec.json.Decoder(_RawLine).decode
 
 
@@ -605,8 +647,12 @@ def whole_item(line: bytes) -> dict[str, Value]:
 
 def whole(line: bytes) -> dict[str, Any]:
     """Make a plain dict of all attributes of a line. Raises `BadItem`."""
+    return _plain_item(whole_item(line))
+
+
+def _plain_item(item: dict[str, Value]) -> dict[str, Any]:
     try:
-        return document(whole_item(line))
+        return document(item)
     except (ValueError, ArithmeticError) as cause:
         # Which one is not said: of attributes that no class names, the names may be anybody's.
         raise BadItem(f"one of its attributes {cause}") from None

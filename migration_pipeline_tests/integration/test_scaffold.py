@@ -9,6 +9,7 @@ import string
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from decimal import Decimal
 from itertools import count
 from pathlib import Path
@@ -141,7 +142,7 @@ def text(value: str) -> dict[str, str]:
 
 
 LONG_NAME = "ü" * 32_000 + "end"
-MESSY = {
+MESSY: dict[str, Any] = {
     "select": text("an SQL keyword"),
     "order": text("another"),
     "class": text("a keyword of Python"),
@@ -180,6 +181,8 @@ MESSY = {
     "v1.price-€": {"N": "5"},
     "__class__": text("dunder"),
     "nothing": {"NULL": True},
+    "rest": text("what else would be called so"),
+    "n\0l": text("undeclarable: U+0000"),
 }
 
 
@@ -206,7 +209,9 @@ def test_messy_items_are_scaffolded_and_load_at_once(database_url: str, tmp_path
     source = (tmp_path / "mine.py").read_text()
     check(tmp_path)
     assert 'Profile("mine", nul="escape")' in source
-    assert "Not read: " in source
+    undeclarable = ('"""', "back\\slash", "line\nbreak", "n\0l")
+    columns = len({"PK", LONG_NAME, *MESSY}) - len(undeclarable)
+    assert f"user_profiles: {columns} attributes are columns; 4 others are none, and go to its" in output
     execute(database_url, (tmp_path / "schema.sql").read_text())
     with imported(source, "mine") as profile:
         reports = load(database_url, export, profile)
@@ -219,6 +224,9 @@ def test_messy_items_are_scaffolded_and_load_at_once(database_url: str, tmp_path
         ("an SQL keyword", "another", "a keyword of Python", "a space", "two that differ in case only", "the other",
          False, 7, __import__("datetime").date(2024, 2, 29), "2023-11-14 22:13:20.123+00", "a\\u0000b"),
     ]  # fmt: skip
+    assert query(database_url, "SELECT rest, other_attributes FROM user_profiles WHERE user_id = '1'") == [
+        (MESSY["rest"]["S"], {name.replace("\0", "\\u0000"): MESSY[name]["S"] for name in undeclarable})
+    ]
 
 
 def test_hundreds_of_entity_types_are_scaffolded(database_url: str, tmp_path: Path) -> None:
@@ -235,6 +243,74 @@ def test_hundreds_of_entity_types_are_scaffolded(database_url: str, tmp_path: Pa
     with imported((tmp_path / "mine.py").read_text(), "mine") as profile:
         reports = load(database_url, export, profile)
     assert (sum(r.loaded for r in reports), sum(r.quarantined for r in reports)) == (len(items), 0)
+
+
+def plainly(value: Any) -> Any:
+    """A value of an item in wire form, as a jsonb column gives it back: numbers by value, sets sorted."""
+    ((letter, inner),) = value.items()
+    if letter in ("N", "NS"):
+        return Decimal(inner) if letter == "N" else sorted(map(Decimal, inner))
+    if letter == "M":
+        return {name: plainly(each) for name, each in inner.items()}
+    if letter == "L":
+        return list(map(plainly, inner))
+    return None if letter == "NULL" else inner
+
+
+def assert_nothing_is_lost(url: str, table: str, items: list[dict[str, Any]]) -> None:
+    """Each attribute is in the column of its name, if there is one, or else in the document, and never in both."""
+    rows = query(url, f"SELECT user_id, to_jsonb(t)::text FROM {table} AS t")
+    stored = {key: json.loads(row, parse_float=Decimal, parse_int=Decimal) for key, row in rows}
+    assert len(stored) == len(items)
+    for item in items:
+        row = stored[item["PK"]["S"].removeprefix("USER#")]
+        document = row.pop("rest") or {}
+        expected = {name: plainly(value) for name, value in item.items() if name not in ("PK", "SK")}
+        columns = {name: value for name, value in row.items() if name != "user_id" and value is not None}
+        assert not {*columns} & {*document}
+        assert {**columns, **document} == expected
+
+
+WIDE: dict[str, Callable[[int], dict[str, Any]]] = {
+    "thousands of names, a few an item": lambda n: {
+        **{f"2024-{(n * 37 + k * 11) % 4_000:05}": {"N": str(k)} for k in range(30)},
+        "title": text(f"title {n}"), "count": {"N": str(n)},
+    },
+    "two thousand names, all in each item": lambda n: {
+        f"m{k:04}": text(noise(n * 2_000 + k, 60)) if k % 2 else {"N": str(k)} for k in range(2_000)
+    },
+    "names that only items beyond the sample have": lambda n: {
+        "title": text("t"), **({f"late_{n}": {"M": {"a": {"L": [{"N": "1.50"}]}}}} if n % 7 == 0 else {}),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "number", "per_file", "columns"),
+    [
+        ("thousands of names, a few an item", 600, 200, 3),
+        ("two thousand names, all in each item", 30, 20, 200),
+        ("names that only items beyond the sample have", 600, 10, 0),
+    ],
+)
+def test_what_becomes_no_column_is_told_and_is_in_the_document(
+    kind: str, number: int, per_file: int, columns: int, database_url: str, tmp_path: Path
+) -> None:
+    items = [{"SK": text("META"), **WIDE[kind](n), "PK": text(f"USER#{n}")} for n in range(number)]
+    export = write_export(tmp_path / "export", [items[::2], items[1::2]])
+    status, output = scaffolded(export, tmp_path, "--items-per-file", str(per_file))
+    assert status == 0, output
+    sampled = take_sample(read_export(str(export), Storage()), Storage(), per_file)
+    others = len({name for line in sampled for name in json.loads(line.line)["Item"]} - {"SK"}) - columns
+    told = f"user_metas: {columns} attributes are columns; {others:,} others are none, and go to its document, the column rest"
+    assert not columns or told in output
+    assert ("attributes that only items have that were not looked at" in output) == (number > 2 * per_file)
+    check(tmp_path)
+    execute(database_url, (tmp_path / "schema.sql").read_text())
+    with imported((tmp_path / "mine.py").read_text(), "mine") as profile:
+        reports = load(database_url, export, profile)
+    assert (sum(r.loaded for r in reports), sum(r.quarantined for r in reports)) == (number, 0)
+    assert_nothing_is_lost(database_url, "user_metas", items)
 
 
 def test_a_text_with_nul_loads(database_url: str, tmp_path: Path) -> None:
@@ -265,9 +341,9 @@ def test_keys_that_no_index_takes_are_digested(database_url: str, tmp_path: Path
 
 CHARACTERS = st.characters(codec="utf-8")
 
-NAMES = st.sampled_from([*MESSY, "createdAt", "type", "ttl", "Ünï", "a" * 255, "PK2", "sk "]) | st.text(
-    CHARACTERS, min_size=1, max_size=12
-)
+NAMES = st.sampled_from(
+    [*MESSY, "createdAt", "other_attributes", "type", "ttl", "Ünï", "a" * 255, "PK2", "sk "]
+) | st.text(CHARACTERS, min_size=1, max_size=12)
 TEXTS = st.one_of(
     st.text(CHARACTERS, max_size=20),
     st.sampled_from(["true", "false", "yes", "0", "1", "1700000000", "1700000000123", "", "2024-01-01"]),

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migration_pipeline import EpochMillis, EpochSeconds, Item, WholeItem, attribute
+from migration_pipeline import EpochMillis, EpochSeconds, Item, RestOfItem, WholeItem, attribute
 from migration_pipeline.errors import BadItem, UsageError
+from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.sources.dynamodb_json import item_decoder, keys_decoder
 
 
@@ -133,6 +134,69 @@ def test_what_is_wrong_with_any_attribute_of_a_whole_item(attributes: bytes, rea
     assert str(caught.value) == reason
     with pytest.raises(Exception):  # noqa: B017, PT011  # `many` may raise any
         list(item_decoder(Archived).many([line]))
+
+
+class Rested(Item):
+    """A document between two attributes, and whatever else there is."""
+
+    more: dict[str, Any] | None
+    others: RestOfItem
+    n: Decimal | None = attribute("the number")
+
+
+@given(
+    st.dictionaries(text, values, max_size=6),
+    st.none() | text,
+    st.sampled_from([None, (",", ":"), (", ", ":")]),
+)
+def test_the_rest_of_an_item_is_what_no_field_names(
+    members: dict[str, tuple[Any, Any]], inside: str | None, separators: tuple[str, str] | None
+) -> None:
+    """Together they are the whole item; spaces, and braces inside of texts, make no difference."""
+    members = {name: pair for name, pair in members.items() if name not in ("more", "the number")}
+    document = {name: value for name, (_, value) in members.items()}
+    item = {name: wire for name, (wire, _) in members.items()}
+    if inside is not None:
+        item |= {"more": {"M": {inside: {"S": '{"'}, "{": {"M": {}}}}}
+    if len(members) % 2:
+        item |= {"the number": {"N": "1.50"}}
+    line = json.dumps({"Item": item}, separators=separators).encode()
+    more = None if inside is None else {inside: '{"', "{": {}}
+    decode = item_decoder(Rested, ["PK", *members])
+    for read in (decode(line), *decode.many([line]), *decode.many([line])):
+        assert (read.others, read.more) == (document, more)
+        assert read.n == (Decimal("1.50") if len(members) % 2 else None)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "reason"),
+    [
+        (b'"a":{"S":"x"},"a":{"S":"y"}', "an attribute name occurs twice"),
+        (b'"more":{"M":{}},"more":{"M":{}}', "an attribute name occurs twice"),
+        (b'"more":{"M":{"a":{"S":"x"},"a":{"S":"y"}}}', "an attribute name occurs twice"),
+        (b'"a":{"M":{"a":{"S":"x"},"a":{"S":"y"}}}', "an attribute name occurs twice"),
+        (b'"a":{"N":"s3cret"}', "one of its attributes is not a number"),
+        (b'"the number":{"N":"s3cret"},"a":{"S":"x"}', "attribute 'the number' is not a number"),
+        (b'"a":{"X":"s3cret"}', "a type that DynamoDB does not know"),
+        (b'"a":{"S":"\xff"}', "invalid UTF-8"),
+    ],
+)
+def test_what_is_wrong_with_any_attribute_of_the_rest(attributes: bytes, reason: str) -> None:
+    line = b'{"Item":{' + attributes + b"}}"
+    with pytest.raises(BadItem) as caught:
+        item_decoder(Rested)(line)
+    assert str(caught.value) == reason
+    with pytest.raises(Exception):  # noqa: B017, PT011  # `many` may raise any
+        list(item_decoder(Rested).many([line]))
+
+
+def test_an_item_without_a_rest_is_not_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    decode = item_decoder(Rested)
+    monkeypatch.delattr(dynamodb_json, "_decode_raw")
+    line = b'{"Item":{"more":{"M":{"a":{"S":"x"}}},"the number":{"N":"1"}}}'
+    assert decode(line) == Rested({"a": "x"}, {}, Decimal(1))
+    with pytest.raises(BadItem):
+        decode(line.replace(b'"more"', b'"less"'))
 
 
 def test_missing_null_and_default() -> None:

@@ -313,6 +313,44 @@ def test_names_cannot_break_terminal_or_page(tmp_path: Path) -> None:
     assert "http" not in page.read_text().replace("http-equiv", "")
 
 
+def test_the_commonest_of_thousands_of_attributes_are_looked_at_wherever_they_stand(tmp_path: Path) -> None:
+    """The key, too: DynamoDB writes attributes in any order."""
+    items = [
+        {**{f"id-{n}-{k}": {"N": "1"} for k in range(400)}, **({"often": text("x")} if n % 2 else {}),
+         "PK": text(f"USER#{n}")} for n in range(20)
+    ]  # fmt: skip
+    for options in ([], ["--all"]):
+        export = str(write_export(tmp_path / "".join(["export", *options]), [items]))
+        (kind,) = json.loads(run("inspect", export, "--json", *options)[1])["types"]
+        assert [each["name"] for each in kind["attributes"][:2]] == ["PK", "often"]
+        assert len(kind["attributes"]) + kind["further_attributes"] == 2 + 20 * 400
+        assert (len(kind["attributes"]), kind["all_attributes_counted"]) == (300, True)
+        _, output = run("inspect", export, *options)
+        assert len(output.splitlines()) < 100
+        assert "and 7,942 others; --json and --html have 240 of them" in output
+    assert run("scaffold", export, "-o", str(tmp_path / "mine.py"))[0] == 0
+
+
+def test_more_names_than_are_counted_are_told_as_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("migration_pipeline.inspection.survey.MAX_COUNTED", 500)
+    items = [{"id": text(str(n)), **{f"{n}-{k}": text("x") for k in range(100)}} for n in range(10)]
+    page = tmp_path / "page.html"
+    _, output = run("inspect", str(write_export(tmp_path, [items])), "--html", str(page))
+    assert "and 740 or more others; --json and --html have 240 of them" in output
+    assert "<p>and 500 or more others</p>" in page.read_text()
+
+
+def test_of_long_items_the_shortest_is_an_example(tmp_path: Path) -> None:
+    items = [{"id": text(str(n)), "text": text("x" * (9_000 - n))} for n in range(9)]
+    (found,) = survey_of(tmp_path, items).types
+    assert [example.number for example in found.examples] == [9]
+    items.append({"id": text("short")})
+    (found,) = survey_of(tmp_path / "other", items).types
+    assert [example.number for example in found.examples] == [10]
+
+
 # -- exports of little use ------------------------------------------------------------------------------
 
 
