@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
+from datetime import datetime, timezone, tzinfo
 from decimal import Decimal
 from operator import attrgetter
 from typing import Any, NamedTuple, get_origin
@@ -78,10 +78,18 @@ def scalar(value: Any) -> str:
 
 
 def utc(value: Any) -> Any:
-    """Spell a time in UTC and without an offset, which a column without time zone would ignore."""
+    """Spell a time in UTC and without an offset, which a column without time zone would ignore.
+
+    One with a time zone reads it as UTC, too, as all our transactions do.
+    """
     if isinstance(value, datetime) and value.tzinfo is not None:
         return value.astimezone(timezone.utc).replace(tzinfo=None).isoformat()
     return value
+
+
+def whole_minutes(zone: tzinfo | None) -> bool:
+    """Whether the JSON encoder spells each offset of a zone: it knows hours and minutes, and old local times have seconds."""
+    return zone is None or (isinstance(zone, timezone) and zone.utcoffset(None).seconds % 60 == 0)
 
 
 def spelling_of(column: Column, fit: Fit | None = None) -> Callable[[Any], Any] | None:
@@ -133,18 +141,23 @@ class RowEncoder:
 
     def __init__(self, table: Table, nul: NulPolicy = "quarantine", fits: Sequence[Fit] = ()) -> None:
         self.table = table
+        self._fits = {fit.column.name: fit for fit in fits}
         self._checks = [(fit, attrgetter(fit.column.field)) for fit in fits if fit.changes is not None]
         fields = {column.name: column.field for column in table.columns}
         self._key = attrgetter(*(fields[name] for name in table.key)) if not table.landing else None
         self._version = attrgetter(fields[table.version]) if table.version else None
         self._nul = {"strip": "", "escape": r"\u0000"}.get(nul)
-        self._prepare = _compile_prepare(table, {fit.column.name: fit for fit in fits})
+        self._prepare = _compile_prepare(table, self._fits)
+        self._times = [attrgetter(c.field) for c in table.columns if c.python_type is datetime]
+        self._zones: set[tzinfo | None] = set()
+        """Time zones that the JSON encoder spells."""
 
     def encode(self, rows: Sequence[Row]) -> EncodedRows:
         """Encode some of a batch's rows, best while they are in the CPU's cache still: they are not needed any more.
 
         Raises `BadRow` if a column would change a value, and the Row does not allow it.
         """
+        self._look_at_zones(rows)
         lines, counted = self._lines(rows), [0]
         if self._nul is not None and any(each in line for line in lines for each in _NUL):
             rows = [_without_nul(row, self._nul, counted) for row in rows]
@@ -159,6 +172,15 @@ class RowEncoder:
             counted[0],
             self._rounded(rows) if self._checks else {},
         )
+
+    def _look_at_zones(self, rows: Sequence[Row]) -> None:
+        """Spell all times in UTC from the first on whose offset the JSON encoder would round."""
+        for time_of in self._times:
+            zones = {when.tzinfo for when in map(time_of, rows) if when is not None} - self._zones
+            if zones and not all(map(whole_minutes, zones)):
+                self._prepare, self._times = _compile_prepare(self.table, self._fits, utc), []
+                return
+            self._zones |= zones
 
     def _rounded(self, rows: Sequence[Row]) -> dict[str, int]:
         """Count the values that a column changes."""
@@ -251,9 +273,18 @@ def _without_nul(value: Any, instead: str, counted: list[int]) -> Any:
     return value
 
 
-def _compile_prepare(table: Table, fits: dict[str, Fit]) -> Callable[[Row], tuple[Any, ...]] | None:
-    """Generate the function that makes a row's tuple for the JSON encoder; None when the row will do itself."""
-    spellings = {column.field: spelling_of(column, fits.get(column.name)) for column in table.columns}
+def _compile_prepare(
+    table: Table, fits: dict[str, Fit], time: Callable[[Any], Any] | None = None
+) -> Callable[[Row], tuple[Any, ...]] | None:
+    """Generate the function that makes a row's tuple for the JSON encoder; None when the row will do itself.
+
+    `time` spells times that need no other spelling.
+    """
+    spellings = {
+        column.field: _named(spelling_of(column, fits.get(column.name)), column, table)
+        or (time if column.python_type is datetime else None)
+        for column in table.columns
+    }
     if not any(spellings.values()):
         return None
     values = []
@@ -267,6 +298,20 @@ def _compile_prepare(table: Table, fits: dict[str, Fit]) -> Callable[[Row], tupl
     source = f"def prepare(r):\n    return ({', '.join(values)},)\n"
     exec(compile(source, f"<encoder of {table.qualified}>", "exec"), namespace)  # noqa: S102  # names are a class's fields
     return namespace["prepare"]  # type: ignore[no-any-return]
+
+
+def _named(spell: Callable[[Any], Any] | None, column: Column, table: Table) -> Callable[[Any], Any] | None:
+    """Let a document's fault name its column."""
+    if spell is not document:
+        return spell
+
+    def named(value: Any) -> str:
+        try:
+            return document(value)
+        except ValueError as error:
+            raise BadRow(f"column {column.name}: {error}", table.qualified) from None
+
+    return named
 
 
 _ESCAPE = re.compile(rb"\\(?:u00([0-9a-f]{2})|([bfnrt]))")

@@ -107,9 +107,7 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def reason(self) -> str:
         """Why an item is bad whose value would be changed."""
-        return (
-            f"column {self.column.name} is {self.actual.type}, which would change the value; Fitted[…] in the Row allows it"
-        )
+        return f"column {self.column.name} is {self.actual.type}, which would change the value; Fitted[…] in the Row allows it"
 
     @property
     def documents(self) -> bool:
@@ -233,16 +231,15 @@ def _by_round_trip(column: Column, actual: Actual, kind: Any, array: bool) -> Fi
     if kind is Any or column.merge is not None:
         return None
     staged = EXACT[kind] + ("[]" if array else "")
-    # Text is the one way between any two types. But money is spelled with a currency.
-    back = "{}::numeric" if actual.element == "money" and kind is not str else f"{{}}::text::{staged}"
+    # Text is the one way between any two types.
     written = f"{{}}::text::{actual.type}" if staged != "text" else f"{{}}::{actual.type}"
-    theirs = "{}::text" if staged == "text" else back
     return Fit(
         column=column,
         actual=actual,
         staged=staged,
         written=written,
-        theirs=theirs,
+        ours=written,
+        image=True,
         round_trip=True,
         loose=True,
     )

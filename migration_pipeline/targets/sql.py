@@ -209,6 +209,10 @@ def sides(fit: Fit, old: str, new: str) -> tuple[sql.Composable, sql.Composable]
     )
 
 
+NOT_THE_SAME = "ROW({})::record OPERATOR(pg_catalog.*<>) ROW({})::record"
+"""Without the casts PostgreSQL takes it for one comparison a column, by an operator of the column's type."""
+
+
 def differs(fits: Sequence[Fit], old: str, new: str) -> sql.Composable:
     """The condition that a row is not as it should be.
 
@@ -216,13 +220,11 @@ def differs(fits: Sequence[Fit], old: str, new: str) -> sql.Composable:
     such types are compared by their image.
     """
     conditions = []
-    for image, operator in ((False, "IS DISTINCT FROM"), (True, "OPERATOR(pg_catalog.*<>)")):
+    for image, comparison in ((False, "ROW({}) IS DISTINCT FROM ROW({})"), (True, NOT_THE_SAME)):
         pairs = [sides(fit, old, new) for fit in fits if fit.image == image]
         if pairs:
-            theirs, ours = (
-                sql.SQL("ROW({})").format(sql.SQL(", ").join(side)) for side in zip(*pairs, strict=True)
-            )
-            conditions.append(sql.SQL("{} {} {}").format(theirs, sql.SQL(operator), ours))
+            theirs, ours = (sql.SQL(", ").join(side) for side in zip(*pairs, strict=True))
+            conditions.append(sql.SQL(comparison).format(theirs, ours))
     return sql.SQL("({})").format(sql.SQL(" OR ").join(conditions)) if conditions else sql.SQL("false")
 
 
@@ -241,9 +243,7 @@ def differing(fits: Sequence[Fit], old: str, new: str) -> sql.Composed:
 def differs_alone(fit: Fit, old: str, new: str) -> sql.Composed:
     """The condition that one column is not as it should be."""
     theirs, ours = sides(fit, old, new)
-    return sql.SQL(
-        "ROW({}) OPERATOR(pg_catalog.*<>) ROW({})" if fit.image else "{} IS DISTINCT FROM {}"
-    ).format(theirs, ours)
+    return sql.SQL(NOT_THE_SAME if fit.image else "{} IS DISTINCT FROM {}").format(theirs, ours)
 
 
 def key_document(table: Table, alias: str) -> sql.Composed:
@@ -301,9 +301,11 @@ def round_trips(fits: Sequence[Fit], staging: sql.Identifier) -> sql.Composed:
     """Count the staged values of each of these columns that the column would not give back."""
     return sql.SQL("SELECT {} FROM {} s").format(
         sql.SQL(", ").join(
-            sql.SQL("count(*) FILTER (WHERE {} IS DISTINCT FROM {})").format(
-                sql.SQL(_given_back(fit)).format(sql.Identifier("s", fit.column.name)),
-                sql.Identifier("s", fit.column.name),
+            sql.SQL("count(*) FILTER (WHERE {})").format(
+                sql.SQL(" AND ").join(
+                    sql.SQL(read + " IS DISTINCT FROM {0}").format(sql.Identifier("s", fit.column.name))
+                    for read in _given_back(fit)
+                )
             )
             for fit in fits
         ),
@@ -311,16 +313,19 @@ def round_trips(fits: Sequence[Fit], staging: sql.Identifier) -> sql.Composed:
     )
 
 
-def _given_back(fit: Fit) -> str:
-    """A staged value, written to the column's type and read again."""
-    full = f"({{}}::text)::{fit.actual.type}" if fit.round_trip else f"{{}}::{fit.actual.type}"
-    if fit.actual.element == "money" and fit.staged != "text":
-        return f"({full})::numeric"  # text has a currency
-    if fit.actual.element == "character" and fit.staged == "text":
-        return f"concat({full})"  # a cast to text would take the blanks off
-    if fit.actual.element in ("numeric", *TIMES):
-        return f"({full})::{fit.staged}"
-    return f"({full})::text::{fit.staged}"
+def _given_back(fit: Fit) -> list[str]:
+    """A staged value, written to the column's type and read again: in each of the ways in which it is spelled."""
+    full = fit.written if fit.round_trip else f"{{0}}::{fit.actual.type}"
+    full = full.replace("{}", "{0}")
+    if fit.actual.element == "money" and fit.staged == "numeric":
+        return [f"({full})::numeric"]  # text has a currency
+    if fit.actual.element in ("numeric", *TIMES) and fit.staged != "text":
+        return [f"({full})::{fit.staged}"]
+    if fit.staged == "text":
+        # A cast to text takes the blanks off a char(n), and gives an inet a netmask; output says t for true.
+        cast = [] if fit.actual.element == "character" else [f"({full})::text"]
+        return [*cast, f"CASE WHEN {{0}} IS NOT NULL THEN concat({full}) END"]
+    return [f"({full})::text::{fit.staged}"]
 
 
 def _fold(target: Target, staging: sql.Identifier) -> sql.Composed:

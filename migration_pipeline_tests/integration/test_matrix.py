@@ -75,7 +75,7 @@ class Shape(NamedTuple):
 
 
 PLAIN = "CREATE TABLE things (id text PRIMARY KEY, n bigint NOT NULL, v text)"
-NUMBERS = {"ids": ("1", "2", "3", "4", "5"), "id": int, "make_id": int}
+NUMBERS: dict[str, Any] = {"ids": ("1", "2", "3", "4", "5"), "id": int, "make_id": int}
 UUIDS = tuple(f"a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a1{n}" for n in "12345")
 TRIGGER = (
     "CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$; "
