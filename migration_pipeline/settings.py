@@ -32,7 +32,7 @@ DEFAULT_WEBSERVER_URL = "http://127.0.0.1:3000"
 NOTIFY = "MIGRATION_NOTIFY"
 
 # Who pays for requests to a bucket whose owner does not: "requester", as S3 calls it.
-REQUEST_PAYER = "MIGRATION_S3_REQUEST_PAYER"
+REQUEST_PAYER = "MIGRATION_REQUEST_PAYER"
 
 # What points at a deployment: `make demo` uses none of it.
 OF_A_DEPLOYMENT = (DAGSTER_HOME, PLANS_DIR, DATABASE_URL, WEBSERVER_URL)

@@ -259,7 +259,7 @@ def test_a_refusal_names_what_is_lacking(refusing: Any, error: tuple[str, str], 
 
 def test_the_requester_pays_when_told_to(refusing: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for payer in ("", "requester"):
-        monkeypatch.setenv("MIGRATION_S3_REQUEST_PAYER", payer)
+        monkeypatch.setenv("MIGRATION_REQUEST_PAYER", payer)
         refusing.seen.clear()
         for call in (Storage().read, Storage().listing, Storage().is_restored):
             with pytest.raises(StorageError):
