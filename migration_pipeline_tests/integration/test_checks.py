@@ -53,7 +53,7 @@ def run(plan: Plan, url: str, profile: Any = shop) -> dict[str, dg.AssetCheckEva
     assert result.get_asset_materialization_events() == []
     evaluations = {evaluation.check_name: evaluation for evaluation in result.get_asset_check_evaluations()}
     assert set(evaluations) == {
-        "all_files_loaded", "items_conserved", "md5_matches", "nothing_quarantined", "nothing_unrouted",
+        "tables_fit", "all_files_loaded", "items_conserved", "md5_matches", "nothing_quarantined", "nothing_unrouted",
         *COLLISION_CHECKS, MADE,
     }  # fmt: skip
     assert {evaluation.asset_key for evaluation in evaluations.values()} == {
