@@ -142,7 +142,9 @@ def test_a_plan_is_made_and_the_trouble_told_where_the_code_does_not_load(
         status, output = run(operator, "plan", "--profile", "shop", exports[1])
         assert status == 0
         assert "planned 3 files" in output
-        assert "warning: whether that plan writes a table of shop is not known: profile gone:profile" in output
+        assert (
+            "warning: whether that plan writes a table of shop is not known: profile gone:profile" in output
+        )
         assert "warning: Dagster at http" in output
         assert "until its definitions are reloaded" in output
     finally:
@@ -267,7 +269,9 @@ def test_rows_of_another_profile_are_told_in_the_log(loaded: Operation, first: P
     profile = planned_profile(first, loaded.home)
     run_id = next(file.run_id for file in instance.files(first, profile) if file.partition == empty.partition)
     said = [event["message"] for event in instance.events(run_id)[0] if event.get("level") == "WARNING"]
-    assert said == ["public.orders: the profile older has loaded rows into it, too; each overwrites the other's"]
+    assert said == [
+        "public.orders: the profile older has loaded rows into it, too; each overwrites the other's"
+    ]
 
 
 def re_launched(output: str) -> int:
