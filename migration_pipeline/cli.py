@@ -416,12 +416,16 @@ def verify(reference: str, extra: bool, keys: bool) -> None:
 def retry_failed(reference: str, wait: bool) -> None:
     """Load the files again that failed or were stopped, each from its beginning; then what is made of all files."""
     from migration_pipeline.downstream import downstream, to_launch
+    from migration_pipeline.preflight import mark_lost
 
     plan, profile, instance = _open(reference)
     instance.load_plan(plan, profile)
     files = instance.files(plan, profile)
+    assets = downstream(instance, profile)
+    for lost in mark_lost(plan, profile, files, assets):
+        click.echo(f"{lost}; migration-pipeline backfill {plan.reference} loads them again", err=True)
     wanted = [f for f in files if f.state in ("failed", "stopped")]
-    then = to_launch(downstream(instance, profile), files, wanted)
+    then = to_launch(assets, files, wanted)
     if not wanted and not then:
         click.echo(f"{count_states(files)}: nothing to retry")
         return
