@@ -24,6 +24,7 @@ from migration_pipeline.instance import FileStatus, Instance
 from migration_pipeline.plan import (
     Plan,
     PlannedFile,
+    check_other_plans,
     make_plan,
     plan_path,
     planned_profile,
@@ -48,6 +49,9 @@ from migration_pipeline.watch import watch, watch_status
 if TYPE_CHECKING:  # not needed by most commands; the first takes Dagster, whose import costs a second
     from migration_pipeline.downstream import AssetStatus
     from migration_pipeline.inspection.survey import Survey
+
+RELOAD_SECONDS = 30
+"""How long `plan` waits for a Dagster to take the plan."""
 
 PROFILE_HELP = (
     "PROFILE is a shipped profile's name (shop, pictures) or a path (my_package.my_module:profile)."
@@ -242,6 +246,7 @@ def plan(reference: str, files_per_run: int, options: tuple[str, ...], exports: 
     from migration_pipeline.sources.storage import Storage
 
     profile = load_profile(reference)
+    check_other_plans(profile, settings.plans_dir(), _warn)
     storage = Storage()
     found = [
         read_export(location, storage, warn=lambda text: click.echo(f"warning: {text}", err=True))
@@ -253,6 +258,7 @@ def plan(reference: str, files_per_run: int, options: tuple[str, ...], exports: 
         f"{'planned' if changed else 'unchanged:'} {len(made.files):,} files, {made.items:,} items, "
         f"{made.bytes / 1e6:,.1f} MB compressed: {plan_path(settings.plans_dir(), profile.name)}"
     )
+    _show_plan(made, profile, changed)
     click.echo(
         f"next: create the tables (migration-pipeline ddl {reference} --apply), then "
         f"migration-pipeline backfill {reference} --wait"
@@ -268,7 +274,9 @@ def ddl(reference: str, apply_it: bool) -> None:
     """Print the SQL that creates the profile's tables and the bookkeeping; running it again changes nothing."""
     from migration_pipeline.targets import ddl as target
 
-    tables = load_profile(reference).all_tables
+    profile = load_profile(reference)
+    check_other_plans(profile, settings.plans_dir(), _warn)
+    tables = profile.all_tables
     click.echo(target.ddl(tables), nl=False)
     if apply_it:
         target.create_tables(settings.database_url(), tables)
@@ -307,6 +315,7 @@ def backfill(
 ) -> None:
     """Launch a backfill of all files that are not materialized, then of what is made of them all."""
     from migration_pipeline.downstream import downstream, outdated, to_launch
+    from migration_pipeline.preflight import mark_lost
 
     plan, profile, instance = _open(reference)
     chosen = {planned.partition for text in only for planned in plan.matching(text)}
@@ -315,14 +324,12 @@ def backfill(
         return
     instance.load_plan(plan, profile)
     files = instance.files(plan, profile, attempts=False)
+    assets = downstream(instance, profile)
+    for lost in mark_lost(plan, profile, files, assets):
+        click.echo(lost, err=True)
     asked = [f for f in files if not only or f.partition in chosen]
     wanted = [f for f in asked if everything or f.state in ("missing", "failed")][:first]
-    then = to_launch(
-        downstream(instance, profile),
-        files,
-        wanted,
-        lambda: outdated(plan, profile, settings.database_url()),
-    )
+    then = to_launch(assets, files, wanted, lambda: outdated(plan, profile, settings.database_url()))
     if not wanted and not then:
         running = any(f.state == "running" for f in asked)
         click.echo(
@@ -409,12 +416,16 @@ def verify(reference: str, extra: bool, keys: bool) -> None:
 def retry_failed(reference: str, wait: bool) -> None:
     """Load the files again that failed or were stopped, each from its beginning; then what is made of all files."""
     from migration_pipeline.downstream import downstream, to_launch
+    from migration_pipeline.preflight import mark_lost
 
     plan, profile, instance = _open(reference)
     instance.load_plan(plan, profile)
     files = instance.files(plan, profile)
+    assets = downstream(instance, profile)
+    for lost in mark_lost(plan, profile, files, assets):
+        click.echo(f"{lost}; migration-pipeline backfill {plan.reference} loads them again", err=True)
     wanted = [f for f in files if f.state in ("failed", "stopped")]
-    then = to_launch(downstream(instance, profile), files, wanted)
+    then = to_launch(assets, files, wanted)
     if not wanted and not then:
         click.echo(f"{count_states(files)}: nothing to retry")
         return
@@ -433,6 +444,7 @@ def status(reference: str, as_json: bool, again: bool) -> None:
     Exit status 1 unless all are materialized.
     """
     from migration_pipeline.downstream import downstream, downstream_table
+    from migration_pipeline.preflight import mark_lost
 
     if as_json and again:
         raise UsageError("--json and --watch exclude each other; call status --json as often as you like")
@@ -444,10 +456,12 @@ def status(reference: str, as_json: bool, again: bool) -> None:
         except KeyboardInterrupt:
             sys.exit(1)  # the last state stays on the screen
         then = downstream(instance, profile)
+        mark_lost(plan, profile, files, then)
     else:
         running = Follow(instance, plan).running()
         files = instance.files(plan, profile)
         then = downstream(instance, profile)
+        mark_lost(plan, profile, files, then)
         tell_queued(files, running)
         if as_json:
             click.echo(status_json(plan, files, running, backfills(instance, plan), then))
@@ -675,6 +689,26 @@ def _survey(location: str, items_per_file: int, everything: bool) -> Survey:
         return survey_everything(sample, storage, lambda items: bar.advance(reading, items))
 
 
+def _warn(text: str) -> None:
+    click.echo(f"warning: {text}", err=True)
+
+
+def _show_plan(plan: Plan, profile: Profile, changed: bool) -> None:
+    """Have a Dagster that runs load the plan; else its UI goes on with the one before. A plan can be made without one."""
+    instance = Instance(settings.webserver_url(), RELOAD_SECONDS)
+    if not instance.answers():
+        if instance.url != settings.DEFAULT_WEBSERVER_URL:  # somebody has named it
+            click.echo(
+                f"no Dagster answers at {instance.url}: it shows the plan once its definitions are reloaded",
+                err=True,
+            )
+        return
+    try:
+        instance.load_plan(plan, profile, changed=changed)
+    except MigrationError as error:
+        _warn(f"{error}; until its definitions are reloaded, Dagster goes on with the plan that it knows")
+
+
 def _open(reference: str) -> tuple[Plan, Profile, Instance]:
     """Find a profile's plan, and the instance that runs it."""
     name = load_profile(reference).name if ":" in reference or "." in reference else reference
@@ -697,7 +731,10 @@ def _launch(
     then: list[list[str]],
 ) -> None:
     from migration_pipeline.downstream import downstream
+    from migration_pipeline.preflight import tables_fit
 
+    if unknown := tables_fit(profile):
+        _warn(unknown)
     partitions = [file.partition for file in wanted]
     backfill_id = instance.launch(plan, profile, partitions, title, then)
     click.echo(f"launched backfill {backfill_id} of {len(wanted)} files: {instance.url}/runs/b/{backfill_id}")

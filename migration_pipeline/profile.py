@@ -266,7 +266,21 @@ def load_profile(reference: str) -> Profile:
         )
     if not profile.rules:
         raise UsageError(f"profile {reference}: it has no route; add one with @{profile.name}.route(…)")
+    _check_tables(reference, profile)
     return profile
+
+
+def _check_tables(reference: str, profile: Profile) -> None:
+    """See whether each table is written in one way only."""
+    writers: dict[str, str] = {}
+    for row_class in (*profile.row_classes, *(aggregate.row_class for aggregate in profile.aggregates)):
+        name = table_of(row_class).spellings[-1]
+        if name in writers:
+            raise UsageError(
+                f"profile {reference}: the table {name} is written twice, as {writers[name]} and as {row_class.__name__}; "
+                "use one Row class, or another table"
+            )
+        writers[name] = row_class.__name__
 
 
 def _import_failure(reference: str, module_name: str, error: Exception) -> str:

@@ -16,6 +16,8 @@ from migration_pipeline.plan import Plan, PlannedFile
 from migration_pipeline.profile import Profile
 from migration_pipeline.row import Table
 from migration_pipeline.targets import receipts as sql
+from migration_pipeline.targets.catalog import SchemaError, qualified
+from migration_pipeline.targets.ddl import check_tables, literal
 from migration_pipeline.targets.receipts import (
     Receipt,
     count_quarantined,
@@ -26,6 +28,13 @@ from migration_pipeline.targets.receipts import (
 
 SHOWN = 20
 """Files that a check lists; their number is always told in full."""
+
+COLUMNS = """
+SELECT attrelid::regclass AS table_name, attname, format_type(atttypid, atttypmod), attnotnull
+  FROM pg_attribute
+ WHERE attrelid IN ({tables}) AND attnum > 0 AND NOT attisdropped
+ ORDER BY attrelid, attnum
+""".strip()
 
 Loaded = Sequence[tuple[PlannedFile, Receipt]]
 Evaluate = Callable[[str], dg.AssetCheckResult]
@@ -45,6 +54,11 @@ def migration_checks(plan: Plan, profile: Profile) -> list[dg.AssetChecksDefinit
         return check
 
     return [
+        make(
+            "tables_fit",
+            "Bookkeeping and tables are there and fit the profile, and no other profile has loaded rows into them.",
+            lambda url: _tables_fit(profile, url),
+        ),
         make(
             "all_files_loaded",
             "Each file of the plan has a receipt in the database.",
@@ -98,6 +112,36 @@ def check_job(plan: Plan, checks: Sequence[dg.AssetChecksDefinition]) -> Any:
         selection=dg.AssetSelection.checks(*checks),
         description=f"Holds what the database says was loaded against the plan of {plan.profile}.",
         tags={PROFILE_TAG: plan.profile, **AHEAD_OF_FILES},
+    )
+
+
+def _tables_fit(profile: Profile, url: str) -> dg.AssetCheckResult:
+    tables = profile.all_tables
+    names = ", ".join(f"to_regclass({literal(qualified(table))})" for table in tables)
+    metadata: dict[str, Any] = {"tables": len(tables), "sql": _code(f"{COLUMNS.format(tables=names)};")}
+    try:
+        check_tables(url, tables)
+    except SchemaError as error:
+        wrong = str(error).splitlines()
+        metadata["concerned"] = dg.MetadataValue.md("\n".join(f"- {line}" for line in wrong))
+        metadata["next"] = dg.MetadataValue.md(
+            "mend them before you load: until then each file fails, in a run of its own. Tables that are not there are "
+            f"created by `migration-pipeline ddl {profile.name} --apply`."
+        )
+        return dg.AssetCheckResult(passed=False, description="; ".join(wrong), metadata=metadata)
+    if others := sql.other_writers(url, profile.name, tables):
+        metadata["concerned"] = _table(("profile", "table"), others)
+        metadata["next"] = dg.MetadataValue.md(
+            "name another table in one of the profiles: each overwrites the other's rows, and what is counted here are "
+            "the rows of both. Of a migration that is over, remove the receipts (`DELETE FROM migration.loaded_file "
+            "WHERE profile = …`, and of `migration.aggregate`)."
+        )
+        told = "; ".join(f"the profile {other} has loaded rows into {table}, too" for other, table in others)
+        return dg.AssetCheckResult(
+            passed=False, severity=dg.AssetCheckSeverity.WARN, description=told, metadata=metadata
+        )
+    return dg.AssetCheckResult(
+        passed=True, description=f"all {len(tables):,} tables fit the profile", metadata=metadata
     )
 
 

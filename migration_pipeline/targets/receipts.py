@@ -111,6 +111,34 @@ SELECT coalesce(table_name, ''), coalesce(sqlstate, ''), reason, count(*), count
  ORDER BY 4 DESC, 1, 2, 3
 """
 
+LANDED = """
+SELECT export_id, file, id, rows
+  FROM migration.slice
+ WHERE profile = %(profile)s AND landed_at IS NOT NULL
+"""
+
+PARTS = """
+SELECT relname
+  FROM pg_inherits
+  JOIN pg_class ON oid = inhrelid
+ WHERE inhparent = to_regclass(%(table)s)
+"""
+
+THERE = "SELECT to_regclass(%(table)s) IS NOT NULL"
+
+FILLED = "SELECT EXISTS (SELECT FROM {table})"
+
+OTHER_WRITERS = """
+SELECT profile, name
+  FROM migration.loaded_file, unnest(%(names)s) AS name
+ WHERE profile <> %(profile)s AND (rows ->> name)::bigint > 0
+ UNION
+SELECT profile, table_name
+  FROM migration.aggregate
+ WHERE profile <> %(profile)s AND table_name = ANY(%(names)s)
+ ORDER BY 1, 2
+"""
+
 SERVER = "SELECT current_setting('server_version'), current_database(), current_user"
 
 
@@ -281,6 +309,42 @@ def quarantined_by_reason(url: str, profile: str, exports: Sequence[str]) -> lis
     """Count the items in the quarantine by reason, the commonest first. Raises `DatabaseError`."""
     parameters = {"profile": profile, "exports": list(exports)}
     return [Bad(*row) for row in _fetch(url, QUARANTINED_BY_REASON, parameters)]
+
+
+def read_landed(url: str, profile: str, tables: Iterable[Table]) -> dict[FileKey, set[str]]:
+    """Give for each landed file of a profile those of some landing tables that its slice is in. Raises `DatabaseError`."""
+    with transaction(url) as cursor:
+        parts: dict[str, set[str]] = {}
+        for table in tables:
+            cursor.execute(PARTS, {"table": qualified(table)})
+            parts[table.qualified] = {f"{table.schema}.{name}" for (name,) in cursor.fetchall()}
+        cursor.execute(LANDED, {"profile": profile})
+        return {
+            (export_id, file): {  # without rows a slice has no part
+                name for name in parts.keys() & rows if not rows[name] or f"{name}_{number}" in parts[name]
+            }
+            for export_id, file, number, rows in cursor.fetchall()
+        }
+
+
+def empty_tables(url: str, tables: Iterable[Table]) -> set[str]:
+    """Name those of some tables that have no row, or are not there. Raises `DatabaseError`."""
+    empty = set()
+    with transaction(url) as cursor:
+        for table in tables:
+            cursor.execute(THERE, {"table": qualified(table)})
+            if cursor.fetchone() == (True,):
+                cursor.execute(FILLED.format(table=qualified(table)))
+                if cursor.fetchone() == (True,):
+                    continue
+            empty.add(table.qualified)
+    return empty
+
+
+def other_writers(url: str, profile: str, tables: Iterable[Table]) -> list[tuple[str, str]]:
+    """Name the other profiles that have loaded rows into some tables, and which: profile, table. Raises `DatabaseError`."""
+    names = [name for table in tables for name in table.spellings]
+    return [(other, name) for other, name in _fetch(url, OTHER_WRITERS, {"profile": profile, "names": names})]
 
 
 def server(url: str) -> tuple[str, str, str]:

@@ -290,3 +290,43 @@ def test_a_profile_that_does_not_load_says_why(
         reference = f"{module}:profile"
     with pytest.raises(UsageError, match=message):
         load_profile(reference)
+
+
+TWICE = """
+from migration_pipeline import Item, Profile, Row
+profile = Profile("twice")
+class It(Item):
+    PK: str
+class Out(Row, table="{one}", key="id"):
+    id: str
+class Also(Row, table="{other}", key="id"):
+    id: str
+@profile.route(SK="X")
+def it(item: It) -> Out | Also:
+    return Out(item.PK)
+"""
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "refused"),
+    [
+        ("out", "out", True),
+        ("out", "public.out", True),
+        ("public.out", "out", True),
+        ("out", "s.out", False),
+        ("out", "Out", False),
+    ],
+)
+def test_two_rows_of_one_table_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one: str, other: str, refused: bool
+) -> None:
+    (tmp_path / "twice_rows.py").write_text(TWICE.format(one=one, other=other))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "twice_rows", raising=False)
+    if refused:
+        with pytest.raises(
+            UsageError, match=r"the table public\.out is written twice, as Out and as Also; use"
+        ):
+            load_profile("twice_rows:profile")
+    else:
+        load_profile("twice_rows:profile")
