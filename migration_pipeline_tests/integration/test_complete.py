@@ -25,13 +25,16 @@ from migration_pipeline.profile import Profile, load_profile
 from migration_pipeline.replay import replay_plan
 from migration_pipeline.settings import plans_dir
 from migration_pipeline.sources import dynamodb_json
-from migration_pipeline.sources.export import ExportFile
+from migration_pipeline.sources.export import ExportFile, read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
+from migration_pipeline.targets.finishing import finish
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
 from migration_pipeline.targets.states import read_states
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.exports import write_export
+from migration_pipeline_tests.integration.test_aggregates import files_of, make
+from migration_pipeline_tests.integration.test_load import load_all
 
 MODULE = """
 from migration_pipeline import Item, Profile, Row, prefix
@@ -372,3 +375,36 @@ def _documented_delete() -> str:
     for ours, theirs in (("orders", "stock"), ("shop", "stock"), ("order_id", "sku")):
         statement = statement.replace(ours, theirs)
     return statement
+
+
+# -- what is made of all files -----------------------------------------------------------------------
+
+
+def test_an_aggregate_stays_verified_when_what_had_landed_is_dropped_and_not_when_it_is_made_again(
+    shop_database_url: str, shop_export: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MIGRATION_DATABASE_URL", shop_database_url)
+    monkeypatch.setenv("MIGRATION_DAGSTER_URL", "http://127.0.0.1:1")
+    shop, export = load_profile("shop"), read_export(str(shop_export), Storage())
+    command = Case(tmp_path, shop_database_url).command
+    report = ("report", "shop", "-o", str(tmp_path / "report.html"))
+    assert command("plan", "--profile", "shop", str(shop_export))[0] == 0
+    load_all(shop_database_url, export)
+    make(shop_database_url, shop, files_of(export))
+    assert command("verify", "shop")[0] == 0
+    assert command(*report)[0] == 0
+    make(shop_database_url, shop, files_of(export))
+    status, output = command(*report)
+    assert (status, "the rows of customer_activity are the export's: not verified: they were made again" in output) == (
+        1, True
+    )  # fmt: skip
+    assert command("verify", "shop")[0] == 0
+    finish(shop_database_url, shop, drop_landing=True)
+    assert command(*report)[0] == 0
+    assert command("verify", "shop")[0] == 0, "what can be compared still is as it was"
+    assert command(*report)[0] == 0
+    load_all(shop_database_url, export)
+    finish(shop_database_url, shop, drop_landing=True)
+    status, output = command(*report)
+    assert status == 1
+    assert "and what files had landed was dropped: load all of them again first" in output
