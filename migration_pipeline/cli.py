@@ -34,7 +34,7 @@ from migration_pipeline.plan import (
 )
 from migration_pipeline.profile import Profile, load_profile
 from migration_pipeline.runs import Follow, backfills, file_log, last_run, one_file, stop, tell_queued
-from migration_pipeline.status import status_json
+from migration_pipeline.status import left, status_json
 from migration_pipeline.terminal import (
     console,
     count_states,
@@ -44,6 +44,7 @@ from migration_pipeline.terminal import (
     status_table,
     verification_table,
 )
+from migration_pipeline.verdicts import Left, exports_before, extra_text, left_of
 from migration_pipeline.watch import watch, watch_status
 
 if TYPE_CHECKING:  # not needed by most commands; the first takes Dagster, whose import costs a second
@@ -335,6 +336,8 @@ def backfill(
         click.echo(
             f"{count_states(asked)}: nothing to launch" + ("" if running else " (--all loads them again)")
         )
+        if wait:
+            sys.exit(_tell_left(left(plan, profile, asked, settings.database_url()), plan))
         return
     _launch(instance, plan, profile, wanted, f"{profile.name}: {len(wanted)} files", wait, then)
 
@@ -376,10 +379,11 @@ def replay(reference: str) -> None:
 def verify(reference: str, extra: bool, keys: bool) -> None:
     """Read the export again, and compare each row that it makes with the database. Nothing in the tables is written.
 
-    Exit status 1 if a row is missing, different or extra, or a bad item is not in the quarantine.
+    Exit status 1 if a row is missing, different or extra, a bad item is not in the quarantine, no rule takes an item, or
+    more items are in the quarantine than the profile says may be.
     """
     from migration_pipeline import comparison
-    from migration_pipeline.targets.receipts import read_differences
+    from migration_pipeline.targets.receipts import read_differences, read_receipts
 
     made, profile, _ = _open(reference)
     out, url = console(), settings.database_url()
@@ -405,7 +409,11 @@ def verify(reference: str, extra: bool, keys: bool) -> None:
             f"{faults:,} rows are not as the export has them"
             + ("" if keys else "; see some of their keys with --keys, or in migration.difference")
         )
-    sys.exit(1 if faults or compared.unaccounted else 0)
+    if surplus := sum(compared.table(name).count("extra") for name in tables):
+        before = exports_before(made, read_receipts(url, profile.name))
+        out.print(extra_text(surplus, before, made.reference), markup=False)
+    code = _tell_left(left_of(profile, [file.report for file in compared.files]), made)
+    sys.exit(1 if faults or compared.unaccounted else code)
 
 
 @main.command("retry-failed")
@@ -441,7 +449,8 @@ def retry_failed(reference: str, wait: bool) -> None:
 def status(reference: str, as_json: bool, again: bool) -> None:
     """List the files, and what is made of them all: state, items, rows, run, how far it is or why it failed.
 
-    Exit status 1 unless all are materialized.
+    Exit status 1 unless all are materialized, a rule took every item, and no more items are in the quarantine than the
+    profile says may be.
     """
     from migration_pipeline.downstream import downstream, downstream_table
     from migration_pipeline.preflight import mark_lost
@@ -464,12 +473,14 @@ def status(reference: str, as_json: bool, again: bool) -> None:
         mark_lost(plan, profile, files, then)
         tell_queued(files, running)
         if as_json:
-            click.echo(status_json(plan, files, running, backfills(instance, plan), then))
-            sys.exit(_status_code([*files, *then]))
+            items = left(plan, profile, files, settings.database_url())
+            click.echo(status_json(plan, files, running, backfills(instance, plan), then, items))
+            sys.exit(_status_code([*files, *then]) or int(items.faults))
         out.print(status_table(files, running))
     out.print(downstream_table(then))
     out.print(count_states(files))
-    sys.exit(_status_code([*files, *then]))
+    code = _tell_left(left(plan, profile, files, settings.database_url()), plan)
+    sys.exit(_status_code([*files, *then]) or code)
 
 
 @main.command()
@@ -567,7 +578,8 @@ def metrics(references: tuple[str, ...], port: int, host: str) -> None:
 def report(reference: str, output: Path) -> None:
     """Write one HTML file that tells and proves what was migrated, to attach to a change ticket.
 
-    It needs no network to be opened. Exit status 1 if items of the plan are not accounted for.
+    It needs no network to be opened. Exit status 1 if items of the plan are not accounted for, and if no verification
+    proves what the tables hold now.
     """
     try:
         from migration_pipeline.report.account import gather
@@ -586,7 +598,9 @@ def report(reference: str, output: Path) -> None:
     for verdict in account.verdicts:
         if verdict.outcome != "passed":
             click.echo(f"{verdict.outcome}: {verdict.name}: {verdict.text}", err=True)
-    click.echo(f"{'complete' if account.complete else 'not complete'}: {output}")
+    click.echo(f"{account.verdict}: {output}")
+    if account.verdict == "not verified":
+        click.echo(f"next: migration-pipeline verify {plan.reference}, then this again", err=True)
     sys.exit(0 if account.complete else 1)
 
 
@@ -751,7 +765,8 @@ def _launch(
             err=True,
         )
         sys.exit(1)
-    files = [f for f in instance.files(plan, profile) if f.partition in partitions]
+    everything = instance.files(plan, profile)
+    files = [f for f in everything if f.partition in partitions]
     for file in files:
         if file.error:
             click.echo(f"failed: {file.file.name} (run {file.run_id[:8]}): {file.error}", err=True)
@@ -768,11 +783,14 @@ def _launch(
         click.echo(
             f"next: mend the cause, then migration-pipeline retry-failed {plan.reference} --wait", err=True
         )
-        sys.exit(code)
+    loaded = everything if then else files
+    left_code = _tell_left(left(plan, profile, loaded, settings.database_url()), plan)
+    if code or left_code:
+        sys.exit(1)
 
 
 def _dry_run(plan: Plan, profile: Profile, files: list[PlannedFile]) -> None:
-    """Tell what a load of some files would do. Exit status 1 if it would quarantine items."""
+    """Tell what a load of some files would do. Exit status 1 if it would leave items that speak against its being complete."""
     from migration_pipeline import comparison
 
     out = console()
@@ -794,7 +812,17 @@ def _dry_run(plan: Plan, profile: Profile, files: list[PlannedFile]) -> None:
         f"{sum(r.loaded for r in reports):,} would load, {sum(sum(r.skipped.values()) for r in reports):,} be "
         f"skipped, {reasons.total():,} be quarantined; nothing was written"
     )
-    sys.exit(1 if reasons else 0)
+    sys.exit(_tell_left(left_of(profile, reports)))
+
+
+def _tell_left(items: Left, plan: Plan | None = None) -> int:
+    """Name the items that no rule takes, and those in the quarantine, of files that were loaded by a plan, or of a dry run.
+
+    Gives the exit status that they make.
+    """
+    for line in items.lines(plan.reference if plan else ""):
+        click.echo(line)
+    return int(items.faults)
 
 
 def _options(given: Sequence[str]) -> dict[str, str]:

@@ -61,6 +61,8 @@ class FileStatus(msgspec.Struct, kw_only=True):
     """First line of what its last run failed with."""
     metadata: dict[str, Any] = {}
     """The materialization's metadata by label; empty unless materialized."""
+    materialized_at: float = 0.0
+    """Seconds of the epoch; 0 unless materialized."""
 
 
 class Backfill(msgspec.Struct, kw_only=True):
@@ -261,6 +263,7 @@ class Instance:
                 metadata = {e["label"]: _value(e) for e in event["metadataEntries"]}
                 if metadata.get("md5", file.file.md5) == file.file.md5:
                     file.run_id, file.metadata = event["runId"], metadata
+                    file.materialized_at = int(event["timestamp"]) / 1000
                 else:  # the plan was made again, from other contents under the same name
                     file.state = "missing"
 

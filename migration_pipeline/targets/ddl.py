@@ -57,7 +57,7 @@ SELECT count(*)
  WHERE attrelid = to_regclass('migration.loaded_file') AND attname = 'rounded'
     OR attrelid = to_regclass('migration.quarantine') AND attname = 'raw'
     OR attrelid = to_regclass('migration.collision') AND attname = 'key'
-    OR attrelid = to_regclass('migration.verification') AND attname = 'extra'
+    OR attrelid = to_regclass('migration.verification') AND attname = 'state'
     OR attrelid = to_regclass('migration.difference') AND attname = 'id'
     OR attrelid = to_regclass('migration.slice') AND attname = 'alive_until'
     OR attrelid = to_regclass('migration.aggregate') AND attname = 'rounded'

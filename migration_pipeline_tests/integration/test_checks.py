@@ -113,8 +113,9 @@ def test_a_fault_is_told_with_its_files(plan: Plan, loaded: str, fault: str, che
     told = text(evaluations[check])
     assert concerned == sum(planned.partition in told for planned in plan.files) > 0
     assert evaluations[check].metadata["next"].value
-    warns = evaluations[check].severity == dg.AssetCheckSeverity.WARN
-    assert warns == (check == "nothing_unrouted")
+    assert evaluations[check].severity == dg.AssetCheckSeverity.ERROR
+    if check == "nothing_unrouted":
+        assert evaluations[check].description == "no rule takes 12 items, with keys PK=CART#… (12)"
 
 
 QUARANTINE = """
@@ -123,11 +124,13 @@ SELECT profile, export_id, file, 1, 'a secret', 'a secret', '1', 'r' FROM migrat
 """
 
 
-def test_quarantined_items_warn_and_must_be_those_of_the_receipts(plan: Plan, loaded: str) -> None:
+def test_quarantined_items_fail_unless_the_profile_allows_them_and_must_be_those_of_the_receipts(
+    plan: Plan, loaded: str
+) -> None:
     execute(loaded, QUARANTINE)
     evaluations = run(plan, loaded)
     assert failed(evaluations) == {"nothing_quarantined", "items_conserved"}
-    assert evaluations["nothing_quarantined"].severity == dg.AssetCheckSeverity.WARN
+    assert evaluations["nothing_quarantined"].severity == dg.AssetCheckSeverity.ERROR
     assert "secret" not in "".join(map(text, evaluations.values()))
 
     execute(
@@ -135,6 +138,12 @@ def test_quarantined_items_warn_and_must_be_those_of_the_receipts(plan: Plan, lo
         "UPDATE migration.loaded_file SET quarantined = 1, loaded = loaded - 1 WHERE items > 0",
     )
     assert failed(run(plan, loaded)) == {"nothing_quarantined"}
+    ((bad,),) = query(loaded, "SELECT count(*) FROM migration.quarantine")
+    assert failed(run(plan, loaded, replace(shop, may_quarantine=bad - 1))) == {"nothing_quarantined"}
+    allowed = run(plan, loaded, replace(shop, may_quarantine=bad))
+    assert failed(allowed) == set()
+    told = f"{bad} items are in the quarantine, of {bad} that the profile allows"
+    assert allowed["nothing_quarantined"].description == told
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,23 @@ def test_an_empty_prefix_matches_every_item_that_no_rule_before_takes() -> None:
     assert (outcome.counts.ignored, outcome.counts.unrouted) == ({"old": 1}, {})
 
 
+def test_an_ignore_without_conditions_takes_all_that_is_left_and_is_the_last_rule() -> None:
+    p = Profile("p")
+
+    @p.route(PK=prefix("A#"))
+    def first(item: Thing) -> Small:
+        return Small(item.PK)
+
+    p.ignore(because="not asked for")
+    outcome = transform_of(p)([line(PK="A#1"), line(PK="B"), line(x="")])
+    assert outcome.rows[Small] == [Small("A#1")]
+    assert (outcome.counts.ignored, outcome.counts.unrouted) == ({"not asked for": 2}, {})
+    with pytest.raises(UsageError, match="no item reaches the rules after ignore"):
+        p.route(PK="B")(first)
+    with pytest.raises(UsageError, match="make it the last"):
+        p.ignore(PK="B", because="late")
+
+
 def test_a_route_may_return_many_rows_but_only_those_it_names() -> None:
     p = Profile("p")
 
@@ -235,8 +252,6 @@ def test_key_patterns_hold_no_values(values: tuple[str, ...], pattern: str) -> N
 
 def test_declarations_that_make_no_sense_are_refused() -> None:
     p = Profile("p")
-    with pytest.raises(UsageError, match="needs a condition"):
-        p.ignore(because="all of it")
     with pytest.raises(UsageError, match="use a non-empty string"):
         p.ignore(PK="", because="empty")
     with pytest.raises(UsageError, match="takes one argument, annotated with an Item class"):
