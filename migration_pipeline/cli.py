@@ -243,6 +243,7 @@ def plan(reference: str, files_per_run: int, options: tuple[str, ...], exports: 
 
     An EXPORT is s3://bucket/prefix/AWSDynamoDB/<id> or a folder of the same layout.
     """
+    from migration_pipeline.first_look import first_look
     from migration_pipeline.sources.export import read_export
     from migration_pipeline.sources.storage import Storage
 
@@ -259,6 +260,8 @@ def plan(reference: str, files_per_run: int, options: tuple[str, ...], exports: 
         f"{'planned' if changed else 'unchanged:'} {len(made.files):,} files, {made.items:,} items, "
         f"{made.bytes / 1e6:,.1f} MB compressed: {plan_path(settings.plans_dir(), profile.name)}"
     )
+    for warning in first_look(profile, found, storage):
+        _warn(warning)
     _show_plan(made, profile, changed)
     click.echo(
         f"next: create the tables (migration-pipeline ddl {reference} --apply), then "
@@ -402,7 +405,9 @@ def verify(reference: str, extra: bool, keys: bool) -> None:
     rows = sum(compared.table(name).compared for name in tables)
     if compared.unaccounted:
         out.print(f"{compared.unaccounted:,} bad items are not in the quarantine: load their files again")
-    if not faults:
+    if not faults and compared.takes_nothing:
+        out.print(f"no route of the profile takes any of the {made.items:,} items: nothing was compared")
+    elif not faults:
         out.print(f"all {rows:,} rows of the export are in the tables, and no others")
     else:
         out.print(
@@ -413,7 +418,7 @@ def verify(reference: str, extra: bool, keys: bool) -> None:
         before = exports_before(made, read_receipts(url, profile.name))
         out.print(extra_text(surplus, before, made.reference), markup=False)
     code = _tell_left(left_of(profile, [file.report for file in compared.files]), made)
-    sys.exit(1 if faults or compared.unaccounted else code)
+    sys.exit(1 if faults or compared.unaccounted or compared.takes_nothing else code)
 
 
 @main.command("retry-failed")

@@ -14,7 +14,7 @@ import msgspec
 from migration_pipeline.aggregate import Options
 from migration_pipeline.engine.load import FileLoad, LoadSettings
 from migration_pipeline.engine.report import FileReport, Progress
-from migration_pipeline.engine.transform import Transform
+from migration_pipeline.engine.transform import Transform, rules_that_cannot_hold
 from migration_pipeline.plan import Plan, PlannedFile
 from migration_pipeline.profile import Profile
 from migration_pipeline.sources import dynamodb_json
@@ -65,6 +65,12 @@ class Compared(msgspec.Struct):
     def unaccounted(self) -> int:
         """Bad items that are not in the quarantine."""
         return sum(file.unaccounted for file in self.files)
+
+    @property
+    def takes_nothing(self) -> bool:
+        """Whether no route took any item, though there are some: then nothing was compared."""
+        reports = [file.report for file in self.files]
+        return any(r.items for r in reports) and not any(r.loaded or r.quarantined for r in reports)
 
     def faults(self, name: str) -> int:
         """Rows of a table that are not as the export has them."""
@@ -123,7 +129,14 @@ def dry_run(
     finally:
         session.close(failed)
     names = [table.qualified for table in profile.tables.values()]
-    return Compared(found, names, notes=_not_tried(plan, profile, files))
+    return Compared(found, names, notes=[*_not_tried(plan, profile, files), *_wrong_rules(profile, found)])
+
+
+def _wrong_rules(profile: Profile, files: Sequence[ComparedFile]) -> list[str]:
+    unrouted = Counter[str]()
+    for file in files:
+        unrouted.update(file.report.unrouted)
+    return rules_that_cannot_hold(profile, unrouted)
 
 
 def _not_tried(plan: Plan, profile: Profile, files: Sequence[PlannedFile]) -> list[str]:
@@ -176,6 +189,7 @@ def verify(
     with ComparingTarget(url, profile.tables, database, profile.nul, say, keys=extra) as target:
         files = _compare(plan, profile, target, plan.files, patient, on_progress, options)
         compared = Compared(files, [table.qualified for table in profile.tables.values()])
+        compared.notes += _wrong_rules(profile, files)
         if extra:
             compared.whole = {table.qualified: target.rows_of_no_item(table) for table in keyed}
         for aggregate in profile.aggregates:

@@ -10,6 +10,7 @@ import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -46,12 +47,20 @@ def prefix(text: str) -> Prefix:
 NulPolicy = Literal["quarantine", "strip", "escape"]
 """What becomes of U+0000, which DynamoDB's strings may hold and PostgreSQL's text and jsonb may not."""
 
-Condition = Union[str, Prefix]  # noqa: UP007  # an alias that Python 3.10 can evaluate
+Condition = Union[str, Prefix, bool, int, Decimal]  # noqa: UP007  # an alias that Python 3.10 can evaluate
+"""What an attribute must be: a text (S), a number (N) or a boolean (BOOL)."""
+
+
+def wire_type(condition: Condition) -> str:
+    """The DynamoDB type of the attributes for which a condition can hold."""
+    if isinstance(condition, bool):  # which Python counts among the numbers
+        return "BOOL"
+    return "N" if isinstance(condition, (int, Decimal)) else "S"
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One line of a profile's route table: conditions on string attributes that must all hold.
+    """One line of a profile's route table: conditions on attributes that must all hold.
 
     A rule with a function is a route; one without is an ignore, and `reason` is why.
     """
@@ -107,6 +116,7 @@ class Profile:
         The function is pure: it takes one item, typed by its annotation, and returns a row, a list of
         rows, or None (the item is then counted as skipped, under the function's name). Its annotations
         are read: ``def order(item: OrderItem) -> Order``, ``-> Order | None``, ``-> list[Order | OrderLine]``.
+        A condition is a text or `prefix` (S), a number (N: ``kind=1``) or a boolean (BOOL: ``active=True``).
         Without conditions the route takes every item that reaches it. A second argument, annotated with an
         `Options` class, gets the profile's options.
         """
@@ -210,6 +220,10 @@ class Profile:
             raise UsageError(f"options of {self.name}: {error}") from None
         return options
 
+    def wire_types(self, attribute: str) -> set[str]:
+        """The DynamoDB types that rules want an attribute to have."""
+        return {wire_type(c) for rule in self.rules for name, c in rule.conditions if name == attribute}
+
     @property
     def routing_attributes(self) -> list[str]:
         """The attributes that rules look at; all that is decoded of an item that nobody wants."""
@@ -218,9 +232,17 @@ class Profile:
 
 def _checked(conditions: dict[str, Condition]) -> tuple[tuple[str, Condition], ...]:
     for name, condition in conditions.items():
+        if isinstance(condition, float):
+            raise UsageError(
+                f"condition {name}={condition!r}: a float is not exact; write a whole number or Decimal({str(condition)!r})"
+            )
+        if isinstance(condition, Decimal) and not condition.is_finite():
+            raise UsageError(f"condition {name}={condition!r}: no item has that number")
         text = condition.text if isinstance(condition, Prefix) else condition
-        if not isinstance(text, str) or not (text or isinstance(condition, Prefix)):
-            raise UsageError(f"condition {name}={condition!r}: use a non-empty string or prefix('…')")
+        if not isinstance(text, (str, int, Decimal)) or (text == "" and not isinstance(condition, Prefix)):
+            raise UsageError(
+                f"condition {name}={condition!r}: use a non-empty string, prefix('…'), a number or a boolean"
+            )
     return tuple(conditions.items())
 
 

@@ -28,7 +28,7 @@ from migration_pipeline.defs.options import options_of, with_options
 from migration_pipeline.defs.progress import progress_of
 from migration_pipeline.engine.load import FileLoad, LoadSettings
 from migration_pipeline.engine.report import FileReport
-from migration_pipeline.engine.transform import Transform
+from migration_pipeline.engine.transform import Transform, rules_that_cannot_hold
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.plan import Plan, PlannedFile
 from migration_pipeline.profile import Profile
@@ -265,6 +265,10 @@ def _load_file(
     )
     for reason, count in report.quarantined_by_reason.items():
         log.warning(f"{file.name}: quarantined {count:,}: {reason}")
+    for warning in rules_that_cannot_hold(profile, report.unrouted):
+        log.warning(f"{file.name}: {warning}")
+    if report.items and not (report.loaded or report.quarantined):
+        log.warning(f"{file.name}: no route of the profile took any of its items")
     for name, count in report.rounded.items():
         log.info(f"{file.name}: {count:,} values were made to fit the column {name}, as the Row allows")
     return report

@@ -74,8 +74,10 @@ def _verdict(plan: Plan, profile: Profile, compared: Compared, before: Sequence[
     found = (
         f"{faults:,} are not as they should be" if faults else "all are in the tables as the export has them"
     )
+    if compared.takes_nothing:
+        found = "no route of the profile takes any item"
     left = left_of(profile, [file.report for file in compared.files])
-    passed = not faults and not compared.unaccounted and not left.faults
+    passed = not (faults or compared.unaccounted or compared.takes_nothing or left.faults)
     extra = sum(compared.table(name).count("extra") for name in tables)
     told = [f"of {rows:,} rows in {len(compared.files):,} files, {found}", *left.lines(plan.reference)]
     metadata: dict[str, Any] = {

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from decimal import Decimal
 from itertools import repeat
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ import msgspec
 from migration_pipeline.aggregate import Options
 from migration_pipeline.errors import BadItem
 from migration_pipeline.item import Item
-from migration_pipeline.profile import Prefix, Profile, Rule
+from migration_pipeline.profile import Prefix, Profile, Rule, wire_type
 from migration_pipeline.row import Row
 
 UNROUTED = "unrouted"
@@ -35,18 +36,21 @@ class Decoder(Protocol):
 class KeysDecoder(Protocol):
     """Reads the routing attributes of lines."""
 
-    def __call__(self, line: bytes) -> tuple[str, ...]:
-        """Read one line. Raises `BadItem` with the reason."""
+    def __call__(self, line: bytes) -> tuple[Any, ...]:
+        """Read one line: a str, Decimal or bool for each attribute, "" where it has none. Raises `BadItem` with the reason."""
 
-    def many(self, lines: Iterable[bytes]) -> Iterable[tuple[str, ...]]:
+    def many(self, lines: Iterable[bytes]) -> Iterable[tuple[Any, ...]]:
         """Read many lines; raises any exception when one of them is bad."""
 
 
 class Dialect(Protocol):
     """How lines are read: `migration_pipeline.sources.dynamodb_json` is the one there is."""
 
-    def keys_decoder(self, attributes: Sequence[str]) -> KeysDecoder:
-        """Compile the reader of the routing attributes."""
+    def keys_decoder(self, attributes: Sequence[str], typed: Collection[str]) -> KeysDecoder:
+        """Compile the reader of the routing attributes; those in `typed` may be numbers and booleans."""
+
+    def wire_types(self, line: bytes, attributes: Iterable[str]) -> dict[str, str]:
+        """Tell the DynamoDB types of some attributes of a line; those that it lacks are left out."""
 
     def item_decoder(self, item_class: type[Item], known: Sequence[str]) -> Decoder:
         """Compile the reader of a typed item."""
@@ -125,7 +129,9 @@ class Transform:
         self.rules = list(profile.rules)
         self.row_classes = list(profile.row_classes)
         self.attributes = profile.routing_attributes
-        self.read_keys = dialect.keys_decoder(self.attributes)
+        typed = {name for name in self.attributes if profile.wire_types(name) - {"S"}}
+        self.read_keys = dialect.keys_decoder(self.attributes, typed)
+        self._wire_types = dialect.wire_types
         self.sort = compile_rules(self.rules, self.attributes)
         decoders = {
             rule.item_class: dialect.item_decoder(rule.item_class, self.attributes)
@@ -173,8 +179,11 @@ class Transform:
         for rule, count in enumerate(counts):
             if count:
                 outcome.counts.ignored[self.rules[rule].reason] += count
-        for keys in unrouted:
-            count_pattern(outcome.counts.unrouted, key_pattern(self.attributes, keys))
+        for line, keys in unrouted:
+            # What is no text may be there as another type, which no rule takes.
+            odd = [name for name, key in zip(self.attributes, keys, strict=False) if not key or key is True]
+            types = self._wire_types(line, odd) if odd else {}
+            count_pattern(outcome.counts.unrouted, key_pattern(self.attributes, keys, types))
         return outcome
 
     def one(self, line: bytes, number: int = 1) -> Outcome:
@@ -223,35 +232,44 @@ class Transform:
         return rows
 
 
-Sorted = tuple[list[list[bytes]], list[list[int]], list[int], list[tuple[str, ...]]]
+Sorted = tuple[list[list[bytes]], list[list[int]], list[int], list[tuple[bytes, tuple[Any, ...]]]]
 
 
 def compile_rules(
     rules: Sequence[Rule], attributes: Sequence[str]
-) -> Callable[[Iterable[int], Iterable[bytes], Iterable[tuple[str, ...]]], Sorted]:
+) -> Callable[[Iterable[int], Iterable[bytes], Iterable[tuple[Any, ...]]], Sorted]:
     """Generate one function for the whole route table: a chain of comparisons a line, first match first.
 
     The function takes lines with their numbers and routing attributes. It gives a list of lines and one of
-    numbers for each rule with a function, a count for each without, and the attributes of the lines that no
-    rule takes.
+    numbers for each rule with a function, a count for each without, and the lines that no rule takes with their
+    attributes.
     """
     slot = {name: f"k[{index}]" for index, name in enumerate(attributes)}
     tests: list[str] = []
-    names: dict[str, str] = {}
+    names: dict[str, Any] = {"Decimal": Decimal}
+    others = {name for rule in rules for name, c in rule.conditions if wire_type(c) != "S"}
+    only_texts = set(attributes) - others
     for number, rule in enumerate(rules):
         conditions = []
         for name, condition in rule.conditions:
             constant = f"c{len(names)}"
             if isinstance(condition, Prefix):
                 names[constant] = condition.text
-                conditions.append(f"{slot[name]}.startswith({constant})")
+                # Of an attribute that other rules compare with numbers the value may be one.
+                texts = "" if name in only_texts else f"{slot[name]}.__class__ is str and "
+                conditions.append(f"{texts}{slot[name]}.startswith({constant})")
+            elif isinstance(condition, bool):  # True == 1 in Python
+                conditions.append(f"{slot[name]} is {condition}")
+            elif isinstance(condition, (int, Decimal)):
+                names[constant] = Decimal(condition)
+                conditions.append(f"{slot[name]}.__class__ is Decimal and {slot[name]} == {constant}")
             else:
                 names[constant] = condition
                 conditions.append(f"{slot[name]} == {constant}")
         taking = f"taken[{number}].append(line); places[{number}].append(n)"
         action = taking if rule.function else f"counts[{number}] += 1"
         tests.append(f"if {' and '.join(conditions) or 'True'}: {action}")
-    chain = "\n        el".join([*tests, "se: unrouted.append(k)"])
+    chain = "\n        el".join([*tests, "se: unrouted.append((line, k))"])
     source = (
         "def sort(numbers, lines, keys):\n"
         f"    taken, places = [[] for _ in range({len(rules)})], [[] for _ in range({len(rules)})]\n"
@@ -276,21 +294,55 @@ def describe(error: BaseException, function: Callable[..., Any]) -> str:
     return f"{type(error).__name__}{place}"
 
 
-def key_pattern(attributes: Sequence[str], values: Sequence[str]) -> str:
-    """Describe an item's keys without their values: ``PK=CUSTOMER#…, SK=…``.
+def key_pattern(
+    attributes: Sequence[str], values: Sequence[Any], types: Mapping[str, str] | None = None
+) -> str:
+    """Describe an item's keys without their values: ``PK=CUSTOMER#…, SK=…``; `types` are those of attributes that are no texts.
 
     Only upper-case words before a ``#`` survive, as single-table designs use them to name entity types. A
-    key that is one word may do so, too (``SK=PROFILE``), but nothing tells it from a name (``PK=ALICE``).
+    key that is one word may do so, too (``SK=PROFILE``), but nothing tells it from a name (``PK=ALICE``). An attribute
+    that is there as another type is shown as that: ``kind=(N)``.
     """
-    return ", ".join(f"{name}={_shape(value)}" for name, value in zip(attributes, values, strict=False))
+    return ", ".join(
+        f"{name}={_shape(value, (types or {}).get(name, 'none'))}"
+        for name, value in zip(attributes, values, strict=False)
+    )
 
 
-def _shape(value: str) -> str:
+def _shape(value: Any, wire: str) -> str:
+    if isinstance(value, (bool, Decimal)):
+        return "(BOOL)" if isinstance(value, bool) else "(N)"
     if not value:
-        return "(none)"
+        return f"({wire})" if wire != "S" else "…"  # an empty text
     head, separator, _ = value.partition("#")
     named = separator and len(head) <= 32 and head.replace("_", "").isalpha()
     return f"{head}#…" if named and head.isupper() and head.isascii() else "…"
+
+
+def rules_that_cannot_hold(profile: Profile, unrouted: Mapping[str, int]) -> list[str]:
+    """Say which attributes are another type in this export than all rules want, by the patterns of items that none took."""
+    said = []
+    for name in profile.routing_attributes:
+        wanted = profile.wire_types(name)
+        counts = Counter[str]()
+        for pattern, count in unrouted.items():
+            for wire in WAYS_OUT:
+                if f"{name}=({wire})" in pattern and wire not in wanted:
+                    counts[wire] += count
+        said += [
+            f"{count:,} items that no rule takes have {name!r} as {wire}, and the profile's rules compare it with "
+            f"{' or '.join(sorted(wanted))}, so that none can hold; {WAYS_OUT[wire].format(name=name)}"
+            for wire, count in counts.items()
+        ]
+    return said
+
+
+WAYS_OUT = {
+    "N": "write a number: {name}=1",
+    "BOOL": "write a boolean: {name}=True",
+    **dict.fromkeys(("B", "NULL", "M", "L", "SS", "NS", "BS"), "name another attribute"),
+}
+"""What a rule says of an attribute of a type."""
 
 
 def count_pattern(patterns: Counter[str], pattern: str, count: int = 1) -> None:

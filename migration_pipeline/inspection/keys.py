@@ -9,14 +9,18 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import Union
 
 import msgspec
 
-from migration_pipeline.profile import Condition, Prefix
+from migration_pipeline.profile import Prefix
 from migration_pipeline.sources.dynamodb_json import Value
 
 Item = Mapping[str, Value]
-Conditions = tuple[tuple[str, Condition], ...]
+Text = Union[str, Prefix]  # noqa: UP007  # an alias that Python 3.10 can evaluate
+"""A condition that is guessed: of texts alone."""
+
+Conditions = tuple[tuple[str, Text], ...]
 
 MAX_TYPES = 200
 """Entity types told apart; items of further ones are counted together. More are hardly types, but values."""
@@ -175,7 +179,7 @@ def _specific_first(conditions: Conditions) -> tuple[object, ...]:
     return (-len(conditions), -exact, texts)
 
 
-def text_of(condition: Condition) -> str:
+def text_of(condition: Text) -> str:
     """The text that a condition compares with."""
     return condition.text if isinstance(condition, Prefix) else condition
 

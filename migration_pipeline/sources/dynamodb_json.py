@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal, InvalidOperation
 from operator import attrgetter
@@ -574,45 +574,86 @@ def _refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class KeysDecoder:
-    """Reads the string values of some attributes of a line; "" where it has none.
+    """Reads the values of some attributes of a line: texts; "" where it has none.
 
-    Everything else on the line is skipped over, not decoded. Calling it raises `BadItem`; `many` raises
-    any exception when one of its lines is bad.
+    Of those in `typed`, numbers (as Decimal) and booleans are read, too. Everything else on the line is skipped over, not
+    decoded. Calling it raises `BadItem`; `many` raises any exception when one of its lines is bad.
     """
 
-    def __init__(self, attributes: Sequence[str]) -> None:
+    def __init__(self, attributes: Sequence[str], typed: Collection[str] = ()) -> None:
         key = defstruct("Key", [("S", str, "")], frozen=True, gc=False)
-        none = key()
+        several: Any = defstruct(
+            "Typed",
+            [("S", AnyText, UNSET), ("N", AnyText, UNSET), ("BOOL", AnyBoolean, UNSET)],
+            frozen=True,
+            gc=False,
+        )
+        none, neither = key(), several()
         members = [
-            (f"f{n}", key, msgspec.field(name=name, default=none)) for n, name in enumerate(attributes)
+            (f"f{n}", several, msgspec.field(name=name, default=neither))
+            if name in typed
+            else (f"f{n}", key, msgspec.field(name=name, default=none))
+            for n, name in enumerate(attributes)
         ]
         self._decode = msgspec.json.Decoder(_envelope(members)).decode
         # The last path is repeated, so that attrgetter makes a tuple of a single attribute, too.
-        paths = [f"Item.f{n}.S" for n in range(len(attributes))]
-        self._values: Callable[[Any], tuple[str, ...]] = attrgetter(*paths, paths[-1]) if paths else _nothing
+        paths = [f"Item.f{n}" + ("" if name in typed else ".S") for n, name in enumerate(attributes)]
+        self._values: Callable[[Any], tuple[Any, ...]] = attrgetter(*paths, paths[-1]) if paths else _nothing
+        if any(name in typed for name in attributes):
+            read = attrgetter(*paths, paths[-1])
+            self._values = lambda line: tuple(v if isinstance(v, str) else _typed(v) for v in read(line))
 
-    def __call__(self, line: bytes) -> tuple[str, ...]:
+    def __call__(self, line: bytes) -> tuple[Any, ...]:
         """Read one line. Raises `BadItem`."""
         try:
             return self._values(self._decode(line))
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise BadItem(_line_reason(error)) from None
 
-    def many(self, lines: Iterable[bytes]) -> Iterator[tuple[str, ...]]:
-        """Read many lines, lazily and in C."""
+    def many(self, lines: Iterable[bytes]) -> Iterator[tuple[Any, ...]]:
+        """Read many lines, lazily and, where all are texts, in C."""
         if self._values is _nothing:
             return (() for _ in lines)  # whoever takes the items will see what is wrong with them
         return map(self._values, map(self._decode, lines))
 
 
-def _nothing(_: Any) -> tuple[str, ...]:
+AnyText: Any = Union[str, UnsetType]  # noqa: UP007
+AnyBoolean: Any = Union[bool, UnsetType]  # noqa: UP007
+
+
+def _typed(value: Any) -> str | Decimal | bool:
+    """The value of an attribute that is a text, a number or a boolean; "" of any other."""
+    if value.S is not UNSET:
+        return str(value.S)
+    if value.N is not UNSET:
+        return number(value.N)
+    return "" if value.BOOL is UNSET else bool(value.BOOL)
+
+
+def wire_types(line: bytes, attributes: Iterable[str]) -> dict[str, str]:
+    """Tell the DynamoDB types of some attributes of a line: ``{"kind": "N"}``; those that it lacks are left out."""
+    try:
+        found = _decode_raw(line).Item
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return {}
+    types = {}
+    for name in attributes:
+        if name in found and (letters := _TYPE.match(bytes(found[name]))):
+            types[name] = letters[1].decode()
+    return types
+
+
+_TYPE = re.compile(rb'\s*\{\s*"(S|N|B|BOOL|NULL|M|L|SS|NS|BS)"\s*:')
+
+
+def _nothing(_: Any) -> tuple[Any, ...]:
     """Give the values of no attributes."""
     return ()
 
 
-def keys_decoder(attributes: Sequence[str]) -> KeysDecoder:
+def keys_decoder(attributes: Sequence[str], typed: Collection[str] = ()) -> KeysDecoder:
     """Compile the reader of some attributes; see `KeysDecoder`."""
-    return KeysDecoder(attributes)
+    return KeysDecoder(attributes, typed)
 
 
 def _envelope(members: Sequence[tuple[Any, ...]]) -> Any:

@@ -12,10 +12,12 @@ from zoneinfo import ZoneInfo
 
 import psycopg2
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from migration_pipeline import Fitted, Item, PgType, Profile, Row
+from migration_pipeline.cli import main
 from migration_pipeline.comparison import verify
 from migration_pipeline.engine.report import FileReport
 from migration_pipeline.plan import make_plan
@@ -458,3 +460,60 @@ def test_python_and_the_server_agree_on_what_a_type_would_change(
             assert (f"{number}" in there) == exact, value
 
     check()
+
+
+# -- a profile that takes nothing -------------------------------------------------------------------------
+
+ROUTED = """
+from migration_pipeline import Item, Profile, Row
+
+profile = Profile("kinds")
+
+
+class In(Item):
+    id: str
+
+
+class Out(Row, table="kinds", key="id"):
+    id: str
+
+
+@profile.route(kind={condition})
+def one(item: In) -> Out:
+    return Out(item.id)
+
+
+profile.ignore(kind={other}, because="another kind")
+"""
+
+
+@pytest.mark.parametrize(("condition", "other"), [('"1"', '"2"'), ("1", "2")])
+def test_a_rule_on_another_type_is_told_by_plan_dry_run_and_verify(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, condition: str, other: str
+) -> None:
+    module = f"routed_{next(numbers)}"
+    (tmp_path / f"{module}.py").write_text(ROUTED.format(condition=condition, other=other))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("MIGRATION_DATABASE_URL", database_url)
+    items = [{"id": {"S": f"{n}"}, "kind": {"N": kind}} for n, kind in enumerate(["1", "2"])]
+    export = write_export(tmp_path, [items])
+    execute(database_url, BOOKKEEPING + "CREATE TABLE kinds (id text PRIMARY KEY)")
+    run = CliRunner()
+    planned = run.invoke(main, ["plan", "--profile", f"{module}:profile", str(export)])
+    assert planned.exit_code == 0
+    dry = run.invoke(main, ["backfill", f"{module}:profile", "--dry-run"])
+    verified = run.invoke(main, ["verify", f"{module}:profile"])
+    said = "have 'kind' as N, and the profile's rules compare it with S, so that none can hold; write a number: kind=1"
+    if condition == "1":
+        assert said not in planned.output + dry.output + verified.output
+        assert dry.exit_code == 0
+        assert "no route" not in planned.output
+        execute(database_url, "INSERT INTO kinds VALUES ('0')")
+        assert run.invoke(main, ["verify", f"{module}:profile"]).exit_code == 0
+    else:
+        for output in (planned.output, dry.output, verified.output):
+            assert said in " ".join(output.split())
+        assert "no route of the profile takes any of the first 2 items" in planned.output
+        assert "no route of the profile takes any of the 2 items: nothing was compared" in verified.output
+        assert (dry.exit_code, verified.exit_code) == (1, 1)

@@ -10,9 +10,11 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from migration_pipeline import Integer, Item, PgType, Profile, Row, column, prefix
-from migration_pipeline.engine.transform import Outcome, Transform, key_pattern
+from migration_pipeline.engine.transform import Outcome, Transform, key_pattern, rules_that_cannot_hold
 from migration_pipeline.errors import BadItem, UsageError
 from migration_pipeline.profile import load_profile
 from migration_pipeline.row import table_of
@@ -345,3 +347,105 @@ def test_two_rows_of_one_table_are_refused(
             load_profile("twice_rows:profile")
     else:
         load_profile("twice_rows:profile")
+
+
+# -- routes on numbers and booleans -----------------------------------------------------------------
+
+
+class Kinded(Item):
+    id: str
+
+
+class Kind(Row, table="kinds", key="id"):
+    id: str
+
+
+def kinds(**conditions: Any) -> Profile:
+    made = Profile("kinds")
+    made.route(**conditions)(lambda_of(Kinded, Kind))
+    return made
+
+
+def lambda_of(item: Any, row: Any) -> Any:
+    def route(each: Any) -> Any:
+        return row(each.id)
+
+    route.__annotations__ = {"each": item, "return": row}
+    return route
+
+
+def kind_line(kind: str) -> bytes:
+    return b'{"Item":{"id":{"S":"a"},"kind":%s}}' % kind.encode()
+
+
+@pytest.mark.parametrize(
+    ("condition", "taken", "left"),
+    [
+        (1, ['{"N":"1"}', '{"N":"1.0"}', '{"N":"1E0"}', '{"N":"0.1e1"}'],
+         ['{"N":"1.0000000000000000000001"}', '{"N":"2"}', '{"S":"1"}', '{"BOOL":true}', '{"NULL":true}', '{"M":{}}']),
+        (Decimal("-0.5"), ['{"N":"-0.5"}', '{"N":"-5E-1"}'], ['{"N":"0.5"}']),
+        (0, ['{"N":"0"}', '{"N":"-0"}'], ['{"BOOL":false}', '{"S":""}']),
+        (True, ['{"BOOL":true}'], ['{"BOOL":false}', '{"N":"1"}', '{"S":"true"}']),
+        (False, ['{"BOOL":false}'], ['{"BOOL":true}', '{"N":"0"}']),
+        ("1", ['{"S":"1"}'], ['{"N":"1"}', '{"BOOL":true}']),
+    ],
+)  # fmt: skip
+def test_a_rule_compares_texts_numbers_and_booleans_each_as_what_they_are(
+    condition: Any, taken: list[str], left: list[str]
+) -> None:
+    transform = Transform(kinds(kind=condition), dynamodb_json)
+    outcome = transform([kind_line(kind) for kind in [*taken, *left]])
+    assert (outcome.counts.loaded, outcome.counts.unrouted.total(), outcome.bad) == (
+        len(taken),
+        len(left),
+        [],
+    )
+    for kind in left:
+        shown = kind[2:].partition('"')[0]
+        (pattern,) = transform([kind_line(kind)]).counts.unrouted
+        assert pattern == ("kind=…" if shown == "S" else f"kind=({shown})")
+    (pattern,) = transform([b'{"Item":{"id":{"S":"a"}}}']).counts.unrouted
+    assert pattern == "kind=(none)"
+
+
+def test_rules_of_several_types_share_an_attribute() -> None:
+    made = kinds(kind=1)
+    made.ignore(kind=prefix("a"), because="texts")
+    made.ignore(kind=True, because="yes")
+    lines = [
+        kind_line(kind)
+        for kind in ('{"N":"1"}', '{"S":"ab"}', '{"BOOL":true}', '{"N":"3"}', '{"BOOL":false}')
+    ]
+    outcome = Transform(made, dynamodb_json)(lines)
+    assert (outcome.counts.loaded, outcome.counts.ignored) == (1, {"texts": 1, "yes": 1})
+    assert outcome.counts.unrouted == {"kind=(N)": 1, "kind=(BOOL)": 1}
+
+
+@given(st.decimals(-(10**9), 10**9, places=3), st.integers(-5, 5))
+def test_a_number_is_the_same_in_whatever_spelling(value: Decimal, exponent: int) -> None:
+    transform = Transform(kinds(kind=value), dynamodb_json)
+    spelled = f"{value.scaleb(-exponent):f}e{exponent}"
+    assert transform([kind_line(f'{{"N":"{spelled}"}}')]).counts.loaded == 1
+    assert transform([kind_line(f'{{"N":"{value + Decimal("0.0001")}"}}')]).counts.loaded == 0
+
+
+@pytest.mark.parametrize(
+    ("condition", "words"),
+    [(1.5, "a float is not exact; write a whole number or Decimal('1.5')"), (Decimal("NaN"), "no item has that number"),
+     (None, "use a non-empty string"), ("", "use a non-empty string"), (b"x", "use a non-empty string")],
+)  # fmt: skip
+def test_a_condition_that_compares_with_nothing_is_refused(condition: Any, words: str) -> None:
+    with pytest.raises(UsageError) as told:
+        kinds(kind=condition)
+    assert words in str(told.value)
+
+
+def test_rules_that_can_never_hold_are_told_with_the_way_out() -> None:
+    made = kinds(kind="1")
+    unrouted = Transform(made, dynamodb_json)([kind_line('{"N":"1"}')] * 3).counts.unrouted
+    (said,) = rules_that_cannot_hold(made, unrouted)
+    assert said == (
+        "3 items that no rule takes have 'kind' as N, and the profile's rules compare it with S, so that none can hold; "
+        "write a number: kind=1"
+    )
+    assert rules_that_cannot_hold(kinds(kind=2), unrouted) == []
