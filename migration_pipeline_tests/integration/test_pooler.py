@@ -6,7 +6,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ import pytest
 
 from migration_pipeline import Fitted, Item, Profile, Row, attribute
 from migration_pipeline.comparison import dry_run, verify
+from migration_pipeline.errors import MigrationError
 from migration_pipeline.local.postgres import EmbeddedPostgres
 from migration_pipeline.plan import Plan, make_plan
 from migration_pipeline.profile import load_profile
@@ -316,6 +317,46 @@ def test_a_transaction_that_is_lost_does_not_hold_its_locks(transactions: Pool, 
     assert query(database_url, "SELECT n FROM t") == [(1,)]
     assert other.works()
     assert_nothing_stays_behind(transactions, database_url)
+
+
+def test_a_temporary_table_that_another_client_left_is_not_ours_to_fill(
+    transactions: Pool, database_url: str
+) -> None:
+    """It is found first, by every name that has no schema: receipts would say *loaded*, and the table be empty."""
+    profile = prices(Exact)
+    create_tables(database_url, profile.all_tables)
+    url = transactions.to(database_url)
+    execute(url, "CREATE TEMP TABLE exact (id text PRIMARY KEY, price numeric)")
+    try:
+        report = load_lines(url, profile, [line_of({"id": {"S": "a"}, "price": {"N": "1"}})])
+        assert report.loaded == 1
+        assert query(database_url, "SELECT id FROM exact") == [("a",)]
+    finally:
+        execute(url, "DISCARD TEMP")
+
+
+@pytest.mark.parametrize(("size", "at_a_time"), [(1, 1), (2, 2)])
+def test_an_aggregate_needs_no_more_connections_than_a_pool_of_sessions_has(
+    postgres: EmbeddedPostgres,
+    tmp_path: Path,
+    shop_database_url: str,
+    shop_export: Path,
+    size: int,
+    at_a_time: int,
+) -> None:
+    """Each waits with one in its hand for another one, or it is told at once how many are needed."""
+    export = read_export(str(shop_export), Storage())
+    load(shop_database_url, shop, export)
+    files = [(export.id, file) for file in export.files]
+    began = time.monotonic()
+
+    def one() -> None:
+        with suppress(MigrationError):
+            assert make(pool.to(shop_database_url), shop, files).rows
+
+    for pool in pool_of("session", size, postgres, tmp_path / "pool"):
+        at_once(*[one] * at_a_time)
+    assert time.monotonic() - began < 60
 
 
 # -- hostile settings ------------------------------------------------------------------------------------
