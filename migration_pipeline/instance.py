@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 import requests
@@ -27,6 +27,20 @@ DAEMON_CATCHES_UP_SECONDS = 5
 
 BATCH = 200
 """Partitions asked about in one query."""
+
+
+CHECK_URL = "check MIGRATION_DAGSTER_URL"
+
+HTTP_ERRORS = {
+    401: "it wants to know who asks; put user and password into MIGRATION_DAGSTER_URL (https://user:password@host), or a line "
+    "into ~/.netrc",
+    403: "it does not let this user in; ask whoever runs it",
+    404: f"a web server is there, and no Dagster at this path; {CHECK_URL}, with the path prefix of dagster-webserver",
+    502: "a proxy is there, and no Dagster behind it; see that dagster-webserver runs",
+    503: "a proxy is there, and Dagster behind it takes no calls; see that dagster-webserver runs",
+    504: "a proxy is there, and Dagster behind it did not answer in time; try again",
+}
+"""What an answer of a web server means that is not Dagster's, and the way out."""
 
 
 class InstanceError(MigrationError):
@@ -67,7 +81,10 @@ class Instance:
     """A running Dagster webserver. Raises `InstanceError` with the way out when it does not answer."""
 
     def __init__(self, url: str, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
-        self.url = url.rstrip("/")
+        self._address = url.rstrip("/")
+        parts = urlsplit(self._address)
+        self.url = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+        """To show: without user and password."""
         self._timeout = timeout_seconds
         self._session = requests.Session()
         # A proxy of the environment is not for this machine.
@@ -75,15 +92,17 @@ class Instance:
 
     def query(self, text: str, **variables: Any) -> dict[str, Any]:
         """Run a GraphQL query or mutation; gives its `data`."""
+        response = self._post("/graphql", {"query": text, "variables": variables})
         try:
-            response = self._session.post(
-                f"{self.url}/graphql", json={"query": text, "variables": variables}, timeout=self._timeout
-            )
-            answer: dict[str, Any] = response.json()
-        except (requests.RequestException, ValueError):
-            raise self._unreachable() from None
-        if answer.get("errors"):
+            answer = response.json()
+        except ValueError:
+            answer = None
+        if isinstance(answer, dict) and answer.get("errors"):
             raise InstanceError(f"Dagster at {self.url} refused: {answer['errors'][0]['message']}")
+        if not response.ok:
+            raise self._refused(response)
+        if not isinstance(answer, dict) or "data" not in answer:
+            raise InstanceError(f"{self.url} answers, but not as Dagster does; {CHECK_URL}")
         data: dict[str, Any] = answer["data"]
         return data
 
@@ -97,24 +116,36 @@ class Instance:
         event = {"asset_key": list(key), "metadata": dict(metadata), "description": description}
         if partition is not None:
             event["partition"] = partition
-        try:
-            response = self._session.post(
-                f"{self.url}/report_asset_materialization/", json=event, timeout=TIMEOUT_SECONDS
-            )
-        except requests.RequestException:
-            raise self._unreachable() from None
+        response = self._post("/report_asset_materialization/", event)
         if not response.ok:
-            raise InstanceError(f"Dagster at {self.url} refused a materialization: {response.text[:200]}")
+            raise self._refused(response)
 
     def run_start(self, run_id: str) -> float:
         """When a run started, in seconds of the epoch; 0.0 when it never did, or is deleted."""
         run = self.query(RUN_START, run=run_id)["runOrError"]
         return float(run.get("startTime") or 0)
 
-    def _unreachable(self) -> InstanceError:
-        return InstanceError(
-            f"no Dagster at {self.url}; start it with `make dev`, or set MIGRATION_DAGSTER_URL"
-        )
+    def _post(self, path: str, document: dict[str, Any]) -> requests.Response:
+        try:
+            return self._session.post(f"{self._address}{path}", json=document, timeout=self._timeout)
+        except requests.Timeout:
+            raise InstanceError(
+                f"Dagster at {self.url} did not answer within {self._timeout:g} s; it may be busy: try again, or look into "
+                "its log"
+            ) from None
+        except requests.exceptions.SSLError:
+            raise InstanceError(
+                f"the certificate of {self.url} is not trusted; name its authority in REQUESTS_CA_BUNDLE"
+            ) from None
+        except requests.RequestException:
+            raise InstanceError(
+                f"no Dagster at {self.url}; start it with `make dev`, or set MIGRATION_DAGSTER_URL"
+            ) from None
+
+    def _refused(self, response: requests.Response) -> InstanceError:
+        """Say what a web server's answer means that is not Dagster's. Its text is not told: it may be a page."""
+        meaning = HTTP_ERRORS.get(response.status_code, f"look into the webserver's log, or {CHECK_URL}")
+        return InstanceError(f"{self.url} answers {response.status_code} {response.reason}: {meaning}")
 
     # -- what there is ---------------------------------------------------------------------------
 

@@ -31,6 +31,9 @@ DEFAULT_WEBSERVER_URL = "http://127.0.0.1:3000"
 # The function that is told of finished backfills, as my_module:function; see migration_pipeline/defs/notify.py.
 NOTIFY = "MIGRATION_NOTIFY"
 
+# Who pays for requests to a bucket whose owner does not: "requester", as S3 calls it.
+REQUEST_PAYER = "MIGRATION_REQUEST_PAYER"
+
 # What points at a deployment: `make demo` uses none of it.
 OF_A_DEPLOYMENT = (DAGSTER_HOME, PLANS_DIR, DATABASE_URL, WEBSERVER_URL)
 
@@ -53,6 +56,11 @@ def plans_dir() -> Path:
 def database_url() -> str:
     """The libpq URL of the target database: the embedded one's, running or not, unless one was named."""
     return os.environ.get(DATABASE_URL) or EmbeddedPostgres(state_dir()).url
+
+
+def request_payer() -> str:
+    """Who pays for requests to S3; "" for the bucket's owner."""
+    return os.environ.get(REQUEST_PAYER, "")
 
 
 def webserver_url() -> str:

@@ -74,7 +74,7 @@ def read_export(location: str, storage: Storage, warn: Callable[[str], None] = l
     Raises `ExportError` when it is no export or its manifest is wrong, and `StorageError` when it
     cannot be read. `warn` hears of what could not be checked (an export copied without its ``.md5``).
     """
-    uri = location.rstrip("/") if is_s3(location) else os.path.abspath(location)
+    uri = _uri_of(location)
     summary_uri = join(uri, "manifest-summary.json")
     if not storage.exists(summary_uri):
         raise _not_an_export(uri, storage)
@@ -99,6 +99,17 @@ def read_export(location: str, storage: Storage, warn: Callable[[str], None] = l
         items=summary.item_count,
         files=_resolve(listed, uri, files_uri, storage),
     )
+
+
+def _uri_of(location: str) -> str:
+    """Where the export lies that somebody names, by its folder or by something in it; Hadoop's schemes are S3's."""
+    uri = re.sub(r"^s3[an]://", "s3://", location)
+    uri = uri.rstrip("/") if is_s3(uri) else os.path.abspath(uri)
+    return INSIDE.sub("", uri)
+
+
+INSIDE = re.compile(r"/(?:manifest-(?:summary|files)\.(?:json|md5)|data|data/[^/]+\.json\.gz)$")
+"""What people name instead of an export: its manifest, its folder of files, or one of these."""
 
 
 def _checked(storage: Storage, uri: str, warn: Callable[[str], None]) -> bytes:
@@ -145,19 +156,21 @@ def _resolve(listed: list[_File], uri: str, where: str, storage: Storage) -> tup
     the same name in our own ``data`` folder.
     """
     data = join(uri, "data")
-    sizes = storage.sizes(data)
+    there = storage.listing(data)
     own_prefix = split_s3(data)[1] + "/" if is_s3(uri) else None
     files = []
     for line, file in enumerate(listed, 1):
         key = file.data_file_s3_key
         name = key.rsplit("/", 1)[-1]
-        if ".." in key.split("/") or key.startswith("/") or not re.fullmatch(r"[\w.\-]+", name):
+        # A prefix may begin with a slash; another path that does is none of an export's.
+        rooted = key.startswith("/") and not re.search(r"/AWSDynamoDB/[^/]+/data/[^/]+$", key)
+        if ".." in key.split("/") or rooted or not re.fullmatch(r"[\w.\-]+", name):
             raise ExportError(f"{where}, line {line}: refused: its key leads out of the export: {key!r}")
         if not name.endswith(".json.gz"):
             raise ExportError(
                 f"{where}, line {line}: {name} is no .json.gz file, as a DynamoDB JSON export has"
             )
-        if name not in sizes:
+        if name not in there:
             moved = own_prefix is not None and not key.startswith(own_prefix)
             hint = (
                 f" (the manifest's key is {key}; a copied export needs its files below data/)"
@@ -167,10 +180,16 @@ def _resolve(listed: list[_File], uri: str, where: str, storage: Storage) -> tup
             raise StorageError(
                 f"{join(data, name)}: no such file, but the manifest names it{hint}; copy it there"
             )
-        files.append(ExportFile(name, join(data, name), file.item_count, file.md5_checksum, sizes[name]))
+        files.append(ExportFile(name, join(data, name), file.item_count, file.md5_checksum, there[name].size))
     twice = [name for name, times in Counter(file.name for file in files).items() if times > 1]
     if twice:
         raise ExportError(f"{where}: it names {twice[0]} twice; copy the manifest again")
+    archived = [f for f in files if there[f.name].archived and not storage.is_restored(f.uri)]
+    if archived:
+        raise StorageError(
+            f"{data}: {len(archived):,} of {len(files):,} files lie in an archive (Glacier), {archived[0].name} among them; "
+            "restore them first (aws s3api restore-object), then plan again"
+        )
     return tuple(sorted(files, key=lambda f: f.name))
 
 

@@ -7,18 +7,21 @@ a file that is being read has `resumable` besides.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import boto3
 import smart_open
+import smart_open.s3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 from urllib3.exceptions import HTTPError
 
+from migration_pipeline import settings
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.sources.resumable import ObjectChangedError, ReadFailedError, ResumingClient
 
@@ -30,6 +33,19 @@ CONNECT_SECONDS = 10
 
 READ_SECONDS = 30
 """How long S3 may send nothing, in an answer or before it. Only waiting for S3 counts, not a slow database behind."""
+
+
+ARCHIVES = ("GLACIER", "DEEP_ARCHIVE")
+"""Storage classes whose objects have to be restored before they can be read."""
+
+
+class Listed(NamedTuple):
+    """A file of a folder."""
+
+    size: int
+    """Bytes, compressed."""
+    archived: bool = False
+    """Whether it lies in an archive."""
 
 
 class StorageError(MigrationError):
@@ -44,7 +60,15 @@ class Storage:
         """The S3 client, configured from the environment as boto3 does."""
         with explained("s3"):
             timeouts = Config(connect_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS)
-            return boto3.Session().client("s3", config=timeouts)
+            client = boto3.Session().client("s3", config=timeouts)
+        if payer := settings.request_payer():
+
+            def pay(params: dict[str, Any], **_: Any) -> None:
+                params["RequestPayer"] = payer
+
+            for operation in ("GetObject", "HeadObject", "ListObjectsV2"):
+                client.meta.events.register(f"before-parameter-build.s3.{operation}", pay)
+        return client
 
     def open(self, uri: str) -> BinaryIO:
         """Open a file for streaming, as stored (not decompressed). Raises `StorageError`.
@@ -53,8 +77,13 @@ class Storage:
         """
         with explained(uri):
             if is_s3(uri):
-                parameters = {"client": ResumingClient(self.client), "defer_seek": True}
-                return smart_open.open(uri, "rb", compression="disable", transport_params=parameters)
+                # Not by the URI, of which smart-open makes another key where it begins with a slash, or another bucket
+                # where that is an access point.
+                bucket, key = split_s3(uri)
+                opened: Any = smart_open.s3.open(
+                    bucket, key, "rb", client=ResumingClient(self.client), defer_seek=True
+                )
+                return opened  # type: ignore[no-any-return]  # a BufferedIOBase
             return smart_open.open(uri, "rb", compression="disable")
 
     def read(self, uri: str) -> bytes:
@@ -78,24 +107,32 @@ class Storage:
                 raise
         return True
 
-    def sizes(self, folder: str) -> dict[str, int]:
-        """List a folder: file name -> size in bytes, not below it. Raises `StorageError`."""
+    def listing(self, folder: str) -> dict[str, Listed]:
+        """List a folder by file name, not below it. Raises `StorageError`."""
         if not is_s3(folder):
             with explained(folder):
                 path = Path(folder)
-                return (
-                    {p.name: p.stat().st_size for p in path.iterdir() if p.is_file()} if path.is_dir() else {}
-                )
+                found = (p for p in path.iterdir() if p.is_file()) if path.is_dir() else ()
+                return {p.name: Listed(p.stat().st_size) for p in found}
         bucket, key = split_s3(folder)
         base = key.rstrip("/") + "/"
         with explained(folder):
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=base)
             return {
-                found["Key"].removeprefix(base): found["Size"]
+                found["Key"].removeprefix(base): Listed(
+                    found["Size"], found.get("StorageClass", "") in ARCHIVES
+                )
                 for page in pages
                 for found in page.get("Contents", [])
                 if "/" not in found["Key"].removeprefix(base)
             }
+
+    def is_restored(self, uri: str) -> bool:
+        """Tell whether an archived object can be read now. Raises `StorageError`."""
+        bucket, key = split_s3(uri)
+        with explained(uri):
+            answer = self.client.head_object(Bucket=bucket, Key=key)
+        return 'ongoing-request="false"' in answer.get("Restore", "")
 
     def folders(self, folder: str) -> list[str]:
         """List the names of the folders right below a folder. Raises `StorageError`."""
@@ -120,9 +157,16 @@ def is_s3(uri: str) -> bool:
     return uri.startswith("s3://")
 
 
+ACCESS_POINT = re.compile(r"(arn:[^/]+?:(?:outpost[:/][^:/]+[:/])?accesspoint[:/][^:/]+)/?(.*)", re.DOTALL)
+"""An access point's ARN, which stands in a bucket's place, and the key behind it."""
+
+
 def split_s3(uri: str) -> tuple[str, str]:
-    """Split ``s3://bucket/key`` into bucket and key."""
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    """Split ``s3://bucket/key`` into bucket, or the ARN of an access point, and key."""
+    path = uri.removeprefix("s3://")
+    if found := ACCESS_POINT.fullmatch(path):
+        return found[1], found[2]
+    bucket, _, key = path.partition("/")
     return bucket, key
 
 
@@ -156,6 +200,13 @@ def explained(uri: str) -> Iterator[None]:
         raise StorageError(text) from error
 
 
+def _key_refused(action: str, message: str) -> str:
+    """Name the action on a key that the role lacks; S3 says which key, by its ARN."""
+    key = re.search(r"arn:[\w-]+:kms:[\w:/-]+", message)
+    named = f"the KMS key {key[0]}" if key else "the KMS key that the object is encrypted with"
+    return f"access denied by KMS; the role needs {action} on {named}, in its own policy and the key's"
+
+
 def _explanation(error: BaseException, uri: str) -> str | None:
     bucket = split_s3(uri)[0]
     if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
@@ -166,8 +217,17 @@ def _explanation(error: BaseException, uri: str) -> str | None:
             return f"{uri}: no such bucket: {bucket}; check the name and the account"
         if code in ("NoSuchKey", "404"):
             return f"{uri}: no such object; check the key, or copy the file there"
+        if denied := re.search(r"\bkms:[A-Z]\w+", error.response.get("Error", {}).get("Message", "")):
+            return f"{uri}: {_key_refused(denied[0], error.response['Error']['Message'])}"
+        if code.startswith(("KMS.", "KMS")):
+            return (
+                f"{uri}: KMS cannot use the key that the object is encrypted with ({code}): it is disabled, deleted, or of "
+                "another region; enable it, or export the table again with another key"
+            )
+        if code == "InvalidObjectState":
+            return f"{uri}: it lies in an archive (Glacier); restore it first (aws s3api restore-object)"
         if code in ("AccessDenied", "403", "AllAccessDisabled"):
-            return f"{uri}: access denied; the role needs s3:GetObject and s3:ListBucket on this prefix"
+            return f"{uri}: access denied; the role needs s3:GetObject and s3:ListBucket on this prefix, and kms:Decrypt where a key of yours encrypts it"
         if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"):
             return f"{uri}: AWS refused the credentials ({code}); renew them and try again"
         return f"{uri}: S3 answered {code or 'with an error'} to {error.operation_name}"

@@ -114,7 +114,8 @@ def wait_seconds(attempt: int, state: str | None, chance: random.Random) -> floa
     The jitter keeps loaders that failed together from coming back together.
     """
     first = LONG_FIRST_WAIT_SECONDS if state == "53300" else FIRST_WAIT_SECONDS
-    return float(min(LONGEST_WAIT_SECONDS, first * 2**attempt) * chance.uniform(0.5, 1.0))
+    # The exponent is bounded, as a float is: after three hours of tries it would not hold the power.
+    return min(LONGEST_WAIT_SECONDS, first * 2.0 ** min(attempt, 10)) * chance.uniform(0.5, 1.0)
 
 
 ADVICE = {

@@ -1,0 +1,98 @@
+"""What stands where Dagster should: each answer of a web server has its own word, and none tells a password."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from migration_pipeline.instance import Instance, InstanceError
+
+PASSWORD = "s3cr3t-pass"
+
+
+class Answering(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        server: Any = self.server
+        server.seen.append(self.headers.get("Authorization"))
+        time.sleep(server.seconds)
+        body = server.body.encode()
+        self.send_response(server.status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the library's name
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Any]:
+    made: Any = ThreadingHTTPServer(("127.0.0.1", 0), Answering)
+    made.status, made.body, made.seconds, made.seen = 200, "<html>a page</html>", 0, []
+    threading.Thread(target=made.serve_forever, daemon=True).start()
+    yield made
+    made.shutdown()
+    made.server_close()
+
+
+def url(server: Any) -> str:
+    return f"http://me:{PASSWORD}@127.0.0.1:{server.server_port}/dagster/"
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (
+            401,
+            "answers 401 Unauthorized: it wants to know who asks; put user and password into MIGRATION_DAGSTER_URL",
+        ),
+        (403, "answers 403 Forbidden: it does not let this user in"),
+        (
+            404,
+            "answers 404 Not Found: a web server is there, and no Dagster at this path; check MIGRATION_DAGSTER_URL",
+        ),
+        (502, "answers 502 Bad Gateway: a proxy is there, and no Dagster behind it"),
+        (503, "answers 503 Service Unavailable: a proxy is there"),
+        (504, "answers 504 Gateway Timeout: a proxy is there"),
+        (500, "answers 500 Internal Server Error: look into the webserver's log"),
+        (200, "answers, but not as Dagster does; check MIGRATION_DAGSTER_URL"),
+    ],
+)
+def test_each_answer_of_another_server_has_its_own_word(server: Any, status: int, words: str) -> None:
+    server.status = status
+    instance = Instance(url(server))
+    calls: list[Callable[[], object]] = [lambda: instance.query("{ version }")]
+    if status != 200:
+        calls.append(lambda: instance.report_materialization(["a"], None, {}, "d"))
+    for call in calls:
+        with pytest.raises(InstanceError) as told:
+            call()
+        assert words in str(told.value)
+        assert "no Dagster at http" not in str(told.value)
+        assert PASSWORD not in str(told.value)
+        assert "\n" not in str(told.value)
+    assert all(seen and seen.startswith("Basic ") for seen in server.seen), "user and password are sent"
+    assert PASSWORD not in instance.url
+
+
+def test_a_server_that_does_not_answer_in_time_is_there(server: Any) -> None:
+    server.seconds = 2
+    with pytest.raises(InstanceError, match=r"did not answer within 0\.2 s"):
+        Instance(url(server), 0.2).query("{ version }")
+
+
+def test_a_query_that_dagster_refuses_is_told_in_its_words(server: Any) -> None:
+    server.status, server.body = 400, json.dumps({"errors": [{"message": "Cannot query field"}]})
+    with pytest.raises(InstanceError, match="refused: Cannot query field"):
+        Instance(url(server)).query("{ no }")
+
+
+def test_nobody_there_is_no_dagster() -> None:
+    with pytest.raises(InstanceError, match=r"no Dagster at http://127\.0\.0\.1:1; start it"):
+        Instance(f"http://me:{PASSWORD}@127.0.0.1:1").query("{ version }")
