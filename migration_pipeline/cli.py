@@ -24,6 +24,7 @@ from migration_pipeline.instance import FileStatus, Instance
 from migration_pipeline.plan import (
     Plan,
     PlannedFile,
+    check_other_plans,
     make_plan,
     plan_path,
     planned_profile,
@@ -33,7 +34,7 @@ from migration_pipeline.plan import (
 )
 from migration_pipeline.profile import Profile, load_profile
 from migration_pipeline.runs import Follow, backfills, file_log, last_run, one_file, stop, tell_queued
-from migration_pipeline.status import status_json
+from migration_pipeline.status import left, status_json
 from migration_pipeline.terminal import (
     console,
     count_states,
@@ -43,11 +44,15 @@ from migration_pipeline.terminal import (
     status_table,
     verification_table,
 )
+from migration_pipeline.verdicts import Left, exports_before, extra_text, left_of
 from migration_pipeline.watch import watch, watch_status
 
 if TYPE_CHECKING:  # not needed by most commands; the first takes Dagster, whose import costs a second
     from migration_pipeline.downstream import AssetStatus
     from migration_pipeline.inspection.survey import Survey
+
+RELOAD_SECONDS = 30
+"""How long `plan` waits for a Dagster to take the plan."""
 
 PROFILE_HELP = (
     "PROFILE is a shipped profile's name (shop, pictures) or a path (my_package.my_module:profile)."
@@ -242,6 +247,7 @@ def plan(reference: str, files_per_run: int, options: tuple[str, ...], exports: 
     from migration_pipeline.sources.storage import Storage
 
     profile = load_profile(reference)
+    check_other_plans(profile, settings.plans_dir(), _warn)
     storage = Storage()
     found = [
         read_export(location, storage, warn=lambda text: click.echo(f"warning: {text}", err=True))
@@ -253,6 +259,7 @@ def plan(reference: str, files_per_run: int, options: tuple[str, ...], exports: 
         f"{'planned' if changed else 'unchanged:'} {len(made.files):,} files, {made.items:,} items, "
         f"{made.bytes / 1e6:,.1f} MB compressed: {plan_path(settings.plans_dir(), profile.name)}"
     )
+    _show_plan(made, profile, changed)
     click.echo(
         f"next: create the tables (migration-pipeline ddl {reference} --apply), then "
         f"migration-pipeline backfill {reference} --wait"
@@ -268,7 +275,9 @@ def ddl(reference: str, apply_it: bool) -> None:
     """Print the SQL that creates the profile's tables and the bookkeeping; running it again changes nothing."""
     from migration_pipeline.targets import ddl as target
 
-    tables = load_profile(reference).all_tables
+    profile = load_profile(reference)
+    check_other_plans(profile, settings.plans_dir(), _warn)
+    tables = profile.all_tables
     click.echo(target.ddl(tables), nl=False)
     if apply_it:
         target.create_tables(settings.database_url(), tables)
@@ -307,6 +316,7 @@ def backfill(
 ) -> None:
     """Launch a backfill of all files that are not materialized, then of what is made of them all."""
     from migration_pipeline.downstream import downstream, outdated, to_launch
+    from migration_pipeline.preflight import mark_lost
 
     plan, profile, instance = _open(reference)
     chosen = {planned.partition for text in only for planned in plan.matching(text)}
@@ -315,19 +325,19 @@ def backfill(
         return
     instance.load_plan(plan, profile)
     files = instance.files(plan, profile, attempts=False)
+    assets = downstream(instance, profile)
+    for lost in mark_lost(plan, profile, files, assets):
+        click.echo(lost, err=True)
     asked = [f for f in files if not only or f.partition in chosen]
     wanted = [f for f in asked if everything or f.state in ("missing", "failed")][:first]
-    then = to_launch(
-        downstream(instance, profile),
-        files,
-        wanted,
-        lambda: outdated(plan, profile, settings.database_url()),
-    )
+    then = to_launch(assets, files, wanted, lambda: outdated(plan, profile, settings.database_url()))
     if not wanted and not then:
         running = any(f.state == "running" for f in asked)
         click.echo(
             f"{count_states(asked)}: nothing to launch" + ("" if running else " (--all loads them again)")
         )
+        if wait:
+            sys.exit(_tell_left(left(plan, profile, asked, settings.database_url()), plan))
         return
     _launch(instance, plan, profile, wanted, f"{profile.name}: {len(wanted)} files", wait, then)
 
@@ -369,10 +379,11 @@ def replay(reference: str) -> None:
 def verify(reference: str, extra: bool, keys: bool) -> None:
     """Read the export again, and compare each row that it makes with the database. Nothing in the tables is written.
 
-    Exit status 1 if a row is missing, different or extra, or a bad item is not in the quarantine.
+    Exit status 1 if a row is missing, different or extra, a bad item is not in the quarantine, no rule takes an item, or
+    more items are in the quarantine than the profile says may be.
     """
     from migration_pipeline import comparison
-    from migration_pipeline.targets.receipts import read_differences
+    from migration_pipeline.targets.receipts import read_differences, read_receipts
 
     made, profile, _ = _open(reference)
     out, url = console(), settings.database_url()
@@ -398,7 +409,11 @@ def verify(reference: str, extra: bool, keys: bool) -> None:
             f"{faults:,} rows are not as the export has them"
             + ("" if keys else "; see some of their keys with --keys, or in migration.difference")
         )
-    sys.exit(1 if faults or compared.unaccounted else 0)
+    if surplus := sum(compared.table(name).count("extra") for name in tables):
+        before = exports_before(made, read_receipts(url, profile.name))
+        out.print(extra_text(surplus, before, made.reference), markup=False)
+    code = _tell_left(left_of(profile, [file.report for file in compared.files]), made)
+    sys.exit(1 if faults or compared.unaccounted else code)
 
 
 @main.command("retry-failed")
@@ -409,12 +424,16 @@ def verify(reference: str, extra: bool, keys: bool) -> None:
 def retry_failed(reference: str, wait: bool) -> None:
     """Load the files again that failed or were stopped, each from its beginning; then what is made of all files."""
     from migration_pipeline.downstream import downstream, to_launch
+    from migration_pipeline.preflight import mark_lost
 
     plan, profile, instance = _open(reference)
     instance.load_plan(plan, profile)
     files = instance.files(plan, profile)
+    assets = downstream(instance, profile)
+    for lost in mark_lost(plan, profile, files, assets):
+        click.echo(f"{lost}; migration-pipeline backfill {plan.reference} loads them again", err=True)
     wanted = [f for f in files if f.state in ("failed", "stopped")]
-    then = to_launch(downstream(instance, profile), files, wanted)
+    then = to_launch(assets, files, wanted)
     if not wanted and not then:
         click.echo(f"{count_states(files)}: nothing to retry")
         return
@@ -430,9 +449,11 @@ def retry_failed(reference: str, wait: bool) -> None:
 def status(reference: str, as_json: bool, again: bool) -> None:
     """List the files, and what is made of them all: state, items, rows, run, how far it is or why it failed.
 
-    Exit status 1 unless all are materialized.
+    Exit status 1 unless all are materialized, a rule took every item, and no more items are in the quarantine than the
+    profile says may be.
     """
     from migration_pipeline.downstream import downstream, downstream_table
+    from migration_pipeline.preflight import mark_lost
 
     if as_json and again:
         raise UsageError("--json and --watch exclude each other; call status --json as often as you like")
@@ -444,18 +465,22 @@ def status(reference: str, as_json: bool, again: bool) -> None:
         except KeyboardInterrupt:
             sys.exit(1)  # the last state stays on the screen
         then = downstream(instance, profile)
+        mark_lost(plan, profile, files, then)
     else:
         running = Follow(instance, plan).running()
         files = instance.files(plan, profile)
         then = downstream(instance, profile)
+        mark_lost(plan, profile, files, then)
         tell_queued(files, running)
         if as_json:
-            click.echo(status_json(plan, files, running, backfills(instance, plan), then))
-            sys.exit(_status_code([*files, *then]))
+            items = left(plan, profile, files, settings.database_url())
+            click.echo(status_json(plan, files, running, backfills(instance, plan), then, items))
+            sys.exit(_status_code([*files, *then]) or int(items.faults))
         out.print(status_table(files, running))
     out.print(downstream_table(then))
     out.print(count_states(files))
-    sys.exit(_status_code([*files, *then]))
+    code = _tell_left(left(plan, profile, files, settings.database_url()), plan)
+    sys.exit(_status_code([*files, *then]) or code)
 
 
 @main.command()
@@ -553,7 +578,8 @@ def metrics(references: tuple[str, ...], port: int, host: str) -> None:
 def report(reference: str, output: Path) -> None:
     """Write one HTML file that tells and proves what was migrated, to attach to a change ticket.
 
-    It needs no network to be opened. Exit status 1 if items of the plan are not accounted for.
+    It needs no network to be opened. Exit status 1 if items of the plan are not accounted for, and if no verification
+    proves what the tables hold now.
     """
     try:
         from migration_pipeline.report.account import gather
@@ -572,7 +598,9 @@ def report(reference: str, output: Path) -> None:
     for verdict in account.verdicts:
         if verdict.outcome != "passed":
             click.echo(f"{verdict.outcome}: {verdict.name}: {verdict.text}", err=True)
-    click.echo(f"{'complete' if account.complete else 'not complete'}: {output}")
+    click.echo(f"{account.verdict}: {output}")
+    if account.verdict == "not verified":
+        click.echo(f"next: migration-pipeline verify {plan.reference}, then this again", err=True)
     sys.exit(0 if account.complete else 1)
 
 
@@ -675,6 +703,26 @@ def _survey(location: str, items_per_file: int, everything: bool) -> Survey:
         return survey_everything(sample, storage, lambda items: bar.advance(reading, items))
 
 
+def _warn(text: str) -> None:
+    click.echo(f"warning: {text}", err=True)
+
+
+def _show_plan(plan: Plan, profile: Profile, changed: bool) -> None:
+    """Have a Dagster that runs load the plan; else its UI goes on with the one before. A plan can be made without one."""
+    instance = Instance(settings.webserver_url(), RELOAD_SECONDS)
+    if not instance.answers():
+        if instance.url != settings.DEFAULT_WEBSERVER_URL:  # somebody has named it
+            click.echo(
+                f"no Dagster answers at {instance.url}: it shows the plan once its definitions are reloaded",
+                err=True,
+            )
+        return
+    try:
+        instance.load_plan(plan, profile, changed=changed)
+    except MigrationError as error:
+        _warn(f"{error}; until its definitions are reloaded, Dagster goes on with the plan that it knows")
+
+
 def _open(reference: str) -> tuple[Plan, Profile, Instance]:
     """Find a profile's plan, and the instance that runs it."""
     name = load_profile(reference).name if ":" in reference or "." in reference else reference
@@ -697,7 +745,10 @@ def _launch(
     then: list[list[str]],
 ) -> None:
     from migration_pipeline.downstream import downstream
+    from migration_pipeline.preflight import tables_fit
 
+    if unknown := tables_fit(profile):
+        _warn(unknown)
     partitions = [file.partition for file in wanted]
     backfill_id = instance.launch(plan, profile, partitions, title, then)
     click.echo(f"launched backfill {backfill_id} of {len(wanted)} files: {instance.url}/runs/b/{backfill_id}")
@@ -714,7 +765,8 @@ def _launch(
             err=True,
         )
         sys.exit(1)
-    files = [f for f in instance.files(plan, profile) if f.partition in partitions]
+    everything = instance.files(plan, profile)
+    files = [f for f in everything if f.partition in partitions]
     for file in files:
         if file.error:
             click.echo(f"failed: {file.file.name} (run {file.run_id[:8]}): {file.error}", err=True)
@@ -731,11 +783,14 @@ def _launch(
         click.echo(
             f"next: mend the cause, then migration-pipeline retry-failed {plan.reference} --wait", err=True
         )
-        sys.exit(code)
+    loaded = everything if then else files
+    left_code = _tell_left(left(plan, profile, loaded, settings.database_url()), plan)
+    if code or left_code:
+        sys.exit(1)
 
 
 def _dry_run(plan: Plan, profile: Profile, files: list[PlannedFile]) -> None:
-    """Tell what a load of some files would do. Exit status 1 if it would quarantine items."""
+    """Tell what a load of some files would do. Exit status 1 if it would leave items that speak against its being complete."""
     from migration_pipeline import comparison
 
     out = console()
@@ -757,7 +812,17 @@ def _dry_run(plan: Plan, profile: Profile, files: list[PlannedFile]) -> None:
         f"{sum(r.loaded for r in reports):,} would load, {sum(sum(r.skipped.values()) for r in reports):,} be "
         f"skipped, {reasons.total():,} be quarantined; nothing was written"
     )
-    sys.exit(1 if reasons else 0)
+    sys.exit(_tell_left(left_of(profile, reports)))
+
+
+def _tell_left(items: Left, plan: Plan | None = None) -> int:
+    """Name the items that no rule takes, and those in the quarantine, of files that were loaded by a plan, or of a dry run.
+
+    Gives the exit status that they make.
+    """
+    for line in items.lines(plan.reference if plan else ""):
+        click.echo(line)
+    return int(items.faults)
 
 
 def _options(given: Sequence[str]) -> dict[str, str]:

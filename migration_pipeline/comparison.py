@@ -23,9 +23,10 @@ from migration_pipeline.sources.stream import FileStream
 from migration_pipeline.targets.comparison import ComparingTarget, Comparison, Difference
 from migration_pipeline.targets.connection import DatabaseSettings, connect
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
-from migration_pipeline.targets.receipts import Verification, count_rows, keep_verification
+from migration_pipeline.targets.receipts import Verification, count_rows, keep_verification, md5_of_files
 from migration_pipeline.targets.session import Session
 from migration_pipeline.targets.sql import EXAMPLES
+from migration_pipeline.targets.states import read_states
 
 
 class ComparedFile(msgspec.Struct):
@@ -171,6 +172,7 @@ def verify(
     patient = msgspec.structs.replace(settings, max_bad_items=max(1, plan.items), max_bad_share=1.0)
     keyed = [table for table in profile.tables.values() if not table.landing]
     connect(url).close()  # somebody waits for the result: a database that is not there is told at once
+    began, states = read_states(url, profile.all_tables)
     with ComparingTarget(url, profile.tables, database, profile.nul, say, keys=extra) as target:
         files = _compare(plan, profile, target, plan.files, patient, on_progress, options)
         compared = Compared(files, [table.qualified for table in profile.tables.values()])
@@ -187,7 +189,10 @@ def verify(
         for table in keyed:
             found = compared.table(table.qualified)
             compared.whole[table.qualified] = _too_many(found, count_rows(url, table))
-    keep_verification(url, [_verification(profile, run_id, compared, name) for name in compared.names])
+    made = [_verification(profile, run_id, compared, name) for name in compared.names]
+    keep_verification(
+        url, [msgspec.structs.replace(each, began_at=began, state=states[each.table_name]) for each in made]
+    )
     return compared
 
 
@@ -211,6 +216,8 @@ def _verification(profile: Profile, run_id: str, compared: Compared, table: str)
         extra=total.count("extra"),
         columns=total.columns,
         run_id=run_id,
+        profile_version=profile.version,
+        files_md5=md5_of_files((file.planned.export_id, file.planned.file.name) for file in compared.files),
         examples=[
             (file.planned.export_id, file.planned.file.name, difference.kind, difference.columns, key)
             for file in compared.files

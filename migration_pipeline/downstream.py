@@ -13,7 +13,7 @@ from migration_pipeline.instance import FileStatus, Instance, State
 from migration_pipeline.plan import Plan
 from migration_pipeline.profile import Profile
 from migration_pipeline.targets.connection import DatabaseError
-from migration_pipeline.targets.receipts import read_aggregates, read_receipts
+from migration_pipeline.targets.receipts import empty_tables, read_aggregates, read_receipts
 from migration_pipeline.terminal import STYLES
 
 
@@ -59,19 +59,20 @@ def to_launch(
 
 
 def outdated(plan: Plan, profile: Profile, url: str) -> bool:
-    """Whether the receipt of an aggregate says that it is not made of what is landed now, as after a replay.
+    """Whether an aggregate is not made of what is landed now, as its receipt says after a replay, or is empty again.
 
     Where the database cannot be reached from here, only Dagster knows: then it is not.
     """
     try:
         receipts, made = read_receipts(url, plan.profile), read_aggregates(url, plan.profile)
+        empty = empty_tables(url, (each.table for each in profile.aggregates))
     except DatabaseError:
         return False
     files = [r for p in plan.files if (r := receipts.get((p.export_id, p.file.name)))]
     return any(
-        made[aggregate.table.qualified].fault(aggregate.sql_md5, files)
+        receipt.fault(aggregate.sql_md5, files) or (receipt.rows and receipt.table_name in empty)
         for aggregate in profile.aggregates
-        if aggregate.table.qualified in made
+        if (receipt := made.get(aggregate.table.qualified))
     )
 
 

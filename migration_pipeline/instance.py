@@ -22,6 +22,8 @@ State = Literal["materialized", "failed", "stopped", "running", "queued", "missi
 """`queued` files have a run that waits for its turn."""
 
 TIMEOUT_SECONDS = 60
+ANSWER_SECONDS = 10
+"""How long a webserver has to say what it is."""
 DAEMON_CATCHES_UP_SECONDS = 5
 """A backfill launched before the daemon has the new code fails, naming partitions that "no longer" exist."""
 
@@ -59,6 +61,8 @@ class FileStatus(msgspec.Struct, kw_only=True):
     """First line of what its last run failed with."""
     metadata: dict[str, Any] = {}
     """The materialization's metadata by label; empty unless materialized."""
+    materialized_at: float = 0.0
+    """Seconds of the epoch; 0 unless materialized."""
 
 
 class Backfill(msgspec.Struct, kw_only=True):
@@ -149,16 +153,25 @@ class Instance:
 
     # -- what there is ---------------------------------------------------------------------------
 
-    def load_plan(self, plan: Plan, profile: Profile) -> None:
+    def answers(self) -> bool:
+        """Whether it is a Dagster that is there, and not nothing, or another server."""
+        try:
+            info = self._session.get(f"{self.url}/server_info", timeout=ANSWER_SECONDS).json()
+        except (requests.RequestException, ValueError):
+            return False
+        return isinstance(info, dict) and "dagster_webserver_version" in info
+
+    def load_plan(self, plan: Plan, profile: Profile, *, changed: bool = False) -> None:
         """Make sure the instance knows the plan's files, reloading its code if it does not.
 
-        Raises `InstanceError` when it still does not: the code location fails, or reads other plans.
+        A plan that has `changed` may have the same files, and other options. Raises `InstanceError` when it still
+        does not know them: the code location fails, or reads other plans.
         """
-        if self._knows(plan, profile):
+        if not changed and self._knows(plan, profile):
             return
         for name in self._locations():
             self.query(RELOAD, name=name)
-        deadline = time.monotonic() + TIMEOUT_SECONDS
+        deadline = time.monotonic() + self._timeout
         while not self._knows(plan, profile):
             failure = self._location_error()
             if failure or time.monotonic() > deadline:
@@ -250,6 +263,7 @@ class Instance:
                 metadata = {e["label"]: _value(e) for e in event["metadataEntries"]}
                 if metadata.get("md5", file.file.md5) == file.file.md5:
                     file.run_id, file.metadata = event["runId"], metadata
+                    file.materialized_at = int(event["timestamp"]) / 1000
                 else:  # the plan was made again, from other contents under the same name
                     file.state = "missing"
 

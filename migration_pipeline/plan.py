@@ -7,7 +7,7 @@ worker, so without any call to S3. Dagster's static partitions are the plan's fi
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import Path
@@ -187,6 +187,30 @@ def read_plans(folder: Path) -> list[tuple[Plan, Profile]]:
         plan = read_plan(path)
         plans.append((plan, planned_profile(plan, path)))
     return plans
+
+
+def check_other_plans(profile: Profile, folder: Path, warn: Callable[[str], None]) -> None:
+    """Hold a profile's tables against those of the other plans. Raises `UsageError` for a table that two of them write.
+
+    Each would overwrite the rows of the other, and what is counted for one would be the rows of both. A plan that
+    cannot be read is told to `warn`.
+    """
+    ours = {name: table for table in profile.all_tables for name in table.spellings}
+    for path in sorted(folder.glob("*.json")):
+        if path == plan_path(folder, profile.name):
+            continue
+        try:
+            other = planned_profile(read_plan(path), path)
+        except UsageError as error:
+            warn(f"whether that plan writes a table of {profile.name} is not known: {error}")
+            continue
+        for table in other.all_tables:
+            if table.qualified in ours:
+                raise UsageError(
+                    f"the profile {other.name}, planned in {path}, writes the table {table.qualified} as {profile.name} "
+                    "does: each would overwrite the other's rows, and be counted for both; name another table in one "
+                    f"of them, make them one profile, or remove {path.name} if that migration is over"
+                )
 
 
 def planned_profile(plan: Plan, path: Path) -> Profile:

@@ -73,7 +73,8 @@ class Profile:
     >>> shop = Profile("shop")
     >>> shop.ignore(SK=prefix("SESSION#"), because="sessions expire within a day")
 
-    Items that no rule takes are counted as *unrouted*, by the pattern of their keys.
+    Items that no rule takes are counted as *unrouted*, by the pattern of their keys, and then the migration is not
+    complete. Where all else is not wanted, the last rule says so: ``shop.ignore(because="…")``.
     """
 
     name: str
@@ -82,6 +83,9 @@ class Profile:
     nul: NulPolicy = "quarantine"
     """What becomes of U+0000 in text and jsonb: the item goes to the quarantine, or the character is left out
     ("strip") or written as the six characters \\u0000 ("escape"). Values changed so are counted."""
+    may_quarantine: int = 0
+    """How many items may stay in the quarantine with the migration complete, as where they are broken at the source;
+    they are told all the same."""
     rules: list[Rule] = field(default_factory=list)
     row_classes: list[type[Row]] = field(default_factory=list)
     aggregates: list[Aggregate] = field(default_factory=list)
@@ -111,6 +115,7 @@ class Profile:
             item_class, options_class, row_classes = _signature(function)
             if options_class and self.options_class not in (None, options_class):
                 raise UsageError(f"profile {self.name}: its routes take options of two classes; use one")
+            self._expect_items_left()
             rule = Rule(
                 _checked(conditions),
                 function.__name__,
@@ -126,12 +131,20 @@ class Profile:
         return add
 
     def ignore(self, *, because: str, **conditions: Condition) -> None:
-        """Skip the items for which all `conditions` hold, and count them under the reason `because`."""
-        if not conditions:
-            raise UsageError(
-                "an ignore needs a condition, such as SK='SESSION'; items that no rule takes are skipped"
-            )
+        """Skip the items for which all `conditions` hold, and count them under the reason `because`.
+
+        Without conditions it takes every item that is left: then it is the last rule.
+        """
+        self._expect_items_left()
         self.rules.append(Rule(_checked(conditions), because))
+
+    def _expect_items_left(self) -> None:
+        """Refuse a rule that no item can reach, as it would be taken for one that works."""
+        if self.rules and not self.rules[-1].conditions and self.rules[-1].function is None:
+            raise UsageError(
+                f"profile {self.name}: no item reaches the rules after ignore(because={self.rules[-1].reason!r}), which has "
+                "no condition and takes all that is left; make it the last"
+            )
 
     def aggregate(
         self,
@@ -266,7 +279,21 @@ def load_profile(reference: str) -> Profile:
         )
     if not profile.rules:
         raise UsageError(f"profile {reference}: it has no route; add one with @{profile.name}.route(…)")
+    _check_tables(reference, profile)
     return profile
+
+
+def _check_tables(reference: str, profile: Profile) -> None:
+    """See whether each table is written in one way only."""
+    writers: dict[str, str] = {}
+    for row_class in (*profile.row_classes, *(aggregate.row_class for aggregate in profile.aggregates)):
+        name = table_of(row_class).spellings[-1]
+        if name in writers:
+            raise UsageError(
+                f"profile {reference}: the table {name} is written twice, as {writers[name]} and as {row_class.__name__}; "
+                "use one Row class, or another table"
+            )
+        writers[name] = row_class.__name__
 
 
 def _import_failure(reference: str, module_name: str, error: Exception) -> str:

@@ -128,6 +128,13 @@ class Table:
         """The name as people write it: ``schema.table``, or ``table`` in the search path."""
         return f"{self.schema}.{self.name}" if self.schema else self.name
 
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """All that may be its qualified name: an unqualified one is looked for in *public*, unless a server says otherwise."""
+        if self.schema in (None, "public"):
+            return (self.name, f"public.{self.name}")
+        return (self.qualified,)
+
 
 class RowMeta(msgspec.StructMeta):
     """Takes ``table=``, ``key=`` and the like off the class line, so that a Row reads as one declaration."""

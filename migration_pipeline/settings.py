@@ -63,6 +63,15 @@ def request_payer() -> str:
     return os.environ.get(REQUEST_PAYER, "")
 
 
+def known_database_url() -> str | None:
+    """The same where it is sure to be what Dagster loads into: it was named, or is the local stack's; else None.
+
+    A Dagster elsewhere has a database of its own, which a terminal without the setting knows nothing of.
+    """
+    of_the_stack = webserver_url() == _noted_webserver_url().rstrip("/")
+    return database_url() if os.environ.get(DATABASE_URL) or of_the_stack else None
+
+
 def webserver_url() -> str:
     """The URL of the Dagster webserver, without a slash at its end."""
     return (os.environ.get(WEBSERVER_URL) or _noted_webserver_url() or DEFAULT_WEBSERVER_URL).rstrip("/")

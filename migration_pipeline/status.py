@@ -10,10 +10,52 @@ import msgspec
 
 from migration_pipeline.instance import Backfill, FileStatus, State
 from migration_pipeline.plan import Plan
+from migration_pipeline.profile import Profile
 from migration_pipeline.runs import RunningFile
+from migration_pipeline.targets.connection import DatabaseError
+from migration_pipeline.targets.receipts import Receipt, read_receipts
+from migration_pipeline.verdicts import Left, left_of
 
 if TYPE_CHECKING:  # it takes Dagster, whose import costs a second
     from migration_pipeline.downstream import AssetStatus
+
+
+class _Account(msgspec.Struct, frozen=True):
+    """What is left of a file."""
+
+    quarantined: int
+    unrouted: dict[str, int]
+
+
+def left(plan: Plan, profile: Profile, files: Sequence[FileStatus], url: str) -> Left:
+    """Sum up the items of materialized files that are in the quarantine, and those that no rule took.
+
+    Materializations tell it. Only where some are in the quarantine the database is asked, too: a replay may have taken
+    them out since. Where it cannot be reached from here, the numbers are those of the load.
+    """
+    accounts = {
+        file.partition: _Account(
+            file.metadata.get("quarantined", 0), file.metadata.get("unrouted_by_keys", {})
+        )
+        for file in files
+        if file.state == "materialized"
+    }
+    if any(account.quarantined for account in accounts.values()):
+        try:
+            receipts = read_receipts(url, plan.profile)
+        except DatabaseError:
+            receipts = {}
+        planned = plan.by_partition()
+        for file in files:
+            receipt = receipts.get((planned[file.partition].export_id, file.file.name))
+            if file.partition in accounts and receipt and _is_newer(receipt, file):
+                accounts[file.partition] = _Account(receipt.quarantined, receipt.unrouted)
+    return left_of(profile, accounts.values())
+
+
+def _is_newer(receipt: Receipt, file: FileStatus) -> bool:
+    """Whether a receipt tells more than the materialization; one of another database would be older."""
+    return receipt.md5 == file.file.md5 and receipt.loaded_at.timestamp() > file.materialized_at
 
 
 def status_json(
@@ -21,7 +63,8 @@ def status_json(
     files: Sequence[FileStatus],
     running: Sequence[RunningFile],
     backfills: Sequence[Backfill],
-    then: Sequence[AssetStatus] = (),
+    then: Sequence[AssetStatus],
+    left: Left,
 ) -> str:
     """Write the state of all files, of what is made of them all, and the newest backfill, as JSON. It holds no value of an item.
 
@@ -37,6 +80,11 @@ def status_json(
         "items": plan.items,
         "items_materialized": sum(f.file.items for f in files if f.state == "materialized"),
         "items_read_by_running_files": sum(f.items for f in running),
+        "items_quarantined": left.quarantined,
+        "items_unrouted": sum(left.unrouted.values()),
+        "unrouted_by_keys": dict(left.unrouted),
+        "complete": not left.faults
+        and all(state == "materialized" for state in (*(f.state for f in files), *(a.state for a in then))),
         "newest_backfill": newest
         and {"id": newest.id, "status": newest.status, "created": newest.created, "error": newest.error},
         "then": [
@@ -64,6 +112,7 @@ def _file(status: FileStatus, running: RunningFile | None) -> dict[str, Any]:
         "bytes": status.file.size,
         "rows": sum(loaded.get("rows_by_table", {}).values()) if loaded else None,
         "quarantined": loaded.get("quarantined"),
+        "unrouted": loaded.get("unrouted"),
         "run_id": status.run_id or None,
         "error": status.error or None,
         "progress": None,

@@ -14,10 +14,13 @@ EXPORT_ID = "01700000000000-0a1b2c3d"
 
 
 def write_export(
-    folder: Path, files: Sequence[Sequence[dict[str, Any] | bytes]], table: str = "things"
+    folder: Path,
+    files: Sequence[Sequence[dict[str, Any] | bytes]],
+    table: str = "things",
+    export_id: str = EXPORT_ID,
 ) -> Path:
     """Write an export of items in wire form, or of raw lines, a list a file; return its folder."""
-    root = folder / "AWSDynamoDB" / EXPORT_ID
+    root = folder / "AWSDynamoDB" / export_id
     (root / "data").mkdir(parents=True)
     entries = []
     for number, items in enumerate(files):
@@ -26,14 +29,14 @@ def write_export(
         (root / "data" / name).write_bytes(content)
         entries.append({
             "itemCount": len(items), "md5Checksum": md5(content), "etag": "x-1",
-            "dataFileS3Key": f"AWSDynamoDB/{EXPORT_ID}/data/{name}",
+            "dataFileS3Key": f"AWSDynamoDB/{export_id}/data/{name}",
         })  # fmt: skip
     arn = f"arn:aws:dynamodb:eu-central-1:123456789012:table/{table}"
     summary = {
-        "version": "2020-06-30", "exportArn": f"{arn}/export/{EXPORT_ID}", "tableArn": arn, "tableId": "1",
+        "version": "2020-06-30", "exportArn": f"{arn}/export/{export_id}", "tableArn": arn, "tableId": "1",
         "startTime": "2024-01-01T00:00:00Z", "endTime": "2024-01-01T00:01:00Z", "exportTime": "2024-01-01T00:00:00Z",
         "s3Bucket": "b", "s3Prefix": None, "s3SseAlgorithm": "AES256", "s3SseKmsKeyId": None,
-        "manifestFilesS3Key": f"AWSDynamoDB/{EXPORT_ID}/manifest-files.json",
+        "manifestFilesS3Key": f"AWSDynamoDB/{export_id}/manifest-files.json",
         "billedSizeBytes": 1, "itemCount": sum(map(len, files)), "outputFormat": "DYNAMODB_JSON",
     }  # fmt: skip
     listing = "".join(json.dumps(entry) + "\n" for entry in entries)

@@ -158,7 +158,8 @@ class Operation:
 def operation(home: Path, bucket: str, **settings: str) -> Iterator[tuple[Operation, Bucket]]:
     """Run S3 and a stack; more settings of the environment may be given."""
     with s3_server() as aws, pytest.MonkeyPatch.context() as patch:
-        environment = {"MIGRATION_HOME": str(home), "PYTHONPATH": str(home), **aws, **settings}
+        path = os.pathsep.join(filter(None, [str(home), os.environ.get("PYTHONPATH")]))
+        environment = {"MIGRATION_HOME": str(home), "PYTHONPATH": path, **aws, **settings}
         for name, value in environment.items():
             patch.setenv(name, value)
         patch.syspath_prepend(str(home))

@@ -16,6 +16,8 @@ from migration_pipeline.plan import Plan, PlannedFile
 from migration_pipeline.profile import Profile
 from migration_pipeline.row import Table
 from migration_pipeline.targets import receipts as sql
+from migration_pipeline.targets.catalog import SchemaError, qualified
+from migration_pipeline.targets.ddl import check_tables, literal
 from migration_pipeline.targets.receipts import (
     Receipt,
     count_quarantined,
@@ -23,9 +25,17 @@ from migration_pipeline.targets.receipts import (
     read_aggregates,
     read_receipts,
 )
+from migration_pipeline.verdicts import Left, left_of, receipts_of, rows_of
 
 SHOWN = 20
 """Files that a check lists; their number is always told in full."""
+
+COLUMNS = """
+SELECT attrelid::regclass AS table_name, attname, format_type(atttypid, atttypmod), attnotnull
+  FROM pg_attribute
+ WHERE attrelid IN ({tables}) AND attnum > 0 AND NOT attisdropped
+ ORDER BY attrelid, attnum
+""".strip()
 
 Loaded = Sequence[tuple[PlannedFile, Receipt]]
 Evaluate = Callable[[str], dg.AssetCheckResult]
@@ -46,6 +56,11 @@ def migration_checks(plan: Plan, profile: Profile) -> list[dg.AssetChecksDefinit
 
     return [
         make(
+            "tables_fit",
+            "Bookkeeping and tables are there and fit the profile, and no other profile has loaded rows into them.",
+            lambda url: _tables_fit(profile, url),
+        ),
+        make(
             "all_files_loaded",
             "Each file of the plan has a receipt in the database.",
             lambda url: _all_files_loaded(plan, url),
@@ -63,19 +78,19 @@ def migration_checks(plan: Plan, profile: Profile) -> list[dg.AssetChecksDefinit
         ),
         make(
             "nothing_quarantined",
-            "No item of the plan's files is in the quarantine.",
-            lambda url: _nothing_quarantined(plan, url),
+            "No item of the plan's files is in the quarantine, or no more than the profile says may be.",
+            lambda url: _nothing_quarantined(plan, profile, url),
         ),
         make(
             "nothing_unrouted",
             "Each item of the loaded files was taken by a route, or ignored by a rule.",
-            lambda url: _nothing_unrouted(plan, url),
+            lambda url: _nothing_unrouted(plan, profile, url),
         ),
         *(
             make(
                 f"no_key_collisions_{table.qualified.replace('.', '_')}",
-                f"Each row that was loaded is a row of {table.qualified}: no two items have the same key.",
-                lambda url, table=table: _no_key_collisions(profile, table, url),  # type: ignore[misc]
+                f"{table.qualified} has as many rows as were loaded: no two items have the same key.",
+                lambda url, table=table: _no_key_collisions(plan, table, url),  # type: ignore[misc]
             )
             for table in profile.tables.values()
             if not table.landing  # it has no key
@@ -98,6 +113,36 @@ def check_job(plan: Plan, checks: Sequence[dg.AssetChecksDefinition]) -> Any:
         selection=dg.AssetSelection.checks(*checks),
         description=f"Holds what the database says was loaded against the plan of {plan.profile}.",
         tags={PROFILE_TAG: plan.profile, **AHEAD_OF_FILES},
+    )
+
+
+def _tables_fit(profile: Profile, url: str) -> dg.AssetCheckResult:
+    tables = profile.all_tables
+    names = ", ".join(f"to_regclass({literal(qualified(table))})" for table in tables)
+    metadata: dict[str, Any] = {"tables": len(tables), "sql": _code(f"{COLUMNS.format(tables=names)};")}
+    try:
+        check_tables(url, tables)
+    except SchemaError as error:
+        wrong = str(error).splitlines()
+        metadata["concerned"] = dg.MetadataValue.md("\n".join(f"- {line}" for line in wrong))
+        metadata["next"] = dg.MetadataValue.md(
+            "mend them before you load: until then each file fails, in a run of its own. Tables that are not there are "
+            f"created by `migration-pipeline ddl {profile.name} --apply`."
+        )
+        return dg.AssetCheckResult(passed=False, description="; ".join(wrong), metadata=metadata)
+    if others := sql.other_writers(url, profile.name, tables):
+        metadata["concerned"] = _table(("profile", "table"), others)
+        metadata["next"] = dg.MetadataValue.md(
+            "name another table in one of the profiles: each overwrites the other's rows, and what is counted here are "
+            "the rows of both. Of a migration that is over, remove the receipts (`DELETE FROM migration.loaded_file "
+            "WHERE profile = …`, and of `migration.aggregate`)."
+        )
+        told = "; ".join(f"the profile {other} has loaded rows into {table}, too" for other, table in others)
+        return dg.AssetCheckResult(
+            passed=False, severity=dg.AssetCheckSeverity.WARN, description=told, metadata=metadata
+        )
+    return dg.AssetCheckResult(
+        passed=True, description=f"all {len(tables):,} tables fit the profile", metadata=metadata
     )
 
 
@@ -168,7 +213,7 @@ def _md5_matches(plan: Plan, url: str) -> dg.AssetCheckResult:
     )
 
 
-def _nothing_quarantined(plan: Plan, url: str) -> dg.AssetCheckResult:
+def _nothing_quarantined(plan: Plan, profile: Profile, url: str) -> dg.AssetCheckResult:
     kept = count_quarantined(url, plan.profile)
     found = [
         (p, {"items": p.file.items, "quarantined": kept[p.export_id, p.file.name]})
@@ -176,84 +221,64 @@ def _nothing_quarantined(plan: Plan, url: str) -> dg.AssetCheckResult:
         if kept.get((p.export_id, p.file.name))
     ]
     total = sum(numbers["quarantined"] for _, numbers in found)
+    left = Left(quarantined=total, unrouted={}, may_quarantine=profile.may_quarantine)
     return _result(
         plan,
         found,
-        f"{total:,} items are in the quarantine" if total else "the quarantine is empty",
-        next_step="see why with the statement below, mend the profile or the table, and load the items again: "
-        "materialize these partitions. The raw lines are kept in `migration.quarantine`.",
+        left.quarantined_text() if total else "the quarantine is empty",
+        next_step="see why with the statement below, mend the profile or the table, and load the items again: launch the "
+        f"job `{plan.profile}_replay`. If they may stay there, say so in the profile: `may_quarantine={total}`. "
+        "The raw lines are kept in `migration.quarantine`.",
         statement=sql.QUARANTINED_ITEMS,
-        numbers={"items": plan.items, "quarantined": total},
-        severity=dg.AssetCheckSeverity.WARN,
+        numbers={"items": plan.items, "quarantined": total, "may_quarantine": profile.may_quarantine},
+        passed=not left.faults,
     )
 
 
-def _nothing_unrouted(plan: Plan, url: str) -> dg.AssetCheckResult:
-    patterns: dict[str, int] = {}
-    found = []
-    for planned, receipt in _loaded(plan, url):
-        for pattern, count in receipt.unrouted.items():
-            patterns[pattern] = patterns.get(pattern, 0) + count
-        if receipt.unrouted:
-            found.append((planned, {"items": planned.file.items, "unrouted": sum(receipt.unrouted.values())}))
-    total = sum(patterns.values())
-    by_count = sorted(patterns.items(), key=lambda pair: (-pair[1], pair[0]))
+def _nothing_unrouted(plan: Plan, profile: Profile, url: str) -> dg.AssetCheckResult:
+    loaded = _loaded(plan, url)
+    found = [
+        (planned, {"items": planned.file.items, "unrouted": sum(receipt.unrouted.values())})
+        for planned, receipt in loaded
+        if receipt.unrouted
+    ]
+    left = left_of(profile, [receipt for _, receipt in loaded])
+    by_count = sorted(left.unrouted.items(), key=lambda pair: (-pair[1], pair[0]))
     return _result(
         plan,
         found,
-        f"no rule took {total:,} items" if total else "a rule took every item",
-        next_step="add a route for these keys to the profile, or an `ignore` that says why they are not wanted, and "
-        "materialize these partitions again.",
+        left.unrouted_text if left.unrouted else "a rule took every item",
+        next_step="add a route for these keys to the profile, or an `ignore` that says why they are not wanted, as its "
+        "last rule without a condition for all that is left, and materialize these partitions again.",
         statement=sql.RECEIPTS,
-        numbers={"items": plan.items, "unrouted": total},
-        severity=dg.AssetCheckSeverity.WARN,
+        numbers={"items": plan.items, "unrouted": sum(left.unrouted.values())},
         more={"patterns": _table(("keys", "items"), by_count)} if found else {},
     )
 
 
-def _no_key_collisions(profile: Profile, table: Table, url: str) -> dg.AssetCheckResult:
-    receipts = read_receipts(url, profile.name).values()
-    written = sum(receipt.rows.get(table.qualified, 0) for receipt in receipts)
-    collisions = sum(receipt.collisions.get(table.qualified, 0) for receipt in receipts)
-    there = count_rows(url, table)
-    replaced = max(written - there, 0)
-    if table.version is not None:
-        description = (
-            f"{replaced:,} rows gave way to one of a greater {table.version}, as the profile wants it"
+def _no_key_collisions(plan: Plan, table: Table, url: str) -> dg.AssetCheckResult:
+    rows = rows_of(table, receipts_of(plan, read_receipts(url, plan.profile)), count_rows(url, table))
+    parameters = {
+        "profile": plan.profile,
+        "table": table.qualified,
+        "exports": [export.id for export in plan.exports],
+    }
+    metadata: dict[str, Any] = {
+        "rows_loaded": rows.written,
+        "rows_in_table": rows.there,
+        "rows_replaced": rows.replaced,
+        "collisions_within_batches": rows.within_batches,
+    }
+    if not rows.passed:
+        metadata["next"] = dg.MetadataValue.md(
+            "see keys with the first statement below; not every one is kept. Then make the key tell such items apart, or "
+            f"name a `version` in the Row of {table.qualified}, and load all files again. Rows that somebody deleted from "
+            "the table since are counted here, too."
         )
-    elif table.merges:
-        description = f"{replaced:,} rows were merged with another of their key, as the profile wants it"
-    elif replaced or collisions:
-        description = f"{replaced:,} of {written:,} rows loaded are not in the table, and {collisions:,} met another of their key in one batch"
-    else:
-        description = f"all {written:,} rows loaded are in the table"
-    parameters = {"profile": profile.name, "table": table.qualified}
-    passed = table.version is not None or table.merges or not (replaced or collisions)
-    return dg.AssetCheckResult(
-        passed=passed,
-        severity=dg.AssetCheckSeverity.ERROR,
-        description=description,
-        metadata={
-            "rows_loaded": written,
-            "rows_in_table": there,
-            "rows_replaced": replaced,
-            "collisions_within_batches": collisions,
-            **(
-                {}
-                if passed
-                else {
-                    "next": dg.MetadataValue.md(
-                        "see keys with the first statement below; not every one is kept. Then make the key tell "
-                        f"such items apart, or name a `version` in the Row of {table.qualified}, and load all "
-                        "files again. Rows that somebody deleted from the table since are counted here, too."
-                    )
-                }
-            ),
-            "sql": _code(
-                sql.pasteable(sql.COLLISIONS, parameters) + "\n\n" + sql.rows_statement(table) + ";"
-            ),
-        },
+    metadata["sql"] = _code(
+        sql.pasteable(sql.COLLISIONS, parameters) + "\n\n" + sql.rows_statement(table) + ";"
     )
+    return dg.AssetCheckResult(passed=rows.passed, description=rows.text, metadata=metadata)
 
 
 def _made_of_all_files(plan: Plan, aggregate: Aggregate, url: str) -> dg.AssetCheckResult:
@@ -294,10 +319,10 @@ def _result(
     next_step: str,
     statement: str,
     numbers: Mapping[str, int],
-    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
+    passed: bool | None = None,
     more: Mapping[str, dg.MetadataValue[Any]] | None = None,
 ) -> dg.AssetCheckResult:
-    """Pass if no file is concerned; else list them and say what to do next."""
+    """Pass if no file is concerned, unless `passed` says otherwise; list those that are, and say what to do next."""
     metadata: dict[str, Any] = {**numbers, "files_concerned": len(concerned), **(more or {})}
     if concerned:
         columns = ("partition", *concerned[0][1])
@@ -305,7 +330,7 @@ def _result(
         metadata |= {"concerned": _table(columns, rows), "next": dg.MetadataValue.md(next_step)}
     metadata["sql"] = _code(sql.pasteable(statement, {"profile": plan.profile}))
     return dg.AssetCheckResult(
-        passed=not concerned, severity=severity, description=description, metadata=metadata
+        passed=not concerned if passed is None else passed, description=description, metadata=metadata
     )
 
 

@@ -11,6 +11,7 @@ from migration_pipeline.engine.load import LoadSettings
 from migration_pipeline.plan import Plan, PlannedFile
 from migration_pipeline.profile import Profile
 from migration_pipeline.targets.connection import DatabaseSettings
+from migration_pipeline.verdicts import left_of
 
 
 def observe_dry_run(
@@ -41,6 +42,8 @@ def observe_dry_run(
         f"{planned.file.name}: dry run: {report.items:,} items, {report.loaded:,} would load, "
         f"{sum(report.skipped.values()):,} be skipped, {report.quarantined:,} be quarantined; nothing was written"
     )
+    for line in left_of(profile, [report]).lines():
+        context.log.warning(f"{planned.file.name}: dry run: {line}")
     for table in profile.tables.values():
         total = file.tables[table.qualified]
         metadata: dict[str, Any] = {
@@ -50,6 +53,7 @@ def observe_dry_run(
             "rows_unchanged": total.same + total.count("newer"),
             "items": report.items,
             "items_quarantined": report.quarantined,
+            "items_unrouted": sum(report.unrouted.values()),
             "quarantined_by_reason": report.quarantined_by_reason,
             "skipped_by_reason": report.skipped,
         }

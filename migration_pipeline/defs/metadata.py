@@ -110,10 +110,11 @@ def _rules(profile: Profile, table: Table | None = None) -> str:
 
 
 def _conditions(rule: Rule) -> str:
-    return ", ".join(
+    named = ", ".join(
         f"`{name}` = `{condition.text}…`" if isinstance(condition, Prefix) else f"`{name}` = `{condition}`"
         for name, condition in rule.conditions
     )
+    return named or "all that is left"
 
 
 def _why(rule: Rule) -> str:

@@ -6,6 +6,7 @@ Terminate (dagster#15026).
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -35,8 +36,9 @@ from migration_pipeline.replay import replay_plan
 from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
-from migration_pipeline.targets.connection import DatabaseSettings
+from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
+from migration_pipeline.targets.receipts import other_writers
 
 FAILURES_SHOWN = 20
 """Failed files of one run that its failure lists; all of them are in its log."""
@@ -125,6 +127,11 @@ def _tables_asset(plan: Plan, profile: Profile, export: dg.AssetSpec) -> dg.Asse
         options = options_of(config, profile)
         transform = Transform(profile, dynamodb_json, options)
         failures: dict[str, MigrationError] = {}
+        with suppress(DatabaseError):  # the load tells it, or outlasts it
+            for other, name in other_writers(database.url, profile.name, tables.values()):
+                context.log.warning(
+                    f"{name}: the profile {other} has loaded rows into it, too; each overwrites the other's"
+                )
         for partition in context.partition_keys:
             planned = files[partition]
             try:

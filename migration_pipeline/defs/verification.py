@@ -16,7 +16,8 @@ from migration_pipeline.defs.metadata import PROFILE_TAG
 from migration_pipeline.defs.migration import Database
 from migration_pipeline.plan import Plan
 from migration_pipeline.profile import Profile
-from migration_pipeline.targets.receipts import DIFFERENCES, pasteable
+from migration_pipeline.targets.receipts import DIFFERENCES, pasteable, read_receipts
+from migration_pipeline.verdicts import exports_before, extra_text, left_of
 
 
 class VerifyConfig(dg.Config):
@@ -49,7 +50,9 @@ def verify_check(plan: Plan, profile: Profile) -> dg.AssetChecksDefinition:
             say=context.log.warning,
             on_progress=now_and_then(context.log.info),
         )
-        return _verdict(plan, compared)
+        return _verdict(
+            plan, profile, compared, exports_before(plan, read_receipts(database.url, plan.profile))
+        )
 
     return rows_match_export
 
@@ -64,27 +67,32 @@ def verify_job(plan: Plan, check: dg.AssetChecksDefinition) -> Any:
     )
 
 
-def _verdict(plan: Plan, compared: Compared) -> dg.AssetCheckResult:
+def _verdict(plan: Plan, profile: Profile, compared: Compared, before: Sequence[str]) -> dg.AssetCheckResult:
     tables = compared.names
     faults = sum(map(compared.faults, tables))
     rows = sum(compared.table(name).compared for name in tables)
-    passed = not faults and not compared.unaccounted
     found = (
-        "all are in the tables as the export has them" if passed else f"{faults:,} are not as they should be"
+        f"{faults:,} are not as they should be" if faults else "all are in the tables as the export has them"
     )
+    left = left_of(profile, [file.report for file in compared.files])
+    passed = not faults and not compared.unaccounted and not left.faults
+    extra = sum(compared.table(name).count("extra") for name in tables)
+    told = [f"of {rows:,} rows in {len(compared.files):,} files, {found}", *left.lines(plan.reference)]
     metadata: dict[str, Any] = {
         "rows_compared": rows,
         "rows_at_fault": faults,
         "items_unaccounted": compared.unaccounted,
+        "items_quarantined": left.quarantined,
+        "items_unrouted": sum(left.unrouted.values()),
         "tables": dg.MetadataValue.md(_table_of_tables(compared, tables)),
     }
     if compared.notes:
         metadata["not_compared"] = dg.MetadataValue.md("\n".join(f"- {note}" for note in compared.notes))
-    if not passed:
+    if faults or compared.unaccounted:
         metadata["next"] = dg.MetadataValue.md(
             "see keys of such rows with the statement below. Load the files concerned again: materialize their "
-            "partitions; what somebody changed in the tables since is overwritten then. Rows that are *extra* stay: "
-            "nothing here deletes a row."
+            "partitions; what somebody changed in the tables since is overwritten then."
+            + (f"\n\n{extra_text(extra, before, plan.reference)}" if extra else "")
         )
         metadata["sql"] = dg.MetadataValue.md(
             f"```sql\n{pasteable(DIFFERENCES, {'profile': plan.profile})}\n```"
@@ -93,7 +101,7 @@ def _verdict(plan: Plan, compared: Compared) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         passed=passed,
         severity=dg.AssetCheckSeverity.ERROR,
-        description=f"of {rows:,} rows in {len(compared.files):,} files, {found}",
+        description="; ".join(told),
         metadata=metadata,
     )
 

@@ -19,6 +19,7 @@ from migration_pipeline.profile import Profile, load_profile
 from migration_pipeline.sample import write_sample
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
+from migration_pipeline.status import left
 from migration_pipeline.targets.ddl import create_tables
 from migration_pipeline.terminal import console, count_states, summary
 from migration_pipeline.watch import watch
@@ -62,6 +63,10 @@ def run_demo(items: int, files: int) -> int:
             watch(out, instance, plan, profile, backfill_id, wanted, then)
             files_now = instance.files(plan, profile)
         status = _conclude(out, files_now, downstream(instance, profile), time.monotonic() - began)
+        found = left(plan, profile, files_now, services.database_url)
+        for line in found.lines(PROFILE):
+            out.print(line, markup=False)
+        status = status or int(found.faults)
     out.print("\nSee it in Dagster's UI:  make dev   then open http://127.0.0.1:3000/assets")
     return status
 

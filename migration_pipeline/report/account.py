@@ -24,15 +24,25 @@ from migration_pipeline.profile import Profile
 from migration_pipeline.runs import Run, backfills, run_configs, runs
 from migration_pipeline.targets.receipts import (
     Bad,
+    FileKey,
     Receipt,
     Verification,
     count_quarantined,
-    count_rows,
     quarantined_by_reason,
     read_aggregates,
     read_receipts,
     read_verifications,
     server,
+)
+from migration_pipeline.targets.states import read_states
+from migration_pipeline.verdicts import (
+    Left,
+    Rows,
+    exports_before,
+    extra_text,
+    not_verified,
+    receipts_of,
+    rows_of,
 )
 
 PACKAGES = ("migration-pipeline", "dagster", "psycopg2-binary", "msgspec", "isal", "boto3", "smart-open")
@@ -40,7 +50,7 @@ PACKAGES = ("migration-pipeline", "dagster", "psycopg2-binary", "msgspec", "isal
 SHOWN = 10
 """Files that a verdict names; their number is always told in full."""
 
-Outcome = Literal["passed", "failed", "warning", "unknown"]
+Outcome = Literal["passed", "failed", "unverified", "warning", "unknown"]
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -68,21 +78,14 @@ class TableAccount(msgspec.Struct, frozen=True, kw_only=True):
     """A table, and what was written into it."""
 
     name: str
-    written: int
-    """Rows that the receipts tell of."""
-    collisions: int
-    """Rows left out because another item of the same batch made the same key."""
-    there: int
-    """Rows in the table now."""
-    version: str | None
-    """The column that decides between two items of one key, if the profile names one."""
-    kind: Literal["keyed", "merged", "landing", "aggregate"] = "keyed"
-    """Rows of a key that merges hold several items; a landing table may have been dropped by finishing; an
-    aggregate is made of all files, and `written` are the rows of its receipt."""
+    rows: Rows
+    """Of an aggregate, `written` are those of its receipt."""
     made: bool = True
     """Whether an aggregate has a receipt."""
     verification: Verification | None = None
     """What `verify` found when it last compared the table with the export; None if it never did."""
+    unverified: str = ""
+    """Why that does not prove what the table holds now; "" if it does."""
 
 
 class Account(msgspec.Struct, kw_only=True):
@@ -107,9 +110,17 @@ class Account(msgspec.Struct, kw_only=True):
         return [file.receipt for file in self.files if file.receipt]
 
     @property
+    def verdict(self) -> Literal["complete", "not complete", "not verified"]:
+        """Whether every item of the plan is accounted for, and every row compared; a warning does not speak against it."""
+        outcomes = {verdict.outcome for verdict in self.verdicts}
+        if "failed" in outcomes:
+            return "not complete"
+        return "not verified" if "unverified" in outcomes else "complete"
+
+    @property
     def complete(self) -> bool:
-        """Whether every item of the plan is accounted for; a warning does not speak against it."""
-        return not any(verdict.outcome == "failed" for verdict in self.verdicts)
+        """Whether nothing speaks against it."""
+        return self.verdict == "complete"
 
     def sum_of(self, count: Callable[[Receipt], int]) -> int:
         """Add up a number over the loaded files."""
@@ -132,33 +143,7 @@ def gather(plan: Plan, profile: Profile, instance: Instance, database_url: str) 
     receipts = read_receipts(database_url, plan.profile)
     dagster = _ask_dagster(plan, profile, instance)
     files = [_file(planned, receipts, dagster) for planned in plan.files]
-    verified = {one.table_name: one for one in read_verifications(database_url, plan.profile)}
-    tables = [
-        TableAccount(
-            name=table.qualified,
-            written=sum(receipt.rows.get(table.qualified, 0) for receipt in receipts.values()),
-            collisions=sum(receipt.collisions.get(table.qualified, 0) for receipt in receipts.values()),
-            there=count_rows(database_url, table),
-            version=table.version,
-            kind="landing" if table.landing else "merged" if table.merges else "keyed",
-            verification=verified.get(table.qualified),
-        )
-        for table in profile.tables.values()
-    ]
-    made = read_aggregates(database_url, plan.profile)
-    tables += [
-        TableAccount(
-            name=table.qualified,
-            written=made[table.qualified].rows if table.qualified in made else 0,
-            collisions=0,
-            there=count_rows(database_url, table),
-            version=None,
-            kind="aggregate",
-            made=table.qualified in made,
-            verification=verified.get(table.qualified),
-        )
-        for table in (aggregate.table for aggregate in profile.aggregates)
-    ]
+    tables = _tables(plan, profile, receipts, database_url)
     kept = count_quarantined(database_url, plan.profile)
     server_version, database, role = server(database_url)
     account = Account(
@@ -186,8 +171,38 @@ def gather(plan: Plan, profile: Profile, instance: Instance, database_url: str) 
         ],
         without_dagster=dagster.fault,
     )  # fmt: skip
-    account.verdicts = list(_verdicts(account, kept))
+    account.verdicts = list(_verdicts(account, kept, exports_before(plan, receipts)))
     return account
+
+
+def _tables(
+    plan: Plan, profile: Profile, receipts: Mapping[FileKey, Receipt], url: str
+) -> list[TableAccount]:
+    """What is known of each table: of receipts, those of the plan's files only."""
+    made, ours = read_aggregates(url, plan.profile), receipts_of(plan, receipts)
+    verified = {one.table_name: one for one in read_verifications(url, plan.profile)}
+    _, states = read_states(url, profile.all_tables)
+    tables = []
+    for table in profile.all_tables:
+        name, state = table.qualified, states[table.qualified]
+        rows = rows_of(table, ours, state.rows)
+        receipt = made.get(name)
+        aggregate = next((each for each in profile.aggregates if each.table.qualified == name), None)
+        if aggregate:
+            rows = Rows(written=receipt.rows if receipt else 0, within_batches=0, there=state.rows)
+        unverified = not_verified(plan, profile, table, verified.get(name), state, ours, receipt)
+        if unverified and aggregate and not any(states[each.qualified].rows for each in aggregate.sources):
+            unverified += ", and what files had landed was dropped: load all of them again first"
+        tables.append(
+            TableAccount(
+                name=name,
+                rows=rows,
+                made=aggregate is None or receipt is not None,
+                verification=verified.get(name),
+                unverified=unverified,
+            )
+        )
+    return tables
 
 
 class _Dagster(msgspec.Struct, kw_only=True):
@@ -265,8 +280,10 @@ def _file(
 # -- the judgement -----------------------------------------------------------------------------------
 
 
-def _verdicts(account: Account, kept: Mapping[tuple[str, str], int]) -> Iterable[Verdict]:
-    """Judge what was gathered; `kept` counts the items in the quarantine by file."""
+def _verdicts(
+    account: Account, kept: Mapping[tuple[str, str], int], before: Sequence[str] = ()
+) -> Iterable[Verdict]:
+    """Judge what was gathered; `kept` counts the items in the quarantine by file, `before` are exports loaded before."""
     loaded = [(file.planned, file.receipt) for file in account.files if file.receipt]
     yield _all(
         "every file is loaded", "files have a receipt in the database", len(account.files),
@@ -287,16 +304,19 @@ def _verdicts(account: Account, kept: Mapping[tuple[str, str], int]) -> Iterable
     )  # fmt: skip
     for table in account.tables:
         yield _table_verdict(table)
-        yield _verification_verdict(account, table)
-    bad = sum(one.items for one in account.bad)
-    yield Verdict(
-        "nothing is in the quarantine", "warning" if bad else "passed",
-        f"{bad:,} items are in the quarantine; they are kept there with their raw lines" if bad else "it is empty",
+        yield _verification_verdict(account, table, before)
+    left = Left(
+        quarantined=sum(one.items for one in account.bad), unrouted=account.unrouted,
+        may_quarantine=account.profile.may_quarantine,
     )  # fmt: skip
-    unrouted = sum(account.unrouted.values())
     yield Verdict(
-        "a rule took every item", "warning" if unrouted else "passed",
-        f"{unrouted:,} items were skipped because no rule of the profile took them" if unrouted else "none was left",
+        "nothing is in the quarantine",
+        "failed" if left.too_many_quarantined else "warning" if left.quarantined else "passed",
+        f"{left.quarantined_text()}; they are kept there with their raw lines" if left.quarantined else "it is empty",
+    )  # fmt: skip
+    yield Verdict(
+        "a rule took every item", "failed" if left.unrouted else "passed",
+        left.unrouted_text if left.unrouted else "none was left",
     )  # fmt: skip
     if account.without_dagster:
         yield Verdict("Dagster shows every file as materialized", "unknown", account.without_dagster)
@@ -317,49 +337,28 @@ def _all(name: str, text: str, total: int, wrong: Sequence[PlannedFile]) -> Verd
 
 
 def _table_verdict(table: TableAccount) -> Verdict:
-    name = f"every row is in {table.name}"
-    missing = table.written - table.there
-    if table.version is not None:
-        text = f"{table.written:,} rows written, {table.there:,} there: of one key the greater {table.version} stays"
-        return Verdict(name, "passed", text)
-    if table.kind == "merged":
-        text = f"{table.written:,} rows written, {table.there:,} there: rows of one key are merged"
-        return Verdict(name, "passed", text)
-    if table.kind == "landing" and not table.there:
-        return Verdict(
-            name, "passed", f"{table.written:,} rows were landed; finishing has dropped them since"
-        )
+    name = f"{table.name} has as many rows as were written"
     if not table.made:
         return Verdict(name, "failed", "it was not made yet, which waits for all files")
-    if missing > 0 or table.collisions:
-        return Verdict(
-            name, "failed",
-            f"{max(missing, 0):,} of {table.written:,} rows written are not in the table, and {table.collisions:,} met "
-            "another of their key in one batch",
-        )  # fmt: skip
-    more = f", and {-missing:,} that were there before or came from elsewhere" if missing < 0 else ""
-    return Verdict(name, "passed", f"{table.written:,} rows written, all are there{more}")
+    return Verdict(name, "passed" if table.rows.passed else "failed", table.rows.text)
 
 
-def _verification_verdict(account: Account, table: TableAccount) -> Verdict:
-    name, found = f"the rows of {table.name} are the export's", table.verification
-    if found is None or found.verified_at is None:
-        return Verdict(
-            name, "unknown",
-            f"nobody has compared them yet; migration-pipeline verify {account.plan.profile} reads the export again, and does",
-        )  # fmt: skip
-    faults = found.missing + found.different + found.extra
+def _verification_verdict(account: Account, table: TableAccount, before: Sequence[str]) -> Verdict:
+    name, found, reference = (
+        f"the rows of {table.name} are the export's",
+        table.verification,
+        account.plan.reference,
+    )
+    if table.unverified or found is None:
+        text = f"not verified: {table.unverified}; migration-pipeline verify {reference} reads the export again, and compares them"
+        return Verdict(name, "unverified", text)
     text = (
         f"{found.same:,} of {found.compared:,} rows of the export are the table's, {found.missing:,} are missing, "
         f"{found.different:,} different, {found.extra:,} extra; compared {found.verified_at:%Y-%m-%d %H:%M:%S %Z}"
     )
-    if found.files < len(account.files):
-        text += f", with {found.files:,} of {len(account.files):,} files: verify again"
-    elif any(receipt.loaded_at > found.verified_at for receipt in account.receipts):
-        text += ", and files were loaded since: verify again"
-    else:
-        return Verdict(name, "failed" if faults else "passed", text)
-    return Verdict(name, "failed" if faults else "warning", text)
+    if found.extra:
+        text += f"; {extra_text(found.extra, before, reference)}"
+    return Verdict(name, "failed" if found.missing + found.different + found.extra else "passed", text)
 
 
 def _added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:

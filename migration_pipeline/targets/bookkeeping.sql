@@ -79,6 +79,12 @@ CREATE TABLE IF NOT EXISTS migration.verification (
     verified_at timestamp with time zone NOT NULL DEFAULT now(),
     PRIMARY KEY (profile, table_name)
 );
+-- When it began, with what, and what the table was then: a later change of it is seen by that.
+ALTER TABLE migration.verification
+    ADD COLUMN IF NOT EXISTS began_at        timestamp with time zone,
+    ADD COLUMN IF NOT EXISTS profile_version text NOT NULL DEFAULT '',
+    ADD COLUMN IF NOT EXISTS files_md5       text NOT NULL DEFAULT '',
+    ADD COLUMN IF NOT EXISTS state           jsonb;
 COMMENT ON TABLE migration.verification IS 'The last comparison of each table with the export; counts are of rows.';
 
 -- Examples of what it found.

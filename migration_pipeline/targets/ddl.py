@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
 from migration_pipeline.row import Row, Table
 from migration_pipeline.targets.catalog import SchemaError, Target, qualified, quote, read_target
-from migration_pipeline.targets.connection import transaction
+from migration_pipeline.targets.connection import DatabaseSettings, transaction
 
 BOOKKEEPING = files("migration_pipeline.targets").joinpath("bookkeeping.sql").read_text()
 """Schema ``migration`` and its tables; safe to run again."""
+
+PATIENCE = DatabaseSettings(lock_timeout_seconds=5, statement_timeout_seconds=30)
+"""Of a look at the tables that somebody waits for."""
 
 
 def ddl(tables: Iterable[Table]) -> str:
@@ -31,16 +35,17 @@ def _create(table: Table) -> str:
         lines.append(f"    PRIMARY KEY ({', '.join(map(quote, table.key))})")
     schema = f"CREATE SCHEMA IF NOT EXISTS {quote(table.schema)};\n" if table.schema else ""
     body = ",\n".join(lines)
-    comments = [f"COMMENT ON TABLE {qualified(table)} IS {_literal(table.comment)};\n"]
+    comments = [f"COMMENT ON TABLE {qualified(table)} IS {literal(table.comment)};\n"]
     comments += [
-        f"COMMENT ON COLUMN {qualified(table)}.{quote(c.name)} IS {_literal(c.comment)};\n"
+        f"COMMENT ON COLUMN {qualified(table)}.{quote(c.name)} IS {literal(c.comment)};\n"
         for c in table.columns
         if c.comment
     ]
     return f"{schema}CREATE TABLE IF NOT EXISTS {qualified(table)} (\n{body}\n);\n{''.join(comments)}"
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
+    """Quote a text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
 
 
@@ -52,7 +57,7 @@ SELECT count(*)
  WHERE attrelid = to_regclass('migration.loaded_file') AND attname = 'rounded'
     OR attrelid = to_regclass('migration.quarantine') AND attname = 'raw'
     OR attrelid = to_regclass('migration.collision') AND attname = 'key'
-    OR attrelid = to_regclass('migration.verification') AND attname = 'extra'
+    OR attrelid = to_regclass('migration.verification') AND attname = 'state'
     OR attrelid = to_regclass('migration.difference') AND attname = 'id'
     OR attrelid = to_regclass('migration.slice') AND attname = 'alive_until'
     OR attrelid = to_regclass('migration.aggregate') AND attname = 'rounded'
@@ -80,3 +85,23 @@ def read_targets(cursor: Any, tables: Mapping[type[Row], Table]) -> dict[type[Ro
     """Compare bookkeeping and tables with the catalog, before any work. Raises `SchemaError`."""
     check_bookkeeping(cursor)
     return {row_class: read_target(table, cursor) for row_class, table in tables.items()}
+
+
+def check_tables(url: str, tables: Iterable[Table]) -> None:
+    """Compare bookkeeping and tables with the catalog. Raises `SchemaError` with a line for each that does not fit.
+
+    Raises `DatabaseError` where that cannot be told.
+    """
+    wrong = []
+    checks: list[Callable[[Any], object]] = [
+        check_bookkeeping,
+        *(partial(read_target, table) for table in tables),
+    ]
+    with transaction(url, PATIENCE) as cursor:
+        for check in checks:
+            try:
+                check(cursor)
+            except SchemaError as error:
+                wrong.append(str(error))
+    if wrong:
+        raise SchemaError("\n".join(wrong))

@@ -127,7 +127,7 @@ ADVICE = {
     "0A000": "the table, or a type in it, does not support the statement: docs/targets.md says which tables do",
     "21000": "two rows of one key met in one statement, which is a defect of the pipeline: please report it",
     "22P05": "the database's encoding lacks a character: use a database whose encoding is UTF8",
-    "42501": "the role lacks a privilege, or a row-level security policy hides rows from it: see docs/security.md",
+    "42501": "the role lacks a privilege: see the grants in docs/security.md",
     "428C9": "a column is GENERATED ALWAYS: leave it out of the Row, or make it BY DEFAULT",
     "42883": "a type has no such operator or function: name another type in the Row, or install its extension",
     "42P10": "no unique index is on exactly the Row's key: make one, or change the key",

@@ -16,6 +16,7 @@ import msgspec
 from migration_pipeline.row import Table
 from migration_pipeline.targets.catalog import qualified
 from migration_pipeline.targets.connection import DatabaseSettings, transaction
+from migration_pipeline.targets.states import TableState
 
 RECEIPTS = """
 SELECT export_id, file, profile_version, md5, bytes, items, loaded, skipped, unrouted, quarantined, rows,
@@ -51,7 +52,7 @@ SELECT export_id, file, line, table_name, sqlstate, reason
 COLLISIONS = """
 SELECT export_id, file, key
   FROM migration.collision
- WHERE profile = %(profile)s AND table_name = %(table)s
+ WHERE profile = %(profile)s AND table_name = %(table)s AND export_id = ANY(%(exports)s)
  ORDER BY export_id, file, key
  LIMIT 100
 """
@@ -109,6 +110,34 @@ SELECT coalesce(table_name, ''), coalesce(sqlstate, ''), reason, count(*), count
  WHERE profile = %(profile)s AND export_id = ANY(%(exports)s)
  GROUP BY 1, 2, 3
  ORDER BY 4 DESC, 1, 2, 3
+"""
+
+LANDED = """
+SELECT export_id, file, id, rows
+  FROM migration.slice
+ WHERE profile = %(profile)s AND landed_at IS NOT NULL
+"""
+
+PARTS = """
+SELECT relname
+  FROM pg_inherits
+  JOIN pg_class ON oid = inhrelid
+ WHERE inhparent = to_regclass(%(table)s)
+"""
+
+THERE = "SELECT to_regclass(%(table)s) IS NOT NULL"
+
+FILLED = "SELECT EXISTS (SELECT FROM {table})"
+
+OTHER_WRITERS = """
+SELECT profile, name
+  FROM migration.loaded_file, unnest(%(names)s) AS name
+ WHERE profile <> %(profile)s AND (rows ->> name)::bigint > 0
+ UNION
+SELECT profile, table_name
+  FROM migration.aggregate
+ WHERE profile <> %(profile)s AND table_name = ANY(%(names)s)
+ ORDER BY 1, 2
 """
 
 SERVER = "SELECT current_setting('server_version'), current_database(), current_user"
@@ -283,6 +312,42 @@ def quarantined_by_reason(url: str, profile: str, exports: Sequence[str]) -> lis
     return [Bad(*row) for row in _fetch(url, QUARANTINED_BY_REASON, parameters)]
 
 
+def read_landed(url: str, profile: str, tables: Iterable[Table]) -> dict[FileKey, set[str]]:
+    """Give for each landed file of a profile those of some landing tables that its slice is in. Raises `DatabaseError`."""
+    with transaction(url) as cursor:
+        parts: dict[str, set[str]] = {}
+        for table in tables:
+            cursor.execute(PARTS, {"table": qualified(table)})
+            parts[table.qualified] = {f"{table.schema}.{name}" for (name,) in cursor.fetchall()}
+        cursor.execute(LANDED, {"profile": profile})
+        return {
+            (export_id, file): {  # without rows a slice has no part
+                name for name in parts.keys() & rows if not rows[name] or f"{name}_{number}" in parts[name]
+            }
+            for export_id, file, number, rows in cursor.fetchall()
+        }
+
+
+def empty_tables(url: str, tables: Iterable[Table]) -> set[str]:
+    """Name those of some tables that have no row, or are not there. Raises `DatabaseError`."""
+    empty = set()
+    with transaction(url) as cursor:
+        for table in tables:
+            cursor.execute(THERE, {"table": qualified(table)})
+            if cursor.fetchone() == (True,):
+                cursor.execute(FILLED.format(table=qualified(table)))
+                if cursor.fetchone() == (True,):
+                    continue
+            empty.add(table.qualified)
+    return empty
+
+
+def other_writers(url: str, profile: str, tables: Iterable[Table]) -> list[tuple[str, str]]:
+    """Name the other profiles that have loaded rows into some tables, and which: profile, table. Raises `DatabaseError`."""
+    names = [name for table in tables for name in table.spellings]
+    return [(other, name) for other, name in _fetch(url, OTHER_WRITERS, {"profile": profile, "names": names})]
+
+
 def server(url: str) -> tuple[str, str, str]:
     """Give the server's version, and the names of the database and the role. Raises `DatabaseError`."""
     ((version, database, role),) = _fetch(url, SERVER, None)
@@ -305,11 +370,14 @@ def rows_statement(table: Table) -> str:
     return ROWS.format(table=qualified(table))
 
 
-def pasteable(statement: str, parameters: Mapping[str, str]) -> str:
+def pasteable(statement: str, parameters: Mapping[str, str | Sequence[str]]) -> str:
     """Write a statement as it can be pasted into psql."""
 
     def literal(match: re.Match[str]) -> str:
-        return "'" + parameters[match[1]].replace("'", "''") + "'"
+        value = parameters[match[1]]
+        # A list as PostgreSQL writes an array; names of exports and files hold neither quote nor backslash.
+        text = value if isinstance(value, str) else "{" + ",".join(f'"{one}"' for one in value) + "}"
+        return "'" + text.replace("'", "''") + "'"
 
     return re.sub(r"%\((\w+)\)s", literal, statement).strip() + ";"
 
@@ -330,9 +398,10 @@ DELETE FROM migration.difference WHERE profile = %(profile)s AND table_name = %(
 
 KEEP_VERIFICATION = """
 INSERT INTO migration.verification
-       (profile, table_name, files, compared, same, missing, different, newer, extra, columns, run_id)
+       (profile, table_name, files, compared, same, missing, different, newer, extra, columns, run_id, began_at,
+        profile_version, files_md5, state)
 VALUES (%(profile)s, %(table_name)s, %(files)s, %(compared)s, %(same)s, %(missing)s, %(different)s, %(newer)s,
-        %(extra)s, %(columns)s, %(run_id)s)
+        %(extra)s, %(columns)s, %(run_id)s, %(began_at)s, %(profile_version)s, %(files_md5)s, %(state)s)
 """
 
 KEEP_DIFFERENCE = """
@@ -348,7 +417,8 @@ SELECT table_name, kind, columns, key, file
 """
 
 VERIFICATIONS = """
-SELECT table_name, files, compared, same, missing, different, newer, extra, columns, run_id, verified_at
+SELECT table_name, files, compared, same, missing, different, newer, extra, columns, run_id, verified_at, began_at,
+       profile_version, files_md5, state
   FROM migration.verification
  WHERE profile = %(profile)s
  ORDER BY table_name
@@ -372,6 +442,13 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     """Rows that differ, by column."""
     run_id: str
     verified_at: datetime | None = None
+    began_at: datetime | None = None
+    """None of one that was kept before this was."""
+    profile_version: str = ""
+    files_md5: str = ""
+    """`md5_of_files` of those that were read."""
+    state: TableState | None = None
+    """What the table was when it began: what is changed while it reads counts as changed since."""
     examples: list[tuple[str, str, str, tuple[str, ...], str]] = []
     """For ``migration.difference``: export, file, kind, columns, and the key as JSON."""
 
@@ -382,8 +459,8 @@ def keep_verification(url: str, verifications: Iterable[Verification]) -> None:
         for each in verifications:
             values = msgspec.structs.asdict(each)
             cursor.execute(FORGET_VERIFICATION, values)
-            columns = msgspec.json.encode(each.columns).decode()
-            cursor.execute(KEEP_VERIFICATION, values | {"columns": columns})
+            documents = {name: msgspec.json.encode(values[name]).decode() for name in ("columns", "state")}
+            cursor.execute(KEEP_VERIFICATION, values | documents)
             for export_id, file, kind, names, key in each.examples:
                 place = {"export_id": export_id, "file": file, "kind": kind}
                 cursor.execute(KEEP_DIFFERENCE, values | place | {"columns": list(names), "key": key})
@@ -393,10 +470,13 @@ def read_verifications(url: str, profile: str) -> list[Verification]:
     """Read the last verification of each table. Raises `DatabaseError`."""
     names = (
         "table_name", "files", "compared", "same", "missing", "different", "newer", "extra", "columns",
-        "run_id", "verified_at",
+        "run_id", "verified_at", "began_at", "profile_version", "files_md5", "state",
     )  # fmt: skip
     rows = _fetch(url, VERIFICATIONS, {"profile": profile})
-    return [Verification(profile=profile, **dict(zip(names, row, strict=True))) for row in rows]
+    return [
+        msgspec.convert({"profile": profile, **dict(zip(names, row, strict=True))}, Verification)
+        for row in rows
+    ]
 
 
 def read_differences(url: str, profile: str) -> list[tuple[str, str, list[str], Any, str]]:

@@ -540,7 +540,7 @@ def test_the_checks_run_from_the_ui_and_as_a_job(whole: Local) -> None:
     assert results.pop("rows_match_export") is None, "it reads the whole export, and has a job of its own"
     assert {name: check["status"] for name, check in results.items()} == dict.fromkeys(
         [
-            "all_files_loaded", "items_conserved", "md5_matches", "nothing_quarantined", "nothing_unrouted",
+            "tables_fit", "all_files_loaded", "items_conserved", "md5_matches", "nothing_quarantined", "nothing_unrouted",
             "no_key_collisions_customers", "no_key_collisions_orders", "no_key_collisions_order_lines",
             "made_of_all_files_customer_activity",
         ],

@@ -53,7 +53,7 @@ def run(plan: Plan, url: str, profile: Any = shop) -> dict[str, dg.AssetCheckEva
     assert result.get_asset_materialization_events() == []
     evaluations = {evaluation.check_name: evaluation for evaluation in result.get_asset_check_evaluations()}
     assert set(evaluations) == {
-        "all_files_loaded", "items_conserved", "md5_matches", "nothing_quarantined", "nothing_unrouted",
+        "tables_fit", "all_files_loaded", "items_conserved", "md5_matches", "nothing_quarantined", "nothing_unrouted",
         *COLLISION_CHECKS, MADE,
     }  # fmt: skip
     assert {evaluation.asset_key for evaluation in evaluations.values()} == {
@@ -113,8 +113,9 @@ def test_a_fault_is_told_with_its_files(plan: Plan, loaded: str, fault: str, che
     told = text(evaluations[check])
     assert concerned == sum(planned.partition in told for planned in plan.files) > 0
     assert evaluations[check].metadata["next"].value
-    warns = evaluations[check].severity == dg.AssetCheckSeverity.WARN
-    assert warns == (check == "nothing_unrouted")
+    assert evaluations[check].severity == dg.AssetCheckSeverity.ERROR
+    if check == "nothing_unrouted":
+        assert evaluations[check].description == "no rule takes 12 items, with keys PK=CART#… (12)"
 
 
 QUARANTINE = """
@@ -123,11 +124,13 @@ SELECT profile, export_id, file, 1, 'a secret', 'a secret', '1', 'r' FROM migrat
 """
 
 
-def test_quarantined_items_warn_and_must_be_those_of_the_receipts(plan: Plan, loaded: str) -> None:
+def test_quarantined_items_fail_unless_the_profile_allows_them_and_must_be_those_of_the_receipts(
+    plan: Plan, loaded: str
+) -> None:
     execute(loaded, QUARANTINE)
     evaluations = run(plan, loaded)
     assert failed(evaluations) == {"nothing_quarantined", "items_conserved"}
-    assert evaluations["nothing_quarantined"].severity == dg.AssetCheckSeverity.WARN
+    assert evaluations["nothing_quarantined"].severity == dg.AssetCheckSeverity.ERROR
     assert "secret" not in "".join(map(text, evaluations.values()))
 
     execute(
@@ -135,6 +138,12 @@ def test_quarantined_items_warn_and_must_be_those_of_the_receipts(plan: Plan, lo
         "UPDATE migration.loaded_file SET quarantined = 1, loaded = loaded - 1 WHERE items > 0",
     )
     assert failed(run(plan, loaded)) == {"nothing_quarantined"}
+    ((bad,),) = query(loaded, "SELECT count(*) FROM migration.quarantine")
+    assert failed(run(plan, loaded, replace(shop, may_quarantine=bad - 1))) == {"nothing_quarantined"}
+    allowed = run(plan, loaded, replace(shop, may_quarantine=bad))
+    assert failed(allowed) == set()
+    told = f"{bad} items are in the quarantine, of {bad} that the profile allows"
+    assert allowed["nothing_quarantined"].description == told
 
 
 @pytest.mark.parametrize(
@@ -160,6 +169,52 @@ def test_an_aggregate_that_is_not_made_of_all_files_fails(
     assert failed(evaluations) == {MADE}
     assert told in (evaluations[MADE].description or "")
     assert "materialize the asset `customer_activity` again" in text(evaluations[MADE])
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("ALTER TABLE orders DROP COLUMN coupon", ["table orders has no column 'coupon'"]),
+        (
+            "ALTER TABLE customers DROP COLUMN name; ALTER TABLE customer_activity ALTER events TYPE text",
+            ["table customers has no column 'name'", "table customer_activity: column 'events' is text"],
+        ),
+    ],
+)
+def test_every_table_that_does_not_fit_is_told(plan: Plan, loaded: str, fault: str, told: list[str]) -> None:
+    execute(loaded, fault)
+    evaluations = run(plan, loaded)
+    assert failed(evaluations) == {"tables_fit"}
+    evaluation = evaluations["tables_fit"]
+    assert evaluation.severity == dg.AssetCheckSeverity.ERROR
+    for one in told:
+        assert one in (evaluation.description or "")
+        assert f"- {one}" in text(evaluation)
+
+
+OTHER = """
+INSERT INTO migration.loaded_file (profile, export_id, file, profile_version, md5, bytes, items, loaded, skipped,
+                                   quarantined, rows, seconds, run_id)
+VALUES ('older', 'e', 'f', '1', 'm', 1, 1, 1, '{}', 0, '{"public.orders": 1, "customers": 0, "s.customers": 1}', 1, 'r')
+"""
+
+OTHER_AGGREGATE = """
+INSERT INTO migration.aggregate (profile, table_name, profile_version, sql_md5, files, groups, rows, new, changed,
+                                 unchanged, deleted, parts, retries, seconds, run_id)
+VALUES ('older', 'customer_activity', '1', 'm', 1, 1, 1, 1, 0, 0, 0, 1, 0, 1, 'r')
+"""
+
+
+@pytest.mark.parametrize(
+    ("receipt", "table"), [(OTHER, "public.orders"), (OTHER_AGGREGATE, "customer_activity")]
+)
+def test_rows_of_another_profile_in_a_table_warn(plan: Plan, loaded: str, receipt: str, table: str) -> None:
+    execute(loaded, receipt)
+    evaluations = run(plan, loaded)
+    assert failed(evaluations) == {"tables_fit"}
+    evaluation = evaluations["tables_fit"]
+    assert evaluation.severity == dg.AssetCheckSeverity.WARN
+    assert evaluation.description == f"the profile older has loaded rows into {table}, too"
 
 
 def test_rows_that_replaced_others_fail_their_table_alone(plan: Plan, loaded: str) -> None:

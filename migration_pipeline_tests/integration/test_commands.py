@@ -63,8 +63,14 @@ def visit(item: Session) -> Visit:
     return Visit(item.PK, item.ip)
 
 profile.ignore(PK=prefix("CUSTOMER#"), because="<script>alert(1)</script> & \\"quotes\\"")
+profile.ignore(because="not asked for")
 """
-"""Orders are left out: no rule takes them. While the file `slowly` is there, a file takes more than a minute."""
+"""While the file `slowly` is there, a file takes more than a minute."""
+
+TAKES_THE_REST = 'profile.ignore(because="not asked for")'
+
+SOME_FAIL = ("    return Visit", '    assert not item.PK.endswith("7")\n    return Visit')
+"""What to change so that sessions go to the quarantine."""
 
 
 @dataclass
@@ -99,8 +105,11 @@ class Night:
     def json(self) -> dict[str, Any]:
         status, output = self.run("status", "night", "--json")
         document: dict[str, Any] = json.loads(output)
-        complete = document["files_by_state"]["materialized"] == document["files"]
-        assert status == (0 if complete else 1)
+        loaded = document["files_by_state"]["materialized"] == document["files"]
+        left = document["items_quarantined"] + document["items_unrouted"]
+        finished = all(each["state"] == "materialized" for each in document["then"])
+        assert document["complete"] == (loaded and finished and not left)
+        assert status == (0 if document["complete"] else 1)
         return document
 
     def of(self, document: dict[str, Any], state: str) -> list[dict[str, Any]]:
@@ -124,7 +133,8 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
     home = tmp_path_factory.mktemp("a night")
     (home / "night.py").write_text(NIGHT)
     with contextlib.ExitStack() as ends:
-        settings = {"MIGRATION_HOME": str(home), "PYTHONPATH": str(home)}
+        path = os.pathsep.join(filter(None, (str(home), os.environ.get("PYTHONPATH"))))
+        settings = {"MIGRATION_HOME": str(home), "PYTHONPATH": path}
         patch = ends.enter_context(pytest.MonkeyPatch.context())
         for name, value in (settings | ends.enter_context(s3_server())).items():
             patch.setenv(name, value)
@@ -410,11 +420,20 @@ def test_it_is_over(night: Night, metrics: Metrics) -> None:
     assert scrape["migration_files", "materialized"] == scrape["migration_loaded_files",] == 5
     assert scrape["migration_rows", "visits"] == scrape["migration_items", "loaded"] == rows
     assert sum(scrape["migration_items", what] for what in ("loaded", "skipped", "quarantined")) == 12_000
-    assert scrape["migration_unrouted_items",] == scrape["migration_skipped_items", "unrouted"] > 0
+    assert scrape["migration_skipped_items", "not asked for"] > 0
+    assert scrape["migration_unrouted_items",] == scrape["migration_quarantine_items",] == 0
     assert scrape["migration_unproven_files",] == scrape["migration_unconserved_files",] == 0
     status, output = night.run("status", "night", "--watch")
     assert (status, output.splitlines()[-1]) == (0, "5 of 5 files materialized")
 
+    status, output = night.run("report", "night", "-o", "unproven.html")
+    assert (status, "next: migration-pipeline verify night:profile" in output) == (1, True), output
+    assert "Not verified." in Page(night.home / "unproven.html").text
+    status, output = night.run("verify", "night")
+    assert (status, f"all {rows:,} rows of the export are in the tables, and no others" in output) == (
+        0,
+        True,
+    )
     status, output = night.run("report", "night", "-o", "done.html")
     assert (status, output.splitlines()[-1]) == (0, "complete: done.html")
     page = Page(night.home / "done.html")
@@ -478,6 +497,47 @@ def test_without_dagster_and_without_the_database(night: Night) -> None:
         assert scrape["migration_files", "materialized"] == 5
         assert ("migration_loaded_files",) not in scrape
         assert password not in metrics.text()
+
+
+def test_items_that_are_left_over_are_no_success(night: Night, metrics: Metrics) -> None:
+    module, file = night.home / "night.py", night.files[2]
+    mended = NIGHT.replace(TAKES_THE_REST, "")
+    module.write_text(mended.replace(*SOME_FAIL))
+    loading = ("backfill", "night", "--all", "--only", file, "--wait")
+    status, output = night.run(*loading)
+    (left,) = (f for f in night.json()["by_file"] if f["file"] == file)
+    assert left["quarantined"] > 5
+    assert left["unrouted"] > 100
+    unrouted = f"not complete: no rule takes {left['unrouted']:,} items, with keys PK=ORDER#… ({left['unrouted']:,}); "
+    bad = f"not complete: {left['quarantined']:,} items are in the quarantine; "
+    assert (status, "1 of 1 files materialized" in output) == (1, True), output
+    assert (unrouted in output, bad in output) == (True, True), output
+    for words in (("status", "night"), ("status", "night", "--watch"), ("backfill", "night", "--wait")):
+        status, output = night.run(*words)
+        assert (status, unrouted in output, bad in output) == (1, True, True), output
+    document = night.json()
+    assert (document["items_unrouted"], document["unrouted_by_keys"]) == (
+        left["unrouted"], {"PK=ORDER#…": left["unrouted"]}
+    )  # fmt: skip
+    assert (document["items_quarantined"], document["complete"]) == (left["quarantined"], False)
+    scrape = metrics.scrape()
+    assert scrape["migration_unrouted_items",] == left["unrouted"]
+    assert scrape["migration_quarantine_items",] == left["quarantined"]
+
+    # A replay takes the bad ones out, though the file's materialization still tells of them.
+    module.write_text(mended)
+    assert night.run("replay", "night")[0] == 0
+    status, output = night.run("status", "night")
+    assert (status, unrouted in output, "quarantine" in output) == (1, True, False), output
+    nowhere = {"MIGRATION_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}
+    process = night.popen("status", "night", env=night.environment | nowhere)
+    assert bad in process.communicate(timeout=SECONDS)[0], (
+        "without the database only the materialization tells"
+    )
+
+    module.write_text(NIGHT)
+    assert night.run(*loading)[0] == 0
+    assert night.json()["complete"]
 
 
 def test_a_receipt_that_is_gone_is_told(night: Night, metrics: Metrics) -> None:

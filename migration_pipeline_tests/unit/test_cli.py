@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import msgspec
@@ -122,6 +124,90 @@ def test_a_profile_that_was_renamed_is_refused(tmp_path: Path, monkeypatch: pyte
     status, output = run("status", "before")
     assert status == 2
     assert "third_one:profile is now called afterwards; plan again" in output
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("out", "out"), ("out", "public.out"), ("public.out", "out"), ("s.out", "s.out")]
+)
+def test_two_profiles_that_write_one_table_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one: str, other: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name, table in (("eu", one), ("us", other), ("asia", "other.out")):
+        source = PROFILE.format(name=name).replace('"out"', f'"{table}"')
+        (tmp_path / f"{name}_rows.py").write_text(source)
+        monkeypatch.delitem(sys.modules, f"{name}_rows", raising=False)
+    export = run("sample", str(tmp_path), "--items", "10", "--files", "1")[1].partition(": ")[2].strip()
+    assert run("plan", "--profile", "eu_rows:profile", export)[0] == 0
+    assert run("plan", "--profile", "eu_rows:profile", export)[0] == 0, "its own plan is no other"
+    path = plan_path(settings.plans_dir(), "eu")
+    for command in (["plan", "--profile", "us_rows:profile", export], ["ddl", "us_rows:profile"]):
+        status, output = run(*command)
+        assert (status, len(output.splitlines())) == (2, 1)
+        assert f"the profile eu, planned in {path}, writes the table {one} as us does" in output
+        assert "name another table in one of them" in output
+        assert run(*[text.replace("us_rows", "asia_rows") for text in command])[0] == 0
+    assert not plan_path(settings.plans_dir(), "us").exists()
+    path.unlink()
+    assert run("plan", "--profile", "us_rows:profile", export)[0] == 0
+
+
+def test_a_plan_of_a_profile_that_does_not_import_breaks_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "fourth_one.py").write_text(PROFILE.format(name="fourth"))
+    export = run("sample", str(tmp_path), "--items", "10", "--files", "1")[1].partition(": ")[2].strip()
+    assert run("plan", "--profile", "fourth_one:profile", export)[0] == 0
+    del sys.modules["fourth_one"]
+    (tmp_path / "fourth_one.py").write_text("import no_such_module")
+    for command in (["plan", "--profile", "shop", export], ["ddl", "shop"]):
+        status, output = run(*command)
+        assert status == 0
+        (warning,) = [line for line in output.splitlines() if line.startswith("warning: ")]
+        assert warning.startswith("warning: whether that plan writes a table of shop is not known: ")
+        assert "fourth_one" in warning
+
+
+@pytest.mark.parametrize("answer", [b"<html>hello</html>", b'["dagster"]', b'{"data": null}', None])
+def test_a_plan_is_made_whatever_answers_in_place_of_dagster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes | None
+) -> None:
+    class Other(BaseHTTPRequestHandler):
+        """Another server: it answers all alike."""
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(answer or b"")
+
+        def do_POST(self) -> None:
+            asked.append(self.path)
+            self.do_GET()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    asked: list[str] = []
+    export = run("sample", str(tmp_path), "--items", "10", "--files", "1")[1].partition(": ")[2].strip()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Other) as server:
+        url = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("MIGRATION_DAGSTER_URL", url)
+        if answer is None:
+            server.server_close()
+        else:
+            threading.Thread(target=server.serve_forever).start()
+        try:
+            status, output = run("plan", "--profile", "shop", export)
+        finally:
+            if answer is not None:
+                server.shutdown()
+    assert status == 0
+    assert output.startswith("planned 1 files")
+    assert f"no Dagster answers at {url}" in output
+    assert asked == []
 
 
 @pytest.mark.parametrize(

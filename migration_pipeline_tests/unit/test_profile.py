@@ -186,6 +186,23 @@ def test_an_empty_prefix_matches_every_item_that_no_rule_before_takes() -> None:
     assert (outcome.counts.ignored, outcome.counts.unrouted) == ({"old": 1}, {})
 
 
+def test_an_ignore_without_conditions_takes_all_that_is_left_and_is_the_last_rule() -> None:
+    p = Profile("p")
+
+    @p.route(PK=prefix("A#"))
+    def first(item: Thing) -> Small:
+        return Small(item.PK)
+
+    p.ignore(because="not asked for")
+    outcome = transform_of(p)([line(PK="A#1"), line(PK="B"), line(x="")])
+    assert outcome.rows[Small] == [Small("A#1")]
+    assert (outcome.counts.ignored, outcome.counts.unrouted) == ({"not asked for": 2}, {})
+    with pytest.raises(UsageError, match="no item reaches the rules after ignore"):
+        p.route(PK="B")(first)
+    with pytest.raises(UsageError, match="make it the last"):
+        p.ignore(PK="B", because="late")
+
+
 def test_a_route_may_return_many_rows_but_only_those_it_names() -> None:
     p = Profile("p")
 
@@ -235,8 +252,6 @@ def test_key_patterns_hold_no_values(values: tuple[str, ...], pattern: str) -> N
 
 def test_declarations_that_make_no_sense_are_refused() -> None:
     p = Profile("p")
-    with pytest.raises(UsageError, match="needs a condition"):
-        p.ignore(because="all of it")
     with pytest.raises(UsageError, match="use a non-empty string"):
         p.ignore(PK="", because="empty")
     with pytest.raises(UsageError, match="takes one argument, annotated with an Item class"):
@@ -290,3 +305,43 @@ def test_a_profile_that_does_not_load_says_why(
         reference = f"{module}:profile"
     with pytest.raises(UsageError, match=message):
         load_profile(reference)
+
+
+TWICE = """
+from migration_pipeline import Item, Profile, Row
+profile = Profile("twice")
+class It(Item):
+    PK: str
+class Out(Row, table="{one}", key="id"):
+    id: str
+class Also(Row, table="{other}", key="id"):
+    id: str
+@profile.route(SK="X")
+def it(item: It) -> Out | Also:
+    return Out(item.PK)
+"""
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "refused"),
+    [
+        ("out", "out", True),
+        ("out", "public.out", True),
+        ("public.out", "out", True),
+        ("out", "s.out", False),
+        ("out", "Out", False),
+    ],
+)
+def test_two_rows_of_one_table_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one: str, other: str, refused: bool
+) -> None:
+    (tmp_path / "twice_rows.py").write_text(TWICE.format(one=one, other=other))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "twice_rows", raising=False)
+    if refused:
+        with pytest.raises(
+            UsageError, match=r"the table public\.out is written twice, as Out and as Also; use"
+        ):
+            load_profile("twice_rows:profile")
+    else:
+        load_profile("twice_rows:profile")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -27,6 +28,7 @@ from migration_pipeline.report.page import FILES_SHOWN, page
 from migration_pipeline.report.plots import BARS, throughput
 from migration_pipeline.sources.export import ExportFile
 from migration_pipeline.targets.receipts import Bad, Receipt, Verification
+from migration_pipeline.verdicts import Rows
 
 HOSTILE = """<script>alert("1")</script><img src=x onerror='alert(2)'>&amp;]]>"""
 BEGIN = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -51,7 +53,11 @@ def missing(number: int, error: str = "") -> FileAccount:
 
 
 def account_of(
-    *files: FileAccount, tables: tuple[TableAccount, ...] = (), text: str = "", **more: Any
+    *files: FileAccount,
+    tables: tuple[TableAccount, ...] = (),
+    text: str = "",
+    may_quarantine: int = 0,
+    **more: Any,
 ) -> Account:
     planned = tuple(file.planned for file in files)
     export = PlannedExport("e", f"s3://b/e{text}", f"arn:table/x{text}", "2026-01-01T00:00:00Z")
@@ -59,7 +65,7 @@ def account_of(
         "bad": [], "backfills": [], "settings": [("a", "b")], "versions": [("c", "d")], "without_dagster": ""
     }  # fmt: skip
     account = Account(
-        plan=Plan(FORMAT, "shop", "shop", (export,), planned), profile=shop, made=BEGIN, files=list(files),
+        plan=Plan(FORMAT, "shop", "shop", (export,), planned), profile=replace(shop, may_quarantine=may_quarantine), made=BEGIN, files=list(files),
         tables=list(tables), verdicts=[], **(given | more),
     )  # fmt: skip
     kept = {
@@ -86,12 +92,12 @@ def table(
     written: int,
     there: int,
     collisions: int = 0,
-    version: str | None = None,
+    decides: str = "",
     verified: Verification | None = verification(),  # noqa: B008  # frozen
+    **more: Any,
 ) -> TableAccount:
-    return TableAccount(
-        name="t", written=written, there=there, collisions=collisions, version=version, verification=verified
-    )
+    rows = Rows(written=written, within_batches=collisions, there=there, decides=decides)
+    return TableAccount(name="t", rows=rows, verification=verified, **more)
 
 
 # -- the judgement -----------------------------------------------------------------------------------
@@ -110,8 +116,8 @@ def test_all_is_well() -> None:
         ("the bytes are the export's", [file_of(1, md5="other")], []),
         ("items are conserved", [file_of(1, loaded=99)], []),
         ("items are conserved", [file_of(1, loaded=90, skipped={"a": 9})], []),
-        ("every row is in t", [file_of(1)], [table(100, 99)]),
-        ("every row is in t", [file_of(1)], [table(100, 100, collisions=1)]),
+        ("t has as many rows as were written", [file_of(1)], [table(100, 99)]),
+        ("t has as many rows as were written", [file_of(1)], [table(100, 100, collisions=1)]),
     ],
 )
 def test_what_speaks_against_it(name: str, files: list[FileAccount], tables: list[TableAccount]) -> None:
@@ -129,40 +135,52 @@ def test_what_speaks_against_it(name: str, files: list[FileAccount], tables: lis
 @pytest.mark.parametrize(
     ("found", "outcome", "text"),
     [
-        ({"kind": "merged", "written": 9, "there": 3}, "passed", "rows of one key are merged"),
-        ({"kind": "landing", "written": 9, "there": 0}, "passed", "finishing has dropped them"),
-        ({"kind": "landing", "written": 9, "there": 8}, "failed", "1 of 9 rows written are not in the table"),
-        ({"kind": "aggregate", "written": 3, "there": 3}, "passed", "all are there"),
-        ({"kind": "aggregate", "written": 3, "there": 2}, "failed", "1 of 3 rows"),
-        ({"kind": "aggregate", "written": 0, "there": 3, "made": False}, "failed", "not made yet"),
+        (table(9, 3, decides="rows of one key are merged"), "passed", "rows of one key are merged"),
+        (table(9, 8), "failed", "1 of 9 rows written are not in the table"),
+        (table(3, 3), "passed", "3 rows written, 3 there"),
+        (table(0, 3, made=False), "failed", "not made yet"),
     ],
 )
-def test_tables_that_are_not_filled_row_by_row(found: dict[str, Any], outcome: str, text: str) -> None:
-    account = account_of(file_of(1), tables=(msgspec.structs.replace(table(1, 1), **found),))
-    verdict = next(each for each in account.verdicts if each.name == "every row is in t")
+def test_rows_are_counted(found: TableAccount, outcome: str, text: str) -> None:
+    account = account_of(file_of(1), tables=(found,))
+    verdict = next(each for each in account.verdicts if each.name == "t has as many rows as were written")
     assert (verdict.outcome, text in verdict.text) == (outcome, True)
 
 
 @pytest.mark.parametrize(
-    ("verified", "outcome", "text"),
+    ("verified", "unverified", "outcome", "text"),
     [
-        (verification(), "passed", "100 of 100 rows of the export are the table's"),
-        (verification(newer=5, same=95), "passed", "95 of 100 rows"),
-        (None, "unknown", "migration-pipeline verify shop"),
-        (verification(missing=1, same=99), "failed", "1 are missing"),
-        (verification(different=2, same=98), "failed", "2 different"),
-        (verification(extra=3), "failed", "3 extra"),
-        (verification(files=1), "warning", "with 1 of 2 files: verify again"),
-        (verification(verified_at=BEGIN), "warning", "files were loaded since: verify again"),
-        (verification(verified_at=BEGIN, missing=1), "failed", "files were loaded since: verify again"),
+        (verification(), "", "passed", "100 of 100 rows of the export are the table's"),
+        (verification(newer=5, same=95), "", "passed", "95 of 100 rows"),
+        (None, "nobody has compared them yet", "unverified", "migration-pipeline verify shop"),
+        (verification(missing=1, same=99), "", "failed", "1 are missing"),
+        (verification(different=2, same=98), "", "failed", "2 different"),
+        (
+            verification(extra=3),
+            "",
+            "failed",
+            "3 rows are there that no item of this plan makes; nothing here",
+        ),
+        (verification(), "2 files were loaded or replayed since", "unverified", "replayed since"),
+        (verification(missing=1), "its rows were changed since", "unverified", "changed since"),
     ],
 )
-def test_what_a_verification_found(verified: Verification | None, outcome: str, text: str) -> None:
-    account = account_of(file_of(0), file_of(1), tables=(table(100, 100, verified=verified),))
+def test_what_a_verification_found(
+    verified: Verification | None, unverified: str, outcome: str, text: str
+) -> None:
+    found = table(100, 100, verified=verified, unverified=unverified)
+    account = account_of(file_of(0), file_of(1), tables=(found,))
     (verdict,) = (v for v in account.verdicts if v.name == "the rows of t are the export's")
     assert verdict.outcome == outcome
     assert text in verdict.text
-    assert account.complete == (outcome != "failed")
+    expected = {"passed": "complete", "failed": "not complete", "unverified": "not verified"}[outcome]
+    assert account.verdict == expected
+    assert f"<b>{expected.capitalize()}.</b>" in page(account)
+
+
+def test_what_failed_counts_more_than_what_is_not_verified() -> None:
+    account = account_of(file_of(0), tables=(table(100, 99, unverified="its rows were changed since"),))
+    assert account.verdict == "not complete"
 
 
 def test_items_of_a_file_that_are_not_in_the_quarantine_are_missed() -> None:
@@ -172,19 +190,30 @@ def test_items_of_a_file_that_are_not_in_the_quarantine_are_missed() -> None:
     assert verdict.outcome == "failed"
 
 
+def test_items_that_no_rule_took_and_bad_ones_speak_against_it() -> None:
+    bad = account_of(file_of(0, loaded=99, quarantined=1), bad=[Bad("t", "22001", "long", 1, 1)])
+    assert [v.name for v in bad.verdicts if v.outcome == "failed"] == ["nothing is in the quarantine"]
+    assert "1 items are in the quarantine" in page(bad)
+    unrouted = account_of(file_of(0, loaded=98, skipped={"unrouted": 2}, unrouted={"SK=CART#…": 2}))
+    (failed,) = (v for v in unrouted.verdicts if v.outcome == "failed")
+    assert (failed.name, failed.text) == (
+        "a rule took every item", "no rule takes 2 items, with keys SK=CART#… (2)"
+    )  # fmt: skip
+    assert (bad.verdict, unrouted.verdict) == ("not complete", "not complete")
+
+
 def test_what_does_not_speak_against_it() -> None:
     told = {
-        "quarantine": account_of(file_of(0, loaded=99, quarantined=1), bad=[Bad("t", "22001", "long", 1, 1)]),
-        "no rule": account_of(
-            msgspec.structs.replace(file_of(0, loaded=98, skipped={"unrouted": 2}), state="stopped")
+        "quarantine": account_of(
+            file_of(0, loaded=99, quarantined=1), bad=[Bad("t", "22001", "long", 1, 1)], may_quarantine=1
         ),
-        "versions": account_of(file_of(0), tables=(table(100, 90, version="changed_at"),)),
-        "rows from elsewhere": account_of(file_of(0), tables=(table(100, 200),)),
+        "stopped": account_of(msgspec.structs.replace(file_of(0), state="stopped")),
+        "versions": account_of(file_of(0), tables=(table(100, 90, decides="the greater v stays"),)),
         "without Dagster": account_of(file_of(0), without_dagster="no Dagster at http://x"),
     }
     assert all(account.complete for account in told.values())
     assert outcomes(told["quarantine"])["nothing is in the quarantine"] == "warning"
-    assert outcomes(told["no rule"])["Dagster shows every file as materialized"] == "warning"
+    assert outcomes(told["stopped"])["Dagster shows every file as materialized"] == "warning"
     assert outcomes(told["without Dagster"])["Dagster shows every file as materialized"] == "unknown"
     assert "Without Dagster." in page(told["without Dagster"])
 
@@ -243,7 +272,7 @@ def test_every_text_is_only_text() -> None:
         file_of(0, text=HOSTILE, loaded=90, skipped={HOSTILE: 10}),
         missing(1, error=HOSTILE),
         text=HOSTILE,
-        tables=(TableAccount(name=HOSTILE, written=1, there=2, collisions=0, version=None),),
+        tables=(msgspec.structs.replace(table(1, 2), name=HOSTILE),),
         bad=[Bad(HOSTILE, HOSTILE, HOSTILE, 1, 1)],
         backfills=[Backfill(id=HOSTILE, status=HOSTILE, error=HOSTILE)],
         settings=[(HOSTILE, HOSTILE)],

@@ -8,6 +8,7 @@ import re
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
@@ -20,6 +21,7 @@ from migration_pipeline.runs import LogLine, Run, RunningFile, _RunLog, one_file
 from migration_pipeline.sources.export import ExportFile
 from migration_pipeline.status import status_json
 from migration_pipeline.terminal import count_states, duration, how_far, status_table
+from migration_pipeline.verdicts import Left
 from migration_pipeline.watch import _Board
 
 
@@ -186,7 +188,15 @@ def test_the_json_counts_every_state_and_names_no_more_than_there_is() -> None:
         status(plan.files[1], "running"),
     ]
     loading = RunningFile(planned=plan.files[1], run_id="s", started=1.0, items=500, items_per_second=100.0)
-    document = json.loads(status_json(plan, files, [loading], [Backfill(id="x", status="REQUESTED")]))
+    backfill = Backfill(id="x", status="REQUESTED")
+    left = Left(quarantined=1, unrouted={"SK=CART#…": 5}, may_quarantine=1)
+    document = json.loads(status_json(plan, files, [loading], [backfill], [], left))
+    assert (document["items_quarantined"], document["items_unrouted"]) == (1, 5)
+    assert document["unrouted_by_keys"] == {"SK=CART#…": 5}
+    for items, complete in ((left, False), (msgspec.structs.replace(left, unrouted={}), True)):
+        of_one = json.loads(status_json(plan, files[:1], [], [], [], items))
+        assert of_one["complete"] == complete
+    assert document["complete"] is False
     assert document["files_by_state"] == {
         "materialized": 1, "failed": 0, "stopped": 0, "running": 1, "queued": 0, "missing": 0
     }  # fmt: skip

@@ -1,0 +1,311 @@
+"""What is told and done before a backfill launches anything, on a real Dagster: plans that change, tables that do not fit, rows that are gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from migration_pipeline.instance import Instance
+from migration_pipeline.plan import Plan, plan_path, planned_profile, read_plan
+from migration_pipeline.sample import write_sample
+from migration_pipeline_tests.conftest import execute, query
+from migration_pipeline_tests.operating import (
+    LOCATION,
+    PATIENCE_SECONDS,
+    SCRIPT,
+    Operation,
+    eventually,
+    operation,
+)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("preflight")
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """A rehearsal's export and the final one, of two files with items each."""
+    folder = tmp_path_factory.mktemp("exports")
+    rehearsal, final = (write_sample(folder / str(seed), items=600, files=3, seed=seed) for seed in (1, 2))
+    return str(rehearsal), str(final)
+
+
+@pytest.fixture(scope="module")
+def operator(home: Path) -> Iterator[Operation]:
+    with operation(home, "preflight") as (made, _):
+        yield made
+
+
+@pytest.fixture(scope="module")
+def first(operator: Operation, exports: tuple[str, str], home: Path) -> Plan:
+    """The rehearsal's plan, made while Dagster runs, before there is any table."""
+    assert run(operator, "plan", "--profile", "shop", exports[0])[0] == 0
+    return the_plan(home)
+
+
+@pytest.fixture(scope="module")
+def loaded(operator: Operation, first: Plan) -> Operation:
+    """The rehearsal, loaded."""
+    operator.command("ddl", "shop", "--apply")
+    status, output = run(operator, "backfill", "shop", "--wait")
+    assert status == 0, output
+    return operator
+
+
+def run(operator: Operation, *arguments: str, **environment: str) -> tuple[int, str]:
+    """Run a command as on a terminal; gives its status and all that it said."""
+    done = subprocess.run(
+        [SCRIPT, *arguments],
+        cwd=operator.home,
+        env={
+            **{name: value for name, value in os.environ.items() if not name.startswith("MIGRATION_")},
+            "MIGRATION_HOME": str(operator.home),
+            **environment,
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+    )
+    assert "Traceback" not in done.stdout, done.stdout
+    return done.returncode, done.stdout
+
+
+def the_plan(home: Path) -> Plan:
+    return read_plan(plan_path(home / "plans", "shop"))
+
+
+def partitions_in_dagster(operator: Operation) -> set[str]:
+    (node,) = operator.query(PARTITIONS, keys=[{"path": ["shop", "orders"]}])["assetNodes"]
+    return set(node["partitionKeys"])
+
+
+def missing(operator: Operation) -> list[dict[str, Any]]:
+    status, output = run(operator, "status", "shop", "--json")
+    files = [file for file in json.loads(output)["by_file"] if file["state"] == "missing"]
+    assert not files or status == 1
+    return files
+
+
+def nothing_is_left(operator: Operation) -> None:
+    status, output = run(operator, "backfill", "shop")
+    assert (status, output) == (0, "3 of 3 files materialized: nothing to launch (--all loads them again)\n")
+
+
+# -- before there are tables ----------------------------------------------------------------------------
+
+
+def test_a_plan_is_seen_by_the_dagster_that_runs(operator: Operation, first: Plan) -> None:
+    assert partitions_in_dagster(operator) == set(first.by_partition())
+
+
+def test_tables_that_are_missing_are_told_once_and_nothing_is_launched(
+    operator: Operation, first: Plan
+) -> None:
+    for command in (("backfill", "shop"), ("backfill", "shop", "--wait")):
+        status, output = run(operator, *command)
+        assert status == 2
+        assert "bookkeeping" in output
+        for table in ("customers", "orders", "order_lines", "landing.shop_events", "customer_activity"):
+            assert f"table {table} does not exist; create it with: migration-pipeline ddl" in output
+    assert operator.runs() == []
+
+
+def test_tables_that_are_missing_are_a_failed_check(operator: Operation, first: Plan) -> None:
+    selector = {"repositoryName": "__repository__", "repositoryLocationName": LOCATION, "pipelineName": "shop_check"}  # fmt: skip
+    operator.query(LAUNCH_RUN, params={"selector": selector})
+    eventually(lambda: check(operator), "the check is made")
+    made = check(operator)
+    assert made
+    assert (made["success"], made["severity"]) == (False, "ERROR")
+    assert "table orders does not exist" in made["description"]
+    eventually(lambda: operator.runs()[0]["status"] in ("SUCCESS", "FAILURE"), "the job ends")
+
+
+def test_a_plan_is_made_and_the_trouble_told_where_the_code_does_not_load(
+    operator: Operation, first: Plan, exports: tuple[str, str], home: Path
+) -> None:
+    gone = home / "plans" / "gone.json"
+    gone.write_text(
+        plan_path(home / "plans", "shop").read_text().replace('"shop"', '"gone"', 1).replace('"shop"', '"gone:profile"')
+    )  # fmt: skip
+    try:
+        status, output = run(operator, "plan", "--profile", "shop", exports[1])
+        assert status == 0
+        assert "planned 3 files" in output
+        assert (
+            "warning: whether that plan writes a table of shop is not known: profile gone:profile" in output
+        )
+        assert "warning: Dagster at http" in output
+        assert "until its definitions are reloaded" in output
+    finally:
+        gone.unlink()
+    assert run(operator, "plan", "--profile", "shop", exports[0])[0] == 0
+    assert partitions_in_dagster(operator) == set(first.by_partition())
+
+
+# -- loaded, and no longer there ------------------------------------------------------------------------
+
+
+def test_a_plan_that_comes_back_is_landed_again(
+    loaded: Operation, exports: tuple[str, str], home: Path, first: Plan
+) -> None:
+    """Dagster shows its files as materialized, but another plan's aggregate has dropped what they had landed."""
+    nothing_is_left(loaded)
+    assert run(loaded, "plan", "--profile", "shop", exports[1])[0] == 0
+    final = the_plan(home)
+    assert partitions_in_dagster(loaded) == set(final.by_partition()) != set(first.by_partition())
+    status, output = run(loaded, "backfill", "shop", "--wait")
+    assert status == 0, output
+    assert run(loaded, "plan", "--profile", "shop", exports[0])[0] == 0
+    assert {file["error"] for file in missing(loaded)} == {
+        "materialized in Dagster, but no longer landed, for an aggregate that is to be made"
+    }
+    status, output = run(loaded, "retry-failed", "shop")
+    assert status == 0, output
+    assert "they count as missing; migration-pipeline backfill shop loads them again" in output
+    assert "3 missing: nothing to retry" in output
+    status, output = run(loaded, "backfill", "shop", "--wait")
+    assert status == 0, output
+    assert output.startswith(
+        "3 files are materialized in Dagster, but no longer landed, for an aggregate that is to be made: they count as missing\n"
+    )
+    assert query(loaded.database_url, "SELECT sum((rows ->> 'landing.shop_events')::bigint) FROM migration.slice") == [
+        query(loaded.database_url, "SELECT count(*) FROM landing.shop_events")[0]
+    ]  # fmt: skip
+    nothing_is_left(loaded)
+
+
+def test_a_file_whose_receipt_is_gone_is_loaded_again_alone(loaded: Operation, first: Plan) -> None:
+    victim = first.files[0].file.name
+    execute(loaded.database_url, f"DELETE FROM migration.loaded_file WHERE file = '{victim}'")
+    (file,) = missing(loaded)
+    assert (file["file"], file["error"]) == (
+        victim, "materialized in Dagster, but without a receipt in the database",
+    )  # fmt: skip
+    status, output = run(loaded, "backfill", "shop", "--wait")
+    assert status == 0, output
+    assert "1 files are materialized in Dagster, but without a receipt in the database" in output
+    assert re_launched(output) == 1
+    nothing_is_left(loaded)
+
+
+def test_a_table_that_was_made_anew_is_filled_again(loaded: Operation) -> None:
+    rows = query(loaded.database_url, "SELECT count(*) FROM orders")
+    execute(loaded.database_url, "DROP TABLE orders")
+    status, output = run(loaded, "backfill", "shop", "--wait")
+    assert status == 2
+    assert output.splitlines()[-1].startswith("error: table orders does not exist; create it with")
+    loaded.command("ddl", "shop", "--apply")
+    assert {file["error"] for file in missing(loaded)} == {
+        "materialized in Dagster, but without rows in orders, which is empty"
+    }
+    status, output = run(loaded, "backfill", "shop", "--wait")
+    assert status == 0, output
+    assert 0 < query(loaded.database_url, "SELECT count(*) FROM orders")[0][0] <= rows[0][0]
+    nothing_is_left(loaded)
+
+
+def test_an_aggregate_that_is_empty_again_is_made_again(loaded: Operation) -> None:
+    execute(loaded.database_url, "TRUNCATE customer_activity")
+    status, output = run(loaded, "backfill", "shop", "--wait")
+    assert status == 0, output
+    assert re_launched(output) == 0
+    assert query(loaded.database_url, "SELECT count(*) > 0 FROM customer_activity") == [(True,)]
+    nothing_is_left(loaded)
+
+
+def test_what_is_landed_may_go_once_all_is_made_and_comes_back_for_an_aggregate(loaded: Operation) -> None:
+    execute(loaded.database_url, "DROP TABLE landing.shop_events CASCADE")
+    loaded.command("ddl", "shop", "--apply")
+    nothing_is_left(loaded)
+    execute(loaded.database_url, "TRUNCATE customer_activity")
+    status, output = run(loaded, "backfill", "shop", "--wait")
+    assert status == 0, output
+    # The file without items has landed nothing that could be gone.
+    assert re_launched(output) == 2
+    assert query(loaded.database_url, "SELECT count(*) > 0 FROM customer_activity") == [(True,)]
+    nothing_is_left(loaded)
+
+
+# -- what cannot be told --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["not named", "not reached"])
+def test_a_terminal_that_does_not_know_the_database_launches_all_the_same(
+    loaded: Operation, first: Plan, where: str
+) -> None:
+    """The embedded database is that of the local stack alone: for a Dagster elsewhere it says nothing."""
+    elsewhere = loaded.url.replace("127.0.0.1", "localhost")
+    settings = (
+        {"MIGRATION_DAGSTER_URL": elsewhere}
+        if where == "not named"
+        else {"MIGRATION_DATABASE_URL": "postgresql://127.0.0.1:1/nowhere"}
+    )
+    (empty,) = [planned.file.name for planned in first.files if not planned.file.items]
+    status, output = run(loaded, "backfill", "shop", "--all", "--only", empty, "--wait", **settings)
+    assert status == 0, output
+    (line,) = [line for line in output.splitlines() if line.startswith("warning: ")]
+    assert line.startswith("warning: the tables are not checked from here")
+    assert ("MIGRATION_DATABASE_URL is not set" if where == "not named" else "no database: ") in line
+
+
+def test_rows_of_another_profile_are_told_in_the_log(loaded: Operation, first: Plan) -> None:
+    execute(
+        loaded.database_url,
+        "INSERT INTO migration.loaded_file (profile, export_id, file, profile_version, md5, bytes, items, loaded, skipped, "
+        "quarantined, rows, seconds, run_id) "
+        """VALUES ('older', 'e', 'f', '1', 'm', 1, 1, 1, '{}', 0, '{"public.orders": 1, "customers": 0}', 1, 'r')""",
+    )
+    (empty,) = [planned for planned in first.files if not planned.file.items]
+    status, output = run(loaded, "backfill", "shop", "--all", "--only", empty.file.name, "--wait")
+    assert status == 0, output
+    instance = Instance(loaded.url)
+    profile = planned_profile(first, loaded.home)
+    run_id = next(file.run_id for file in instance.files(first, profile) if file.partition == empty.partition)
+    said = [event["message"] for event in instance.events(run_id)[0] if event.get("level") == "WARNING"]
+    assert said == [
+        "public.orders: the profile older has loaded rows into it, too; each overwrites the other's"
+    ]
+
+
+def re_launched(output: str) -> int:
+    return sum(int(line.split()[4]) for line in output.splitlines() if line.startswith("launched backfill"))
+
+
+def check(operator: Operation) -> dict[str, Any] | None:
+    """The last evaluation of `tables_fit`."""
+    (node,) = operator.query(CHECKS, keys=[{"path": ["shop", "dynamodb_export"]}])["assetNodes"]
+    for each in node["assetChecksOrError"]["checks"]:
+        if each["name"] == "tables_fit":
+            executed: dict[str, Any] = each["executionForLatestMaterialization"] or {}
+            return executed.get("evaluation")
+    raise AssertionError("there is no such check")
+
+
+PARTITIONS = """
+query Partitions($keys: [AssetKeyInput!]!) { assetNodes(assetKeys: $keys) { partitionKeys } }"""
+
+LAUNCH_RUN = """
+mutation Launch($params: ExecutionParams!) {
+  launchRun(executionParams: $params) { __typename ... on LaunchRunSuccess { run { id } } }
+}"""
+
+CHECKS = """
+query Checks($keys: [AssetKeyInput!]!) {
+  assetNodes(assetKeys: $keys) {
+    assetChecksOrError {
+      ... on AssetChecks {
+        checks { name executionForLatestMaterialization { evaluation { success severity description } } }
+      }
+    }
+  }
+}"""
