@@ -433,7 +433,7 @@ class AggregateRun:
         checked = [fit for fit in fits if fit.round_trip or fit.changes is not None]
         if target.straight and not checked and (inserted := self._insert(cursor, parts)) is not None:
             return Counts(inserted, inserted, 0, 0, {})
-        cursor.execute(stage(fits, staging))
+        cursor.execute(stage(fits, staging, exact=True))
         self._execute(cursor, sql.SQL(STAGE).format(**parts))
         rows = cursor.rowcount
         rounded = self._rounded(cursor, checked, staging)
@@ -464,7 +464,7 @@ class AggregateRun:
         if checked:
             cursor.execute(round_trips(checked, staging))
             for fit, count in zip(checked, cursor.fetchone(), strict=True):
-                if count and not fit.column.fitted:
+                if count and not fit.fitted:
                     raise MigrationError(
                         f"aggregate {self._name}: in {count:,} rows, {fit.reason}; or round it in the SQL"
                     )

@@ -16,6 +16,8 @@ from psycopg2 import sql
 
 from migration_pipeline.errors import UsageError
 from migration_pipeline.row import Column, Table
+from migration_pipeline.targets.connection import explain
+from migration_pipeline.targets.faults import Fault, fault_of
 from migration_pipeline.targets.fits import INTEGERS, Actual, Fit, fit_of
 
 
@@ -65,8 +67,10 @@ WITH RECURSIVE part AS (
      UNION ALL
     SELECT inhrelid FROM part JOIN pg_inherits ON inhparent = id
 )
-SELECT c.oid, n.nspname, c.relkind::text, c.relpersistence::text,
+SELECT c.oid, n.nspname, c.relkind::text,
+       (SELECT max(relpersistence::text) FROM part JOIN pg_class ON oid = id),
        EXISTS (SELECT FROM pg_rewrite WHERE ev_class = c.oid AND rulename <> '_RETURN'),
+       c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid),
        row_security_active(c.oid), current_user,
        EXISTS (SELECT FROM pg_trigger JOIN part ON tgrelid = id WHERE NOT tgisinternal AND tgenabled IN ('O', 'A')),
        (SELECT min(p.pubname)
@@ -76,30 +80,35 @@ SELECT c.oid, n.nspname, c.relkind::text, c.relpersistence::text,
           JOIN pg_publication_tables t ON (t.schemaname, t.tablename) = (pn.nspname, pc.relname)
           JOIN pg_publication p USING (pubname)
          WHERE p.pubupdate
-           AND (pc.relreplident = 'n' OR pc.relreplident = 'd'
-                AND NOT EXISTS (SELECT FROM pg_index WHERE indrelid = id AND indisprimary AND indimmediate)))
+           AND EXISTS (SELECT
+                         FROM part JOIN pg_class leaf ON leaf.oid = id
+                        WHERE leaf.relkind = 'r'
+                          AND (leaf.relreplident = 'n' OR leaf.relreplident = 'd'
+                               AND NOT EXISTS (SELECT FROM pg_index
+                                                WHERE indrelid = id AND indisprimary AND indimmediate))))
   FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
  WHERE c.oid = to_regclass(%s)
 """
 
 COLUMNS = """
 WITH RECURSIVE unwrapped AS (
-    SELECT attnum, atttypid AS type, atttypmod AS typmod, false AS is_array, 0 AS depth
+    SELECT attnum, atttypid AS type, atttypmod AS typmod, false AS is_array, false AS never_null, false AS filled, 0 AS depth
       FROM pg_attribute
      WHERE attrelid = %(table)s AND attnum > 0 AND NOT attisdropped
      UNION ALL
     SELECT attnum, CASE typtype WHEN 'd' THEN typbasetype ELSE typelem END,
            CASE WHEN typtype = 'd' AND typtypmod <> -1 THEN typtypmod ELSE typmod END,
-           is_array OR typtype <> 'd', depth + 1
+           is_array OR typtype <> 'd', never_null OR (typtype = 'd' AND typnotnull AND NOT is_array),
+           filled OR (typtype = 'd' AND typdefault IS NOT NULL AND NOT is_array), depth + 1
       FROM unwrapped JOIN pg_type t ON t.oid = type
      WHERE typtype = 'd' OR (typlen = -1 AND typelem <> 0 AND typcategory = 'A')
 ), element AS (
-    SELECT DISTINCT ON (attnum) attnum, type, typmod, is_array FROM unwrapped ORDER BY attnum, depth DESC
+    SELECT DISTINCT ON (attnum) attnum, type, typmod, is_array, never_null, filled FROM unwrapped ORDER BY attnum, depth DESC
 )
 SELECT attname, format_type(atttypid, atttypmod), format_type(e.type, NULL), format_type(e.type, e.typmod), e.is_array,
        t.typtype = 'e', CASE WHEN attcollation NOT IN (0, 'pg_catalog."default"'::regcollation)
                              THEN attcollation::regcollation::text ELSE '' END,
-       attnotnull, atthasdef, attgenerated <> '', attidentity::text
+       attnotnull OR never_null, atthasdef OR filled, attgenerated <> '', attidentity::text
   FROM pg_attribute a
   JOIN element e USING (attnum)
   JOIN pg_type t ON t.oid = e.type
@@ -134,8 +143,9 @@ def read_target(table: Table, cursor: Any) -> Target:
     found = cursor.fetchone()
     if found is None:
         raise SchemaError(f"{where} does not exist; create it with: migration-pipeline ddl <profile> --apply")
-    oid, schema, kind, persistence, rules, hidden, role, triggers, publication = found
-    _check_kind(where, table, kind, persistence, rules, publication)
+    oid, schema, kind, persistence, rules, parent, hidden, role, triggers, publication = found
+    _check_kind(where, table, kind, persistence, publication)
+    _check_way(where, rules, parent)
     if hidden:
         raise SchemaError(
             f"{where}: row-level security hides rows of it from the role {role}, so that nobody could say what it holds; "
@@ -161,26 +171,52 @@ def read_target(table: Table, cursor: Any) -> Target:
     )
 
 
-def _check_kind(
-    where: str, table: Table, kind: str, persistence: str, rules: bool, publication: str | None
-) -> None:
+def try_statements(target: Target, texts: Iterable[sql.Composable], cursor: Any) -> None:
+    """Run a table's statements with no row, before any work. Raises `SchemaError` for what the server refuses then.
+
+    What a later load needs and the first does not is found so: privileges, publications, triggers on new tables.
+    """
+    cursor.execute("SAVEPOINT trial")
+    try:
+        for text in texts:
+            cursor.execute(text)
+    except psycopg2.Error as error:
+        if fault_of(error) not in (Fault.FATAL, Fault.DATA):
+            raise
+        told = explain(error)
+        cursor.execute("ROLLBACK TO SAVEPOINT trial")
+        raise SchemaError(f"table {target.table.qualified} cannot be written: {told}") from None
+    cursor.execute("ROLLBACK TO SAVEPOINT trial")
+
+
+def _check_kind(where: str, table: Table, kind: str, persistence: str, publication: str | None) -> None:
     if kind != "r" and (kind != "p" or table.landing):
         raise SchemaError(
             f"{where} {KINDS.get(kind, 'is partitioned, and a landing table has slices of its own')}"
         )
     if persistence == "u":
         raise SchemaError(
-            f"{where} is unlogged: a crash of the server would empty it, and receipts would say that files are loaded; "
-            f"ALTER TABLE {qualified(table)} SET LOGGED"
+            f"{where} is unlogged, or a partition of it is: a crash of the server would empty it, and receipts would say that "
+            f"files are loaded; ALTER TABLE {qualified(table)} SET LOGGED"
         )
-    if rules:
-        raise SchemaError(
-            f"{where} has rules, which rewrite an INSERT and not a COPY; drop them, or make them triggers"
-        )
+    if persistence == "t":
+        raise SchemaError(f"{where} is a temporary table, which ends with its session: name another")
     if publication is not None and not table.landing:
         raise SchemaError(
             f"{where}: the publication {publication} publishes its updates, and it has no replica identity, so that "
             f"PostgreSQL refuses them; ALTER TABLE {qualified(table)} REPLICA IDENTITY USING INDEX … or FULL"
+        )
+
+
+def _check_way(where: str, rules: bool, parent: bool) -> None:
+    if rules:
+        raise SchemaError(
+            f"{where} has rules, which rewrite an INSERT and not a COPY; drop them, or make them triggers"
+        )
+    if parent:
+        raise SchemaError(
+            f"{where} has tables that inherit from it (INHERITS), in which a key may be once more; make them partitions, or "
+            "name a table without"
         )
 
 
@@ -247,10 +283,20 @@ def _fit(where: str, table: Table, column: Column, actual: Actual | None, cursor
     if column.declared:
         _check_declared(named, column, actual, cursor)
     fit = fit_of(column, actual)
-    if fit is None or (table.landing and fit.round_trip) or (column.merge and fit.written != "{}"):
+    merged = column.merge is not None and fit is not None and (fit.written != "{}" or fit.fitted)
+    if fit is None or merged or (table.landing and fit.round_trip):
         raise SchemaError(
             f"{named} is {actual.type}, but the Row makes {column.pg_type}; "
             "change the annotation in the profile, or the column"
+        )
+    if column.name == table.version and (fit.fitted or fit.round_trip):
+        raise SchemaError(
+            f"{named} is {actual.type}, and the Row's version: it would call two versions one; widen it, or read it as its type"
+        )
+    if column.name in table.key and "." in actual.element:
+        raise SchemaError(
+            f"{named} is {actual.element}, whose schema is not in the search_path, so that its operators are not found; "
+            "ALTER ROLE … SET search_path = …, or move the extension"
         )
     if actual.not_null and column.nullable:
         raise SchemaError(

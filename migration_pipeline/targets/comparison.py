@@ -42,6 +42,7 @@ from migration_pipeline.targets.session import Session
 from migration_pipeline.targets.sql import (
     EXAMPLES,
     Statements,
+    compared,
     differing,
     differs,
     exactly,
@@ -287,7 +288,7 @@ class ComparingTarget:
 
         def work(cursor: Any) -> Comparison:
             target = read_target(aggregate.table, cursor)
-            cursor.execute(stage(target.fits, made))
+            cursor.execute(stage(target.fits, made, exact=True))
             cursor.execute("SET TRANSACTION READ ONLY")
             cursor.execute(sql.SQL("DELETE FROM {}").format(made))
             _for_large_joins(cursor)
@@ -456,7 +457,7 @@ def _extra(cursor: Any, target: Target, seen: sql.Identifier) -> Comparison:
 
 
 def _compare(target: Target, staging: sql.Identifier) -> sql.Composed:
-    others = [fit for fit in target.fits if fit.column.name not in target.table.key]
+    others = compared(target)
     return sql.SQL(COMPARE).format(
         examples=sql.Literal(EXAMPLES),
         key=key_document(target.table, "s"),

@@ -101,7 +101,14 @@ def open_connection(url: str) -> Any:
         for name, (value, variable) in PARAMETERS.items()
         if name not in given and not (variable and os.environ.get(variable))
     }
-    connection = psycopg2.connect(url, application_name=APPLICATION, client_encoding="UTF8", **ours)
+    ours |= {"application_name": APPLICATION, "client_encoding": "UTF8"}
+    connection = psycopg2.connect(url, **ours)
+    if connection.info.parameter_status("standard_conforming_strings") == "off":
+        # psycopg2 looks once, when it connects, and libpq each time: a change in between would spoil what they quote.
+        connection.close()
+        options = given.get("options") or os.environ.get("PGOPTIONS") or ""
+        ours["options"] = f"{options} -c standard_conforming_strings=on"
+        connection = psycopg2.connect(url, **ours)
     connection.set_session(isolation_level="READ COMMITTED")  # sent with each BEGIN
     return connection
 
@@ -121,7 +128,12 @@ def begin(cursor: Any, settings: DatabaseSettings, mark: str = APPLICATION) -> N
         **{name: str(int(seconds * 1000)) for name, seconds in milliseconds.items()},
         "application_name": mark,
     }
-    cursor.execute("SET LOCAL search_path TO DEFAULT")
+    if cursor.connection.server_version >= 170000:
+        values["transaction_timeout"] = "0"  # our statements have limits of their own
+    # A name is no temporary table's that another client of a pool has left.
+    cursor.execute(
+        "SET LOCAL search_path TO DEFAULT; SELECT set_config('search_path', current_setting('search_path') || ', pg_temp', true)"
+    )
     cursor.execute(
         sql.SQL("SELECT {}").format(
             sql.SQL(", ").join(

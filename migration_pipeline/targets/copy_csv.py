@@ -188,7 +188,7 @@ class RowEncoder:
         for fit, value_of in self._checks:
             changes: Callable[[Any], bool] = fit.changes  # type: ignore[assignment]  # as the list has it
             count = sum(value is not None and changes(value) for value in map(value_of, rows))
-            if count and not fit.column.fitted:
+            if count and not fit.fitted:
                 raise BadRow(fit.reason, self.table.qualified)
             if count:
                 rounded[f"{self.table.qualified}.{fit.column.name}"] = count
@@ -207,7 +207,8 @@ class RowEncoder:
             # Sorted, B-tree inserts touch neighbouring pages, and loaders side by side lock in one order.
             try:
                 order = sorted(range(len(keys)), key=keys.__getitem__)
-            except TypeError:  # a None, or values of several types: what they are worth the database says
+            # A None, values of several types, a NaN: what they are worth the database says.
+            except (TypeError, ArithmeticError):
                 order = sorted(range(len(keys)), key=lines.__getitem__)
             # Rows that merge do so in the database.
             if not self.table.merges and len(set(keys)) != len(keys):

@@ -65,6 +65,15 @@ SELECT count(*)
 """The newest column of each of our tables."""
 
 
+LACKING = """
+SELECT string_agg(relname, ', ' ORDER BY relname), current_user
+  FROM pg_class
+ WHERE relnamespace = 'migration'::regnamespace AND relkind = 'r'
+   AND NOT (has_table_privilege(oid, 'SELECT') AND has_table_privilege(oid, 'INSERT')
+            AND has_table_privilege(oid, 'UPDATE') AND has_table_privilege(oid, 'DELETE'))
+"""
+
+
 def check_bookkeeping(cursor: Any) -> None:
     """See whether all of the bookkeeping is there, in its newest form. Raises `SchemaError`."""
     cursor.execute("SHOW server_encoding")
@@ -78,6 +87,13 @@ def check_bookkeeping(cursor: Any) -> None:
         raise SchemaError(
             "the database has no bookkeeping (schema migration), or that of an older version; create or "
             "complete it with: migration-pipeline ddl <profile> --apply"
+        )
+    cursor.execute(LACKING)
+    lacking, role = cursor.fetchone()
+    if lacking:
+        raise SchemaError(
+            f"the role lacks a privilege: {role} may not write all of the bookkeeping (schema migration: {lacking}); "
+            "see the grants in docs/security.md"
         )
 
 

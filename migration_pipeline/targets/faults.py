@@ -103,6 +103,7 @@ HOPELESS = (
     "certificate",
     "server does not support SSL",
     "SSL is required",
+    "unsupported startup parameter",  # of a pooler
     "invalid ",  # of a connection option
 )
 """Parts of libpq's texts for connections that no waiting will make."""

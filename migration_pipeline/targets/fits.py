@@ -84,7 +84,9 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     column: Column
     actual: Actual
     staged: str
-    """The type that holds the value exactly, for the staging table."""
+    """The type that holds the value exactly, for the staging table; it refuses what the column refuses."""
+    exact: str = ""
+    """The same for values that no COPY has looked at, where a cast to `staged` would cut them; as `staged` where empty."""
     written: str = "{}"
     """The staged value as the column takes it; the assignment adds the modifier, and refuses what is too long."""
     key: str = ""
@@ -99,6 +101,8 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     """Tells whether the type would change a value that is not None."""
     round_trip: bool = False
     """Whether only the server can tell that."""
+    fitted: bool = False
+    """Whether the Row allows the type to change values."""
     loose: bool = False
     """Whether the column may call two keys equal that differ in Python."""
     utc: bool = False
@@ -146,7 +150,9 @@ def fit_of(column: Column, actual: Actual) -> Fit | None:
         return None
     if made.changes is not None and array:
         made = msgspec.structs.replace(made, changes=_of_elements(made.changes))
-    return _fitted(made) if column.fitted else _collated(made)
+    # A cast to bits cuts what they refuse, so that they are not allowed to.
+    fitted = column.fitted and actual.element not in ("bit", "bit varying")
+    return _fitted(made) if fitted else _collated(made)
 
 
 def _text(column: Column, actual: Actual, array: bool) -> Fit | None:
@@ -157,7 +163,7 @@ def _text(column: Column, actual: Actual, array: bool) -> Fit | None:
     staged, full, length = f"text{many}", actual.type, actual.args[0] if actual.args else None
 
     def fit(**more: Any) -> Fit:
-        return Fit(column=column, actual=actual, staged=staged, **more)
+        return msgspec.structs.replace(Fit(column=column, actual=actual, staged=staged), **more)
 
     if actual.enum:
         return fit(written=f"{{}}::{full}", ours=f"{{}}::{full}")
@@ -165,13 +171,18 @@ def _text(column: Column, actual: Actual, array: bool) -> Fit | None:
         case "text":
             return fit()
         case "character varying":
-            check = None if length is None else (lambda text: len(text) > length and _is_blank(text, length))
-            return fit(theirs=f"{{}}::text{many}", changes=check)
+            if length is None:
+                return fit(theirs=f"{{}}::text{many}")
+            return fit(
+                staged=f"character varying({length}){many}", exact=staged,
+                changes=lambda text: len(text) > length and _is_blank(text, length),
+            )  # fmt: skip
         case "character":
+            own = staged if length is None else f"character({length}){many}"
             check = None if length is None else (lambda text: len(text) != length and _is_blank(text, length))
             return fit(
-                written=f"{{}}::bpchar{many}", key=f"{{}}::{full}", ours=f"{{}}::{full}", image=True,
-                changes=check, loose=True,
+                staged=own, exact=staged, written="{}" if length else f"{{}}::bpchar{many}", ours=f"{{}}::{full}",
+                image=True, changes=check, loose=True,
             )  # fmt: skip
         case "name" if not array:
             return fit(
@@ -202,7 +213,8 @@ def _typed(column: Column, actual: Actual, kind: Any, array: bool) -> Fit:
     if element == "numeric":
         scale = (args[1] if len(args) > 1 else 0) if args else None
         whole = kind is int and scale is not None and scale >= 0
-        return fit(changes=None if scale is None or whole else _scale(scale))
+        # Python calls no NaN equal to another.
+        return fit(changes=None if scale is None or whole else _scale(scale), loose=kind is Decimal)
     if element == "double precision":
         # NaN is equal to itself there; and -0 is no other number than 0, but is told apart.
         image = {"image": True} if array else {"theirs": "float8send({})", "ours": "float8send({})"}
@@ -249,8 +261,9 @@ def _fitted(fit: Fit) -> Fit:
     """The same, where the type may change values: what it makes of them is what is compared."""
     if fit.changes is None and not fit.round_trip:
         return _collated(fit)
+    fit = _collated(fit)
     full = f"{{}}::{fit.actual.type}" if not fit.round_trip else fit.written
-    return msgspec.structs.replace(fit, key=full, theirs="{}", ours=full, image=True, loose=True)
+    return msgspec.structs.replace(fit, key=full, theirs="{}", ours=full, image=True, loose=True, fitted=True)
 
 
 def _collated(fit: Fit) -> Fit:
@@ -283,7 +296,7 @@ def _scale(scale: int) -> Callable[[Any], bool]:
 
     def changes(value: Any) -> bool:
         exact = value if isinstance(value, Decimal) else Decimal(str(value))
-        return exact.quantize(unit, context=_DIGITS) != exact
+        return exact.is_finite() and exact.quantize(unit, context=_DIGITS) != exact
 
     return changes
 

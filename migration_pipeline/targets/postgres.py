@@ -26,7 +26,7 @@ from migration_pipeline.engine.report import FileReport
 from migration_pipeline.engine.transform import Bad
 from migration_pipeline.profile import NulPolicy
 from migration_pipeline.row import Row, Table
-from migration_pipeline.targets.catalog import Target
+from migration_pipeline.targets.catalog import Target, try_statements
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings, transaction
 from migration_pipeline.targets.copy_csv import EncodedRows, RowEncoder
 from migration_pipeline.targets.ddl import read_targets
@@ -257,6 +257,9 @@ class PostgresTarget:
             # A file with a receipt has its rows in the tables: no batch need find that out.
             rows_are_new=not receipts,
         )
+        for row_class, target in targets.items():
+            if not target.table.landing:
+                try_statements(target, self._writer.sql_of[row_class].trial, cursor)
 
     def encode(self, rows: dict[type[Row], list[Row]]) -> Piece:
         """Encode some of a batch's rows for COPY."""
@@ -394,7 +397,7 @@ class TableWriter:
         rows_are_new: bool,
     ) -> None:
         self._targets = targets
-        self._sql = sql_of
+        self.sql_of = sql_of
         self._slice = slice_
         self._rows_are_new = rows_are_new
         self.table: str | None = None
@@ -423,10 +426,10 @@ class TableWriter:
                 self._took(self._slice.copy(cursor, target.table, data), rows)
             elif self._rows_are_new and target.straight:
                 # The whole batch in one call: between two calls this thread would wait for Python's lock.
-                cursor.copy_expert(self._sql[row_class].copy, io.BytesIO(data), len(data))
+                cursor.copy_expert(self.sql_of[row_class].copy, io.BytesIO(data), len(data))
                 self._took(cursor.rowcount, rows)
             else:
-                self._upsert(cursor, target, self._sql[row_class], data, rows, outcome)
+                self._upsert(cursor, target, self.sql_of[row_class], data, rows, outcome)
         return outcome
 
     def _took(self, taken: int, rows: int) -> None:
@@ -524,6 +527,6 @@ def stage_rows(cursor: Any, target: Target, statements: Statements, data: bytes,
     if statements.round_trips is not None:
         cursor.execute(statements.round_trips)
         for fit, count in zip(statements.round_trip_fits, cursor.fetchone(), strict=True):
-            if count and not fit.column.fitted:
+            if count and not fit.fitted:
                 raise Refused(fit.reason)
             outcome.rounded[f"{target.table.qualified}.{fit.column.name}"] += count

@@ -46,6 +46,18 @@ class Statements(msgspec.Struct, frozen=True):
     insert: sql.Composed
     """Writes those that are new."""
 
+    @property
+    def trial(self) -> list[sql.Composed]:
+        """What a load may have to do, in an order in which it can be tried without a row."""
+        optional = (self.fold, self.twins, self.round_trips, self.update)
+        return [
+            self.stage,
+            self.empty,
+            *(text for text in optional if text is not None),
+            self.classify,
+            self.insert,
+        ]
+
 
 def statements(
     target: Target,
@@ -61,7 +73,7 @@ def statements(
     """
     table, fits = target.table, target.fits
     names = names_of(fits)
-    others = [fit for fit in fits if fit.column.name not in table.key]
+    others = compared(target)
     parts = {
         "target": target.identifier,
         "staging": staging,
@@ -146,12 +158,24 @@ SELECT {values}
 """
 
 
-def stage(fits: Sequence[Fit], staging: sql.Identifier) -> sql.Composed:
-    """Make a table for the exact values of some columns, which ends with its transaction."""
+def compared(target: Target) -> list[Fit]:
+    """The columns by which a row is different: those of the key, too, whose type calls other values equal."""
+    return [
+        fit
+        for fit in target.fits
+        if fit.column.name not in target.table.key or (fit.loose and fit.actual.identity != "a")
+    ]
+
+
+def stage(fits: Sequence[Fit], staging: sql.Identifier, *, exact: bool = False) -> sql.Composed:
+    """Make a table for the exact values of some columns, which ends with its transaction; with `exact`, of any value."""
     return sql.SQL("CREATE TEMP TABLE IF NOT EXISTS {} ({}) ON COMMIT DROP").format(
         sql.Identifier(staging.strings[-1]),
         sql.SQL(", ").join(
-            sql.SQL("{} {}").format(sql.Identifier(fit.column.name), sql.SQL(fit.staged)) for fit in fits
+            sql.SQL("{} {}").format(
+                sql.Identifier(fit.column.name), sql.SQL((fit.exact if exact else "") or fit.staged)
+            )
+            for fit in fits
         ),
     )
 
@@ -160,7 +184,9 @@ def exactly(fits: Sequence[Fit], alias: str) -> sql.Composed:
     """Columns of a query as the types that hold the Row's values exactly."""
     return sql.SQL(", ").join(
         sql.SQL("{0}::{1} AS {2}").format(
-            sql.Identifier(alias, fit.column.name), sql.SQL(fit.staged), sql.Identifier(fit.column.name)
+            sql.Identifier(alias, fit.column.name),
+            sql.SQL(fit.exact or fit.staged),
+            sql.Identifier(fit.column.name),
         )
         for fit in fits
     )
@@ -288,13 +314,27 @@ def _loose(target: Target) -> bool:
 
 def _twins(target: Target, staging: sql.Identifier) -> sql.Composed:
     """Of rows of one key the one with the greatest version stays, and of those the one with the greatest text."""
-    keys = sql.SQL(", ").join(as_key(fit, "s") for fit in target.fits if fit.column.name in target.table.key)
     version = _version(target)
-    return sql.SQL(
-        "DELETE FROM {staging} WHERE ctid IN (SELECT place FROM (SELECT s.ctid AS place, row_number() OVER "
-        '(PARTITION BY {keys} ORDER BY {version} DESC NULLS LAST, s::text COLLATE "C" DESC) AS rank FROM {staging} s) r '
-        "WHERE rank > 1)"
-    ).format(staging=staging, keys=keys, version=as_key(version, "s") if version else sql.SQL("NULL::text"))
+    return sql.SQL(TWINS).format(
+        staging=staging,
+        keys=sql.SQL(", ").join(
+            as_key(fit, "s") for fit in target.fits if fit.column.name in target.table.key
+        ),
+        version=as_key(version, "s") if version else sql.SQL("NULL::text"),
+        row=name_list(names_of(target.fits), "s"),
+    )
+
+
+TWINS = """
+DELETE FROM {staging}
+ WHERE ctid IN (SELECT place
+                  FROM (SELECT s.ctid AS place,
+                               row_number() OVER (PARTITION BY {keys}
+                                                      ORDER BY {version} DESC NULLS LAST,
+                                                               ROW({row})::text COLLATE "C" DESC) AS rank
+                          FROM {staging} s) r
+                 WHERE rank > 1)
+"""
 
 
 def round_trips(fits: Sequence[Fit], staging: sql.Identifier) -> sql.Composed:
@@ -321,11 +361,11 @@ def _given_back(fit: Fit) -> list[str]:
         return [f"({full})::numeric"]  # text has a currency
     if fit.actual.element in ("numeric", *TIMES) and fit.staged != "text":
         return [f"({full})::{fit.staged}"]
-    if fit.staged == "text":
+    if (fit.exact or fit.staged) == "text":
         # A cast to text takes the blanks off a char(n), and gives an inet a netmask; output says t for true.
         cast = [] if fit.actual.element == "character" else [f"({full})::text"]
         return [*cast, f"CASE WHEN {{0}} IS NOT NULL THEN concat({full}) END"]
-    return [f"({full})::text::{fit.staged}"]
+    return [f"({full})::text::{fit.exact or fit.staged}"]
 
 
 def _fold(target: Target, staging: sql.Identifier) -> sql.Composed:
