@@ -22,6 +22,7 @@ from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
 from migration_pipeline.targets.comparison import ComparingTarget, Comparison, Difference
 from migration_pipeline.targets.connection import DatabaseSettings, connect
+from migration_pipeline.targets.ddl import check_tables
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
 from migration_pipeline.targets.receipts import Verification, count_rows, keep_verification, md5_of_files
 from migration_pipeline.targets.session import Session
@@ -184,7 +185,7 @@ def verify(
     """
     patient = msgspec.structs.replace(settings, max_bad_items=max(1, plan.items), max_bad_share=1.0)
     keyed = [table for table in profile.tables.values() if not table.landing]
-    connect(url).close()  # somebody waits for the result: a database that is not there is told at once
+    check_tables(url, profile.all_tables)  # at once: somebody waits for the result
     began, states = read_states(url, profile.all_tables)
     with ComparingTarget(url, profile.tables, database, profile.nul, say, keys=extra) as target:
         files = _compare(plan, profile, target, plan.files, patient, on_progress, options)

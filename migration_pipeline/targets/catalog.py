@@ -145,7 +145,7 @@ def read_target(table: Table, cursor: Any) -> Target:
         raise SchemaError(f"{where} does not exist; create it with: migration-pipeline ddl <profile> --apply")
     oid, schema, kind, persistence, rules, parent, hidden, role, triggers, publication = found
     _check_kind(where, table, kind, persistence, publication)
-    _check_way(where, rules, parent)
+    _check_way(where, rules, parent and not table.landing)
     if hidden:
         raise SchemaError(
             f"{where}: row-level security hides rows of it from the role {role}, so that nobody could say what it holds; "

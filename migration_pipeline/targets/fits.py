@@ -174,7 +174,7 @@ def _text(column: Column, actual: Actual, array: bool) -> Fit | None:
             if length is None:
                 return fit(theirs=f"{{}}::text{many}")
             return fit(
-                staged=f"character varying({length}){many}", exact=staged,
+                staged=f"character varying({length}){many}", exact=staged, theirs=f"{{}}::text{many}", ours=f"{{}}::text{many}",
                 changes=lambda text: len(text) > length and _is_blank(text, length),
             )  # fmt: skip
         case "character":
@@ -270,7 +270,9 @@ def _collated(fit: Fit) -> Fit:
     """The same, compared byte by byte where the column has a collation of its own, which may call other texts equal."""
     if not fit.actual.collation:
         return fit
-    bytewise = f'({fit.theirs}) COLLATE "C"' if not fit.image and fit.ours == "{}" else fit.theirs
+    bytewise = (
+        f'({fit.theirs}) COLLATE "C"' if not fit.image and "text" in (fit.exact or fit.staged) else fit.theirs
+    )
     return msgspec.structs.replace(fit, theirs=bytewise, loose=True)
 
 
