@@ -8,12 +8,13 @@ nobody replaced meanwhile.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, NamedTuple, Optional
 
 import msgspec
@@ -55,6 +56,9 @@ MAX_STATISTICS_TARGET = 10_000
 
 FEW_ROWS = 50_000
 """Landed rows up to which one transaction is as quick as several."""
+
+POOL_SECONDS = 10.0
+"""How long to wait for the connections that would be used at once."""
 
 DROPPED_AT_ONCE = 100
 """Slices that one transaction drops: each takes some of the server's locks."""
@@ -208,10 +212,11 @@ class AggregateRun:
         self._settings = settings
         self._say = say
         self._name = self._table.qualified
-        self._sessions = [
+        self._all_sessions = [
             Session(url, database, on_retry=lambda what: say(f"{self._name}: {what}"))
             for _ in range(settings.sessions + 1)
         ]
+        self._sessions = self._all_sessions[:]
         self._target: Target
         """The table as it is, once that was read."""
         self._groups = 0
@@ -223,11 +228,12 @@ class AggregateRun:
         """
         began = time.monotonic()
         first = self._sessions[0]
-        for session in self._sessions:
+        for session in self._all_sessions:
             session.open()
         failed = True
         try:
             first.interruptibly(self._check_tables)
+            self._use_those_that_connect()
             while first.interruptibly(self._drop_others):
                 pass
             slices = first.interruptibly(self._landed)
@@ -254,7 +260,7 @@ class AggregateRun:
         except DatabaseError as error:
             raise DatabaseError(f"aggregate {self._name}: {error}") from None
         finally:
-            for session in self._sessions:
+            for session in self._all_sessions:
                 session.close(failed)
         return report
 
@@ -266,6 +272,35 @@ class AggregateRun:
         for source in self._aggregate.sources:
             read_target(source, cursor)
         self._target = read_target(self._table, cursor)
+
+    def _use_those_that_connect(self) -> None:
+        """Do without the sessions that get no connection: a pool may have fewer of them than we would use.
+
+        To wait for it, with one in hand that somebody else waits for, could be for ever.
+        """
+        ready = {id(self._all_sessions[0])}
+
+        def connect(session: Session) -> None:
+            with contextlib.suppress(DatabaseError):
+                session.persistently(lambda _: None)
+                ready.add(id(session))
+
+        others = self._all_sessions[1:]
+        threads = [threading.Thread(target=connect, args=(each,), daemon=True) for each in others]
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + POOL_SECONDS
+        while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS / 10)
+        self._sessions = [session for session in self._all_sessions if id(session) in ready]
+        for session in others:
+            if session not in self._sessions:
+                session.cancel()
+                session.close(failed=True)
+        if len(self._sessions) < len(self._all_sessions):
+            self._say(
+                f"{self._name}: goes on with {len(self._sessions)} connections, as there are no more to be had"
+            )
 
     def _drop_others(self, cursor: Any) -> bool:
         """Drop what was landed of files that are none of the plan's, some at a time; gives whether there were any."""
@@ -373,6 +408,8 @@ class AggregateRun:
         # Iterators of a list, which threads may share. To count beside the parts, not before them, keeps all cores busy.
         parts_left = iter([partial(make, bounds) for bounds in parts])
         work_of: list[Iterator[Callable[[Session], None]]] = [iter([count]), *[parts_left] * len(parts)]
+        if len(self._sessions) == 1:
+            work_of = [chain([count], parts_left)]
         sessions = self._sessions[: len(work_of)]
         # An Event each, as a join that is interrupted may leave its thread marked as ended (bpo-45274).
         ended = [threading.Event() for _ in sessions]

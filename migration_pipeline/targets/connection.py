@@ -180,6 +180,11 @@ def no_database(error: psycopg2.Error) -> DatabaseError:
             "no database: MIGRATION_DATABASE_URL is no connection URL; write it as "
             "postgresql://user@host:port/database, with %-escapes for special characters in a password"
         )
+    if "unsupported startup parameter: options" in str(error):
+        return DatabaseError(
+            "no database: the pooler takes no options; leave them out of the URL. Where none are in it, the server's "
+            "standard_conforming_strings is off, and we may not change it: ALTER ROLE … SET standard_conforming_strings = on"
+        )
     # Of a mistyped URL any part may be of the password.
     # A quote within it is followed by more of it.
     reason = re.sub(r'".*?"(?=[\s,:]|$)', '"…"', (str(error).strip().splitlines() or ["connection lost"])[0])

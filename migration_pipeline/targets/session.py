@@ -206,7 +206,8 @@ class Session:
         return msgspec.structs.replace(self._settings, idle_seconds=0) if self._hold else self._settings
 
     def _roll_back(self, fresh: bool) -> None:
-        with contextlib.suppress(psycopg2.Error):
+        # Somebody who gave up on this thread may have dropped the connection.
+        with contextlib.suppress(psycopg2.Error, AttributeError):
             if self._hold and not fresh:
                 with self._connection.cursor() as cursor:
                     cursor.execute("ROLLBACK TO SAVEPOINT held")

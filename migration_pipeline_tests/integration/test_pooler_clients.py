@@ -389,17 +389,28 @@ def test_whatever_the_server_has_set_the_results_are_the_same(
     transactions: Pool, database_url: str, tmp_path: Path, behind_a_pooler: bool
 ) -> None:
     name = database_url.partition("?")[0].rpartition("/")[2]
-    for setting, value in HOSTILE.items():
+    url = transactions.to(database_url) if behind_a_pooler else database_url
+    hostile = dict(HOSTILE)
+    if behind_a_pooler:
+        del hostile["standard_conforming_strings"]  # see below
+    for setting, value in hostile.items():
         execute(
             database_url, f"ALTER DATABASE {name} SET {setting} = {value if ',' in value else repr(value)}"
         )
-    url = transactions.to(database_url) if behind_a_pooler else database_url
     create_tables(url, shop.all_tables)
     folder = write_sample(tmp_path, items=2_000, files=3, seed=11)
     export, (rows, _) = read_export(str(folder), Storage()), expected(folder)
     a_night_of_the_shop(url, database_url, export, rows)
     if behind_a_pooler:
         assert_nothing_stays_behind(transactions, database_url)
+
+
+def test_what_a_pooler_does_not_let_us_set_is_refused_at_once(transactions: Pool, database_url: str) -> None:
+    """It takes no options, by which alone this can be set before psycopg2 looks at it."""
+    name = database_url.partition("?")[0].rpartition("/")[2]
+    execute(database_url, f"ALTER DATABASE {name} SET standard_conforming_strings = off")
+    with pytest.raises(MigrationError, match="ALTER ROLE … SET standard_conforming_strings = on"):
+        create_tables(transactions.to(database_url), shop.all_tables)
 
 
 @pytest.mark.parametrize("setting", ["standard_conforming_strings = off", "bytea_output = escape"])
