@@ -77,8 +77,7 @@ class Storage:
         """
         with explained(uri):
             if is_s3(uri):
-                # Not by the URI, of which smart-open makes another key where it begins with a slash, or another bucket
-                # where that is an access point.
+                # Not by the URI: smart-open splits it at its first slash, which an access point's ARN has within.
                 bucket, key = split_s3(uri)
                 opened: Any = smart_open.s3.open(
                     bucket, key, "rb", client=ResumingClient(self.client), defer_seek=True
