@@ -149,7 +149,7 @@ class ComparingTarget:
     def __enter__(self) -> Self:
         self._session.open()
         try:
-            self._session.persistently(self._check)
+            self._session.interruptibly(self._check)
         except BaseException:
             self._session.close()
             raise

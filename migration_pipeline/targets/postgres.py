@@ -202,7 +202,8 @@ class PostgresTarget:
         if self._own:
             self._session.open()
         try:
-            self._session.persistently(self._check)
+            # A trigger of the table may take its time, even for no row, and whoever waits may be told to end.
+            self._session.interruptibly(self._check)
         except BaseException:
             if self._own:
                 self._session.close()

@@ -15,7 +15,7 @@ from playwright.sync_api import Page, expect
 from migration_pipeline.plan import Plan
 from migration_pipeline.sample import write_sample
 from migration_pipeline_tests.browser.conftest import HEIGHT, Picture
-from migration_pipeline_tests.conftest import query
+from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.operating import LOCATION, Bucket, Operation, eventually, operation
 
 FILES = 6
@@ -182,6 +182,11 @@ def test_an_aggregate_is_terminated_and_made_again(page: Page, operator: Operati
         page.get_by_text("Materialize", exact=True).first.click()
 
     receipt = "SELECT run_id FROM migration.aggregate WHERE table_name = 'customer_activity'"
+    # A row is gone, so that there is one to insert, at which it can be held.
+    execute(
+        operator.database_url,
+        "DELETE FROM customer_activity WHERE customer_id = (SELECT min(customer_id) FROM customer_activity)",
+    )
     operator.hold("customer_activity")
     materialize()
     expect(page.locator("body")).to_contain_text(
