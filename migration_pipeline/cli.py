@@ -332,12 +332,15 @@ def backfill(
     for lost in mark_lost(plan, profile, files, assets):
         click.echo(lost, err=True)
     asked = [f for f in files if not only or f.partition in chosen]
-    wanted = [f for f in asked if everything or f.state in ("missing", "failed")][:first]
+    busy = [f for f in asked if f.state in ("running", "queued")]
+    if everything and busy:
+        click.echo(f"left out, as they are running or queued: {len(busy):,} files", err=True)
+    left_to_load = [f for f in asked if f not in busy and (everything or f.state in ("missing", "failed"))]
+    wanted = left_to_load[:first]
     then = to_launch(assets, files, wanted, lambda: outdated(plan, profile, settings.database_url()))
     if not wanted and not then:
-        running = any(f.state == "running" for f in asked)
         click.echo(
-            f"{count_states(asked)}: nothing to launch" + ("" if running else " (--all loads them again)")
+            f"{count_states(asked)}: nothing to launch" + ("" if busy else " (--all loads them again)")
         )
         if wait:
             sys.exit(_tell_left(left(plan, profile, asked, settings.database_url()), plan))

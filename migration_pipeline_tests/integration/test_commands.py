@@ -319,6 +319,12 @@ def test_a_slow_file_is_seen_from_everywhere_and_stopped(night: Night, metrics: 
         )
         assert (linted.returncode, linted.stdout, linted.stderr) == (0, "", "")
 
+    # --all loads nothing that is being loaded
+    status, output = night.run("backfill", "night", "--all", "--only", loading["file"])
+    assert status == 0, output
+    assert "left out, as they are running or queued: 1 files" in output
+    assert "nothing to launch" in output
+
     # Ctrl-C leaves the backfill
     os.write(terminal, b"\x03")
     screen = shown()
