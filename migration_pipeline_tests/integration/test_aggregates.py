@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import datetime, timezone
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -20,7 +21,7 @@ import psycopg2
 import psycopg2.extensions
 import pytest
 
-from migration_pipeline import Item, Profile, Row, prefix
+from migration_pipeline import Fitted, Item, Profile, Row, prefix
 from migration_pipeline.engine.batch import Batch, Written
 from migration_pipeline.engine.load import FileLoad, LoadSettings
 from migration_pipeline.engine.replay import ReplayReport, replay
@@ -522,6 +523,89 @@ def marks_profile(folder: Path, sql: str, row_class: type[Row] = Count) -> Profi
 
 
 COUNTS = "SELECT customer_id, count(*) AS n FROM landing.marks GROUP BY customer_id"
+
+
+KEY = "customer_id text PRIMARY KEY, n bigint NOT NULL"
+SHAPES = {
+    "partitioned": "CREATE TABLE counts (" + KEY + ") PARTITION BY HASH (customer_id); "
+    "CREATE TABLE c0 PARTITION OF counts FOR VALUES WITH (MODULUS 2, REMAINDER 0); "
+    "CREATE TABLE c1 PARTITION OF counts FOR VALUES WITH (MODULUS 2, REMAINDER 1)",
+    "deferrable key": "CREATE TABLE counts (customer_id text PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, n bigint NOT NULL)",
+    "deferrable key beside a unique index": "CREATE TABLE counts (customer_id text PRIMARY KEY DEFERRABLE, n bigint NOT NULL); "
+    "CREATE UNIQUE INDEX ON counts (customer_id)",
+    "identity, not in the Row": f"CREATE TABLE counts ({KEY}, i bigint GENERATED ALWAYS AS IDENTITY)",
+    "generated": f"CREATE TABLE counts ({KEY}, g bigint GENERATED ALWAYS AS (n + 1) STORED)",
+    "trigger": f"CREATE TABLE counts ({KEY}); CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$; "
+    "CREATE TRIGGER t BEFORE INSERT OR UPDATE ON counts FOR EACH ROW EXECUTE FUNCTION f()",
+    "numeric that holds it": "CREATE TABLE counts (customer_id text PRIMARY KEY, n numeric(10,2) NOT NULL)",
+    "published": f"CREATE TABLE counts ({KEY}); CREATE PUBLICATION everything FOR ALL TABLES",
+}
+
+
+@pytest.mark.parametrize("statement", SHAPES.values(), ids=SHAPES)
+def test_each_shape_is_made_made_again_and_mended(database_url: str, tmp_path: Path, statement: str) -> None:
+    marks = marks_profile(tmp_path, COUNTS)
+    execute(database_url, statement)
+    execute(database_url, ddl(marks.all_tables))
+    land(database_url, marks, "f", [event(f"{n}") for n in (1, 2, 2, 3)])
+    rows = [("CUSTOMER#1", 1), ("CUSTOMER#2", 2), ("CUSTOMER#3", 1)]
+    asked = "SELECT customer_id, n FROM counts ORDER BY 1"
+    for new, unchanged in ((3, 0), (0, 3)):
+        report = make(database_url, marks, ["f"])
+        assert (report.rows, report.new, report.changed, report.unchanged) == (3, new, 0, unchanged)
+        assert query(database_url, asked) == rows
+    execute(database_url, "UPDATE counts SET n = 9 WHERE customer_id = 'CUSTOMER#1'")
+    execute(database_url, "DELETE FROM counts WHERE customer_id = 'CUSTOMER#2'")
+    report = make(database_url, marks, ["f"])
+    assert (report.new, report.changed) == (1, 1)
+    assert query(database_url, asked) == rows
+
+
+@pytest.mark.parametrize(
+    ("column", "sql", "fault"),
+    [
+        ("numeric(3,-1)", COUNTS, "in 3 rows, column n is numeric\\(3,-1\\), which would change the value"),
+        ("bigint CHECK (n < 2)", COUNTS, "SQLSTATE 23514"),
+    ],
+)
+def test_what_a_column_would_change_or_refuse_ends_the_aggregate(
+    database_url: str, tmp_path: Path, column: str, sql: str, fault: str
+) -> None:
+    marks = marks_profile(tmp_path, sql)
+    execute(database_url, f"CREATE TABLE counts (customer_id text PRIMARY KEY, n {column} NOT NULL)")
+    execute(database_url, ddl(marks.all_tables))
+    land(database_url, marks, "f", [event(f"{n}") for n in (1, 2, 2, 3)])
+    with pytest.raises(MigrationError, match=fault):
+        make(database_url, marks, ["f"])
+    assert query(database_url, "SELECT * FROM migration.aggregate") == []
+
+
+def test_a_trigger_that_changes_an_aggregate_s_row_is_told(database_url: str, tmp_path: Path) -> None:
+    marks = marks_profile(tmp_path, COUNTS)
+    execute(database_url, SHAPES["trigger"].replace("RETURN NEW", "NEW.n = 0; RETURN NEW"))
+    execute(database_url, ddl(marks.all_tables))
+    land(database_url, marks, "f", [event("1")])
+    with pytest.raises(MigrationError, match="a trigger of the table changed or dropped the row"):
+        make(database_url, marks, ["f"])
+
+
+class FittedCount(Row, table="counts", key="customer_id"):
+    customer_id: str
+    n: Fitted[Decimal]
+
+
+def test_values_that_an_aggregate_s_row_allows_to_be_rounded_are_counted(
+    database_url: str, tmp_path: Path
+) -> None:
+    marks = marks_profile(tmp_path, COUNTS.replace("count(*)", "count(*) / 3.0"), FittedCount)
+    execute(database_url, "CREATE TABLE counts (customer_id text PRIMARY KEY, n numeric(10,2) NOT NULL)")
+    execute(database_url, ddl(marks.all_tables))
+    land(database_url, marks, "f", [event(f"{n}") for n in (1, 2, 2, 2)])
+    for _ in range(2):
+        report = make(database_url, marks, ["f"])
+        assert (report.rounded, report.changed) == ({"counts.n": 1}, 0)
+    assert query(database_url, "SELECT n::text FROM counts ORDER BY 1") == [("0.33",), ("1.00",)]
+    assert query(database_url, "SELECT rounded FROM migration.aggregate") == [({"counts.n": 1},)]
 
 
 @pytest.mark.parametrize("key_type", ["text", 'text COLLATE "C"', "bigint", "uuid", "varchar(40)"])
