@@ -1,1 +1,1 @@
-"""The target dialect: PostgreSQL connections, DDL, COPY, upsert. Knows nothing of a source."""
+"""The target dialect: PostgreSQL connections, catalog, DDL, COPY, comparison. Knows nothing of a source."""

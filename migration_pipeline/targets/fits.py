@@ -21,23 +21,12 @@ from uuid import UUID
 
 import msgspec
 
-from migration_pipeline.row import Column, element_type
+from migration_pipeline.row import SCALARS, Column, element_type
 
 NAME_BYTES = 63
 """Bytes that the type ``name`` keeps of a text (NAMEDATALEN - 1)."""
 
-EXACT: dict[Any, str] = {
-    str: "text",
-    int: "numeric",
-    Decimal: "numeric",
-    float: "double precision",
-    bool: "boolean",
-    bytes: "bytea",
-    datetime: "timestamp with time zone",
-    date: "date",
-    UUID: "uuid",
-    Any: "jsonb",
-}
+EXACT: dict[Any, str] = {**SCALARS, int: "numeric", Any: "jsonb"}
 """A Row's type -> the PostgreSQL type that holds each of its values exactly."""
 
 FAMILIES: dict[Any, tuple[str, ...]] = {
