@@ -137,7 +137,7 @@ class Case:
             for job in ("stock_check", "stock_verify")
             for each in definitions.resolve_job_def(job).execute_in_process().get_asset_check_evaluations()
         ]
-        assert len(found) == 7
+        assert len(found) == 8
         assert {each.severity for each in found} == {dg.AssetCheckSeverity.ERROR}
         return {each.check_name: each.description or "" for each in found if not each.passed}
 
