@@ -92,7 +92,7 @@ def check_bookkeeping(cursor: Any) -> None:
     lacking, role = cursor.fetchone()
     if lacking:
         raise SchemaError(
-            f"the role lacks a privilege: {role} may not write all of the bookkeeping (schema migration: {lacking}); "
+            f"the role lacks a privilege (SQLSTATE 42501): {role} may not write all of the bookkeeping (schema migration: {lacking}); "
             "see the grants in docs/security.md"
         )
 

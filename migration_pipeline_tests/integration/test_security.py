@@ -708,7 +708,7 @@ def test_names_and_keys_that_bite_stay_what_they_are(database_url: str, name: st
     )
     assert [(e, f, bytes(raw), t) for e, f, raw, t in kept] == [
         (file.export_id, file.file, raw, table_name)
-        for raw, table_name in zip(bad, [table.qualified, None], strict=True)
+        for raw, table_name in zip(bad, [table.qualified] * 2, strict=True)
     ]
     replayed = replay_file(database_url, p, file.export_id, file.file)
     assert replayed.quarantined == 2
