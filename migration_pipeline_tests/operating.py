@@ -28,8 +28,8 @@ PATIENCE_SECONDS = 120
 HOLD = """
 CREATE TABLE IF NOT EXISTS hold (reason text);
 CREATE OR REPLACE FUNCTION wait_while_held() RETURNS trigger LANGUAGE plpgsql AS $$
-    BEGIN WHILE EXISTS (SELECT FROM hold) LOOP PERFORM pg_sleep(0.1); END LOOP; RETURN NULL; END $$;
-CREATE OR REPLACE TRIGGER held BEFORE INSERT ON {table} FOR EACH STATEMENT EXECUTE FUNCTION wait_while_held();
+    BEGIN WHILE EXISTS (SELECT FROM hold) LOOP PERFORM pg_sleep(0.1); END LOOP; RETURN NEW; END $$;
+CREATE OR REPLACE TRIGGER held BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION wait_while_held();
 INSERT INTO hold VALUES ('a test')
 """
 
@@ -141,7 +141,7 @@ class Operation:
         assert reply["__typename"] == "TerminateRunSuccess", reply
 
     def hold(self, table: str) -> None:
-        """Make files wait in the middle of their load, until `release`."""
+        """Make files wait in the middle of their load, at the first row that is new in a table, until `release`."""
         execute(self.database_url, HOLD.format(table=table))
 
     def held(self) -> list[str]:

@@ -167,6 +167,7 @@ def test_a_run_is_terminated_and_its_file_is_missing(
     page: Page, operator: Operation, plan: Plan, picture: Picture
 ) -> None:
     operator.query(WIPE, ranges=[{"assetKey": {"path": ["shop", name]}} for name in TABLES])
+    execute(operator.database_url, "DELETE FROM customers")
     operator.hold("customers")
     backfill = launch(page, operator, "All", FILES)
     terminate_what_is_held(page, operator)

@@ -269,7 +269,7 @@ def test_an_unchanged_rerun_writes_almost_nothing(shop_database_url: str, tmp_pa
         for _ in range(3)
     )
     assert query(shop_database_url, rows) == before, "no row was written anew"
-    assert again < first / 20
+    assert again < first / 12
 
 
 @pytest.mark.parametrize(("default", "ours"), [("off", "on"), ("on", "on"), ("remote_write", "remote_write")])

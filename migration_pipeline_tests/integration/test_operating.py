@@ -13,7 +13,7 @@ from migration_pipeline.defs.metadata import PROFILE_TAG
 from migration_pipeline.defs.notify import SENSOR
 from migration_pipeline.plan import Plan
 from migration_pipeline.sample import write_sample
-from migration_pipeline_tests.conftest import query
+from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.operating import (
     LAUNCH,
     LOCATION,
@@ -157,6 +157,7 @@ def test_failed_and_missing_loads_what_failed_and_what_was_terminated(
     assert operator.states(shop) == ["missing"] * 4
     # The queue has room for one at a time, and takes them in the plan's order.
     broken, held = sorted(sorted(range(4), key=lambda number: -shop.files[number].file.items)[:2])
+    execute(operator.database_url, "DELETE FROM customers")
     operator.hold("customers")
     with bucket.truncated(key_of(shop, export, broken)):
         backfill = operator.launch(
