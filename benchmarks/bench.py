@@ -25,14 +25,14 @@ from rich.table import Table
 
 from benchmarks.workloads import WORKLOADS, Workload
 from migration_pipeline import settings
-from migration_pipeline.instance import Instance
-from migration_pipeline.local import stack
-from migration_pipeline.local.postgres import EmbeddedPostgres
-from migration_pipeline.plan import make_plan, write_plan
+from migration_pipeline.cli.terminal import console
+from migration_pipeline.demo import stack
+from migration_pipeline.demo.postgres import EmbeddedPostgres
+from migration_pipeline.migration.plan import make_plan, write_plan
+from migration_pipeline.operations.client import Instance
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.targets.ddl import create_tables
-from migration_pipeline.terminal import console
 
 TOP = Path(__file__).parents[1]
 FILES = 16

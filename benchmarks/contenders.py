@@ -52,7 +52,7 @@ def aggregate(workload: Workload, export: Path, url: str) -> dict[str, Any]:
     """Make the rows of what is landed, with the settings that runs have by default."""
     from migration_pipeline.sources.export import read_export
     from migration_pipeline.sources.storage import Storage
-    from migration_pipeline.targets.aggregate import AggregateIdentity, AggregateRun, LandedFile
+    from migration_pipeline.targets.aggregation import AggregateIdentity, AggregateRun, LandedFile
 
     found, profile = read_export(str(export), Storage()), workload.profile
     files = [LandedFile(found.id, file.name, file.md5) for file in found.files]

@@ -15,8 +15,8 @@ from rich.table import Table
 
 from benchmarks.bench import execute, free_port, fresh_tables, load
 from benchmarks.workloads import WORKLOADS
-from migration_pipeline.local.postgres import EmbeddedPostgres
-from migration_pipeline.terminal import console
+from migration_pipeline.cli.terminal import console
+from migration_pipeline.demo.postgres import EmbeddedPostgres
 
 SHAPES = ((100_000, 1), (1_000_000, 1), (1_000_000, 16), (1_000_000, 64), (3_000_000, 1), (5_000_000, 16))
 

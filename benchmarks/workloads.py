@@ -15,9 +15,9 @@ from typing import Any
 from isal import igzip
 
 from migration_pipeline import EpochSeconds, Integer, Item, Profile, Row, attribute, prefix
-from migration_pipeline.profile import load_profile
+from migration_pipeline.demo.sample import write_sample
+from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.profiles.shop import customer, order, order_line
-from migration_pipeline.sample import write_sample
 
 shop = Profile("shop")
 """The shop's tables with a key, and nothing else: the same from one release to the next, for figures to compare."""

@@ -4,10 +4,18 @@ This package exports the vocabulary of a profile, and nothing else: a profile im
 so that reading or testing one needs neither Dagster nor a database.
 """
 
-from migration_pipeline.aggregate import Options
-from migration_pipeline.item import AnyInt, EpochMillis, EpochSeconds, Item, RestOfItem, WholeItem, attribute
-from migration_pipeline.profile import Profile, prefix
-from migration_pipeline.row import BigInt, Fitted, Integer, Merge, PgType, Row, SmallInt, column
+from migration_pipeline.profile.aggregate import Options
+from migration_pipeline.profile.item import (
+    AnyInt,
+    EpochMillis,
+    EpochSeconds,
+    Item,
+    RestOfItem,
+    WholeItem,
+    attribute,
+)
+from migration_pipeline.profile.profile import Profile, prefix
+from migration_pipeline.profile.row import BigInt, Fitted, Integer, Merge, PgType, Row, SmallInt, column
 
 __all__ = [
     "AnyInt",

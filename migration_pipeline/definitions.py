@@ -10,8 +10,8 @@ from migration_pipeline.defs.checks import check_job, migration_checks
 from migration_pipeline.defs.jobs import migrate_job
 from migration_pipeline.defs.migration import Database, migration_assets, replay_job
 from migration_pipeline.defs.notify import backfill_sensor
-from migration_pipeline.defs.verification import verify_check, verify_job
-from migration_pipeline.plan import read_plans
+from migration_pipeline.defs.verify_job import verify_check, verify_job
+from migration_pipeline.migration.plan import read_plans
 
 
 def _database_url() -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from migration_pipeline.local.postgres import EmbeddedPostgres
+from migration_pipeline.demo.postgres import EmbeddedPostgres
 
 # The folder for all that the local stack keeps: the embedded database, Dagster's history, plans and logs.
 STATE_DIR = "MIGRATION_HOME"

@@ -12,9 +12,9 @@ import psycopg2
 import pytest
 from hypothesis import settings
 
-from migration_pipeline.local.postgres import EmbeddedPostgres
-from migration_pipeline.profile import load_profile
-from migration_pipeline.sample import write_sample
+from migration_pipeline.demo.postgres import EmbeddedPostgres
+from migration_pipeline.demo.sample import write_sample
+from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.targets.ddl import ddl
 
 # A test says whether something is right, and not how long that took: the machine may be busy.

@@ -14,10 +14,10 @@ from typing import Any
 import boto3
 import pytest
 
-from migration_pipeline.instance import FileStatus, Instance
-from migration_pipeline.local.postgres import EmbeddedPostgres
-from migration_pipeline.local.stack import Stack, running
-from migration_pipeline.plan import Plan, plan_path, planned_profile, read_plan
+from migration_pipeline.demo.postgres import EmbeddedPostgres
+from migration_pipeline.demo.stack import Stack, running
+from migration_pipeline.migration.plan import Plan, plan_path, planned_profile, read_plan
+from migration_pipeline.operations.client import FileStatus, Instance
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.s3 import s3_server
 

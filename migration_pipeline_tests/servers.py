@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 import psycopg2
 import pytest
 
-from migration_pipeline.local.postgres import EmbeddedPostgres
+from migration_pipeline.demo.postgres import EmbeddedPostgres
 
 REQUIRED = "REQUIRE_POSTGRESQL"
 """With this in the environment a test that lacks one of them fails."""

@@ -9,13 +9,13 @@ import dagster as dg
 import msgspec
 from pydantic import Field
 
-from migration_pipeline.aggregate import Aggregate
 from migration_pipeline.defs.metadata import export_spec, table_spec
 from migration_pipeline.defs.migration import Database
 from migration_pipeline.errors import MigrationError
-from migration_pipeline.plan import Plan
-from migration_pipeline.profile import Profile
-from migration_pipeline.targets.aggregate import (
+from migration_pipeline.migration.plan import Plan
+from migration_pipeline.profile.aggregate import Aggregate
+from migration_pipeline.profile.profile import Profile
+from migration_pipeline.targets.aggregation import (
     AggregateIdentity,
     AggregateReport,
     AggregateRun,

@@ -9,12 +9,13 @@ from typing import Any
 
 import dagster as dg
 
-from migration_pipeline.aggregate import Aggregate
 from migration_pipeline.defs.metadata import AHEAD_OF_FILES, PROFILE_TAG
 from migration_pipeline.defs.migration import Database
-from migration_pipeline.plan import Plan, PlannedFile
-from migration_pipeline.profile import Profile
-from migration_pipeline.row import Table
+from migration_pipeline.migration.plan import Plan, PlannedFile
+from migration_pipeline.migration.verdicts import Left, left_of, receipts_of, rows_of
+from migration_pipeline.profile.aggregate import Aggregate
+from migration_pipeline.profile.profile import Profile
+from migration_pipeline.profile.row import Table
 from migration_pipeline.targets import receipts as sql
 from migration_pipeline.targets.catalog import SchemaError, qualified
 from migration_pipeline.targets.ddl import check_tables, literal
@@ -25,7 +26,6 @@ from migration_pipeline.targets.receipts import (
     read_aggregates,
     read_receipts,
 )
-from migration_pipeline.verdicts import Left, left_of, receipts_of, rows_of
 
 SHOWN = 20
 """Files that a check lists; their number is always told in full."""

@@ -4,14 +4,14 @@ from typing import Any
 
 import dagster as dg
 
-from migration_pipeline import comparison
-from migration_pipeline.aggregate import Options
-from migration_pipeline.comparison import now_and_then
 from migration_pipeline.engine.load import LoadSettings
-from migration_pipeline.plan import Plan, PlannedFile
-from migration_pipeline.profile import Profile
+from migration_pipeline.migration import verification
+from migration_pipeline.migration.plan import Plan, PlannedFile
+from migration_pipeline.migration.verdicts import left_of
+from migration_pipeline.migration.verification import now_and_then
+from migration_pipeline.profile.aggregate import Options
+from migration_pipeline.profile.profile import Profile
 from migration_pipeline.targets.connection import DatabaseSettings
-from migration_pipeline.verdicts import left_of
 
 
 def observe_dry_run(
@@ -25,7 +25,7 @@ def observe_dry_run(
     options: Options | None,
 ) -> None:
     """Run a file dry: record what a load would do as observations of the tables, and materialize none."""
-    compared = comparison.dry_run(
+    compared = verification.dry_run(
         plan,
         profile,
         url,

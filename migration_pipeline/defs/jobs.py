@@ -5,8 +5,8 @@ from typing import Any
 import dagster as dg
 
 from migration_pipeline.defs.metadata import PROFILE_TAG
-from migration_pipeline.plan import Plan
-from migration_pipeline.profile import Profile
+from migration_pipeline.migration.plan import Plan
+from migration_pipeline.profile.profile import Profile
 
 
 def migrate_job(plan: Plan, profile: Profile) -> Any:

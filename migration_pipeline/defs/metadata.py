@@ -10,10 +10,10 @@ from typing import Any
 
 import dagster as dg
 
-from migration_pipeline.engine.report import FileReport
-from migration_pipeline.plan import Plan, PlannedFile
-from migration_pipeline.profile import Prefix, Profile, Rule
-from migration_pipeline.row import Column, Table
+from migration_pipeline.engine.file_report import FileReport
+from migration_pipeline.migration.plan import Plan, PlannedFile
+from migration_pipeline.profile.profile import Prefix, Profile, Rule
+from migration_pipeline.profile.row import Column, Table
 
 PROFILE_TAG = "migration/profile"
 """Tag of a profile's assets, jobs and runs; its value is the profile's name."""

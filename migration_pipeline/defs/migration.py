@@ -26,13 +26,13 @@ from migration_pipeline.defs.metadata import (
 )
 from migration_pipeline.defs.options import options_of, with_options
 from migration_pipeline.defs.progress import progress_of
+from migration_pipeline.engine.file_report import FileReport
 from migration_pipeline.engine.load import FileLoad, LoadSettings
-from migration_pipeline.engine.report import FileReport
 from migration_pipeline.engine.transform import Transform, rules_that_cannot_hold
 from migration_pipeline.errors import MigrationError
-from migration_pipeline.plan import Plan, PlannedFile
-from migration_pipeline.profile import Profile
-from migration_pipeline.replay import replay_plan
+from migration_pipeline.migration.plan import Plan, PlannedFile
+from migration_pipeline.migration.replay import replay_plan
+from migration_pipeline.profile.profile import Profile
 from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream

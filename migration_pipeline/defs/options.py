@@ -6,9 +6,9 @@ import dagster as dg
 import msgspec
 from pydantic import Field, create_model
 
-from migration_pipeline.aggregate import Options
-from migration_pipeline.plan import Plan
-from migration_pipeline.profile import Profile
+from migration_pipeline.migration.plan import Plan
+from migration_pipeline.profile.aggregate import Options
+from migration_pipeline.profile.profile import Profile
 
 
 def with_options(base: type[dg.Config], plan: Plan, profile: Profile) -> type[Any]:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import dagster as dg
 
 from migration_pipeline.defs.metadata import readable_time
-from migration_pipeline.engine.report import Progress
-from migration_pipeline.plan import PlannedFile
+from migration_pipeline.engine.file_report import Progress
+from migration_pipeline.migration.plan import PlannedFile
 
 
 def progress_of(

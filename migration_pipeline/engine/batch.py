@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from migration_pipeline.engine.transform import Bad, Counts, Outcome, Transform
 from migration_pipeline.errors import BadRow, MigrationError
-from migration_pipeline.row import Row
+from migration_pipeline.profile.row import Row
 
 
 class Encoded(Protocol):

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import msgspec
 
 from migration_pipeline.engine.batch import Batch, Encoder, TooManyBad, Written, encode
-from migration_pipeline.engine.report import BadExample, FileReport, Progress
+from migration_pipeline.engine.file_report import BadExample, FileReport, Progress
 from migration_pipeline.engine.threads import Behind, ahead
 from migration_pipeline.engine.transform import Bad, Counts, Outcome, Transform, count_pattern
 from migration_pipeline.errors import MigrationError

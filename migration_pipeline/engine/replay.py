@@ -8,8 +8,8 @@ from typing import Protocol
 import msgspec
 
 from migration_pipeline.engine.batch import Batch, Encoder, Written
+from migration_pipeline.engine.file_report import FileReport
 from migration_pipeline.engine.load import BATCH_BYTES, LoadSettings, reason_of
-from migration_pipeline.engine.report import FileReport
 from migration_pipeline.engine.transform import Transform
 
 

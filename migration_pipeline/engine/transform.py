@@ -10,11 +10,11 @@ from typing import Any, Protocol
 
 import msgspec
 
-from migration_pipeline.aggregate import Options
 from migration_pipeline.errors import BadItem
-from migration_pipeline.item import Item
-from migration_pipeline.profile import Prefix, Profile, Rule, wire_type
-from migration_pipeline.row import Row
+from migration_pipeline.profile.aggregate import Options
+from migration_pipeline.profile.item import Item
+from migration_pipeline.profile.profile import Prefix, Profile, Rule, wire_type
+from migration_pipeline.profile.row import Row
 
 UNROUTED = "unrouted"
 """The reason under which items that no rule takes are counted."""

@@ -24,8 +24,8 @@ import msgspec
 from msgspec import UNSET, UnsetType, defstruct
 
 from migration_pipeline.errors import BadItem, UsageError
-from migration_pipeline.item import Digits, Epoch, Item, Rest, Whole
-from migration_pipeline.row import unwrap
+from migration_pipeline.profile.item import Digits, Epoch, Item, Rest, Whole
+from migration_pipeline.profile.row import unwrap
 
 ItemType = TypeVar("ItemType", bound=Item)
 

@@ -15,7 +15,7 @@ import psycopg2
 from psycopg2 import sql
 
 from migration_pipeline.errors import UsageError
-from migration_pipeline.row import Column, Table
+from migration_pipeline.profile.row import Column, Table
 from migration_pipeline.targets.connection import explain
 from migration_pipeline.targets.faults import Fault, fault_of
 from migration_pipeline.targets.fits import INTEGERS, Actual, Fit, fit_of

@@ -17,12 +17,12 @@ import psycopg2
 from psycopg2 import sql
 from typing_extensions import Self
 
-from migration_pipeline.aggregate import Aggregate
 from migration_pipeline.engine.batch import Batch, Written
-from migration_pipeline.engine.report import FileReport
+from migration_pipeline.engine.file_report import FileReport
 from migration_pipeline.engine.transform import Bad
-from migration_pipeline.profile import NulPolicy
-from migration_pipeline.row import Row, Table
+from migration_pipeline.profile.aggregate import Aggregate
+from migration_pipeline.profile.profile import NulPolicy
+from migration_pipeline.profile.row import Row, Table
 from migration_pipeline.targets.catalog import Target, read_target
 from migration_pipeline.targets.connection import DatabaseSettings
 from migration_pipeline.targets.copy_csv import RowEncoder

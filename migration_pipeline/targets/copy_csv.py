@@ -22,8 +22,8 @@ from typing import Any, NamedTuple, get_origin
 import msgspec
 
 from migration_pipeline.errors import BadRow
-from migration_pipeline.profile import NulPolicy
-from migration_pipeline.row import Column, Row, Table, element_type
+from migration_pipeline.profile.profile import NulPolicy
+from migration_pipeline.profile.row import Column, Row, Table, element_type
 from migration_pipeline.targets.fits import Fit
 
 COPY_OPTIONS = r"""FORMAT csv, QUOTE '"', ESCAPE '\', NULL 'null'"""

@@ -7,7 +7,7 @@ from functools import partial
 from importlib.resources import files
 from typing import Any
 
-from migration_pipeline.row import Row, Table
+from migration_pipeline.profile.row import Row, Table
 from migration_pipeline.targets.catalog import SchemaError, Target, qualified, quote, read_target
 from migration_pipeline.targets.connection import DatabaseSettings, transaction
 

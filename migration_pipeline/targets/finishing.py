@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 from psycopg2 import sql
 
-from migration_pipeline.aggregate import Constraint, FinishingStep, Index, Sequence
-from migration_pipeline.profile import Profile
-from migration_pipeline.row import Table, table_of
+from migration_pipeline.profile.aggregate import Constraint, FinishingStep, Index, Sequence
+from migration_pipeline.profile.profile import Profile
+from migration_pipeline.profile.row import Table, table_of
 from migration_pipeline.targets.catalog import qualified, quote
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
 from migration_pipeline.targets.landing import LEFTOVERS, identifier, part_of

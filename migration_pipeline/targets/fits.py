@@ -21,7 +21,7 @@ from uuid import UUID
 
 import msgspec
 
-from migration_pipeline.row import SCALARS, Column, element_type
+from migration_pipeline.profile.row import SCALARS, Column, element_type
 
 NAME_BYTES = 63
 """Bytes that the type ``name`` keeps of a text (NAMEDATALEN - 1)."""

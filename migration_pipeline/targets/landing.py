@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 from psycopg2 import sql
 
-from migration_pipeline.row import Table
+from migration_pipeline.profile.row import Table
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
 from migration_pipeline.targets.copy_csv import COPY_OPTIONS
 from migration_pipeline.targets.session import STALLED_SECONDS

@@ -22,10 +22,10 @@ from psycopg2 import sql
 from typing_extensions import Self
 
 from migration_pipeline.engine.batch import Batch, Written
-from migration_pipeline.engine.report import FileReport
+from migration_pipeline.engine.file_report import FileReport
 from migration_pipeline.engine.transform import Bad
-from migration_pipeline.profile import NulPolicy
-from migration_pipeline.row import Row, Table
+from migration_pipeline.profile.profile import NulPolicy
+from migration_pipeline.profile.row import Row, Table
 from migration_pipeline.targets.catalog import Target, try_statements
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings, transaction
 from migration_pipeline.targets.copy_csv import EncodedRows, RowEncoder

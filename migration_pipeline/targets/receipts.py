@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from migration_pipeline.row import Table
+from migration_pipeline.profile.row import Table
 from migration_pipeline.targets.catalog import qualified
 from migration_pipeline.targets.connection import DatabaseSettings, transaction
 from migration_pipeline.targets.states import TableState

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 from psycopg2 import sql
 
-from migration_pipeline.row import Table
+from migration_pipeline.profile.row import Table
 from migration_pipeline.targets.catalog import Target
 from migration_pipeline.targets.copy_csv import COPY_OPTIONS
 from migration_pipeline.targets.fits import TIMES, Fit

@@ -13,7 +13,7 @@ from datetime import datetime
 import msgspec
 from psycopg2 import sql
 
-from migration_pipeline.row import Table
+from migration_pipeline.profile.row import Table
 from migration_pipeline.targets.catalog import qualified
 from migration_pipeline.targets.connection import DatabaseSettings, transaction
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from migration_pipeline.plan import Plan
-from migration_pipeline.sample import write_sample
+from migration_pipeline.demo.sample import write_sample
+from migration_pipeline.migration.plan import Plan
 from migration_pipeline_tests.browser.conftest import HEIGHT, Picture
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.operating import LOCATION, Bucket, Operation, eventually, operation

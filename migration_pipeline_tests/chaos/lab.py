@@ -30,13 +30,13 @@ import boto3
 import msgspec
 import psycopg2
 
+from migration_pipeline.demo.postgres import EmbeddedPostgres
+from migration_pipeline.demo.sample import write_sample
+from migration_pipeline.engine.file_report import FileReport
 from migration_pipeline.engine.load import FileLoad, LoadSettings
-from migration_pipeline.engine.report import FileReport
 from migration_pipeline.engine.transform import Transform
 from migration_pipeline.errors import MigrationError
-from migration_pipeline.local.postgres import EmbeddedPostgres
-from migration_pipeline.profile import Profile, load_profile
-from migration_pipeline.sample import write_sample
+from migration_pipeline.profile.profile import Profile, load_profile
 from migration_pipeline.sources import dynamodb_json, resumable, storage
 from migration_pipeline.sources.export import Export, ExportFile, read_export
 from migration_pipeline.sources.storage import Storage

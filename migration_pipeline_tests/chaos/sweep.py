@@ -11,7 +11,7 @@ import click
 from rich.progress import Progress
 from rich.table import Table
 
-from migration_pipeline.terminal import console
+from migration_pipeline.cli.terminal import console
 from migration_pipeline_tests.chaos.faults import BAD_ITEMS, FAULTS
 from migration_pipeline_tests.chaos.lab import BAD, Case, lab
 

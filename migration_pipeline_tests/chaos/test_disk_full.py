@@ -13,9 +13,9 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from migration_pipeline.local.postgres import EmbeddedPostgres
-from migration_pipeline.profile import load_profile
-from migration_pipeline.sample import write_sample
+from migration_pipeline.demo.postgres import EmbeddedPostgres
+from migration_pipeline.demo.sample import write_sample
+from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.targets.connection import DatabaseError

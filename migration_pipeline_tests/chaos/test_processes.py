@@ -23,12 +23,12 @@ import psutil
 import psycopg2
 import pytest
 
-from migration_pipeline.downstream import downstream
-from migration_pipeline.instance import FileStatus, Instance
-from migration_pipeline.local.postgres import EmbeddedPostgres
-from migration_pipeline.plan import Plan, plan_path, read_plan
-from migration_pipeline.profile import load_profile
-from migration_pipeline.sample import write_sample
+from migration_pipeline.demo.postgres import EmbeddedPostgres
+from migration_pipeline.demo.sample import write_sample
+from migration_pipeline.migration.plan import Plan, plan_path, read_plan
+from migration_pipeline.operations.client import FileStatus, Instance
+from migration_pipeline.operations.downstream import downstream
+from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.targets.ddl import ddl
@@ -44,7 +44,7 @@ POLL_SECONDS = 2
 # The stack as `make dev` runs it, but for one thing: it does not end when one of its services does.
 RUN = """
 import signal
-from migration_pipeline.local.stack import running
+from migration_pipeline.demo.stack import running
 with running() as stack:
     print(stack.webserver_url, flush=True)
     while True:

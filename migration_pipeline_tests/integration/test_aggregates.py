@@ -22,21 +22,21 @@ import psycopg2.extensions
 import pytest
 
 from migration_pipeline import Fitted, Item, Profile, Row, prefix
+from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.engine.batch import Batch, Written
+from migration_pipeline.engine.file_report import FileReport
 from migration_pipeline.engine.load import FileLoad, LoadSettings
 from migration_pipeline.engine.replay import ReplayReport, replay
-from migration_pipeline.engine.report import FileReport
 from migration_pipeline.engine.transform import Transform
 from migration_pipeline.errors import MigrationError, UsageError
-from migration_pipeline.profile import load_profile
+from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.profiles.pictures import PictureOptions
-from migration_pipeline.sample import write_sample
 from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.sources.export import Export, read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
-from migration_pipeline.targets import aggregate, session
-from migration_pipeline.targets.aggregate import (
+from migration_pipeline.targets import aggregation, session
+from migration_pipeline.targets.aggregation import (
     AggregateIdentity,
     AggregateReport,
     AggregateRun,
@@ -260,7 +260,7 @@ def test_rows_that_come_into_an_empty_range_meanwhile_are_met(
     )
     ((stale,),) = query(picture_url, "SELECT count(*) FROM picture WHERE path = 'x'")
     ((gone,),) = query(picture_url, f"SELECT {len(once)} - count(*) FROM picture")
-    monkeypatch.setattr(aggregate, "OCCUPIED", "SELECT false")
+    monkeypatch.setattr(aggregation, "OCCUPIED", "SELECT false")
     report = make(picture_url, picture_profile, ["f"])
     assert query(picture_url, SELECT) == once
     assert (report.new, report.changed) == (gone, stale)
@@ -872,8 +872,8 @@ CREATE TRIGGER slowly BEFORE INSERT ON customer_activity FOR EACH STATEMENT EXEC
 
 KILLED = """
 import sys
-from migration_pipeline.profile import load_profile
-from migration_pipeline.targets.aggregate import AggregateIdentity, AggregateRun, AggregateSettings, LandedFile
+from migration_pipeline.profile.profile import load_profile
+from migration_pipeline.targets.aggregation import AggregateIdentity, AggregateRun, AggregateSettings, LandedFile
 shop, file = load_profile("shop"), LandedFile("e", "f", "md5")
 settings = AggregateSettings(part_rows=100)
 AggregateRun(sys.argv[1], shop.aggregates[0], [file], AggregateIdentity("shop", "1", "killed"), settings).run()

@@ -13,12 +13,12 @@ import psycopg2
 import pytest
 
 from migration_pipeline import Fitted, Item, Merge, PgType, Profile, Row
-from migration_pipeline.comparison import dry_run, verify
+from migration_pipeline.demo.postgres import EmbeddedPostgres
+from migration_pipeline.engine.file_report import FileReport
 from migration_pipeline.engine.load import LoadSettings
-from migration_pipeline.engine.report import FileReport
-from migration_pipeline.local.postgres import EmbeddedPostgres
-from migration_pipeline.plan import Plan, make_plan
-from migration_pipeline.row import RowMeta
+from migration_pipeline.migration.plan import Plan, make_plan
+from migration_pipeline.migration.verification import dry_run, verify
+from migration_pipeline.profile.row import RowMeta
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.targets.catalog import SchemaError

@@ -11,9 +11,9 @@ import pytest
 
 from migration_pipeline.defs.checks import check_job, migration_checks
 from migration_pipeline.defs.migration import Database, migration_assets
-from migration_pipeline.plan import Plan, make_plan
-from migration_pipeline.profile import load_profile
-from migration_pipeline.sample import write_sample
+from migration_pipeline.demo.sample import write_sample
+from migration_pipeline.migration.plan import Plan, make_plan
+from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline_tests.conftest import execute, query

@@ -25,13 +25,13 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from migration_pipeline.instance import Instance
-from migration_pipeline.local.postgres import EmbeddedPostgres
-from migration_pipeline.local.stack import CODE_MODULE, Stack, running
-from migration_pipeline.metrics import MigrationCollector
-from migration_pipeline.plan import plan_path, planned_profile, read_plan
-from migration_pipeline.runs import run_status
-from migration_pipeline.sample import write_sample
+from migration_pipeline.demo.postgres import EmbeddedPostgres
+from migration_pipeline.demo.sample import write_sample
+from migration_pipeline.demo.stack import CODE_MODULE, Stack, running
+from migration_pipeline.migration.plan import plan_path, planned_profile, read_plan
+from migration_pipeline.operations.client import Instance
+from migration_pipeline.operations.metrics import MigrationCollector
+from migration_pipeline.operations.runs import run_status
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.s3 import s3_server
 from migration_pipeline_tests.unit.test_monitoring import documented_metrics

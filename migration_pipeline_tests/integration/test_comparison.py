@@ -18,20 +18,20 @@ import pytest
 from click.testing import CliRunner
 
 from migration_pipeline import Item, Profile, Row, prefix
-from migration_pipeline.cli import main
-from migration_pipeline.comparison import Compared, dry_run, verify
+from migration_pipeline.cli.commands import main
 from migration_pipeline.defs.migration import Database, migration_assets
-from migration_pipeline.defs.verification import verify_check, verify_job
+from migration_pipeline.defs.verify_job import verify_check, verify_job
+from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.engine.load import LoadSettings
 from migration_pipeline.errors import MigrationError
-from migration_pipeline.plan import Plan, make_plan, write_plan
-from migration_pipeline.profile import load_profile
-from migration_pipeline.sample import write_sample
+from migration_pipeline.migration.plan import Plan, make_plan, write_plan
+from migration_pipeline.migration.verification import Compared, dry_run, verify
+from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.settings import plans_dir
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.targets import comparison
-from migration_pipeline.targets.aggregate import AggregateIdentity, AggregateRun, LandedFile
+from migration_pipeline.targets.aggregation import AggregateIdentity, AggregateRun, LandedFile
 from migration_pipeline.targets.comparison import Difference
 from migration_pipeline.targets.connection import DatabaseError
 from migration_pipeline.targets.ddl import ddl

@@ -13,16 +13,16 @@ import dagster as dg
 import pytest
 from click.testing import CliRunner
 
-from migration_pipeline import comparison
-from migration_pipeline.cli import main
+from migration_pipeline.cli.commands import main
 from migration_pipeline.defs.checks import check_job, migration_checks
 from migration_pipeline.defs.migration import Database, migration_assets
-from migration_pipeline.defs.verification import verify_check, verify_job
+from migration_pipeline.defs.verify_job import verify_check, verify_job
 from migration_pipeline.engine.load import FileLoad, LoadSettings
 from migration_pipeline.engine.transform import Transform
-from migration_pipeline.plan import Plan, plan_path, read_plan
-from migration_pipeline.profile import Profile, load_profile
-from migration_pipeline.replay import replay_plan
+from migration_pipeline.migration import verification
+from migration_pipeline.migration.plan import Plan, plan_path, read_plan
+from migration_pipeline.migration.replay import replay_plan
+from migration_pipeline.profile.profile import Profile, load_profile
 from migration_pipeline.settings import plans_dir
 from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.sources.export import ExportFile, read_export
@@ -306,8 +306,8 @@ def test_what_is_changed_while_a_verification_reads_is_not_verified(
             execute(verified.url, "UPDATE stock SET amount = 7 WHERE sku = 'SKU#1'")
         return FileStream(file, storage)
 
-    monkeypatch.setattr(comparison, "FileStream", change_behind_it)
-    compared = comparison.verify(plan, profile, verified.url, "run")
+    monkeypatch.setattr(verification, "FileStream", change_behind_it)
+    compared = verification.verify(plan, profile, verified.url, "run")
     assert compared.faults("stock") == 0
     assert query(verified.url, "SELECT amount FROM stock WHERE sku = 'SKU#1'") == [(7,)]
     assert "not verified: its rows were changed since" in verified.report()[1]

@@ -14,13 +14,13 @@ import pytest
 from click.testing import CliRunner
 from pydantic import ValidationError
 
-from migration_pipeline.cli import main
+from migration_pipeline.cli.commands import main
 from migration_pipeline.defs.aggregates import downstream_assets
 from migration_pipeline.defs.metadata import PROFILE_TAG
 from migration_pipeline.defs.migration import Database, migration_assets, replay_job
 from migration_pipeline.engine.load import EXAMPLES
-from migration_pipeline.plan import make_plan
-from migration_pipeline.profile import load_profile
+from migration_pipeline.migration.plan import make_plan
+from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline_tests.conftest import execute, query

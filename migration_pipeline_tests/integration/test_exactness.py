@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from migration_pipeline import Fitted, Item, PgType, Profile, Row
-from migration_pipeline.cli import main
-from migration_pipeline.comparison import verify
-from migration_pipeline.engine.report import FileReport
-from migration_pipeline.plan import make_plan
-from migration_pipeline.row import RowMeta, table_of
+from migration_pipeline.cli.commands import main
+from migration_pipeline.engine.file_report import FileReport
+from migration_pipeline.migration.plan import make_plan
+from migration_pipeline.migration.verification import verify
+from migration_pipeline.profile.row import RowMeta, table_of
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.targets.catalog import SchemaError, read_target

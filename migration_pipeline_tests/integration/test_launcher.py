@@ -23,7 +23,7 @@ from dagster._grpc.__generated__.dagster_api_pb2_grpc import (
 from dagster._grpc.types import GetCurrentRunsResult
 from dagster._serdes import serialize_value
 
-from migration_pipeline.launcher import CheckedRunLauncher
+from migration_pipeline.defs.launcher import CheckedRunLauncher
 
 
 class CodeServer(DagsterApiServicer):

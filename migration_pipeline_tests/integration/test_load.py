@@ -15,13 +15,13 @@ import psycopg2
 import pytest
 
 from migration_pipeline import Item, Row, WholeItem, prefix
+from migration_pipeline.demo.sample import write_sample
+from migration_pipeline.engine.file_report import FileReport, Progress
 from migration_pipeline.engine.load import FileLoad, LoadSettings
-from migration_pipeline.engine.report import FileReport, Progress
 from migration_pipeline.engine.transform import Transform
 from migration_pipeline.errors import MigrationError
-from migration_pipeline.profile import Profile, load_profile
+from migration_pipeline.profile.profile import Profile, load_profile
 from migration_pipeline.profiles.shop import customer, order, order_line
-from migration_pipeline.sample import write_sample
 from migration_pipeline.sources import dynamodb_json, stream
 from migration_pipeline.sources.export import Export, ExportFile, read_export
 from migration_pipeline.sources.storage import Storage

@@ -12,9 +12,9 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from migration_pipeline.local import LocalError, postgres
-from migration_pipeline.local.folders import KEPT, SHORT_LIVED, short_name
-from migration_pipeline.local.postgres import EmbeddedPostgres
+from migration_pipeline.demo import LocalError, postgres
+from migration_pipeline.demo.folders import KEPT, SHORT_LIVED, short_name
+from migration_pipeline.demo.postgres import EmbeddedPostgres
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_url_needs_no_running_server_and_no_environment(
 
 def test_outlives_its_starter_and_is_stopped_by_another(tmp_path: Path) -> None:
     start = (
-        "import sys, pathlib; from migration_pipeline.local.postgres import EmbeddedPostgres as Server;"
+        "import sys, pathlib; from migration_pipeline.demo.postgres import EmbeddedPostgres as Server;"
         "Server(pathlib.Path(sys.argv[1])).start()"
     )
     subprocess.run([sys.executable, "-c", start, tmp_path], check=True)

@@ -18,16 +18,16 @@ from dagster import DagsterInstance
 from dagster._core.run_coordinator import QueuedRunCoordinator
 from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
 
-from migration_pipeline.local.folders import KEPT, SHORT_LIVED, short_name
-from migration_pipeline.local.postgres import EmbeddedPostgres
+from migration_pipeline.demo.folders import KEPT, SHORT_LIVED, short_name
+from migration_pipeline.demo.postgres import EmbeddedPostgres
 
 PROJECT = Path(__file__).parents[2]
 
 # The stack in a process of its own, as a command would run it: it says where it is, and waits.
 RUN = """
 import sys
-from migration_pipeline.local import LocalError
-from migration_pipeline.local.stack import running
+from migration_pipeline.demo import LocalError
+from migration_pipeline.demo.stack import running
 try:
     with running(int(sys.argv[1]) or None, module=sys.argv[2]) as stack:
         print(stack.webserver_url, flush=True)
@@ -37,7 +37,7 @@ except LocalError as error:
     sys.exit(1)
 """
 
-REMOVE = "from migration_pipeline.local import stack; stack.remove()"
+REMOVE = "from migration_pipeline.demo import stack; stack.remove()"
 
 DEFINITIONS = """
 import time

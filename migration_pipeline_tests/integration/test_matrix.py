@@ -12,15 +12,15 @@ import psycopg2
 import pytest
 
 from migration_pipeline import Fitted, Item, PgType, Profile, Row
-from migration_pipeline.comparison import dry_run, verify
+from migration_pipeline.demo.postgres import EmbeddedPostgres
+from migration_pipeline.engine.file_report import FileReport
 from migration_pipeline.engine.load import FileLoad, LoadSettings
-from migration_pipeline.engine.report import FileReport
 from migration_pipeline.engine.transform import Transform
 from migration_pipeline.errors import MigrationError
-from migration_pipeline.local.postgres import EmbeddedPostgres
-from migration_pipeline.plan import Plan, make_plan
-from migration_pipeline.replay import replay_plan
-from migration_pipeline.row import RowMeta
+from migration_pipeline.migration.plan import Plan, make_plan
+from migration_pipeline.migration.replay import replay_plan
+from migration_pipeline.migration.verification import dry_run, verify
+from migration_pipeline.profile.row import RowMeta
 from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage

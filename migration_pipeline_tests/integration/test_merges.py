@@ -9,12 +9,12 @@ import pytest
 from hypothesis import strategies as st
 
 from migration_pipeline import Item, Merge, Profile, Row, prefix
+from migration_pipeline.demo.postgres import EmbeddedPostgres
 from migration_pipeline.errors import UsageError
-from migration_pipeline.laws import check_merges
-from migration_pipeline.local.postgres import EmbeddedPostgres
-from migration_pipeline.row import RowMeta
+from migration_pipeline.profile.row import RowMeta
 from migration_pipeline.targets.connection import DatabaseError
 from migration_pipeline.targets.ddl import ddl
+from migration_pipeline.testing import check_merges
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.integration.test_aggregates import land
 

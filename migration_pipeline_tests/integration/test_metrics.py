@@ -13,14 +13,20 @@ from typing import Any
 
 import pytest
 
-from migration_pipeline import metrics
+from migration_pipeline.demo.postgres import EmbeddedPostgres
 from migration_pipeline.errors import MigrationError
-from migration_pipeline.instance import Instance
-from migration_pipeline.local.postgres import EmbeddedPostgres
-from migration_pipeline.metrics import OTHER_REASONS, REASONS, MigrationCollector, MigrationsCollector, Server
-from migration_pipeline.plan import Plan, make_plan
+from migration_pipeline.migration.plan import Plan, make_plan
+from migration_pipeline.operations import metrics
+from migration_pipeline.operations.client import Instance
+from migration_pipeline.operations.metrics import (
+    OTHER_REASONS,
+    REASONS,
+    MigrationCollector,
+    MigrationsCollector,
+    Server,
+)
+from migration_pipeline.operations.runs import LogLine, Run, _RunLog
 from migration_pipeline.profiles.shop import shop
-from migration_pipeline.runs import LogLine, Run, _RunLog
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings

@@ -18,11 +18,11 @@ import boto3
 import psycopg2
 import pytest
 
-from migration_pipeline.instance import FileStatus, Instance
-from migration_pipeline.local.postgres import EmbeddedPostgres
-from migration_pipeline.local.stack import Stack, running
-from migration_pipeline.plan import plan_path, planned_profile, read_plan
-from migration_pipeline.sample import write_sample
+from migration_pipeline.demo.postgres import EmbeddedPostgres
+from migration_pipeline.demo.sample import write_sample
+from migration_pipeline.demo.stack import Stack, running
+from migration_pipeline.migration.plan import plan_path, planned_profile, read_plan
+from migration_pipeline.operations.client import FileStatus, Instance
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.oracle import activities, actual, checksum, data_lines, expected
 from migration_pipeline_tests.oracle_pictures import SELECT, pictures

@@ -11,8 +11,8 @@ import pytest
 
 from migration_pipeline.defs.metadata import PROFILE_TAG
 from migration_pipeline.defs.notify import SENSOR
-from migration_pipeline.plan import Plan
-from migration_pipeline.sample import write_sample
+from migration_pipeline.demo.sample import write_sample
+from migration_pipeline.migration.plan import Plan
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.operating import (
     LAUNCH,

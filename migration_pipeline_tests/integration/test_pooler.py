@@ -14,15 +14,15 @@ import psycopg2
 import pytest
 
 from migration_pipeline import Item, Profile, Row
-from migration_pipeline.comparison import dry_run, verify
+from migration_pipeline.demo.postgres import EmbeddedPostgres
 from migration_pipeline.errors import MigrationError
-from migration_pipeline.local.postgres import EmbeddedPostgres
-from migration_pipeline.plan import Plan, make_plan
-from migration_pipeline.profile import load_profile
-from migration_pipeline.replay import replay_plan
+from migration_pipeline.migration.plan import Plan, make_plan
+from migration_pipeline.migration.replay import replay_plan
+from migration_pipeline.migration.verification import dry_run, verify
+from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
-from migration_pipeline.targets.aggregate import AggregateIdentity, AggregateRun, LandedFile
+from migration_pipeline.targets.aggregation import AggregateIdentity, AggregateRun, LandedFile
 from migration_pipeline.targets.connection import SETTINGS, DatabaseError, DatabaseSettings
 from migration_pipeline.targets.ddl import ddl
 from migration_pipeline.targets.finishing import finish

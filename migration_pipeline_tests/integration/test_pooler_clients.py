@@ -16,13 +16,13 @@ import psycopg2
 import pytest
 
 from migration_pipeline import Fitted, Item, Profile, Row, attribute
-from migration_pipeline.comparison import dry_run, verify
+from migration_pipeline.demo.postgres import EmbeddedPostgres
+from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.errors import MigrationError
-from migration_pipeline.local.postgres import EmbeddedPostgres
-from migration_pipeline.plan import Plan, make_plan
-from migration_pipeline.profile import load_profile
-from migration_pipeline.replay import replay_plan
-from migration_pipeline.sample import write_sample
+from migration_pipeline.migration.plan import Plan, make_plan
+from migration_pipeline.migration.replay import replay_plan
+from migration_pipeline.migration.verification import dry_run, verify
+from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.sources.export import Export, read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.targets.connection import APPLICATION, DatabaseError, DatabaseSettings

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from migration_pipeline.instance import Instance
-from migration_pipeline.plan import Plan, plan_path, planned_profile, read_plan
-from migration_pipeline.sample import write_sample
+from migration_pipeline.demo.sample import write_sample
+from migration_pipeline.migration.plan import Plan, plan_path, planned_profile, read_plan
+from migration_pipeline.operations.client import Instance
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.operating import (
     LOCATION,

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from migration_pipeline.defs.metadata import PROFILE_TAG
-from migration_pipeline.local.postgres import EmbeddedPostgres
-from migration_pipeline.plan import Plan
-from migration_pipeline.sample import write_sample
+from migration_pipeline.demo.postgres import EmbeddedPostgres
+from migration_pipeline.demo.sample import write_sample
+from migration_pipeline.migration.plan import Plan
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.operating import Bucket, Operation, eventually, operation
 

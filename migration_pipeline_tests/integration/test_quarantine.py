@@ -11,16 +11,16 @@ import psycopg2
 import pytest
 
 from migration_pipeline import EpochSeconds, Item, Options, Profile, Row, prefix
+from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.engine.batch import Batch
+from migration_pipeline.engine.file_report import FileReport
 from migration_pipeline.engine.load import FileLoad, LoadSettings
 from migration_pipeline.engine.replay import ReplayReport, replay
-from migration_pipeline.engine.report import FileReport
 from migration_pipeline.engine.transform import Transform
 from migration_pipeline.errors import MigrationError
-from migration_pipeline.plan import make_plan
-from migration_pipeline.profile import load_profile
-from migration_pipeline.replay import replay_plan
-from migration_pipeline.sample import write_sample
+from migration_pipeline.migration.plan import make_plan
+from migration_pipeline.migration.replay import replay_plan
+from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.sources.export import Export, read_export
 from migration_pipeline.sources.storage import Storage

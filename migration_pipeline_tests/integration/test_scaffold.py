@@ -21,15 +21,15 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
-from migration_pipeline.cli import main
+from migration_pipeline.cli.commands import main
+from migration_pipeline.discovery.names import Names, column_name, field_name
+from migration_pipeline.discovery.sampling import take_sample
+from migration_pipeline.discovery.scaffold import imported, scaffold, write
+from migration_pipeline.discovery.survey import survey_sample
+from migration_pipeline.engine.file_report import FileReport
 from migration_pipeline.engine.load import FileLoad, LoadSettings
-from migration_pipeline.engine.report import FileReport
 from migration_pipeline.engine.transform import Transform
-from migration_pipeline.inspection.sampling import take_sample
-from migration_pipeline.inspection.survey import survey_sample
-from migration_pipeline.profile import Profile
-from migration_pipeline.scaffold import imported, scaffold, write
-from migration_pipeline.scaffold.names import Names, column_name, field_name
+from migration_pipeline.profile.profile import Profile
 from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
@@ -116,7 +116,7 @@ def test_the_shop_is_scaffolded_and_loads_at_once(
 
 
 def test_the_sample_with_broken_items_is_scaffolded_and_says_so(database_url: str, tmp_path: Path) -> None:
-    from migration_pipeline.sample import write_sample
+    from migration_pipeline.demo.sample import write_sample
 
     export = write_sample(tmp_path / "export", items=3_000, files=2, seed=3, bad=30)
     status, output = scaffolded(export, tmp_path, "--items-per-file", "100000")

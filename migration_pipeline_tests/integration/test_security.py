@@ -27,17 +27,17 @@ from click.testing import CliRunner
 from moto.core import set_initial_no_auth_action_count
 
 from migration_pipeline import Item, Profile, Row, attribute, column, prefix
-from migration_pipeline.cli import main
+from migration_pipeline.cli.commands import main
 from migration_pipeline.defs.checks import check_job, migration_checks
 from migration_pipeline.defs.migration import Database, migration_assets, replay_job
-from migration_pipeline.defs.verification import verify_check, verify_job
+from migration_pipeline.defs.verify_job import verify_check, verify_job
+from migration_pipeline.demo.postgres import EmbeddedPostgres
+from migration_pipeline.engine.file_report import FileReport
 from migration_pipeline.engine.load import FileLoad, LoadSettings
-from migration_pipeline.engine.report import FileReport
 from migration_pipeline.engine.transform import Transform
 from migration_pipeline.errors import MigrationError
-from migration_pipeline.local.postgres import EmbeddedPostgres
-from migration_pipeline.plan import Plan, make_plan, write_plan
-from migration_pipeline.profile import load_profile
+from migration_pipeline.migration.plan import Plan, make_plan, write_plan
+from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.sources.export import Export, ExportFile, read_export
 from migration_pipeline.sources.storage import Storage, StorageError

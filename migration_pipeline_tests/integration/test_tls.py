@@ -29,8 +29,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from migration_pipeline.local.postgres import EmbeddedPostgres
-from migration_pipeline.profile import load_profile
+from migration_pipeline.demo.postgres import EmbeddedPostgres
+from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings

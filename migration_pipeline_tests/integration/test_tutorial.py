@@ -12,8 +12,8 @@ from pathlib import Path
 import boto3
 import pytest
 
-from migration_pipeline.local.postgres import EmbeddedPostgres
-from migration_pipeline.local.stack import Stack, running
+from migration_pipeline.demo.postgres import EmbeddedPostgres
+from migration_pipeline.demo.stack import Stack, running
 from migration_pipeline_tests.conftest import query
 from migration_pipeline_tests.s3 import s3_server
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from migration_pipeline.instance import Instance, InstanceError
+from migration_pipeline.operations.client import Instance, InstanceError
 
 PASSWORD = "s3cr3t-pass"
 

@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner
 
 from migration_pipeline import settings
-from migration_pipeline.cli import main
-from migration_pipeline.plan import FORMAT, plan_path, read_plan
-from migration_pipeline.profile import load_profile
+from migration_pipeline.cli.commands import main
+from migration_pipeline.migration.plan import FORMAT, plan_path, read_plan
+from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.profiles.pictures import PictureOptions
 
 PROFILE = """

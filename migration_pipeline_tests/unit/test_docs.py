@@ -20,11 +20,11 @@ import click
 import pytest
 
 from migration_pipeline import settings
-from migration_pipeline.cli import main
+from migration_pipeline.cli.commands import main
 from migration_pipeline.defs.notify import BackfillReport
+from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.engine.transform import Transform
-from migration_pipeline.profile import Profile
-from migration_pipeline.sample import write_sample
+from migration_pipeline.profile.profile import Profile
 from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage

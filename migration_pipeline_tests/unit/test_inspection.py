@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from migration_pipeline.cli import main
-from migration_pipeline.inspection import report, sampling
-from migration_pipeline.inspection.attributes import Attribute, Place
-from migration_pipeline.inspection.keys import guess_key, guess_types
-from migration_pipeline.inspection.sampling import take_sample
-from migration_pipeline.inspection.survey import Survey, patterns, survey_everything, survey_sample
-from migration_pipeline.profile import Prefix
-from migration_pipeline.sample import write_sample
+from migration_pipeline.cli.commands import main
+from migration_pipeline.demo.sample import write_sample
+from migration_pipeline.discovery import inspection, sampling
+from migration_pipeline.discovery.attributes import Attribute, Place
+from migration_pipeline.discovery.keys import guess_key, guess_types
+from migration_pipeline.discovery.sampling import take_sample
+from migration_pipeline.discovery.survey import Survey, patterns, survey_everything, survey_sample
+from migration_pipeline.profile.profile import Prefix
 from migration_pipeline.sources.dynamodb_json import plain, whole_item
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
@@ -87,9 +87,9 @@ def test_long_items_and_long_files_stay_within_bounds(
     assert sum(len(line.line) for line in file.lines) <= 10_000
     assert len(file.lines) >= 8
     assert 190 < file.seen < 400, "the rest of the file is not read"
-    found = report.facts(survey_sample(take_sample(export, Storage(), 500)))
-    assert f"drawn at random from the first {file.seen:,}" in report.scope(found)
-    assert "of 2,000 items" in report.scope(found)
+    found = inspection.facts(survey_sample(take_sample(export, Storage(), 500)))
+    assert f"drawn at random from the first {file.seen:,}" in inspection.scope(found)
+    assert "of 2,000 items" in inspection.scope(found)
 
 
 def test_a_file_that_cannot_be_read_is_named_and_the_others_are_sampled(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_the_narrowest_type_that_takes_all_values_is_proposed(
 def test_conflicts_nul_digits_and_depth_are_told_with_their_places(tmp_path: Path) -> None:
     items = [{"id": {"N": str(n)}, "x": text("abc"), "d": {"M": {"k": {"L": []}}}} for n in range(9)]
     items.append({"id": {"N": "99.125"}, "x": {"BOOL": True}, "d": {"M": {"k\0": text("")}}})
-    found = report.facts(survey_of(tmp_path, items))
+    found = inspection.facts(survey_of(tmp_path, items))
     (kind,) = found["types"]
     by_name = {attribute["name"]: attribute for attribute in kind["attributes"]}
     assert by_name["x"]["conflict"]["share"] == 0.1
@@ -236,7 +236,7 @@ def test_conflicts_nul_digits_and_depth_are_told_with_their_places(tmp_path: Pat
 def test_bad_lines_are_counted_by_reason(tmp_path: Path) -> None:
     twins = b'{"Item":{"id":{"N":"2"},"x":{"S":"1"},"x":{"S":"2"}}}'
     lines = [{"id": {"N": "1"}}, b"{broken", {"id": {"N": "abc"}}, b"{}", twins, twins]
-    found = report.facts(survey_of(tmp_path, lines))
+    found = inspection.facts(survey_of(tmp_path, lines))
     assert found["looked_at"]["items"] == 6
     assert sum(bad["items"] for bad in found["bad"]) == 5
     (told,) = [bad for bad in found["bad"] if bad["reason"] == "an attribute name occurs twice"]
@@ -251,7 +251,7 @@ def test_estimates_weigh_each_file_by_its_items(tmp_path: Path) -> None:
     """Files differ: a thousand customers in one, ten orders in the other, of which all are sampled."""
     many = [{"PK": text(f"CUSTOMER#{n}")} for n in range(1_000)]
     few = [{"PK": text(f"ORDER#{n}")} for n in range(10)]
-    kinds = report.facts(survey_of(tmp_path, many, few, items=10))["types"]
+    kinds = inspection.facts(survey_of(tmp_path, many, few, items=10))["types"]
     assert {kind["pattern"]: (kind["items"], kind["estimated_items"]) for kind in kinds} == {
         "PK=CUSTOMER#…": (10, 1_000), "PK=ORDER#…": (10, 10),
     }  # fmt: skip
@@ -334,7 +334,7 @@ def test_the_commonest_of_thousands_of_attributes_are_looked_at_wherever_they_st
 def test_more_names_than_are_counted_are_told_as_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("migration_pipeline.inspection.survey.MAX_COUNTED", 500)
+    monkeypatch.setattr("migration_pipeline.discovery.survey.MAX_COUNTED", 500)
     items = [{"id": text(str(n)), **{f"{n}-{k}": text("x") for k in range(100)}} for n in range(10)]
     page = tmp_path / "page.html"
     _, output = run("inspect", str(write_export(tmp_path, [items])), "--html", str(page))

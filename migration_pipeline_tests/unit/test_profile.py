@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from migration_pipeline import Integer, Item, PgType, Profile, Row, column, prefix
 from migration_pipeline.engine.transform import Outcome, Transform, key_pattern, rules_that_cannot_hold
 from migration_pipeline.errors import BadItem, UsageError
-from migration_pipeline.profile import load_profile
-from migration_pipeline.row import table_of
+from migration_pipeline.profile.profile import load_profile
+from migration_pipeline.profile.row import table_of
 from migration_pipeline.sources import dynamodb_json
 
 

@@ -14,21 +14,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from migration_pipeline.instance import Backfill
-from migration_pipeline.plan import FORMAT, Plan, PlannedExport, PlannedFile
-from migration_pipeline.profiles.shop import shop
-from migration_pipeline.report.account import (
+from migration_pipeline.migration.plan import FORMAT, Plan, PlannedExport, PlannedFile
+from migration_pipeline.migration.verdicts import Rows
+from migration_pipeline.operations.client import Backfill
+from migration_pipeline.operations.report.account import (
     Account,
     FileAccount,
     TableAccount,
     _run_settings,
     _verdicts,
 )
-from migration_pipeline.report.page import FILES_SHOWN, page
-from migration_pipeline.report.plots import BARS, throughput
+from migration_pipeline.operations.report.page import FILES_SHOWN, page
+from migration_pipeline.operations.report.plots import BARS, throughput
+from migration_pipeline.profiles.shop import shop
 from migration_pipeline.sources.export import ExportFile
 from migration_pipeline.targets.receipts import Bad, Receipt, Verification
-from migration_pipeline.verdicts import Rows
 
 HOSTILE = """<script>alert("1")</script><img src=x onerror='alert(2)'>&amp;]]>"""
 BEGIN = datetime(2026, 1, 1, tzinfo=timezone.utc)

@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
+from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.errors import UsageError
-from migration_pipeline.sample import write_sample
 
 ITEMS, FILES, BAD = 3000, 5, 40
 

@@ -13,16 +13,16 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from migration_pipeline.cli import main
+from migration_pipeline.cli.commands import main
+from migration_pipeline.cli.terminal import count_states, duration, how_far, status_table
+from migration_pipeline.cli.watch import _Board
 from migration_pipeline.errors import UsageError
-from migration_pipeline.instance import Backfill, FileStatus
-from migration_pipeline.plan import FORMAT, Plan, PlannedFile
-from migration_pipeline.runs import LogLine, Run, RunningFile, _RunLog, one_file, tell_queued
+from migration_pipeline.migration.plan import FORMAT, Plan, PlannedFile
+from migration_pipeline.migration.verdicts import Left
+from migration_pipeline.operations.client import Backfill, FileStatus
+from migration_pipeline.operations.runs import LogLine, Run, RunningFile, _RunLog, one_file, tell_queued
+from migration_pipeline.operations.status import status_json
 from migration_pipeline.sources.export import ExportFile
-from migration_pipeline.status import status_json
-from migration_pipeline.terminal import count_states, duration, how_far, status_table
-from migration_pipeline.verdicts import Left
-from migration_pipeline.watch import _Board
 
 
 def planned(name: str, items: int = 1_000) -> PlannedFile:
@@ -259,7 +259,7 @@ def test_what_cannot_be_done_says_why(
 
 @pytest.mark.usefixtures("planned_sample")
 def test_a_report_without_its_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith("migration_pipeline.report")]:
+    for name in [name for name in sys.modules if name.startswith("migration_pipeline.operations.report")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "altair", None)
     result = CliRunner().invoke(main, ["report", "shop"])

@@ -9,13 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from migration_pipeline.plan import FORMAT, Plan, PlannedExport, PlannedFile
-from migration_pipeline.profiles.shop import Event, Order, shop
-from migration_pipeline.row import table_of
-from migration_pipeline.sources.export import ExportFile
-from migration_pipeline.targets.receipts import AggregateReceipt, Receipt, Verification, md5_of_files
-from migration_pipeline.targets.states import TableState
-from migration_pipeline.verdicts import (
+from migration_pipeline.migration.plan import FORMAT, Plan, PlannedExport, PlannedFile
+from migration_pipeline.migration.verdicts import (
     Left,
     exports_before,
     extra_text,
@@ -24,6 +19,11 @@ from migration_pipeline.verdicts import (
     receipts_of,
     rows_of,
 )
+from migration_pipeline.profile.row import table_of
+from migration_pipeline.profiles.shop import Event, Order, shop
+from migration_pipeline.sources.export import ExportFile
+from migration_pipeline.targets.receipts import AggregateReceipt, Receipt, Verification, md5_of_files
+from migration_pipeline.targets.states import TableState
 from migration_pipeline_tests.unit.test_report import BEGIN, file_of
 
 PLAN = Plan(

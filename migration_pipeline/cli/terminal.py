@@ -1,0 +1,187 @@
+"""What people see on a terminal: the table of files and the summary. The live part is in `cli/watch.py`."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console, Group
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from migration_pipeline.engine import file_report
+from migration_pipeline.migration.plan import PlannedFile
+from migration_pipeline.operations.client import FileStatus
+from migration_pipeline.operations.runs import LogLine, RunningFile
+
+if TYPE_CHECKING:  # what it imports is not needed by most commands
+    from migration_pipeline.migration.verification import Compared, OnProgress
+
+PIPE_WIDTH = 1000
+"""Columns when output is piped: wide enough that no cell is folded, so that lines can be grepped."""
+
+STYLES = {
+    "materialized": "green",
+    "failed": "red",
+    "stopped": "yellow",
+    "running": "cyan",
+    "queued": "blue",
+    "missing": "dim",
+}
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Make a console for standard output, or for errors; plain and wide when that is a pipe."""
+    made = Console(highlight=False, soft_wrap=False, stderr=stderr)
+    return made if made.is_terminal else Console(highlight=False, width=PIPE_WIDTH, stderr=stderr)
+
+
+def status_table(files: Sequence[FileStatus], running: Sequence[RunningFile] = ()) -> Table:
+    """One line a file: state, items, rows, run, and how far it is or why it failed."""
+    now = {file.planned.partition: file for file in running}
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("file", "state"):
+        table.add_column(name, no_wrap=True)
+    for name in ("items", "rows"):
+        table.add_column(name, justify="right")
+    table.add_column("run", no_wrap=True)
+    table.add_column("note")
+    for file in files:
+        loading = now.get(file.partition) if file.state == "running" else None
+        rows = sum(file.metadata.get("rows_by_table", {}).values()) if file.metadata else None
+        table.add_row(
+            file.file.name,
+            f"[{STYLES[file.state]}]{file.state}[/]",
+            f"{file.file.items:,}",
+            "" if rows is None else f"{rows:,}",
+            (loading.run_id if loading else file.run_id)[:8],
+            Text(how_far(loading) if loading else file.error),  # an error may hold brackets
+        )
+    return table
+
+
+def how_far(file: RunningFile) -> str:
+    """Write a running file's progress: ``45%, 61,700 items/s, 0:24 left``."""
+    progress = file.progress
+    retries = f", {file.retries:,} retries" if file.retries else ""
+    if not file.items:
+        return f"started{retries}"
+    return (
+        f"{progress.share:.0%}, {file.items_per_second:,.0f} items/s, "
+        f"{duration(progress.eta_seconds)} left{retries}"
+    )
+
+
+def duration(seconds: float | None) -> str:
+    """Write seconds as ``1:02:03`` or ``2:03``; a dash when they are not known."""
+    if seconds is None:
+        return "-"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def count_states(files: Sequence[FileStatus]) -> str:
+    """Count the files by state, in words: ``6 of 8 files materialized, 2 failed``."""
+    counts = Counter[str](file.state for file in files)
+    others = "".join(
+        f", {counts[state]} {state}" for state in STYLES if state != "materialized" and counts[state]
+    )
+    return f"{counts['materialized']:,} of {len(files):,} files materialized{others}"
+
+
+def summary(files: Sequence[FileStatus]) -> Group:
+    """Sum up what was loaded, a line a file and one in total: items, rows by table, skipped, quarantined, speed."""
+    done = [file.metadata for file in files if file.metadata]
+    tables = _names(done, "rows_by_table")
+    reasons = _names(done, "skipped_by_reason")
+    columns = {"items": [metadata["items"] for metadata in done]}
+    columns |= {name: [metadata["rows_by_table"].get(name, 0) for metadata in done] for name in tables}
+    columns |= {
+        f"skipped\n({number})": [metadata["skipped_by_reason"].get(reason, 0) for metadata in done]
+        for number, reason in enumerate(reasons, 1)
+    }
+    columns["quaran-\ntined"] = [metadata["quarantined"] for metadata in done]
+    seconds = sum(metadata["seconds"] for metadata in done)
+    table = Table(
+        box=box.SIMPLE_HEAD, header_style="bold", show_footer=True, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    table.add_column("file", footer="total", no_wrap=True)
+    for name, values in columns.items():
+        table.add_column(name, f"{sum(values):,}", justify="right", overflow="fold")
+    table.add_column("seconds", f"{seconds:,.1f}", justify="right")
+    table.add_column("items/s", f"{sum(columns['items']) / seconds if seconds else 0:,.0f}", justify="right")
+    for row, file in enumerate(file for file in files if file.metadata):
+        table.add_row(
+            file.file.name,
+            *(f"{values[row]:,}" for values in columns.values()),
+            f"{file.metadata['seconds']:,.1f}",
+            f"{file.metadata['items_per_second']:,}",
+        )
+    legend = [Text(f"skipped ({number}): {reason}") for number, reason in enumerate(reasons, 1)]
+    return Group(table, *legend)
+
+
+def _names(done: Sequence[dict[str, Any]], label: str) -> list[str]:
+    return list(dict.fromkeys(name for metadata in done for name in metadata[label]))
+
+
+def log_line(line: LogLine) -> str:
+    """Write a line of a run's log: time of day, level where it matters, text."""
+    level = "" if line.level in ("INFO", "DEBUG") else f"{line.level}: "
+    return f"{time.strftime('%H:%M:%S', time.localtime(line.time))}  {level}{line.text}"
+
+
+@contextmanager
+def reading(out: Console, files: Sequence[PlannedFile]) -> Iterator[OnProgress]:
+    """Show how far files are read that this process reads, a bar on a terminal and a line a file in a pipe."""
+    total, current = sum(file.file.items for file in files), ""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=out, disable=not out.is_terminal, transient=True) as bar:
+        task = bar.add_task("reading", total=max(total, 1))
+        done = {file.partition: sum(f.file.items for f in files[:n]) for n, file in enumerate(files)}
+
+        def hook(planned: PlannedFile, progress: file_report.Progress) -> None:
+            nonlocal current
+            bar.update(
+                task, description=planned.file.name, completed=done[planned.partition] + progress.items
+            )
+            if planned.partition != current and not out.is_terminal:
+                out.print(f"{time.strftime('%H:%M:%S')}  reading {planned.file.name}", markup=False)
+            current = planned.partition
+
+        yield hook
+
+
+def verification_table(compared: Compared, tables: Sequence[str]) -> Table:
+    """One line a table: rows of the export, and what became of them."""
+    kinds = ("missing", "different", "newer", "extra")
+    made = Table(box=None, header_style="bold", pad_edge=False)
+    made.add_column("table", no_wrap=True)
+    for name in ("rows of the export", "same", *kinds):
+        made.add_column(name, justify="right")
+    made.add_column("columns that differ")
+    for name in tables:
+        total = compared.table(name)
+        columns = ", ".join(f"{column} ({rows:,})" for column, rows in total.columns.items())
+        numbers = (total.compared, total.same, *map(total.count, kinds))
+        made.add_row(Text(name), *(f"{number:,}" for number in numbers), Text(columns))
+    return made
+
+
+def dry_run_table(compared: Compared, tables: Sequence[str]) -> Table:
+    """One line a table: what a load would do to its rows."""
+    made = Table(box=None, header_style="bold", pad_edge=False)
+    made.add_column("table", no_wrap=True)
+    for name in ("rows", "new", "changed", "unchanged", "kept, being newer"):
+        made.add_column(name, justify="right")
+    for name in tables:
+        total = compared.table(name)
+        numbers = (total.compared, total.count("missing"), total.count("different"), total.same)
+        made.add_row(Text(name), *(f"{number:,}" for number in (*numbers, total.count("newer"))))
+    return made

@@ -1,0 +1,230 @@
+"""The live part of the terminal: a backfill until it is over, and the state of all files until they are loaded.
+
+In a pipe it writes a line when something changes, and once a minute while files are running.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
+from rich.text import Text
+
+from migration_pipeline.cli.terminal import count_states, duration, status_table
+from migration_pipeline.errors import MigrationError
+from migration_pipeline.migration.plan import Plan
+from migration_pipeline.operations.client import Backfill, FileStatus, Instance
+from migration_pipeline.operations.runs import Follow, RunningFile, last_run, log_lines, tell_queued
+from migration_pipeline.profile.profile import Profile
+
+POLL_SECONDS = 1.0
+
+STATUS_SECONDS = 2.0
+
+SPEED_SECONDS = 60.0
+"""The speed shown is that of the last minute."""
+
+PIPE_SECONDS = 60.0
+"""Seconds between two lines in a pipe while no file changes its state."""
+
+BARS = 8
+"""Running files that have a bar of their own."""
+
+
+def watch(
+    out: Console,
+    instance: Instance,
+    plan: Plan,
+    profile: Profile,
+    backfill_id: str,
+    launched: Sequence[FileStatus],
+    then: Sequence[Sequence[str]] = (),
+) -> Backfill:
+    """Show a backfill's progress until it is over: overall, of each running file, and of what is made of them all.
+
+    `launched` are its files as they were before: a file is done when another run has materialized it. `then`
+    are the keys of the assets that come after them.
+    """
+    before = {file.partition: file.run_id for file in launched}
+    total = sum(file.file.items for file in launched)
+    follow = Follow(instance, plan)
+    with _Board(out, total) as board:
+        while True:
+            backfill = instance.backfill(backfill_id)
+            running = [file for file in follow.running() if file.planned.partition in before]
+            files = [f for f in instance.files(plan, profile, attempts=False) if f.partition in before]
+            for file in files:
+                if file.state == "materialized" and file.run_id == before[file.partition]:
+                    file.state = "missing"
+            tell_queued(files, running)
+            loaded = all(file.state == "materialized" for file in files)
+            making = _making(instance, profile, then) if loaded and then else ""
+            board.show(files, running, over=backfill.over, making=making)
+            for file in board.newly_failed(files):
+                run = last_run(instance, plan, profile, plan.by_partition()[file.partition])
+                board.say(f"failed: {file.file.name}: {instance.run_error(run.id) if run else ''}")
+            if backfill.over:
+                return backfill
+            time.sleep(POLL_SECONDS)
+
+
+def _making(instance: Instance, profile: Profile, keys: Sequence[Sequence[str]]) -> str:
+    """Tell which of these assets is made now, in the last words of its run; "" for none."""
+    from migration_pipeline.operations.downstream import downstream  # Dagster, which takes a second to import
+
+    said_by = {table.name: f"{table.qualified}: " for table in profile.all_tables}
+    for asset in downstream(instance, profile):
+        if asset.key in keys and asset.state == "running":
+            lines, _ = log_lines(instance, asset.run_id)
+            said = [line.text for line in lines if line.text.startswith(said_by.get(asset.name, "\n"))]
+            return said[-1] if said else f"{asset.name}: started"
+    return ""
+
+
+class _Board:
+    """The display of `watch`."""
+
+    def __init__(self, out: Console, items: int) -> None:
+        self._out = out
+        self._items = items
+        self._bars = Progress(
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+            BarColumn(bar_width=None, table_column=Column(ratio=1, max_width=40)),
+            _text("{task.percentage:>3.0f}%"),
+            _text("{task.fields[speed]}"),
+            _text("{task.fields[left]}"),
+            speed_estimate_period=SPEED_SECONDS,
+            auto_refresh=False,
+            expand=True,
+        )
+        self._live = Live(console=out, auto_refresh=False, redirect_stderr=False)
+        self._all = self._bars.add_task("all files", total=max(items, 1), speed="", left="")
+        self._of: dict[str, TaskID] = {}
+        self._failed: set[str] = set()
+        self._said = ("", 0, 0.0)
+        self._made = ""
+
+    def __enter__(self) -> _Board:
+        if self._out.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def show(
+        self, files: Sequence[FileStatus], running: Sequence[RunningFile], *, over: bool, making: str = ""
+    ) -> None:
+        line = count_states(files)
+        done = sum(file.file.items for file in files if file.state == "materialized")
+        loading = {file.partition for file in files if file.state == "running"}
+        running = [file for file in running if file.planned.partition in loading]
+        read = done + sum(file.items for file in running)
+        # A file that failed takes its part back.
+        self._bars.update(self._all, completed=read if self._items else 1)
+        task = self._bars.tasks[0]
+        left = (
+            "" if over or read >= self._items or not task.speed else f"{duration(task.time_remaining)} left"
+        )
+        self._bars.update(self._all, speed=_speed(task.speed), left=left)
+        self._show_running(running)
+        if self._out.is_terminal:
+            head = Text(f"{line}; {read:,} of {self._items:,} items in {duration(task.elapsed)}")
+            self._live.update(Group(head, self._bars, *([Text(making)] if making else [])), refresh=True)
+        elif making:
+            self._write_making(making)
+        else:
+            self._write(line, done, read, left)
+
+    def _show_running(self, running: Sequence[RunningFile]) -> None:
+        shown = {file.planned.partition: file for file in running[:BARS]}
+        for partition in set(self._of) - set(shown):
+            self._bars.remove_task(self._of.pop(partition))
+        for partition, file in shown.items():
+            if partition not in self._of:
+                name = f"  {file.planned.file.name}"
+                items = max(file.planned.file.items, 1)
+                self._of[partition] = self._bars.add_task(name, total=items, speed="", left="")
+            eta = file.progress.eta_seconds
+            self._bars.update(
+                self._of[partition],
+                completed=file.items,
+                speed=_speed(file.items_per_second),
+                left="" if eta is None else f"{duration(eta)} left",
+            )
+
+    def _write(self, line: str, done: int, read: int, left: str) -> None:
+        said, then_read, when = self._said
+        now = time.monotonic()
+        if line != said or (read != then_read and now - when > PIPE_SECONDS):
+            running = f" ({read - done:,} more in running files)" if read > done else ""
+            self._out.print(
+                f"{time.strftime('%H:%M:%S')}  {line}, {done:,} of {self._items:,} items{running}"
+                + (f", {left}" if left else ""),
+                markup=False,
+            )
+            self._said = (line, read, now)
+
+    def _write_making(self, making: str) -> None:
+        if making != self._made:
+            self._out.print(f"{time.strftime('%H:%M:%S')}  {making}", markup=False)
+            self._made = making
+
+    def newly_failed(self, files: Sequence[FileStatus]) -> list[FileStatus]:
+        """Give the files that have failed since the last call; on a terminal only: in a pipe they come at the end."""
+        failed = [file for file in files if file.state == "failed" and file.partition not in self._failed]
+        self._failed.update(file.partition for file in failed)
+        return failed if self._out.is_terminal else []
+
+    def say(self, text: str) -> None:
+        """Write a line above the bars."""
+        self._out.print(text, markup=False, style="red", soft_wrap=True)
+
+
+def _text(template: str) -> TextColumn:
+    return TextColumn(template, justify="right", table_column=Column(no_wrap=True))
+
+
+def _speed(items_per_second: float | None) -> str:
+    return f"{items_per_second:,.0f} items/s" if items_per_second else ""
+
+
+def watch_status(out: Console, instance: Instance, plan: Plan, profile: Profile) -> list[FileStatus]:
+    """Show all files again and again until all are materialized; gives them as they are then.
+
+    An instance that does not answer for a while is waited for.
+    """
+    follow = Follow(instance, plan)
+    said = ""
+    with Live(console=out, auto_refresh=False, vertical_overflow="crop") as live:
+        while True:
+            files: list[FileStatus] = []
+            try:
+                running = follow.running()
+                files = instance.files(plan, profile)
+                tell_queued(files, running)
+                line = count_states(files)
+                shown = Group(_fitting(out, files, running), Text(f"{line}   {time.strftime('%H:%M:%S')}"))
+            except MigrationError as error:
+                line, shown = f"error: {error}", Group(Text(f"error: {error}", style="red"))
+            if out.is_terminal:
+                live.update(shown, refresh=True)
+            elif line != said:
+                out.print(f"{time.strftime('%H:%M:%S')}  {line}", markup=False)
+                said = line
+            if files and all(file.state == "materialized" for file in files):
+                return files
+            time.sleep(STATUS_SECONDS)
+
+
+def _fitting(out: Console, files: Sequence[FileStatus], running: Sequence[RunningFile]) -> Group:
+    """The table of as many files as the terminal has lines for: first those that somebody wants to see."""
+    room = max(out.height - 4, 3)
+    order = ("failed", "running", "stopped", "queued", "missing", "materialized")
+    chosen = sorted(files, key=lambda file: order.index(file.state))[:room] if len(files) > room else files
+    more = [Text(f"… and {len(files) - len(chosen):,} more files", style="dim")] if len(files) > room else []
+    return Group(status_table(chosen, running), *more)

@@ -1,0 +1,36 @@
+"""One Dagster service, loaded ahead of its turn: `python -m migration_pipeline.demo daemon run …`.
+
+A service spends seconds on importing Dagster and a moment on starting. The imports of all can go side by side.
+The starts cannot: with SQLite storage, a webserver and a daemon that start at once have crashed. So each
+imports what it needs, and waits on its standard input for the word that it is its turn.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+MODULES = {
+    "code-server": "migration_pipeline.demo.code_server",
+    "webserver": "dagster_webserver.cli",
+    "daemon": "dagster._daemon.cli",
+}
+
+# The daemon looks for new backfills, and for progress in running ones, every 30 seconds, and has no setting for
+# it. Who launches a backfill should see its first file start before they wonder whether anything happened.
+BACKFILL_SECONDS = 2
+
+
+def main() -> None:
+    """Import the service that the first argument names, await a line of input, run it with the others."""
+    name = sys.argv.pop(1)
+    service = importlib.import_module(MODULES[name])
+    if name == "daemon":
+        controller = importlib.import_module("dagster._daemon.controller")
+        controller.DEFAULT_DAEMON_INTERVAL_SECONDS = BACKFILL_SECONDS  # type: ignore[attr-defined]
+    if sys.stdin.readline():  # an end of input, without a line, is the end of the stack
+        service.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,288 @@
+"""What a survey found, for people and programs: plain facts, and from them tables on a terminal and an HTML page.
+
+No text of an item is among the facts, except what names its type (``CUSTOMER#``, ``PROFILE``) and the
+constants of enum-like attributes. Numbers and times show their least and greatest value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from migration_pipeline.discovery.attributes import Attribute
+from migration_pipeline.discovery.survey import EntityType, Survey, patterns, shown
+
+MAX_SHOWN = 25
+"""Entity types whose attributes are listed on a terminal, the commonest first; JSON and HTML have all of them."""
+
+MAX_LISTED = 60
+"""Attributes of one entity type that are listed on a terminal, the commonest first."""
+
+# -- facts -----------------------------------------------------------------------------------------
+
+
+def facts(survey: Survey) -> dict[str, Any]:
+    """Give all that was found as plain values, ready for JSON. Shares are of the items looked at, 0 to 1."""
+    export, sample = survey.export, survey.sample
+    return {
+        "export": {
+            "id": export.id, "uri": export.uri, "items": export.items, "files": len(export.files),
+        },
+        "looked_at": {
+            "items": survey.looked_at,
+            "share": round(survey.looked_at / export.items, 6) if export.items else 1.0,
+            "files": len(export.files) - len(survey.unread),
+            "drawn_from": export.items if survey.everything else sum(file.seen for file in sample.files),
+            "bytes": None if survey.everything else sum(file.bytes for file in sample.files),
+            "all": survey.whole,
+        },
+        "key": {"attributes": list(survey.key.attributes), "guessed_because": survey.key.reason},
+        "types": [
+            _type_facts(found, survey) for found in sorted(survey.types, key=lambda found: -found.items)
+        ],
+        "bad": [
+            {"reason": bad.reason, "items": bad.items, "example": str(bad.example)}
+            for bad in survey.bad.values()
+        ],
+        "unread": survey.unread,
+    }  # fmt: skip
+
+
+def _type_facts(found: EntityType, survey: Survey) -> dict[str, Any]:
+    return {
+        "pattern": patterns(found.conditions),
+        "items": found.items,
+        "share": round(found.items / survey.looked_at, 6),
+        "estimated_items": round(found.estimate),
+        "event_like": found.event_like,
+        "items_per_partition_key": round(found.per_partition, 2),
+        "attributes": [
+            _attribute_facts(attribute, found)
+            for attribute in sorted(found.attributes.values(), key=lambda a: (-a.types.total(), a.name))
+        ],
+        "further_attributes": found.further,
+        "all_attributes_counted": found.all_counted,
+    }
+
+
+def _attribute_facts(attribute: Attribute, found: EntityType) -> dict[str, Any]:
+    fit = attribute.fit
+    there = attribute.types.total()
+    letters = attribute.letters
+    others = sum(attribute.types[letter] for letter in letters[1:])
+    return {
+        "name": attribute.name,
+        "types": dict(attribute.types.most_common()),
+        "presence": round(there / found.items, 6),
+        "conflict": {"share": round(others / there, 6), "example": str(attribute.examples[letters[-1]])}
+        if others
+        else None,
+        "range": _range(attribute),
+        "longest_text": attribute.longest if "S" in attribute.types else None,
+        "most_digits": attribute.digits or None,
+        "most_decimals": attribute.decimals if attribute.digits else None,
+        "nul": {"items": attribute.nul, "example": str(attribute.nul_example)} if attribute.nul else None,
+        "depth": attribute.depth or None,
+        "constants": attribute.constants or None,
+        "fits": fit.column,
+        "note": fit.note,
+    }
+
+
+def _range(attribute: Attribute) -> list[str] | None:
+    if attribute.span:
+        return [str(moment).replace("+00:00", "Z") for moment in attribute.span]
+    if attribute.letters == ["N"]:
+        return [str(attribute.smallest), str(attribute.greatest)]
+    return None
+
+
+# -- sentences -------------------------------------------------------------------------------------
+
+
+def scope(found: dict[str, Any]) -> str:
+    """Say what was looked at, and with that what is claimed."""
+    export, looked = found["export"], found["looked_at"]
+    files = f"{looked['files']:,} of {export['files']:,} files"
+    if looked["all"]:
+        return f"All {export['items']:,} items of {export['files']:,} files were read."
+    if looked["bytes"] is None:
+        return f"{looked['items']:,} of {export['items']:,} items were read, in {files}."
+    whole = looked["drawn_from"] == export["items"]
+    where = "all of them" if whole else f"the first {looked['drawn_from']:,}"
+    return (
+        f"Sampled: {looked['items']:,} of {export['items']:,} items ({percent(looked['share'])}), drawn at random from "
+        f"{where}, {looked['bytes'] / 1e6:,.1f} MB unzipped at the beginning of {files}. Shares are those of the sample, "
+        "counts with ≈ are estimates; of other items nothing is known."
+    )
+
+
+def key_sentence(found: dict[str, Any]) -> str:
+    """Say which attributes are taken for the key, and why."""
+    names = " and ".join(map(shown, found["key"]["attributes"])) or "none"
+    return f"Key, guessed: {names} ({found['key']['guessed_because']})."
+
+
+def troubles(found: dict[str, Any]) -> list[str]:
+    """Say what could not be read."""
+    return [
+        f"{bad['items']:,} items are bad, e.g. {bad['example']}: {bad['reason']}" for bad in found["bad"]
+    ] + [f"not read: {reason}" for reason in found["unread"].values()]
+
+
+def percent(share: float) -> str:
+    """A share for people; what is there is never 0 %, and what is not all of it never 100 %."""
+    if 0 < share < 0.001:
+        return "< 0.1 %"
+    if 0.999 < share < 1:
+        return "> 99.9 %"
+    return f"{share:.1%}".replace("%", " %").replace(".0 ", " ")
+
+
+def further(kind: dict[str, Any], listed: int | None = None) -> str:
+    """Say how many attributes of an entity type are not `listed`; "" when none is left. All that are known are by default."""
+    unlisted = kind["attributes"][listed:] if listed is not None else []
+    if not (count := len(unlisted) + kind["further_attributes"]):
+        return ""
+    where = f"; --json and --html have {len(unlisted):,} of them" if unlisted else ""
+    return f"and {count:,}{'' if kind['all_attributes_counted'] else ' or more'} others{where}"
+
+
+TYPE_COLUMNS = ("entity type", "items", "share", "≈ in the export", "attributes", "")
+ATTRIBUTE_COLUMNS = ("attribute", "types", "present", "fits", "range", "longest", "notes")
+
+
+def type_row(kind: dict[str, Any]) -> tuple[str, ...]:
+    """The cells of one entity type under `TYPE_COLUMNS`."""
+    return (
+        kind["pattern"], f"{kind['items']:,}", percent(kind["share"]), f"{kind['estimated_items']:,}",
+        f"{len(kind['attributes']) + kind['further_attributes']:,}", "event-like" if kind["event_like"] else "",
+    )  # fmt: skip
+
+
+def attribute_row(attribute: dict[str, Any]) -> tuple[str, ...]:
+    """The cells of one attribute under `ATTRIBUTE_COLUMNS`."""
+    types = ", ".join(
+        letter if len(attribute["types"]) == 1 else f"{letter} {count:,}"
+        for letter, count in attribute["types"].items()
+    )
+    ends = [end[:32] for end in attribute["range"] or ()]
+    return (
+        shown(attribute["name"]), types, percent(attribute["presence"]), attribute["fits"],
+        " … ".join(dict.fromkeys(ends)), _longest(attribute), "; ".join(_notes(attribute)),
+    )  # fmt: skip
+
+
+def _longest(attribute: dict[str, Any]) -> str:
+    if attribute["most_digits"] and attribute["longest_text"] is None:
+        decimals = attribute["most_decimals"]
+        return f"{attribute['most_digits']} digits" + (f", {decimals} decimals" if decimals else "")
+    return "" if attribute["longest_text"] is None else f"{attribute['longest_text']:,} characters"
+
+
+def _notes(attribute: dict[str, Any]) -> Iterable[str]:
+    if attribute["note"]:
+        yield attribute["note"]
+    if attribute["nul"]:
+        yield f"U+0000 in {attribute['nul']['items']:,}, e.g. {attribute['nul']['example']}"
+    if attribute["depth"]:
+        yield f"{attribute['depth']} levels"
+
+
+# -- terminal --------------------------------------------------------------------------------------
+
+
+def tables(found: dict[str, Any]) -> Group:
+    """Lay the facts out for a terminal."""
+    parts: list[RenderableType] = [Text(scope(found)), Text(key_sentence(found))]
+    parts += [Text(trouble, style="yellow") for trouble in troubles(found)]
+    if not found["types"]:
+        return Group(*parts)
+    parts.append(_table(TYPE_COLUMNS, map(type_row, found["types"]), right=(1, 2, 3, 4)))
+    for kind in found["types"][:MAX_SHOWN]:
+        parts.append(Text(f"{kind['pattern']}, {kind['items']:,} items", style="bold"))
+        parts.append(
+            _table(ATTRIBUTE_COLUMNS, map(attribute_row, kind["attributes"][:MAX_LISTED]), right=(2,))
+        )
+        if unlisted := further(kind, MAX_LISTED):
+            parts.append(Text(f"{unlisted}\n"))
+    if len(found["types"]) > MAX_SHOWN:
+        parts.append(
+            Text(
+                f"The attributes of {len(found['types']) - MAX_SHOWN:,} rarer types are in what --json and --html give."
+            )
+        )
+    return Group(*parts)
+
+
+def _table(columns: Iterable[str], rows: Iterable[tuple[str, ...]], right: tuple[int, ...]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+    for number, name in enumerate(columns):
+        table.add_column(name, justify="right" if number in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+# -- HTML ------------------------------------------------------------------------------------------
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 78rem; margin: 2rem auto; padding: 0 1rem; }}
+h1 {{ font-size: 1.4rem; }}
+table {{ border-collapse: collapse; width: 100%; margin: .6rem 0 1.2rem; font-size: .9rem; }}
+th, td {{ text-align: left; vertical-align: top; padding: .25rem .6rem .25rem 0; border-bottom: 1px solid #8884; }}
+td {{ overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }}
+td:nth-child(n+2):nth-child(-n+4), td:nth-child(6) {{ white-space: nowrap; }}
+summary {{ cursor: pointer; font-weight: 600; padding: .3rem 0; }}
+.trouble {{ color: #b45309; }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+<p>{uri}</p>
+<p>{scope}</p>
+<p>{key}</p>
+{body}
+</body>
+</html>
+"""
+
+
+def html(found: dict[str, Any]) -> str:
+    """Lay the facts out as one HTML page that loads nothing and runs nothing."""
+    body = [f'<p class="trouble">{escape(trouble)}</p>' for trouble in troubles(found)]
+    if found["types"]:
+        body.append(_html_table(TYPE_COLUMNS, map(type_row, found["types"])))
+    for number, kind in enumerate(found["types"]):
+        inner = _html_table(ATTRIBUTE_COLUMNS, map(attribute_row, kind["attributes"]))
+        more = f"<p>{unlisted}</p>" if (unlisted := further(kind)) else ""
+        title = f"{kind['pattern']}, {kind['items']:,} items"
+        opened = " open" if number < MAX_SHOWN else ""
+        body.append(f"<details{opened}><summary>{escape(title)}</summary>{inner}{more}</details>")
+    return _PAGE.format(
+        title=escape(f"Export {found['export']['id']}"),
+        uri=escape(found["export"]["uri"]),
+        scope=escape(scope(found)),
+        key=escape(key_sentence(found)),
+        body="\n".join(body),
+    )
+
+
+def _html_table(columns: Iterable[str], rows: Iterable[tuple[str, ...]]) -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in columns)
+    lines = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(f'<tr>{line}</tr>' for line in lines)}</tbody></table>"

@@ -1,0 +1,127 @@
+"""Writes a first profile from an export: the module, its tables in SQL, and a test with sampled items."""
+
+from __future__ import annotations
+
+import re
+import sys
+import types
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from migration_pipeline.discovery.cases import cases_source
+from migration_pipeline.discovery.draft import make_draft
+from migration_pipeline.discovery.module import module_source
+from migration_pipeline.discovery.survey import Survey
+from migration_pipeline.engine.transform import Transform
+from migration_pipeline.errors import MigrationError, UsageError
+from migration_pipeline.profile.profile import Profile
+from migration_pipeline.profile.row import Row
+from migration_pipeline.sources import dynamodb_json
+from migration_pipeline.targets.ddl import ddl
+
+
+class Rest(msgspec.Struct):
+    """What of an entity type is no column, and goes to a document."""
+
+    table: str
+    column: str
+    columns: int
+    """Attributes that are columns."""
+    others: int
+    """Attributes of the items looked at that are none."""
+    all_counted: bool
+    """Whether there are no more than `others`."""
+
+
+class Scaffold(msgspec.Struct):
+    """What was made of an export: the files, not written yet, and how the profile did on the sample."""
+
+    files: dict[Path, str]
+    entity_types: int
+    cases: int
+    items: int
+    """Sampled items that became rows."""
+    bad: dict[str, int]
+    """Reason -> sampled items that would go to the quarantine."""
+    unrouted: int
+    rests: list[Rest]
+    """Of each table that has a document for what is no column."""
+
+
+def scaffold(survey: Survey, path: Path) -> Scaffold:
+    """Make a profile for the module at `path`, ``schema.sql`` and a test beside it, and try it on the sample.
+
+    Raises `UsageError` when the name is none for a module, or the items make no profile.
+    """
+    _check_name(path)
+    draft = make_draft(survey, path.stem)
+    source = module_source(draft)
+    with imported(source, path.stem) as profile:
+        transform = Transform(profile, dynamodb_json)
+
+        def rows_of(line: bytes) -> Iterator[Row]:
+            return (row for rows in transform.one(line).rows.values() for row in rows)
+
+        beside = (path.absolute().parent / "migration_pipeline").is_dir()
+        cases, number = cases_source(draft, path.stem, rows_of, beside)
+        outcome = transform([line.line for line in survey.sample])
+        files = {
+            path: source,
+            path.with_name("schema.sql"): ddl(profile.tables.values()),
+            path.with_name(f"test_{path.name}"): cases,
+        }
+    return Scaffold(
+        files=files,
+        entity_types=len(draft.entities),
+        cases=number,
+        items=outcome.counts.loaded,
+        bad=dict(Counter(bad.reason for bad in outcome.bad)),
+        unrouted=outcome.counts.unrouted.total(),
+        rests=[
+            Rest(entity.table, entity.rest[1], len(entity.written), entity.others, entity.kind.all_counted)
+            for entity in draft.entities
+            if entity.rest
+        ],
+    )
+
+
+def write(made: Scaffold, force: bool) -> None:
+    """Write the files; all of them or, when one is there already and `force` is not given, none."""
+    there = [path for path in made.files if path.exists()]
+    if there and not force:
+        raise UsageError(
+            f"{there[0]} is there already; choose another name or folder, or overwrite it with --force"
+        )
+    for path, text in made.files.items():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise MigrationError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _check_name(path: Path) -> None:
+    if path.suffix != ".py" or not re.fullmatch(r"[a-z][a-z0-9_]*", path.stem):
+        raise UsageError(
+            f"{path}: the profile is a Python module, and is named after it: lower-case letters, digits and _, then .py"
+        )
+    if path.stem in sys.stdlib_module_names or path.stem == "migration_pipeline":
+        raise UsageError(f"{path}: another module is called {path.stem}, too; choose another name")
+
+
+@contextmanager
+def imported(source: str, name: str) -> Iterator[Profile]:
+    """Run the source of a profile as a module of its own, and forget it afterwards."""
+    module = types.ModuleType(f"migration_pipeline_scaffold_{name}")
+    sys.modules[module.__name__] = module  # where annotations are looked up
+    try:
+        exec(compile(source, f"{name}.py", "exec"), module.__dict__)  # noqa: S102  # our own, and all texts in it are literals
+        profile = module.__dict__["profile"]
+        assert isinstance(profile, Profile)  # noqa: S101
+        yield profile
+    finally:
+        del sys.modules[module.__name__]

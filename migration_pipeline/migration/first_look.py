@@ -1,0 +1,47 @@
+"""Looks at the first items of an export with the profile's rules, when it is planned: a mistake is cheap to find then."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from migration_pipeline.engine.transform import Transform, rules_that_cannot_hold
+from migration_pipeline.errors import MigrationError
+from migration_pipeline.profile.profile import Profile
+from migration_pipeline.sources import dynamodb_json
+from migration_pipeline.sources.export import Export
+from migration_pipeline.sources.storage import Storage
+from migration_pipeline.sources.stream import FileStream
+
+ITEMS = 1_000
+"""Items that are looked at, at most."""
+
+
+def first_look(profile: Profile, exports: Sequence[Export], storage: Storage) -> list[str]:
+    """Give warnings, each one line, on what the rules make of the first items. A file that cannot be read is one."""
+    file = next((file for export in exports for file in export.files if file.items), None)
+    if file is None:
+        return []
+    try:
+        lines = _first_lines(FileStream(file, storage))
+    except MigrationError as error:
+        return [f"the first items could not be looked at: {error}"]
+    outcome = Transform(profile, dynamodb_json).numbered(lines, range(1, len(lines) + 1))
+    said = rules_that_cannot_hold(profile, outcome.counts.unrouted)
+    if not outcome.lines and not outcome.bad:
+        said.append(
+            f"no route of the profile takes any of the first {len(lines):,} items of {file.name}: see its conditions"
+        )
+    return said
+
+
+def _first_lines(stream: FileStream) -> list[bytes]:
+    lines: list[bytes] = []
+    lists = iter(stream)
+    try:
+        for some in lists:
+            lines += some
+            if len(lines) >= ITEMS:
+                break
+    finally:
+        lists.close()  # type: ignore[attr-defined]  # a generator, which closes the file
+    return lines[:ITEMS]

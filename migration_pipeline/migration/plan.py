@@ -1,0 +1,228 @@
+"""The plan: a pinned JSON file that says which files of which exports a profile migrates, in which order.
+
+It is written once, from the manifests, and read whenever Dagster loads the code location: in every run
+worker, so without any call to S3. Dagster's static partitions are the plan's files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from itertools import pairwise
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+from migration_pipeline.errors import UsageError
+from migration_pipeline.profile.profile import Profile, load_profile
+from migration_pipeline.sources.export import Export, ExportFile
+
+FORMAT = 1
+"""Raised when the file's form changes."""
+
+
+class PlannedFile(msgspec.Struct, frozen=True):
+    """A file and the partition it is."""
+
+    partition: str
+    """Partition key: names export and file, is unique in the plan, and sorts in load order."""
+    export_id: str
+    file: ExportFile
+
+
+class PlannedExport(msgspec.Struct, frozen=True):
+    """Where a plan's export lies, for people to see."""
+
+    id: str
+    uri: str
+    table_arn: str
+    export_time: str
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """Everything a backfill needs to know of its exports."""
+
+    format: int
+    profile: str
+    """The profile's name."""
+    reference: str
+    """How the profile is imported: ``shop`` or ``my_package.my_module:profile``."""
+    exports: tuple[PlannedExport, ...]
+    files: tuple[PlannedFile, ...]
+    files_per_run: int = 1
+    """Files that a backfill loads in one run, one after another; more spare small files a run's start each."""
+    options: dict[str, Any] = {}
+    """Values of the profile's options; those that are not here have their defaults."""
+
+    @property
+    def items(self) -> int:
+        """Items in all files."""
+        return sum(planned.file.items for planned in self.files)
+
+    @property
+    def bytes(self) -> int:
+        """Compressed bytes in all files."""
+        return sum(planned.file.size for planned in self.files)
+
+    def by_partition(self) -> dict[str, PlannedFile]:
+        """Partition key -> file."""
+        return {planned.partition: planned for planned in self.files}
+
+    def matching(self, text: str) -> list[PlannedFile]:
+        """Find files by a part of their name or partition key, or by a pattern of the whole of it (``*``, ``?``).
+
+        Raises `UsageError` when there is none.
+        """
+        pattern = text if set(text) & set("*?[") else f"*{text}*"
+        found = [
+            planned
+            for planned in self.files
+            if fnmatchcase(planned.file.name, pattern) or fnmatchcase(planned.partition, pattern)
+        ]
+        if not found:
+            raise UsageError(
+                f"no file of the plan of {self.profile} is called {text}; "
+                f"migration-pipeline status {self.profile} lists them"
+            )
+        return found
+
+
+def make_plan(
+    profile: Profile,
+    reference: str,
+    exports: Sequence[Export],
+    files_per_run: int = 1,
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> Plan:
+    """Plan the files of `exports`, oldest export first.
+
+    `options` are values of the profile's options, or texts of them. Raises `UsageError` for two exports of one
+    id, and for options that the profile does not take.
+    """
+    read = msgspec.to_builtins(profile.options(options))
+    ordered = sorted(exports, key=lambda export: (export.export_time, export.id))
+    for one, other in pairwise(ordered):
+        if one.id == other.id:
+            raise UsageError(f"{other.uri}: the export {other.id} is named twice; give each export once")
+    return Plan(
+        format=FORMAT,
+        profile=profile.name,
+        reference=reference,
+        exports=tuple(PlannedExport(e.id, e.uri, e.table_arn, e.export_time) for e in ordered),
+        files=tuple(planned for export in ordered for planned in _planned(export)),
+        files_per_run=files_per_run,
+        options={name: read[name] for name in options},
+    )
+
+
+def _planned(export: Export) -> list[PlannedFile]:
+    width = max(4, len(str(len(export.files))))
+    return [
+        PlannedFile(f"{_safe(export.id)}_{number:0{width}}_{_safe(file.name)}", export.id, file)
+        for number, file in enumerate(export.files, 1)
+    ]
+
+
+def _safe(name: str) -> str:
+    """Keep of a name what a partition key may hold: Dagster refuses "..." and splits lists at commas."""
+    return re.sub(r"[^\w\-]+", "-", name.removesuffix(".json.gz"))
+
+
+def plan_path(folder: Path, profile_name: str) -> Path:
+    """Where a profile's plan lies."""
+    return folder / f"{profile_name}.json"
+
+
+def write_plan(plan: Plan, folder: Path) -> bool:
+    """Write a plan to its place; False when the same plan is there already.
+
+    Raises `UsageError` when the place is taken by another profile of the same name.
+    """
+    path = plan_path(folder, plan.profile)
+    content = msgspec.json.format(msgspec.json.encode(plan), indent=1) + b"\n"
+    if path.exists():
+        if path.read_bytes() == content:
+            return False
+        there = read_plan(path)
+        if there.reference != plan.reference:
+            raise UsageError(
+                f"{path}: this plan was made for another profile called {plan.profile}: {there.reference}; "
+                "rename one of them, or remove the plan"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(".tmp")
+    scratch.write_bytes(content)
+    scratch.replace(path)
+    return True
+
+
+def read_plan(path: Path) -> Plan:
+    """Read a plan. Raises `UsageError` when there is none, or it is none."""
+    try:
+        plan = msgspec.json.decode(path.read_bytes(), type=Plan)
+    except FileNotFoundError:
+        raise UsageError(
+            f"{path}: no plan; make one with: migration-pipeline plan --profile {path.stem} EXPORT…"
+        ) from None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: no plan: {error}; plan again") from None
+    if plan.format != FORMAT:
+        raise UsageError(
+            f"{path}: the plan's format is {plan.format}, this version reads {FORMAT}; plan again"
+        )
+    if plan.profile != path.stem:
+        raise UsageError(
+            f"{path}: this plan was made for the profile {plan.profile}, not {path.stem}; plan again"
+        )
+    return plan
+
+
+def read_plans(folder: Path) -> list[tuple[Plan, Profile]]:
+    """Read all plans of a folder with their profiles. Raises `UsageError` naming the plan that is wrong."""
+    plans = []
+    for path in sorted(folder.glob("*.json")):
+        plan = read_plan(path)
+        plans.append((plan, planned_profile(plan, path)))
+    return plans
+
+
+def check_other_plans(profile: Profile, folder: Path, warn: Callable[[str], None]) -> None:
+    """Hold a profile's tables against those of the other plans. Raises `UsageError` for a table that two of them write.
+
+    Each would overwrite the rows of the other, and what is counted for one would be the rows of both. A plan that
+    cannot be read is told to `warn`.
+    """
+    ours = {name: table for table in profile.all_tables for name in table.spellings}
+    for path in sorted(folder.glob("*.json")):
+        if path == plan_path(folder, profile.name):
+            continue
+        try:
+            other = planned_profile(read_plan(path), path)
+        except UsageError as error:
+            warn(f"whether that plan writes a table of {profile.name} is not known: {error}")
+            continue
+        for table in other.all_tables:
+            if table.qualified in ours:
+                raise UsageError(
+                    f"the profile {other.name}, planned in {path}, writes the table {table.qualified} as {profile.name} "
+                    "does: each would overwrite the other's rows, and be counted for both; name another table in one "
+                    f"of them, make them one profile, or remove {path.name} if that migration is over"
+                )
+
+
+def planned_profile(plan: Plan, path: Path) -> Profile:
+    """Import a plan's profile. Raises `UsageError` when it is not the one that the plan was made for."""
+    profile = load_profile(plan.reference)
+    if profile.name != plan.profile:
+        raise UsageError(
+            f"{path}: this plan was made for the profile {plan.profile}, but {plan.reference} is now called "
+            f"{profile.name}; plan again"
+        )
+    try:
+        profile.options(plan.options)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}; plan again") from None
+    return profile

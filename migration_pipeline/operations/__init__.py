@@ -1,0 +1,1 @@
+"""A running migration, seen from outside: its files, runs, figures and report."""

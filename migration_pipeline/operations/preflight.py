@@ -1,0 +1,88 @@
+"""What a backfill looks at in the database before it launches anything.
+
+Whether the tables fit: else each file of thousands would fail in a run of its own. And whether that is there which
+Dagster shows as materialized: a table may have been made anew, and what a plan has landed is dropped once an
+aggregate is made of another.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from migration_pipeline import settings
+from migration_pipeline.migration.plan import Plan, PlannedFile
+from migration_pipeline.operations.client import FileStatus
+from migration_pipeline.operations.downstream import AssetStatus, outdated
+from migration_pipeline.profile.profile import Profile
+from migration_pipeline.targets.connection import DatabaseError
+from migration_pipeline.targets.ddl import check_tables
+from migration_pipeline.targets.receipts import FileKey, Receipt, empty_tables, read_landed, read_receipts
+
+UNLANDED = "no longer landed, for an aggregate that is to be made"
+
+
+def tables_fit(profile: Profile) -> str:
+    """Hold all tables against the profile; gives why that cannot be told from here, or "". Raises `SchemaError`."""
+    url = settings.known_database_url()
+    if url is None:
+        return f"the tables are not checked from here, as {settings.DATABASE_URL} is not set"
+    try:
+        check_tables(url, profile.all_tables)
+    except DatabaseError as error:
+        return f"the tables are not checked from here: {error}"
+    return ""
+
+
+def mark_lost(
+    plan: Plan, profile: Profile, files: Sequence[FileStatus], assets: Iterable[AssetStatus]
+) -> list[str]:
+    """Make *missing* what Dagster shows as materialized and the database does not have; says of how many files, and why.
+
+    What a file has landed is missed only if an aggregate is to be made of it, which would fail then: once all is
+    made, it may go. Where the database cannot be reached from here, only Dagster knows.
+    """
+    url = settings.known_database_url()
+    if url is None:
+        return []
+    sources = {source.qualified: source for each in profile.aggregates for source in each.sources}
+    try:
+        receipts = read_receipts(url, profile.name)
+        empty = empty_tables(url, (table for table in profile.tables.values() if not table.landing))
+        landed = read_landed(url, profile.name, sources.values()) if sources else {}
+    except DatabaseError:
+        return []
+    lost = _mark(plan, files, lambda file: _fault(file, receipts, empty))
+    states = {file.state for file in files} | {asset.state for asset in assets}
+    if sources and (states - {"materialized", "running"} or outdated(plan, profile, url)):
+        lost += _mark(
+            plan, files, lambda file: "" if sources.keys() <= landed.get(_key(file), set()) else UNLANDED
+        )
+    return [
+        f"{count:,} files are materialized in Dagster, but {reason}: they count as missing"
+        for reason, count in lost.items()
+    ]
+
+
+def _mark(plan: Plan, files: Iterable[FileStatus], fault: Callable[[PlannedFile], str]) -> Counter[str]:
+    """Make materialized files missing that have a fault; counts them by it."""
+    planned = plan.by_partition()
+    found = Counter[str]()
+    for file in files:
+        if file.state == "materialized" and (reason := fault(planned[file.partition])):
+            file.state, file.metadata, file.error = "missing", {}, f"materialized in Dagster, but {reason}"
+            found[reason] += 1
+    return found
+
+
+def _fault(file: PlannedFile, receipts: Mapping[FileKey, Receipt], empty: set[str]) -> str:
+    """Say why a file is not loaded, whatever Dagster says; "" if nothing speaks against it."""
+    receipt = receipts.get(_key(file))
+    if receipt is None or receipt.md5 != file.file.md5:
+        return "without a receipt in the database"
+    without = sorted(table for table in empty if receipt.rows.get(table))
+    return f"without rows in {', '.join(without)}, which is empty" if without else ""
+
+
+def _key(file: PlannedFile) -> FileKey:
+    return file.export_id, file.file.name

@@ -1,0 +1,368 @@
+"""What a report tells: gathered from the plan, the database's receipts and Dagster, and judged.
+
+The receipts are the proof, so without the database there is no report. Without Dagster there is one, which says
+what is missing. Nothing here holds a value of an item, a password, or a URL that might hold one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import version
+from typing import Any, Literal
+
+import msgspec
+import yaml
+
+from migration_pipeline.defs.migration import LoadConfig
+from migration_pipeline.migration.plan import Plan, PlannedFile
+from migration_pipeline.migration.verdicts import (
+    Left,
+    Rows,
+    exports_before,
+    extra_text,
+    not_verified,
+    receipts_of,
+    rows_of,
+)
+from migration_pipeline.operations.client import Backfill, FileStatus, Instance, InstanceError
+from migration_pipeline.operations.runs import Run, backfills, run_configs, runs
+from migration_pipeline.profile.profile import Profile
+from migration_pipeline.targets.receipts import (
+    Bad,
+    FileKey,
+    Receipt,
+    Verification,
+    count_quarantined,
+    quarantined_by_reason,
+    read_aggregates,
+    read_receipts,
+    read_verifications,
+    server,
+)
+from migration_pipeline.targets.states import read_states
+
+PACKAGES = ("migration-pipeline", "dagster", "psycopg2-binary", "msgspec", "isal", "boto3", "smart-open")
+
+SHOWN = 10
+"""Files that a verdict names; their number is always told in full."""
+
+Outcome = Literal["passed", "failed", "unverified", "warning", "unknown"]
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """One thing that was held against another."""
+
+    name: str
+    outcome: Outcome
+    text: str
+
+
+class FileAccount(msgspec.Struct, frozen=True, kw_only=True):
+    """A planned file, its receipt, and what Dagster says of it."""
+
+    planned: PlannedFile
+    receipt: Receipt | None
+    """None unless the file is loaded, with the contents that the manifest promises."""
+    state: str
+    """Its state in Dagster; "" where that is not known."""
+    error: str
+    attempts: int | None
+    """Runs that Dagster knows of; None where that is not known."""
+
+
+class TableAccount(msgspec.Struct, frozen=True, kw_only=True):
+    """A table, and what was written into it."""
+
+    name: str
+    rows: Rows
+    """Of an aggregate, `written` are those of its receipt."""
+    made: bool = True
+    """Whether an aggregate has a receipt."""
+    verification: Verification | None = None
+    """What `verify` found when it last compared the table with the export; None if it never did."""
+    unverified: str = ""
+    """Why that does not prove what the table holds now; "" if it does."""
+
+
+class Account(msgspec.Struct, kw_only=True):
+    """All that a report tells."""
+
+    plan: Plan
+    profile: Profile
+    made: datetime
+    files: list[FileAccount]
+    tables: list[TableAccount]
+    bad: list[Bad]
+    verdicts: list[Verdict]
+    backfills: list[Backfill]
+    settings: list[tuple[str, str]]
+    versions: list[tuple[str, str]]
+    without_dagster: str
+    """Why Dagster could not be asked; "" when it could."""
+
+    @property
+    def receipts(self) -> list[Receipt]:
+        """Receipts of the plan's files, in load order."""
+        return [file.receipt for file in self.files if file.receipt]
+
+    @property
+    def verdict(self) -> Literal["complete", "not complete", "not verified"]:
+        """Whether every item of the plan is accounted for, and every row compared; a warning does not speak against it."""
+        outcomes = {verdict.outcome for verdict in self.verdicts}
+        if "failed" in outcomes:
+            return "not complete"
+        return "not verified" if "unverified" in outcomes else "complete"
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing speaks against it."""
+        return self.verdict == "complete"
+
+    def sum_of(self, count: Callable[[Receipt], int]) -> int:
+        """Add up a number over the loaded files."""
+        return sum(map(count, self.receipts))
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Skipped items by reason, the commonest first."""
+        return _added(receipt.skipped for receipt in self.receipts)
+
+    @property
+    def unrouted(self) -> dict[str, int]:
+        """Items that no rule took, by the pattern of their keys."""
+        return _added(receipt.unrouted for receipt in self.receipts)
+
+
+def gather(plan: Plan, profile: Profile, instance: Instance, database_url: str) -> Account:
+    """Ask the database and Dagster. Raises `DatabaseError`; a Dagster that does not answer is told in the account."""
+    exports = [export.id for export in plan.exports]
+    receipts = read_receipts(database_url, plan.profile)
+    dagster = _ask_dagster(plan, profile, instance)
+    files = [_file(planned, receipts, dagster) for planned in plan.files]
+    tables = _tables(plan, profile, receipts, database_url)
+    kept = count_quarantined(database_url, plan.profile)
+    server_version, database, role = server(database_url)
+    account = Account(
+        plan=plan,
+        profile=profile,
+        made=datetime.now(timezone.utc),
+        files=files,
+        tables=tables,
+        bad=quarantined_by_reason(database_url, plan.profile, exports),
+        verdicts=[],
+        backfills=dagster.backfills,
+        settings=[
+            ("profile", f"{plan.reference}, version {profile.version}"),
+            ("loaded by versions of it", ", ".join(sorted({r.profile_version for r in receipts.values()})) or "none"),
+            ("SHA-256 of the plan", hashlib.sha256(msgspec.json.encode(plan)).hexdigest()),
+            ("files in a run", str(plan.files_per_run)),
+            ("database", f"{database}, as role {role}"),
+            *dagster.settings,
+        ],
+        versions=[
+            *((name, version(name)) for name in PACKAGES),
+            ("PostgreSQL", server_version),
+            ("Python", platform.python_version()),
+            ("system of this report", f"{platform.system()} {platform.machine()}"),
+        ],
+        without_dagster=dagster.fault,
+    )  # fmt: skip
+    account.verdicts = list(_verdicts(account, kept, exports_before(plan, receipts)))
+    return account
+
+
+def _tables(
+    plan: Plan, profile: Profile, receipts: Mapping[FileKey, Receipt], url: str
+) -> list[TableAccount]:
+    """What is known of each table: of receipts, those of the plan's files only."""
+    made, ours = read_aggregates(url, plan.profile), receipts_of(plan, receipts)
+    verified = {one.table_name: one for one in read_verifications(url, plan.profile)}
+    _, states = read_states(url, profile.all_tables)
+    tables = []
+    for table in profile.all_tables:
+        name, state = table.qualified, states[table.qualified]
+        rows = rows_of(table, ours, state.rows)
+        receipt = made.get(name)
+        aggregate = next((each for each in profile.aggregates if each.table.qualified == name), None)
+        if aggregate:
+            rows = Rows(written=receipt.rows if receipt else 0, within_batches=0, there=state.rows)
+        unverified = not_verified(plan, profile, table, verified.get(name), state, ours, receipt)
+        if unverified and aggregate and not any(states[each.qualified].rows for each in aggregate.sources):
+            unverified += ", and what files had landed was dropped: load all of them again first"
+        tables.append(
+            TableAccount(
+                name=name,
+                rows=rows,
+                made=aggregate is None or receipt is not None,
+                verification=verified.get(name),
+                unverified=unverified,
+            )
+        )
+    return tables
+
+
+class _Dagster(msgspec.Struct, kw_only=True):
+    """What Dagster answered."""
+
+    fault: str = ""
+    files: dict[str, FileStatus] = {}
+    attempts: Counter[str] = msgspec.field(default_factory=Counter)
+    backfills: list[Backfill] = []
+    settings: list[tuple[str, str]] = []
+
+
+def _ask_dagster(plan: Plan, profile: Profile, instance: Instance) -> _Dagster:
+    try:
+        files = {file.partition: file for file in instance.files(plan, profile)}
+        tried = runs(instance, plan, ())
+        configs = run_configs(instance, sorted({f.run_id for f in files.values() if f.run_id}))
+        return _Dagster(
+            files=files,
+            attempts=Counter(partition for run in tried for partition in run.partitions),
+            backfills=backfills(instance, plan),
+            settings=_run_settings(configs, tried),
+        )
+    except InstanceError as error:
+        return _Dagster(fault=str(error))
+
+
+def _run_settings(configs: Mapping[str, str], tried: Sequence[Run]) -> list[tuple[str, str]]:
+    """The run config of the loads, by names that are ours: anything else in it may be a secret."""
+    defaults = LoadConfig().model_dump()
+    used: dict[str, Counter[str]] = {name: Counter() for name in defaults}
+    for text in configs.values():
+        config = yaml.safe_load(text) or {}
+        ops = (config.get("ops") or {}).values() if isinstance(config, dict) else ()
+        given: dict[str, Any] = {}
+        for op in ops:
+            given |= (op or {}).get("config") or {}
+        for name, default in defaults.items():
+            value = given.get(name, default)
+            told = (
+                str(value)
+                if isinstance(value, bool)
+                else f"{value:,}"
+                if isinstance(value, int | float)
+                else "?"
+            )
+            used[name][told] += 1
+    if not configs:
+        return []
+    settings = [
+        (name, ", ".join(f"{value} ({n} runs)" if len(values) > 1 else value for value, n in values.items()))
+        for name, values in used.items()
+    ]
+    by_status = Counter(run.status.lower() for run in tried)
+    settings.append(
+        ("runs that Dagster knows", ", ".join(f"{n} {status}" for status, n in by_status.items()))
+    )
+    return settings
+
+
+def _file(
+    planned: PlannedFile, receipts: Mapping[tuple[str, str], Receipt], dagster: _Dagster
+) -> FileAccount:
+    receipt = receipts.get((planned.export_id, planned.file.name))
+    status = dagster.files.get(planned.partition)
+    return FileAccount(
+        planned=planned,
+        receipt=receipt,
+        state=status.state if status else "",
+        error=status.error if status else "",
+        attempts=None if dagster.fault else dagster.attempts[planned.partition],
+    )
+
+
+# -- the judgement -----------------------------------------------------------------------------------
+
+
+def _verdicts(
+    account: Account, kept: Mapping[tuple[str, str], int], before: Sequence[str] = ()
+) -> Iterable[Verdict]:
+    """Judge what was gathered; `kept` counts the items in the quarantine by file, `before` are exports loaded before."""
+    loaded = [(file.planned, file.receipt) for file in account.files if file.receipt]
+    yield _all(
+        "every file is loaded", "files have a receipt in the database", len(account.files),
+        [file.planned for file in account.files if not file.receipt],
+    )  # fmt: skip
+    yield _all(
+        "the bytes are the export's", "loaded files were read with the MD5 of their manifest", len(loaded),
+        [planned for planned, receipt in loaded if receipt.md5 != planned.file.md5],
+    )  # fmt: skip
+    yield _all(
+        "items are conserved",
+        "loaded files: items in the manifest = items read = loaded + skipped + quarantined", len(loaded),
+        [p for p, receipt in loaded if not receipt.conserved or receipt.items != p.file.items],
+    )  # fmt: skip
+    yield _all(
+        "the quarantine is exact", "loaded files have as many items in the quarantine as their receipt says", len(loaded),
+        [p for p, receipt in loaded if receipt.quarantined != kept.get((p.export_id, p.file.name), 0)],
+    )  # fmt: skip
+    for table in account.tables:
+        yield _table_verdict(table)
+        yield _verification_verdict(account, table, before)
+    left = Left(
+        quarantined=sum(one.items for one in account.bad), unrouted=account.unrouted,
+        may_quarantine=account.profile.may_quarantine,
+    )  # fmt: skip
+    yield Verdict(
+        "nothing is in the quarantine",
+        "failed" if left.too_many_quarantined else "warning" if left.quarantined else "passed",
+        f"{left.quarantined_text()}; they are kept there with their raw lines" if left.quarantined else "it is empty",
+    )  # fmt: skip
+    yield Verdict(
+        "a rule took every item", "failed" if left.unrouted else "passed",
+        left.unrouted_text if left.unrouted else "none was left",
+    )  # fmt: skip
+    if account.without_dagster:
+        yield Verdict("Dagster shows every file as materialized", "unknown", account.without_dagster)
+    else:
+        shown = _all(
+            "Dagster shows every file as materialized", "files are materialized", len(account.files),
+            [file.planned for file in account.files if file.state != "materialized"],
+        )  # fmt: skip
+        # The receipts are the proof; `reconcile` tells Dagster of what it lost.
+        yield shown if shown.outcome == "passed" else msgspec.structs.replace(shown, outcome="warning")
+
+
+def _all(name: str, text: str, total: int, wrong: Sequence[PlannedFile]) -> Verdict:
+    names = ", ".join(planned.file.name for planned in wrong[:SHOWN])
+    more = f" and {len(wrong) - SHOWN:,} more" if len(wrong) > SHOWN else ""
+    but = f"; not: {names}{more}" if wrong else ""
+    return Verdict(name, "failed" if wrong else "passed", f"{total - len(wrong):,} of {total:,} {text}{but}")
+
+
+def _table_verdict(table: TableAccount) -> Verdict:
+    name = f"{table.name} has as many rows as were written"
+    if not table.made:
+        return Verdict(name, "failed", "it was not made yet, which waits for all files")
+    return Verdict(name, "passed" if table.rows.passed else "failed", table.rows.text)
+
+
+def _verification_verdict(account: Account, table: TableAccount, before: Sequence[str]) -> Verdict:
+    name, found, reference = (
+        f"the rows of {table.name} are the export's",
+        table.verification,
+        account.plan.reference,
+    )
+    if table.unverified or found is None:
+        text = f"not verified: {table.unverified}; migration-pipeline verify {reference} reads the export again, and compares them"
+        return Verdict(name, "unverified", text)
+    text = (
+        f"{found.same:,} of {found.compared:,} rows of the export are the table's, {found.missing:,} are missing, "
+        f"{found.different:,} different, {found.extra:,} extra; compared {found.verified_at:%Y-%m-%d %H:%M:%S %Z}"
+    )
+    if found.extra:
+        text += f"; {extra_text(found.extra, before, reference)}"
+    return Verdict(name, "failed" if found.missing + found.different + found.extra else "passed", text)
+
+
+def _added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total = Counter[str]()
+    for one in counts:
+        total.update(one)
+    return dict(total.most_common())

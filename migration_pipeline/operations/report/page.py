@@ -1,0 +1,77 @@
+"""Writes an account as one HTML page that needs no network and runs no script. Every text in it is escaped."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from migration_pipeline.cli.terminal import duration
+from migration_pipeline.operations.report import plots
+from migration_pipeline.operations.report.account import Account
+
+FILES_SHOWN = 5_000
+"""Files that the page lists; of more, those first that are not in order."""
+
+
+def write_page(account: Account, path: Path) -> None:
+    """Write the page, or leave what was there. Raises `OSError`."""
+    scratch = path.with_name(f".{path.name}.tmp")
+    scratch.write_text(page(account), encoding="utf-8")
+    scratch.replace(path)
+
+
+def page(account: Account) -> str:
+    """Make the page's HTML."""
+    environment = Environment(
+        loader=PackageLoader("migration_pipeline.operations.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"count": _count, "moment": _moment, "duration": duration, "size": _size}
+    in_order = sorted(account.files, key=lambda file: file.receipt is not None and not file.error)
+    shown = account.files if len(account.files) <= FILES_SHOWN else in_order[:FILES_SHOWN]
+    receipts = account.receipts
+    begin = min((r.loaded_at.timestamp() - r.seconds for r in receipts), default=0.0)
+    end = max((r.loaded_at.timestamp() for r in receipts), default=0.0)
+    return environment.get_template("page.html.jinja").render(
+        account=account,
+        plan=account.plan,
+        files=shown,
+        begin=begin,
+        end=end,
+        skipped_of=lambda receipt: sum(receipt.skipped.values()),
+        rows_of=lambda receipt: sum(receipt.rows.values()),
+        plots={
+            title: Markup(svg)  # noqa: S704  # made by the drawing library, which escapes
+            for title, svg in (
+                ("Throughput", plots.throughput_plot(account)),
+                ("When each file was loaded", plots.timeline_plot(account)),
+                ("Speed of each file", plots.speed_plot(account)),
+                ("What became of the items", plots.outcome_plot(account)),
+            )
+            if svg
+        },
+    )
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _size(value: int) -> str:
+    """Write bytes in the unit that suits: ``36.1 MB``."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= factor:
+            return f"{value / factor:,.1f} {unit}"
+    return f"{value:,} bytes"
+
+
+def _moment(value: float | datetime) -> str:
+    """Write a time, of seconds of the epoch or with its zone, in UTC."""
+    when = value if isinstance(value, datetime) else datetime.fromtimestamp(value, timezone.utc)
+    return when.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,178 @@
+"""Draws the plots of a report as SVG, from the receipts alone. Texts in them are escaped by the drawing library."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import altair as alt
+import msgspec
+import vl_convert
+
+from migration_pipeline.operations.report.account import Account, FileAccount
+
+WIDTH = 960
+"""Pixels of a plot's drawing area and labels together, about."""
+
+BARS = 40
+"""Files that a plot shows a bar each; of more, the slowest."""
+
+BLUE, GREEN, GREY, RED = "#2b6cb0", "#2f855a", "#a0aec0", "#c53030"
+
+
+class Step(msgspec.Struct, frozen=True):
+    """From a moment on, the items a second of all files that were loading."""
+
+    at: float
+    """Seconds of the epoch."""
+    items_per_second: float
+
+
+def throughput(account: Account) -> list[Step]:
+    """Add up the speeds of the files over time. A file's speed is taken as even from its begin to its receipt."""
+    changes: dict[float, float] = {}
+    for receipt in account.receipts:
+        if receipt.items and receipt.seconds > 0:
+            end, speed = receipt.loaded_at.timestamp(), receipt.items / receipt.seconds
+            changes[end - receipt.seconds] = changes.get(end - receipt.seconds, 0.0) + speed
+            changes[end] = changes.get(end, 0.0) - speed
+    steps, now = [], 0.0
+    for at, change in sorted(changes.items()):
+        now += change
+        steps.append(Step(at, max(round(now, 1), 0.0)))
+    return steps
+
+
+def throughput_plot(account: Account) -> str:
+    """Items a second over time; "" when nothing is loaded."""
+    steps = throughput(account)
+    if not steps:
+        return ""
+    values = [{"at": step.at * 1000, "speed": step.items_per_second} for step in steps]
+    chart = (
+        alt.Chart(_data(values))
+        .mark_area(
+            interpolate="step-after", color=BLUE, opacity=0.35, line={"color": BLUE, "strokeWidth": 1.5}
+        )
+        .encode(
+            x=alt.X("at:T", **_time(account)),
+            y=alt.Y("speed:Q", title="items a second", axis=alt.Axis(format="~s", labelOverlap=True)),
+        )
+        .properties(width=WIDTH - 70, height=200)
+    )
+    return _svg(chart)
+
+
+def timeline_plot(account: Account) -> str:
+    """When each file was loaded; "" when none was."""
+    files, more = _slowest(account)
+    if not files:
+        return ""
+    values = []
+    for file in files:
+        receipt = file.receipt
+        if receipt is None:
+            continue
+        begin = receipt.loaded_at - timedelta(seconds=receipt.seconds)
+        values.append(
+            {
+                "name": _label(file),
+                "begin": begin.timestamp() * 1000,
+                "end": receipt.loaded_at.timestamp() * 1000,
+            }
+        )
+    chart = (
+        alt.Chart(_data(values))
+        .mark_bar(color=BLUE, minBandSize=2)
+        .encode(
+            x=alt.X("begin:T", **_time(account, more)),
+            x2="end:T",
+            y=_names([value["name"] for value in values]),
+        )
+        .properties(width=WIDTH - 280, height=alt.Step(16))
+    )
+    return _svg(chart)
+
+
+def speed_plot(account: Account) -> str:
+    """Items a second of each file; "" when none is loaded."""
+    files, more = _slowest(account)
+    values = [
+        {"name": _label(file), "speed": round(file.receipt.items / file.receipt.seconds)}
+        for file in files
+        if file.receipt
+    ]
+    if not values:
+        return ""
+    base = alt.Chart(_data(values)).encode(
+        x=alt.X("speed:Q", title=f"items a second{more}", axis=alt.Axis(format="~s", labelOverlap=True)),
+        y=_names([value["name"] for value in values]),
+    )
+    labels = base.mark_text(align="left", dx=4, color="#333").encode(text=alt.Text("speed:Q", format=",d"))
+    chart = (base.mark_bar(color=GREEN) + labels).properties(width=WIDTH - 330, height=alt.Step(16))
+    return _svg(chart)
+
+
+def outcome_plot(account: Account) -> str:
+    """What became of the items: loaded, skipped by reason, quarantined; "" when none was read."""
+    counts = [("loaded", account.sum_of(lambda r: r.loaded), GREEN)]
+    counts += [(f"skipped: {reason}", count, GREY) for reason, count in list(account.skipped.items())[:BARS]]
+    counts.append(("quarantined", account.sum_of(lambda r: r.quarantined), RED))
+    if not any(count for _, count, _ in counts):
+        return ""
+    values = [{"name": what, "items": n, "color": color} for what, n, color in counts]
+    base = alt.Chart(_data(values)).encode(
+        x=alt.X("items:Q", title="items", axis=alt.Axis(format="~s", labelOverlap=True)),
+        y=_names([value["name"] for value in values]),
+    )
+    bars = base.mark_bar().encode(color=alt.Color("color:N", scale=None))
+    labels = base.mark_text(align="left", dx=4, color="#333").encode(text=alt.Text("items:Q", format=",d"))
+    return _svg((bars + labels).properties(width=WIDTH - 350, height=alt.Step(22)))
+
+
+def _slowest(account: Account) -> tuple[list[FileAccount], str]:
+    """Files with items, in load order; of many the slowest, and a note that says so."""
+    loaded = [f for f in account.files if f.receipt and f.receipt.items and f.receipt.seconds > 0]
+    if len(loaded) <= BARS:
+        return loaded, ""
+    slowest = sorted(loaded, key=_speed)[:BARS]
+    return slowest, f", of the {BARS} slowest of {len(loaded):,} files"
+
+
+def _speed(file: FileAccount) -> float:
+    return file.receipt.items / file.receipt.seconds if file.receipt else 0.0
+
+
+def _names(names: Sequence[Any]) -> alt.Y:
+    """The axis of the bars' names, in the order of the data; long ones are cut."""
+    return alt.Y("name:N", title=None, sort=[str(name) for name in names], axis=alt.Axis(labelLimit=300))
+
+
+def _time(account: Account, more: str = "") -> dict[str, Any]:
+    """How an axis of times is written: as fine as its span asks for."""
+    ends = [receipt.loaded_at.timestamp() for receipt in account.receipts]
+    hours = (max(ends) - min(ends)) / 3600
+    form = "%H:%M:%S" if hours < 1 else "%H:%M" if hours < 24 else "%m-%d %H:%M"
+    return {
+        "title": f"time (UTC){more}",
+        "scale": alt.Scale(type="utc"),
+        "axis": alt.Axis(format=form, labelOverlap=True, tickCount=8),
+    }
+
+
+def _label(file: FileAccount) -> str:
+    return file.planned.file.name.removesuffix(".json.gz")
+
+
+def _data(values: Sequence[dict[str, Any]]) -> alt.InlineData:
+    return alt.InlineData(values=list(values))
+
+
+def _svg(chart: Any) -> str:
+    # Names are measured with a font of the library's own; the reader's may be wider.
+    chart = chart.properties(padding={"left": 45, "right": 20, "top": 5, "bottom": 5})
+    chart = chart.configure_view(stroke=None).configure_axis(
+        labelFontSize=11, titleFontSize=11, titleFontWeight="normal", gridColor="#e8e8e8"
+    )
+    return str(vl_convert.vegalite_to_svg(chart.to_dict()))

@@ -1,0 +1,1 @@
+"""The vocabulary of a profile: items, rows, aggregates, rules."""

@@ -1,0 +1,605 @@
+"""Makes the rows of an aggregate from landing tables: set-based, range by range of the key.
+
+Each range is one transaction. Where the table has no rows of a range yet, the SELECT of the profile is inserted
+as it comes; else it fills a temporary table, and the rows of it that are new or different are upserted. So a run that ends early leaves whole rows, and the next one finds them
+unchanged. The receipt is written last, once as many rows were made as there are groups, of slices that
+nobody replaced meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import chain, pairwise
+from typing import Any, NamedTuple, Optional
+
+import msgspec
+import psycopg2
+import psycopg2.errorcodes
+import psycopg2.errors
+from psycopg2 import sql
+
+from migration_pipeline.errors import MigrationError
+from migration_pipeline.profile.aggregate import Aggregate
+from migration_pipeline.profile.row import Table
+from migration_pipeline.targets.catalog import Target, qualified, read_target
+from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
+from migration_pipeline.targets.ddl import check_bookkeeping
+from migration_pipeline.targets.fits import Fit
+from migration_pipeline.targets.halving import Refused
+from migration_pipeline.targets.landing import identifier, part_of
+from migration_pipeline.targets.postgres import write_staged
+from migration_pipeline.targets.receipts import md5_of_files
+from migration_pipeline.targets.session import CANCEL_SECONDS, POLL_SECONDS, Session
+from migration_pipeline.targets.sql import (
+    as_key,
+    exactly,
+    name_list,
+    names_of,
+    round_trips,
+    same_key,
+    stage,
+    statements,
+    written,
+)
+
+FILES_SHOWN = 20
+"""Files that are not landed which a failure names; their number is always told."""
+
+
+MAX_STATISTICS_TARGET = 10_000
+"""PostgreSQL's own limit."""
+
+FEW_ROWS = 50_000
+"""Landed rows up to which one transaction is as quick as several."""
+
+POOL_SECONDS = 10.0
+"""How long to wait for the connections that would be used at once."""
+
+DROPPED_AT_ONCE = 100
+"""Slices that one transaction drops: each takes some of the server's locks."""
+
+
+class AggregateSettings(msgspec.Struct, frozen=True):
+    """What an operator may tune. Only `delete_rows` changes the result."""
+
+    part_rows: int = 1_500_000
+    """Landed rows that one transaction is to make rows of, about. Each reads through all of them to find its own."""
+    sessions: int = 2
+    """Transactions at once, each in a connection of its own; another one counts the groups meanwhile."""
+    work_mem_mb: int = 64
+    """Memory for each sort or hash of these connections, in megabytes."""
+    parallel_workers: int = 2
+    """Parallel workers that each of them may use besides, to compare rows: PostgreSQL plans no INSERT in parallel."""
+    delete_rows: bool = False
+    """Whether rows of the table are deleted that no landed row stands for."""
+
+
+class AggregateReport(msgspec.Struct, kw_only=True):
+    """The account of an aggregate. Counts are of rows, but for `files`, `groups`, `parts` and `retries`."""
+
+    files: int = 0
+    groups: int = 0
+    """Distinct keys in the landing tables; each makes one row."""
+    rows: int = 0
+    new: int = 0
+    changed: int = 0
+    deleted: int = 0
+    rounded: dict[str, int] = {}
+    """Values that columns changed, as the Row allows, by table and column."""
+    parts: int = 0
+    retries: int = 0
+    seconds: float = 0.0
+
+    @property
+    def unchanged(self) -> int:
+        """Rows that were there already as they should be."""
+        return self.rows - self.new - self.changed
+
+
+class LandedFile(msgspec.Struct, frozen=True):
+    """A file that an aggregate is made of, and its MD5 in the plan."""
+
+    export_id: str
+    file: str
+    md5: str
+
+
+class AggregateIdentity(msgspec.Struct, frozen=True):
+    """What the receipt is filed under, and who made it."""
+
+    profile: str
+    profile_version: str
+    run_id: str
+
+
+LANDED = """
+SELECT s.export_id, s.file, f.md5, s.id, s.rows
+  FROM migration.slice s
+  JOIN migration.loaded_file f USING (profile, export_id, file)
+ WHERE s.profile = %s AND s.landed_at IS NOT NULL
+ ORDER BY s.id
+"""
+
+FORGET = "DELETE FROM migration.slice WHERE id = %s"
+
+HISTOGRAM = """
+SELECT bound::text
+  FROM (SELECT DISTINCT {bound} AS bound
+          FROM pg_stats s, unnest(coalesce(histogram_bounds::text, most_common_vals::text)::text[]) AS b
+         WHERE (schemaname, tablename) = (SELECT nspname, relname
+                                            FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+                                           WHERE c.oid = to_regclass(%s))
+           AND attname = %s AND inherited) AS bounds
+ ORDER BY bounds.bound
+"""
+"""Values that split the landed rows into shares of one size, or all values if they are few, in the order of the key."""
+
+OCCUPIED = "SELECT EXISTS (SELECT FROM {target} t WHERE {range_of_target})"
+
+INSERT = """
+INSERT INTO {target} ({columns}) {overriding}
+SELECT {values}
+  FROM (SELECT {exactly} FROM (
+{select}
+) q WHERE {range_of_query}) s
+"""
+
+STAGE = """
+INSERT INTO {staging} ({columns})
+SELECT {exactly} FROM (
+{select}
+) q WHERE {range_of_query}
+"""
+
+TWINS = "SELECT count(*) - count(DISTINCT ({staged_key})) FROM {staging} s"
+
+DELETE = """
+DELETE FROM {target} t
+ WHERE {range_of_target} AND NOT EXISTS (SELECT FROM {staging} s WHERE {same_key})
+"""
+
+RECEIPT = """
+INSERT INTO migration.aggregate
+       (profile, table_name, profile_version, sql_md5, files, files_md5, groups, rows, new, changed, unchanged,
+        deleted, rounded, parts, retries, seconds, run_id, made_at)
+VALUES (%(profile)s, %(table_name)s, %(profile_version)s, %(sql_md5)s, %(files)s, %(files_md5)s, %(groups)s,
+        %(rows)s, %(new)s, %(changed)s, %(unchanged)s, %(deleted)s, %(rounded)s, %(parts)s, %(retries)s, %(seconds)s, %(run_id)s,
+        clock_timestamp())
+ON CONFLICT (profile, table_name) DO UPDATE
+   SET profile_version = EXCLUDED.profile_version, sql_md5 = EXCLUDED.sql_md5, files = EXCLUDED.files,
+       files_md5 = EXCLUDED.files_md5, groups = EXCLUDED.groups, rows = EXCLUDED.rows, new = EXCLUDED.new, changed = EXCLUDED.changed,
+       unchanged = EXCLUDED.unchanged, deleted = EXCLUDED.deleted, rounded = EXCLUDED.rounded, parts = EXCLUDED.parts,
+       retries = EXCLUDED.retries, seconds = EXCLUDED.seconds, run_id = EXCLUDED.run_id, made_at = EXCLUDED.made_at
+"""
+
+Bounds = tuple[Optional[str], Optional[str]]  # noqa: UP045  # an alias that Python 3.10 can evaluate
+"""A range of the key's first column, as text: from the first on, up to but not including the second; None is no bound."""
+
+
+class Counts(NamedTuple):
+    """What became of a range."""
+
+    rows: int
+    new: int
+    changed: int
+    deleted: int
+    rounded: dict[str, int]
+    """Values that columns changed, as the Row allows, by table and column."""
+
+
+class AggregateRun:
+    """Makes an aggregate once. `files` are all that have to be landed, and all that may be."""
+
+    def __init__(
+        self,
+        url: str,
+        aggregate: Aggregate,
+        files: Sequence[LandedFile],
+        identity: AggregateIdentity,
+        settings: AggregateSettings = AggregateSettings(),  # noqa: B008  # frozen
+        database: DatabaseSettings = DatabaseSettings(statement_timeout_seconds=3600),  # noqa: B008
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._aggregate = aggregate
+        self._table = aggregate.table
+        self._files = files
+        self._identity = identity
+        self._settings = settings
+        self._say = say
+        self._name = self._table.qualified
+        self._all_sessions = [
+            Session(url, database, on_retry=lambda what: say(f"{self._name}: {what}"))
+            for _ in range(settings.sessions + 1)
+        ]
+        self._sessions = self._all_sessions[:]
+        self._target: Target
+        """The table as it is, once that was read."""
+        self._groups = 0
+
+    def run(self) -> AggregateReport:
+        """Make the rows, and write the receipt. Raises `MigrationError`; rows that were made until then stay.
+
+        It does so when a file is not landed, and names it; and when groups and rows are not as many.
+        """
+        began = time.monotonic()
+        first = self._sessions[0]
+        for session in self._all_sessions:
+            session.open()
+        failed = True
+        try:
+            first.interruptibly(self._check_tables)
+            self._use_those_that_connect()
+            while first.interruptibly(self._drop_others):
+                pass
+            slices = first.interruptibly(self._landed)
+            rows = sum(counts[source.qualified] for _, counts in slices for source in self._aggregate.sources)
+            wanted = self._wanted_parts(rows)
+            first.interruptibly(lambda cursor: self._analyze(cursor, wanted))
+            parts = first.interruptibly(lambda cursor: self._parts(cursor, wanted))
+            self._say(f"{self._name}: {rows:,} landed rows of {len(slices):,} files, in {len(parts):,} parts")
+            made = self._make_all(parts)
+            report = AggregateReport(
+                files=len(self._files),
+                groups=self._groups,
+                rows=sum(each.rows for each in made),
+                new=sum(each.new for each in made),
+                changed=sum(each.changed for each in made),
+                deleted=sum(each.deleted for each in made),
+                rounded=dict(sum((Counter(each.rounded) for each in made), Counter())),
+                parts=len(parts),
+                retries=sum(session.retries for session in self._sessions),
+                seconds=time.monotonic() - began,
+            )
+            first.interruptibly(lambda cursor: self._close(cursor, slices, report))
+            failed = False
+        except DatabaseError as error:
+            raise DatabaseError(f"aggregate {self._name}: {error}") from None
+        finally:
+            for session in self._all_sessions:
+                session.close(failed)
+        return report
+
+    # -- before ----------------------------------------------------------------------------------
+
+    def _check_tables(self, cursor: Any) -> None:
+        """Compare tables and bookkeeping with the catalog."""
+        check_bookkeeping(cursor)
+        for source in self._aggregate.sources:
+            read_target(source, cursor)
+        self._target = read_target(self._table, cursor)
+
+    def _use_those_that_connect(self) -> None:
+        """Do without the sessions that get no connection: a pool may have fewer of them than we would use.
+
+        To wait for it, with one in hand that somebody else waits for, could be for ever.
+        """
+        ready = {id(self._all_sessions[0])}
+
+        def connect(session: Session) -> None:
+            with contextlib.suppress(DatabaseError):
+                session.persistently(lambda _: None)
+                ready.add(id(session))
+
+        others = self._all_sessions[1:]
+        threads = [threading.Thread(target=connect, args=(each,), daemon=True) for each in others]
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + POOL_SECONDS
+        while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS / 10)
+        self._sessions = [session for session in self._all_sessions if id(session) in ready]
+        for session in others:
+            if session not in self._sessions:
+                session.cancel()
+                session.close(failed=True)
+        if len(self._sessions) < len(self._all_sessions):
+            self._say(
+                f"{self._name}: goes on with {len(self._sessions)} connections, as there are no more to be had"
+            )
+
+    def _drop_others(self, cursor: Any) -> bool:
+        """Drop what was landed of files that are none of the plan's, some at a time; gives whether there were any."""
+        ours = {(file.export_id, file.file) for file in self._files}
+        cursor.execute(LANDED, (self._identity.profile,))
+        others = [row for row in cursor.fetchall() if (row[0], row[1]) not in ours][:DROPPED_AT_ONCE]
+        for _, file, _, number, counts in others:
+            cursor.execute(FORGET, (number,))
+            for landing in counts:  # those of other aggregates, too: nothing knows of them any more
+                cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(part_of(landing, number)))
+            self._say(f"{self._name}: dropped what was landed of {file}, which the plan no longer has")
+        return bool(others)
+
+    def _landed(self, cursor: Any) -> list[tuple[int, dict[str, int]]]:
+        """Give the slices of the plan's files: ids, and rows by landing table. Raises `MigrationError` if one is missing."""
+        wanted = {(file.export_id, file.file): file.md5 for file in self._files}
+        names = {source.qualified for source in self._aggregate.sources}
+        slices, there = [], set()
+        cursor.execute(LANDED, (self._identity.profile,))
+        for export_id, file, md5, number, counts in cursor.fetchall():
+            if md5 == wanted.get((export_id, file)) and names <= counts.keys():
+                slices.append((number, counts))
+                there.add((export_id, file))
+        missing = [file.file for file in self._files if (file.export_id, file.file) not in there]
+        if missing:
+            more = f" and {len(missing) - FILES_SHOWN:,} more" if len(missing) > FILES_SHOWN else ""
+            raise MigrationError(
+                f"aggregate {self._name}: {len(missing):,} of {len(self._files):,} files are not landed in "
+                f"{', '.join(sorted(names))}: {', '.join(missing[:FILES_SHOWN])}{more}; load them, then run it again"
+            )
+        return slices
+
+    def _wanted_parts(self, rows: int) -> int:
+        """In how many ranges to make so many landed rows: one for each session at least, so that all are busy to the end."""
+        wanted = -(-rows // self._settings.part_rows)
+        sessions = self._settings.sessions
+        return -(-wanted // sessions) * sessions if wanted > 1 or rows > FEW_ROWS else 1
+
+    def _analyze(self, cursor: Any, parts: int) -> None:
+        """Let the planner know of how many groups there are, and `_parts` where to split them.
+
+        Statistics of a landing table as a whole are nobody else's care.
+        """
+        # The sample has 300 rows a range. A few ranges a part tell them apart, and 100, the default, take longer.
+        ranges = min(max(25, 4 * parts), MAX_STATISTICS_TARGET)
+        cursor.execute("SELECT set_config('default_statistics_target', %s, true)", (str(ranges),))
+        # Since version 18 ANALYZE looks at each slice, too, unless told not to.
+        only = sql.SQL("ONLY " if cursor.connection.server_version >= 180000 else "")
+        for source in self._aggregate.sources:
+            columns = sql.SQL(", ").join(map(sql.Identifier, self._aggregate.by))
+            cursor.execute(sql.SQL("ANALYZE {}{} ({})").format(only, identifier(source), columns))
+
+    def _count_groups(self, cursor: Any) -> None:
+        """Count the distinct keys in the landing tables, whatever the profile's SELECT makes of them."""
+        self._tune(cursor)
+        # The parts keep the other cores busy. On one, sorting takes half the time of a hash table so large.
+        cursor.execute("SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL enable_hashagg = off")
+        by = self._aggregate.by
+        keys = sql.SQL(" UNION ALL ").join(
+            sql.SQL("SELECT {} FROM {}").format(
+                sql.SQL(", ").join(_sortable(source, name) for name in by), identifier(source)
+            )
+            for source in self._aggregate.sources
+        )
+        cursor.execute(
+            sql.SQL("SELECT count(*) FROM (SELECT FROM ({}) k GROUP BY {}) g").format(keys, name_list(by))
+        )
+        (self._groups,) = cursor.fetchone()
+
+    def _parts(self, cursor: Any, wanted: int) -> list[Bounds]:
+        """Split the key's first column into ranges of about as many landed rows each, by its histogram."""
+        bounds: list[str] = []
+        if wanted > 1:
+            source, by = self._aggregate.sources[0], self._aggregate.by[0]
+            statement = sql.SQL(HISTOGRAM).format(bound=self._as_key(sql.Identifier("b")))
+            cursor.execute(statement, (qualified(source), by))
+            histogram = [bound for (bound,) in cursor.fetchall()]
+            step = max(1.0, len(histogram) / wanted)
+            bounds = [histogram[int(step * n)] for n in range(1, wanted) if step * n < len(histogram)]
+        edges: list[str | None] = [None, *bounds, None]
+        return list(pairwise(edges))
+
+    def _tune(self, cursor: Any) -> None:
+        """Set, for this transaction alone, what a large SELECT needs and a small upsert would suffer from."""
+        for name, value in (
+            ("work_mem", f"{self._settings.work_mem_mb}MB"),
+            ("max_parallel_workers_per_gather", str(self._settings.parallel_workers)),
+            ("enable_hashjoin", "on"),
+            ("enable_mergejoin", "on"),
+        ):
+            cursor.execute("SELECT set_config(%s, %s, true)", (name, value))
+
+    # -- the parts -------------------------------------------------------------------------------
+
+    def _make_all(self, parts: Sequence[Bounds]) -> list[Counts]:
+        """Make all parts and count the groups, some at once, each session in a thread of its own."""
+        made, errors = list[Counts](), list[BaseException]()
+
+        def count(session: Session) -> None:
+            session.persistently(self._count_groups)
+
+        def make(bounds: Bounds, session: Session) -> None:
+            made.append(session.persistently(lambda cursor: self._make(cursor, bounds, session.token)))
+
+        # Iterators of a list, which threads may share. To count beside the parts, not before them, keeps all cores busy.
+        parts_left = iter([partial(make, bounds) for bounds in parts])
+        work_of: list[Iterator[Callable[[Session], None]]] = [iter([count]), *[parts_left] * len(parts)]
+        if len(self._sessions) == 1:
+            work_of = [chain([count], parts_left)]
+        sessions = self._sessions[: len(work_of)]
+        # An Event each, as a join that is interrupted may leave its thread marked as ended (bpo-45274).
+        ended = [threading.Event() for _ in sessions]
+
+        def run(session: Session, work: Iterator[Callable[[Session], None]], end: threading.Event) -> None:
+            try:
+                while not errors and (task := next(work, None)) is not None:
+                    task(session)
+            except BaseException as error:  # raised again by whoever waits
+                errors.append(error)
+            finally:
+                end.set()
+
+        for each in zip(sessions, work_of, ended, strict=False):
+            threading.Thread(target=run, args=each, name="aggregate", daemon=True).start()
+        told = 0
+        try:
+            while not errors and not all(end.is_set() for end in ended):
+                for end in ended:
+                    end.wait(POLL_SECONDS)
+                if len(made) > told and len(parts) > 1:
+                    told = len(made)
+                    rows = sum(each.rows for each in made)
+                    self._say(f"{self._name}: {told:,} of {len(parts):,} parts, {rows:,} rows")
+        finally:
+            self._cancel(ended)
+        if errors:
+            raise errors[0]
+        return made
+
+    def _cancel(self, ended: Sequence[threading.Event]) -> None:
+        """End what still runs, after an error or an interruption."""
+        deadline = time.monotonic() + CANCEL_SECONDS
+        while not all(end.is_set() for end in ended) and time.monotonic() < deadline:
+            for session in self._sessions:
+                session.cancel()  # more than once: the first may come between two statements
+            for end in ended:
+                end.wait(POLL_SECONDS)
+
+    def _make(self, cursor: Any, bounds: Bounds, token: str) -> Counts:
+        """Make the rows of a range, in one transaction."""
+        self._tune(cursor)
+        target, fits = self._target, self._target.fits
+        staging = sql.Identifier("pg_temp", f"migration_{token}")
+        parts = {
+            "target": target.identifier,
+            "staging": staging,
+            "select": sql.SQL(self._aggregate.sql),
+            "exactly": exactly(fits, "q"),
+            "values": sql.SQL(", ").join(written(fit, "s") for fit in fits),
+            "overriding": sql.SQL("OVERRIDING SYSTEM VALUE " if target.overriding else ""),
+            "range_of_query": self._within("q", bounds),
+            "range_of_target": self._within("t", bounds),
+            "columns": name_list(names_of(fits)),
+            "staged_key": sql.SQL(", ").join(as_key(fit, "s") for fit in self._key_fits),
+            "same_key": same_key(target, "t", "s"),
+        }
+        checked = [fit for fit in fits if fit.round_trip or fit.changes is not None]
+        if target.straight and not checked and (inserted := self._insert(cursor, parts)) is not None:
+            return Counts(inserted, inserted, 0, 0, {})
+        cursor.execute(stage(fits, staging, exact=True))
+        self._execute(cursor, sql.SQL(STAGE).format(**parts))
+        rows = cursor.rowcount
+        rounded = self._rounded(cursor, checked, staging)
+        cursor.execute(sql.SQL(TWINS).format(**parts))
+        if (twins := cursor.fetchone()[0]) > 0:
+            raise MigrationError(
+                f"aggregate {self._name}: its SQL ({self._aggregate.path.name}) makes {twins:,} rows more than there are "
+                f"keys; group by {', '.join(self._aggregate.by)}"
+            )
+        texts = statements(target, staging, within=self._within("t", bounds))
+        try:
+            changes = write_staged(cursor, target, texts)
+        except Refused as error:
+            raise MigrationError(f"aggregate {self._name}: {error}") from None
+        deleted = 0
+        if self._settings.delete_rows:
+            cursor.execute(sql.SQL(DELETE).format(**parts))
+            deleted = cursor.rowcount
+        return Counts(rows, changes.new, changes.changed, deleted, rounded)
+
+    @property
+    def _key_fits(self) -> list[Fit]:
+        return [fit for fit in self._target.fits if fit.column.name in self._table.key]
+
+    def _rounded(self, cursor: Any, checked: Sequence[Fit], staging: sql.Identifier) -> dict[str, int]:
+        """Count the values that columns would change. Raises `MigrationError` where the Row does not allow it."""
+        rounded = {}
+        if checked:
+            cursor.execute(round_trips(checked, staging))
+            for fit, count in zip(checked, cursor.fetchone(), strict=True):
+                if count and not fit.fitted:
+                    raise MigrationError(
+                        f"aggregate {self._name}: in {count:,} rows, {fit.reason}; or round it in the SQL"
+                    )
+                if count:
+                    rounded[f"{self._name}.{fit.column.name}"] = count
+        return rounded
+
+    def _insert(self, cursor: Any, parts: dict[str, sql.Composable]) -> int | None:
+        """Insert the rows of a range that has none yet; None if it has, or gets some meanwhile."""
+        # Of a table that was never analyzed, or grows just now, the planner would rather read all than use the key.
+        cursor.execute("SET LOCAL enable_seqscan = off")
+        cursor.execute(sql.SQL(OCCUPIED).format(**parts))
+        (occupied,) = cursor.fetchone()
+        cursor.execute("SET LOCAL enable_seqscan TO DEFAULT")
+        if occupied:
+            return None
+        cursor.execute("SAVEPOINT empty")
+        try:
+            self._execute(cursor, sql.SQL(INSERT).format(**parts))
+        except psycopg2.errors.UniqueViolation:
+            # Somebody else's row came in between, or the SELECT has two rows of a key: the upsert will tell.
+            cursor.execute("ROLLBACK TO SAVEPOINT empty")
+            return None
+        rows: int = cursor.rowcount
+        return rows
+
+    def _execute(self, cursor: Any, statement: sql.Composed) -> None:
+        """Run a statement that holds the profile's SELECT. Raises `MigrationError` if that is at fault, with its line."""
+        try:
+            cursor.execute(statement)
+        except psycopg2.Error as error:
+            state = error.pgcode or ""
+            if not state.startswith("42") or state == psycopg2.errorcodes.INSUFFICIENT_PRIVILEGE:
+                raise
+            own, text = self._aggregate.sql, statement.as_string(cursor)
+            place = int(error.diag.statement_position or 0) - 1 - text.index(own)
+            line = f", line {own.count(chr(10), 0, place) + 1}" if 0 <= place < len(own) else ""
+            raise MigrationError(
+                f"aggregate {self._name}: PostgreSQL refuses its SQL, {self._aggregate.path.name}{line}: "
+                f"{type(error).__name__} (SQLSTATE {state}); mend it, or the tables, then run it again"
+            ) from None
+
+    def _within(self, alias: str, bounds: Bounds) -> sql.Composable:
+        """The condition of a range. What the query gives is compared as the table compares its key."""
+        name = self._table.key[0]
+        # Its index finds the table's own; what the query gives is compared as the table compares its key.
+        column: sql.Composable = sql.Identifier(alias, name)
+        if alias == "q":
+            column = self._as_key(column)
+        conditions = [
+            sql.SQL("{} {} {}").format(column, sql.SQL(operator), self._as_key(sql.Literal(bound)))
+            for operator, bound in zip((">=", "<"), bounds, strict=True)
+            if bound is not None
+        ]
+        return sql.SQL(" AND ").join(conditions) if conditions else sql.SQL("true")
+
+    def _as_key(self, value: sql.Composable) -> sql.Composable:
+        """A value as the table compares the first column of its key."""
+        fit = next(fit for fit in self._target.fits if fit.column.name == self._table.key[0])
+        exact = sql.SQL("{}::{}").format(value, sql.SQL(fit.staged))
+        key = sql.SQL("({})").format(sql.SQL(fit.key or fit.written).format(exact))
+        return (
+            sql.SQL("{} COLLATE {}").format(key, sql.SQL(fit.actual.collation))
+            if fit.actual.collation
+            else key
+        )
+
+    # -- after -----------------------------------------------------------------------------------
+
+    def _close(self, cursor: Any, slices: Sequence[Any], report: AggregateReport) -> None:
+        """Write the receipt, if everything adds up."""
+        # A file that is just being landed, or replayed, is waited for, and those that come later wait. Receipts have
+        # the clock's time, of when they are written and not of when their transaction began: so later ones are later.
+        cursor.execute("LOCK TABLE migration.slice IN SHARE MODE")
+        cursor.execute(LANDED, (self._identity.profile,))
+        if [(number, counts) for _, _, _, number, counts in cursor.fetchall()] != list(slices):
+            raise MigrationError(
+                f"aggregate {self._name}: files were landed again while it was made; run it again"
+            )
+        if report.groups != report.rows:
+            raise MigrationError(
+                f"aggregate {self._name}: {report.groups:,} groups of landed rows became {report.rows:,} rows: its SQL "
+                f"({self._aggregate.path.name}) leaves groups out, or makes rows of its own; leave items out in the "
+                "route instead"
+            )
+        values = {
+            **msgspec.to_builtins(self._identity),
+            **msgspec.to_builtins(report),
+            "unchanged": report.unchanged,
+            "rounded": msgspec.json.encode(report.rounded).decode(),
+            "table_name": self._name,
+            "sql_md5": self._aggregate.sql_md5,
+            "files_md5": md5_of_files((file.export_id, file.file) for file in self._files),
+        }
+        cursor.execute(RECEIPT, values)
+
+
+def _sortable(table: Table, name: str) -> sql.Composable:
+    """A column, texts in the order of their bytes: any order tells them apart, and this one is quick."""
+    pg_type = next(column.pg_type for column in table.columns if column.name == name)
+    return sql.SQL('{0} COLLATE "C" AS {0}' if pg_type == "text" else "{0}").format(sql.Identifier(name))

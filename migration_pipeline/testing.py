@@ -1,0 +1,130 @@
+"""The laws of a column that merges, as a property test for the tests of your profile.
+
+    from migration_pipeline.testing import check_merges
+
+    def test_scores_merge_in_any_order():
+        check_merges(Score, "postgresql://…")
+
+It needs `hypothesis`, and a PostgreSQL to evaluate the expressions in; it reads and writes no table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import date, datetime, timezone
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import psycopg2
+from psycopg2 import sql
+
+from migration_pipeline.errors import UsageError
+from migration_pipeline.profile.row import Column, Row, table_of
+from migration_pipeline.targets.connection import DatabaseError, connect, explain
+from migration_pipeline.targets.copy_csv import spelling_of
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
+
+LAWS = {
+    "commutative: merge(a, b) = merge(b, a)": ("{ab}", "{ba}"),
+    "associative: merge(merge(a, b), c) = merge(a, merge(b, c))": ("{ab_c}", "{a_bc}"),
+    "idempotent: merge(a, a) = a": ("{aa}", "{a}"),
+}
+
+
+def check_merges(
+    row_class: type[Row],
+    url: str,
+    values: Mapping[str, SearchStrategy[Any]] | None = None,
+    max_examples: int = 200,
+) -> None:
+    """Hold the `Merge` of each column of a Row against its laws, with random values of its type.
+
+    `values` gives a strategy for the columns whose values are none of the usual types, or are to be of a
+    kind. Raises `AssertionError` naming column, law and values that break it; `DatabaseError` when
+    PostgreSQL refuses the expression.
+    """
+    from hypothesis import given, settings
+    from hypothesis import strategies as st
+
+    columns = [column for column in table_of(row_class).columns if column.merge]
+    if not columns:
+        raise UsageError(f"{row_class.__name__}: none of its columns merges")
+    connection = connect(url)
+    connection.autocommit = True
+    try:
+        for column in columns:
+            strategy = values[column.name] if values and column.name in values else _strategy(column)
+            if column.nullable:
+                strategy = st.none() | strategy
+
+            check = _law_test(connection, row_class.__name__, column)
+            given(st.tuples(strategy, strategy, strategy))(
+                settings(max_examples=max_examples, deadline=None, database=None)(check)
+            )()
+    finally:
+        connection.close()
+
+
+def _law_test(connection: Any, name: str, column: Column) -> Callable[[tuple[Any, Any, Any]], None]:
+    def hold(three: tuple[Any, Any, Any]) -> None:
+        for law, held in zip(LAWS, _held(connection, column, *three), strict=True):
+            if not held:
+                raise AssertionError(f"{name}.{column.field} is not {law}; a, b, c = {three!r}")
+
+    return hold
+
+
+def _held(connection: Any, column: Column, *values: Any) -> tuple[bool, ...]:
+    """Evaluate the laws for three values."""
+    spell = spelling_of(column) or (lambda value: value)
+    texts = [None if value is None else spell(value) for value in values]
+    a, b, c = (sql.SQL("({})::{}").format(sql.Literal(text), sql.SQL(column.pg_type)) for text in texts)
+
+    def merge(old: sql.Composable, new: sql.Composable) -> sql.Composable:
+        both = sql.SQL(column.merge or "").format(old=old, new=new)
+        return sql.SQL("({})::{}").format(both, sql.SQL(column.pg_type))
+
+    terms = {
+        "a": a,
+        "aa": merge(a, a),
+        "ab": merge(a, b),
+        "ba": merge(b, a),
+        "ab_c": merge(merge(a, b), c),
+        "a_bc": merge(a, merge(b, c)),
+    }
+    equations = sql.SQL(", ").join(
+        sql.SQL(f"{left} IS NOT DISTINCT FROM {right}").format(**terms) for left, right in LAWS.values()
+    )
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(sql.SQL("SELECT {}").format(equations))
+            held: tuple[bool, ...] = cursor.fetchone()
+            return held
+    except psycopg2.Error as error:
+        raise DatabaseError(f"column {column.name}: {explain(error)}") from None
+
+
+def _strategy(column: Column) -> SearchStrategy[Any]:
+    from hypothesis import strategies as st
+
+    small = {"smallint": 2**15, "integer": 2**31}.get(column.pg_type, 2**63)
+    usual: dict[Any, SearchStrategy[Any]] = {
+        # Few values, so that some are equal, and any.
+        int: st.integers(-2, 2) | st.integers(-small, small - 1),
+        str: st.sampled_from(["", "a", "b"])
+        | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=5),
+        bool: st.booleans(),
+        Decimal: st.decimals(allow_nan=False, allow_infinity=False, places=2),
+        float: st.floats(allow_nan=False, width=32),
+        datetime: st.datetimes(timezones=st.just(timezone.utc)),
+        date: st.dates(),
+        UUID: st.uuids().map(str),
+    }
+    if column.python_type not in usual:
+        raise UsageError(
+            f"column {column.name}: give a strategy for its values: values={{{column.name!r}: …}}"
+        )
+    return usual[column.python_type]
