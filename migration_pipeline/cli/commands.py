@@ -22,6 +22,7 @@ from migration_pipeline import settings
 from migration_pipeline.cli.terminal import (
     console,
     count_states,
+    downstream_table,
     dry_run_table,
     log_line,
     reading,
@@ -55,7 +56,7 @@ from migration_pipeline.operations.runs import (
 from migration_pipeline.operations.status import left, status_json
 from migration_pipeline.profile.profile import Profile, load_profile
 
-if TYPE_CHECKING:  # not needed by most commands; the first takes Dagster, whose import costs a second
+if TYPE_CHECKING:  # not needed by most commands
     from migration_pipeline.discovery.survey import Survey
     from migration_pipeline.operations.downstream import AssetStatus
 
@@ -468,7 +469,7 @@ def status(reference: str, as_json: bool, again: bool) -> None:
     Exit status 1 unless all are materialized, a rule took every item, and no more items are in the quarantine than the
     profile says may be.
     """
-    from migration_pipeline.operations.downstream import downstream, downstream_table
+    from migration_pipeline.operations.downstream import downstream
     from migration_pipeline.operations.preflight import mark_lost
 
     if as_json and again:

@@ -21,7 +21,6 @@ from migration_pipeline.defs.metadata import (
     export_spec,
     file_metadata,
     file_tables,
-    readable_size,
     table_spec,
 )
 from migration_pipeline.defs.options import options_of, with_options
@@ -32,6 +31,7 @@ from migration_pipeline.engine.transform import Transform, rules_that_cannot_hol
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.plan import Plan, PlannedFile
 from migration_pipeline.migration.replay import replay_plan
+from migration_pipeline.migration.words import readable_size
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.sources.storage import Storage

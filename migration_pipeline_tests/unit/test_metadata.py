@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from migration_pipeline.defs.metadata import file_tables, readable_size, readable_time
+from migration_pipeline.defs.metadata import file_tables
 from migration_pipeline.defs.notify import BackfillReport, load_hook
 from migration_pipeline.defs.progress import sentence
 from migration_pipeline.engine.file_report import BadExample, FileReport, Progress
 from migration_pipeline.errors import UsageError
 from migration_pipeline.migration.plan import PlannedFile
+from migration_pipeline.migration.words import readable_size, readable_time
 from migration_pipeline.sources.export import ExportFile
 
 

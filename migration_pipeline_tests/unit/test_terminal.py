@@ -14,11 +14,12 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from migration_pipeline.cli.commands import main
-from migration_pipeline.cli.terminal import count_states, duration, how_far, status_table
+from migration_pipeline.cli.terminal import count_states, how_far, status_table
 from migration_pipeline.cli.watch import _Board
 from migration_pipeline.errors import UsageError
 from migration_pipeline.migration.plan import FORMAT, Plan, PlannedFile
 from migration_pipeline.migration.verdicts import Left
+from migration_pipeline.migration.words import duration
 from migration_pipeline.operations.client import Backfill, FileStatus
 from migration_pipeline.operations.runs import LogLine, Run, RunningFile, _RunLog, one_file, tell_queued
 from migration_pipeline.operations.status import status_json
