@@ -29,7 +29,7 @@ from migration_pipeline.cli.terminal import console
 from migration_pipeline.demo import stack
 from migration_pipeline.demo.postgres import EmbeddedPostgres
 from migration_pipeline.migration.plan import make_plan, write_plan
-from migration_pipeline.operations.client import Instance
+from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.targets.ddl import create_tables
@@ -196,7 +196,7 @@ def through_dagster(workload: Workload, export: Path, files_per_run: int) -> dic
     write_plan(plan, settings.plans_dir())
     with stack.running() as services:
         fresh_tables(services.database_url, workload)
-        instance = Instance(services.webserver_url)
+        instance = DagsterClient(services.webserver_url)
         instance.load_plan(plan, workload.profile)
         began = time.perf_counter()
         backfill_id = instance.launch(plan, workload.profile, [f.partition for f in plan.files], "bench")

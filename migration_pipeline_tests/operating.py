@@ -17,7 +17,7 @@ import pytest
 from migration_pipeline.demo.postgres import EmbeddedPostgres
 from migration_pipeline.demo.stack import Stack, running
 from migration_pipeline.migration.plan import Plan, plan_path, planned_profile, read_plan
-from migration_pipeline.operations.client import FileStatus, Instance
+from migration_pipeline.operations.client import DagsterClient, FileStatus
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.s3 import s3_server
 
@@ -85,7 +85,7 @@ class Operation:
         self.database_url = stack.database_url
         self.home = home
         self._environment = environment
-        self._instance = Instance(self.url)
+        self._instance = DagsterClient(self.url)
         self.query = self._instance.query
 
     def command(self, *arguments: str) -> str:

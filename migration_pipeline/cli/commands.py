@@ -43,7 +43,7 @@ from migration_pipeline.migration.plan import (
     write_plan,
 )
 from migration_pipeline.migration.verdicts import Left, exports_before, extra_text, left_of
-from migration_pipeline.operations.client import FileStatus, Instance
+from migration_pipeline.operations.client import DagsterClient, FileStatus
 from migration_pipeline.operations.runs import (
     Follow,
     backfills,
@@ -726,7 +726,7 @@ def _warn(text: str) -> None:
 
 def _show_plan(plan: Plan, profile: Profile, changed: bool) -> None:
     """Have a Dagster that runs load the plan; else its UI goes on with the one before. A plan can be made without one."""
-    instance = Instance(settings.webserver_url(), RELOAD_SECONDS)
+    instance = DagsterClient(settings.webserver_url(), RELOAD_SECONDS)
     if not instance.answers():
         if instance.url != settings.DEFAULT_WEBSERVER_URL:  # somebody has named it
             click.echo(
@@ -740,7 +740,7 @@ def _show_plan(plan: Plan, profile: Profile, changed: bool) -> None:
         _warn(f"{error}; until its definitions are reloaded, Dagster goes on with the plan that it knows")
 
 
-def _open(reference: str) -> tuple[Plan, Profile, Instance]:
+def _open(reference: str) -> tuple[Plan, Profile, DagsterClient]:
     """Find a profile's plan, and the instance that runs it."""
     name = load_profile(reference).name if ":" in reference or "." in reference else reference
     path = plan_path(settings.plans_dir(), name)
@@ -749,11 +749,11 @@ def _open(reference: str) -> tuple[Plan, Profile, Instance]:
         raise UsageError(
             f"{path}: this plan was made for another profile: {plan.reference}; plan again with --profile {reference}"
         )
-    return plan, planned_profile(plan, path), Instance(settings.webserver_url())
+    return plan, planned_profile(plan, path), DagsterClient(settings.webserver_url())
 
 
 def _launch(
-    instance: Instance,
+    instance: DagsterClient,
     plan: Plan,
     profile: Profile,
     wanted: list[FileStatus],

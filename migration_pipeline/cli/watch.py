@@ -18,7 +18,7 @@ from migration_pipeline.cli.terminal import count_states, status_table
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.plan import Plan
 from migration_pipeline.migration.words import duration
-from migration_pipeline.operations.client import Backfill, FileStatus, Instance
+from migration_pipeline.operations.client import Backfill, DagsterClient, FileStatus
 from migration_pipeline.operations.downstream import downstream
 from migration_pipeline.operations.runs import Follow, RunningFile, last_run, log_lines, tell_queued
 from migration_pipeline.profile.profile import Profile
@@ -39,7 +39,7 @@ BARS = 8
 
 def watch(
     out: Console,
-    instance: Instance,
+    instance: DagsterClient,
     plan: Plan,
     profile: Profile,
     backfill_id: str,
@@ -74,7 +74,7 @@ def watch(
             time.sleep(POLL_SECONDS)
 
 
-def _making(instance: Instance, profile: Profile, keys: Sequence[Sequence[str]]) -> str:
+def _making(instance: DagsterClient, profile: Profile, keys: Sequence[Sequence[str]]) -> str:
     """Tell which of these assets is made now, in the last words of its run; "" for none."""
     said_by = {table.name: f"{table.qualified}: " for table in profile.all_tables}
     for asset in downstream(instance, profile):
@@ -193,7 +193,7 @@ def _speed(items_per_second: float | None) -> str:
     return f"{items_per_second:,.0f} items/s" if items_per_second else ""
 
 
-def watch_status(out: Console, instance: Instance, plan: Plan, profile: Profile) -> list[FileStatus]:
+def watch_status(out: Console, instance: DagsterClient, plan: Plan, profile: Profile) -> list[FileStatus]:
     """Show all files again and again until all are materialized; gives them as they are then.
 
     An instance that does not answer for a while is waited for.

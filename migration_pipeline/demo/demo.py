@@ -16,7 +16,7 @@ from migration_pipeline.cli.watch import watch
 from migration_pipeline.demo import stack
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.migration.plan import Plan, make_plan, read_plans, write_plan
-from migration_pipeline.operations.client import FileStatus, Instance
+from migration_pipeline.operations.client import DagsterClient, FileStatus
 from migration_pipeline.operations.downstream import AssetStatus, downstream, to_launch
 from migration_pipeline.operations.status import left
 from migration_pipeline.profile.profile import Profile, load_profile
@@ -48,7 +48,7 @@ def run_demo(items: int, files: int) -> int:
         with out.status("starting PostgreSQL and Dagster"):
             services = ends.enter_context(stack.running())
             create_tables(services.database_url, profile.all_tables)
-            instance = Instance(services.webserver_url)
+            instance = DagsterClient(services.webserver_url)
             instance.load_plan(plan, profile)
         files_now = instance.files(plan, profile, attempts=False)
         wanted = [file for file in files_now if file.state != "materialized"]

@@ -1,4 +1,4 @@
-"""Talks GraphQL to the running Dagster instance: launch a backfill, see how its files are doing.
+"""Talks GraphQL to the running Dagster: launch a backfill, see how its files are doing.
 
 The same calls as the UI makes, so that a terminal has the same reach and everything shows in the UI.
 """
@@ -45,7 +45,7 @@ HTTP_ERRORS = {
 """What an answer of a web server means that is not Dagster's, and the way out."""
 
 
-class InstanceError(MigrationError):
+class DagsterClientError(MigrationError):
     """Dagster cannot be reached, or refused a call."""
 
 
@@ -81,8 +81,8 @@ class Backfill(msgspec.Struct, kw_only=True):
         return self.status.startswith("COMPLETED") or self.status in ("FAILED", "CANCELED")
 
 
-class Instance:
-    """A running Dagster webserver. Raises `InstanceError` with the way out when it does not answer."""
+class DagsterClient:
+    """A running Dagster webserver. Raises `DagsterClientError` with the way out when it does not answer."""
 
     def __init__(self, url: str, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         self._address = url.rstrip("/")
@@ -102,11 +102,11 @@ class Instance:
         except ValueError:
             answer = None
         if isinstance(answer, dict) and answer.get("errors"):
-            raise InstanceError(f"Dagster at {self.url} refused: {answer['errors'][0]['message']}")
+            raise DagsterClientError(f"Dagster at {self.url} refused: {answer['errors'][0]['message']}")
         if not response.ok:
             raise self._refused(response)
         if not isinstance(answer, dict) or "data" not in answer:
-            raise InstanceError(f"{self.url} answers, but not as Dagster does; {CHECK_URL}")
+            raise DagsterClientError(f"{self.url} answers, but not as Dagster does; {CHECK_URL}")
         data: dict[str, Any] = answer["data"]
         return data
 
@@ -133,23 +133,23 @@ class Instance:
         try:
             return self._session.post(f"{self._address}{path}", json=document, timeout=self._timeout)
         except requests.Timeout:
-            raise InstanceError(
+            raise DagsterClientError(
                 f"Dagster at {self.url} did not answer within {self._timeout:g} s; it may be busy: try again, or look into "
                 "its log"
             ) from None
         except requests.exceptions.SSLError:
-            raise InstanceError(
+            raise DagsterClientError(
                 f"the certificate of {self.url} is not trusted; name its authority in REQUESTS_CA_BUNDLE"
             ) from None
         except requests.RequestException:
-            raise InstanceError(
+            raise DagsterClientError(
                 f"no Dagster at {self.url}; start it with `make dev`, or set MIGRATION_DAGSTER_URL"
             ) from None
 
-    def _refused(self, response: requests.Response) -> InstanceError:
+    def _refused(self, response: requests.Response) -> DagsterClientError:
         """Say what a web server's answer means that is not Dagster's. Its text is not told: it may be a page."""
         meaning = HTTP_ERRORS.get(response.status_code, f"look into the webserver's log, or {CHECK_URL}")
-        return InstanceError(f"{self.url} answers {response.status_code} {response.reason}: {meaning}")
+        return DagsterClientError(f"{self.url} answers {response.status_code} {response.reason}: {meaning}")
 
     # -- what there is ---------------------------------------------------------------------------
 
@@ -162,9 +162,9 @@ class Instance:
         return isinstance(info, dict) and "dagster_webserver_version" in info
 
     def load_plan(self, plan: Plan, profile: Profile, *, changed: bool = False) -> None:
-        """Make sure the instance knows the plan's files, reloading its code if it does not.
+        """Make sure Dagster knows the plan's files, reloading its code if it does not.
 
-        A plan that has `changed` may have the same files, and other options. Raises `InstanceError` when it still
+        A plan that has `changed` may have the same files, and other options. Raises `DagsterClientError` when it still
         does not know them: the code location fails, or reads other plans.
         """
         if not changed and self._knows(plan, profile):
@@ -175,7 +175,7 @@ class Instance:
         while not self._knows(plan, profile):
             failure = self._location_error()
             if failure or time.monotonic() > deadline:
-                raise InstanceError(
+                raise DagsterClientError(
                     f"Dagster at {self.url} does not know the plan of {plan.profile}: "
                     + (failure or "its code location reads its plans elsewhere; check MIGRATION_PLANS there")
                 )
@@ -225,7 +225,7 @@ class Instance:
         keys = _keys(plan, profile)
         nodes = self.query(STATUSES, keys=[{"path": key} for key in keys])["assetNodes"]
         if len(nodes) != len(keys):
-            raise InstanceError(
+            raise DagsterClientError(
                 f"Dagster at {self.url} does not have all tables of {plan.profile} yet; "
                 f"run `migration-pipeline backfill {plan.reference}`, or reload its definitions"
             )
@@ -334,7 +334,7 @@ class Instance:
             },
         )["launchPartitionBackfill"]
         if "backfillId" not in result:
-            raise InstanceError(
+            raise DagsterClientError(
                 f"Dagster refused the backfill: {result.get('message', result['__typename'])}"
             )
         return str(result["backfillId"])
@@ -343,7 +343,7 @@ class Instance:
         """Ask for a backfill's state."""
         result = self.query(BACKFILL, id=backfill_id)["partitionBackfillOrError"]
         if "status" not in result:
-            raise InstanceError(f"backfill {backfill_id}: {result.get('message', 'not found')}")
+            raise DagsterClientError(f"backfill {backfill_id}: {result.get('message', 'not found')}")
         error = _first_line(result["error"]) if result["error"] else ""
         return Backfill(id=backfill_id, status=result["status"], error=error)
 
@@ -351,7 +351,9 @@ class Instance:
         """Ask for a backfill to end: it makes no more runs, and the daemon terminates those it made."""
         result = self.query(CANCEL_BACKFILL, id=backfill_id)["cancelPartitionBackfill"]
         if result["__typename"] != "CancelBackfillSuccess":
-            raise InstanceError(f"Dagster did not cancel backfill {backfill_id}: {result.get('message', '')}")
+            raise DagsterClientError(
+                f"Dagster did not cancel backfill {backfill_id}: {result.get('message', '')}"
+            )
 
     def terminate(self, run_ids: Sequence[str]) -> list[str]:
         """Ask for runs to end, as the UI's Terminate does; gives those that will.
@@ -360,7 +362,9 @@ class Instance:
         """
         result = self.query(TERMINATE, runs=list(run_ids))["terminateRuns"]
         if "terminateRunResults" not in result:
-            raise InstanceError(f"Dagster did not terminate: {result.get('message', result['__typename'])}")
+            raise DagsterClientError(
+                f"Dagster did not terminate: {result.get('message', result['__typename'])}"
+            )
         return [one["run"]["id"] for one in result["terminateRunResults"] if "run" in one]
 
 

@@ -9,7 +9,7 @@ import msgspec
 
 from migration_pipeline.migration.names import downstream_keys, table_keys
 from migration_pipeline.migration.plan import Plan
-from migration_pipeline.operations.client import FileStatus, Instance, State
+from migration_pipeline.operations.client import DagsterClient, FileStatus, State
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.targets.connection import DatabaseError
 from migration_pipeline.targets.receipts import empty_tables, read_aggregates, read_receipts
@@ -27,15 +27,15 @@ class AssetStatus(msgspec.Struct, kw_only=True):
     error: str = ""
 
 
-def downstream(instance: Instance, profile: Profile) -> list[AssetStatus]:
-    """Tell the state of each asset that is made of all files. Raises `InstanceError`."""
+def downstream(client: DagsterClient, profile: Profile) -> list[AssetStatus]:
+    """Tell the state of each asset that is made of all files. Raises `DagsterClientError`."""
     keys = downstream_keys(profile)
     tables = table_keys(profile)
-    found = instance.query(LATEST, keys=[{"path": key} for key in [*keys, *tables]])
+    found = client.query(LATEST, keys=[{"path": key} for key in [*keys, *tables]])
     nodes = {tuple(node["assetKey"]["path"]): node for node in found["assetNodes"]}
     runs = {tuple(info["assetKey"]["path"]): info for info in found["assetsLatestInfo"]}
     newest = max((_time(nodes.get(tuple(key))) for key in tables), default=0)
-    return [_status(instance, key, nodes.get(tuple(key)), runs.get(tuple(key)), newest) for key in keys]
+    return [_status(client, key, nodes.get(tuple(key)), runs.get(tuple(key)), newest) for key in keys]
 
 
 def to_launch(
@@ -74,7 +74,7 @@ def outdated(plan: Plan, profile: Profile, url: str) -> bool:
     )
 
 
-def _status(instance: Instance, key: list[str], node: Any, info: Any, newest: int) -> AssetStatus:
+def _status(client: DagsterClient, key: list[str], node: Any, info: Any, newest: int) -> AssetStatus:
     status = AssetStatus(name=key[-1], key=key, state="missing")
     events = node["assetMaterializations"] if node else []
     latest = (info or {}).get("latestRun") or {}
@@ -86,7 +86,7 @@ def _status(instance: Instance, key: list[str], node: Any, info: Any, newest: in
     ):
         status.state = "failed" if latest["status"] == "FAILURE" else "stopped"
         status.run_id = latest["id"]
-        status.error = instance.run_error(latest["id"])
+        status.error = client.run_error(latest["id"])
     elif events and _time(node) >= newest:
         status.state, status.run_id = "materialized", events[0]["runId"]
         entries = {entry["label"]: entry for entry in events[0]["metadataEntries"]}

@@ -26,7 +26,7 @@ from prometheus_client.registry import Collector
 
 from migration_pipeline.errors import MigrationError, UsageError
 from migration_pipeline.migration.plan import Plan
-from migration_pipeline.operations.client import Backfill, Instance, State
+from migration_pipeline.operations.client import Backfill, DagsterClient, State
 from migration_pipeline.operations.runs import Follow, RunningFile, backfills, states
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.targets.receipts import Totals, read_totals
@@ -114,18 +114,18 @@ class _Source(Generic[Numbers]):
 class MigrationCollector(Collector):
     """The metrics of one profile. Give it to a registry; `collect` never raises."""
 
-    def __init__(self, plan: Plan, profile: Profile, instance: Instance, database_url: str) -> None:
+    def __init__(self, plan: Plan, profile: Profile, client: DagsterClient, database_url: str) -> None:
         self._plan = plan
         self._profile = profile
         exports = [export.id for export in plan.exports]
-        follow = Follow(instance, plan)
+        follow = Follow(client, plan)
 
         def ask_dagster() -> FromDagster:
             running = follow.running()
             return FromDagster(
-                states=states(instance, plan, profile, running),
+                states=states(client, plan, profile, running),
                 running=running,
-                backfills=backfills(instance, plan),
+                backfills=backfills(client, plan),
             )
 
         self._dagster = _Source("dagster", ask_dagster)
@@ -334,7 +334,7 @@ class Server:
         registry.register(
             MigrationsCollector(
                 [
-                    MigrationCollector(plan, profile, Instance(dagster_url, QUERY_SECONDS), database_url)
+                    MigrationCollector(plan, profile, DagsterClient(dagster_url, QUERY_SECONDS), database_url)
                     for plan, profile in plans
                 ]
             )

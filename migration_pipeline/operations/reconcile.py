@@ -15,7 +15,7 @@ from migration_pipeline.defs.aggregates import aggregate_metadata
 from migration_pipeline.defs.metadata import file_metadata
 from migration_pipeline.engine.file_report import FileReport
 from migration_pipeline.migration.plan import Plan
-from migration_pipeline.operations.client import FileStatus, Instance
+from migration_pipeline.operations.client import DagsterClient, FileStatus
 from migration_pipeline.operations.downstream import AssetStatus, downstream
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.profile.row import Table
@@ -46,18 +46,18 @@ class Reconciled(msgspec.Struct, kw_only=True):
     """Files that Dagster shows as materialized, without a receipt of the same contents."""
 
 
-def reconcile(plan: Plan, profile: Profile, instance: Instance, database_url: str) -> Reconciled:
+def reconcile(plan: Plan, profile: Profile, client: DagsterClient, database_url: str) -> Reconciled:
     """Report a materialization without a run for each file and table that Dagster lost.
 
     Reported are files of the plan whose receipt has the same export, file and MD5, that no run is loading or has
     begun to load since, and whose every table the receipt speaks of. Then, if all files are there, each aggregate
-    that was made of them by the SQL that it has now. Raises `InstanceError` when Dagster cannot
+    that was made of them by the SQL that it has now. Raises `DagsterClientError` when Dagster cannot
     be reached, and `DatabaseError` when the receipts cannot be read.
     """
     receipts = read_receipts(database_url, plan.profile)
     planned = plan.by_partition()
     done = Reconciled()
-    for status in instance.files(plan, profile):
+    for status in client.files(plan, profile):
         file = planned[status.partition]
         receipt = receipts.get((file.export_id, file.file.name))
         if receipt is None or receipt.md5 != file.file.md5:
@@ -66,11 +66,11 @@ def reconcile(plan: Plan, profile: Profile, instance: Instance, database_url: st
             continue
         if status.state in ("materialized", "running"):
             continue
-        if reason := _reason_against(status, receipt, receipts, profile, instance):
+        if reason := _reason_against(status, receipt, receipts, profile, client):
             done.refused.append((status, reason))
             continue
         for table in profile.tables.values():
-            instance.report_materialization(
+            client.report_materialization(
                 [plan.profile, table.name],
                 file.partition,
                 file_metadata(file, _report(receipt), table),
@@ -80,20 +80,20 @@ def reconcile(plan: Plan, profile: Profile, instance: Instance, database_url: st
         done.reported.append((status, receipt))
         if receipt.profile_version != profile.version:
             done.other_version.append(status)
-    if all(file.state == "materialized" for file in instance.files(plan, profile)):
+    if all(file.state == "materialized" for file in client.files(plan, profile)):
         loaded = [receipts.get((file.export_id, file.file.name)) for file in plan.files]
         if all(loaded):
-            _report_aggregates(profile, instance, database_url, [file for file in loaded if file], done)
+            _report_aggregates(profile, client, database_url, [file for file in loaded if file], done)
     return done
 
 
 def _report_aggregates(
-    profile: Profile, instance: Instance, database_url: str, loaded: Sequence[Receipt], done: Reconciled
+    profile: Profile, client: DagsterClient, database_url: str, loaded: Sequence[Receipt], done: Reconciled
 ) -> None:
     """Report the aggregates that Dagster does not show as made of all files, and that are."""
     made = read_aggregates(database_url, profile.name)
     aggregates = {aggregate.table.name: aggregate for aggregate in profile.aggregates}
-    for status in downstream(instance, profile):
+    for status in downstream(client, profile):
         aggregate = aggregates.get(status.name)
         receipt = made.get(aggregate.table.qualified) if aggregate else None
         if aggregate is None or receipt is None or status.state in ("materialized", "running"):
@@ -101,7 +101,7 @@ def _report_aggregates(
         if fault := receipt.fault(aggregate.sql_md5, loaded):
             done.refused_aggregates.append((status, fault))
             continue
-        instance.report_materialization(
+        client.report_materialization(
             status.key,
             None,
             aggregate_metadata(msgspec.convert(receipt, AggregateReport, from_attributes=True)),
@@ -116,11 +116,11 @@ def _reason_against(
     receipt: Receipt,
     receipts: Mapping[FileKey, Receipt],
     profile: Profile,
-    instance: Instance,
+    client: DagsterClient,
 ) -> str:
     """Say why a file is not as its receipt says; "" when nothing speaks against it."""
     if status.run_id and status.run_id != receipt.run_id:
-        started = datetime.fromtimestamp(instance.run_start(status.run_id), timezone.utc)
+        started = datetime.fromtimestamp(client.run_start(status.run_id), timezone.utc)
         if started > receipt.loaded_at:
             return f"run {status.run_id[:8]} began to load it again and {status.state}; see retry-failed"
     for table in profile.tables.values():

@@ -16,7 +16,7 @@ import msgspec
 from migration_pipeline.engine.file_report import Progress
 from migration_pipeline.errors import UsageError
 from migration_pipeline.migration.plan import Plan, PlannedFile
-from migration_pipeline.operations.client import Backfill, FileStatus, Instance, State, failure_of
+from migration_pipeline.operations.client import Backfill, DagsterClient, FileStatus, State, failure_of
 from migration_pipeline.profile.profile import Profile
 
 EXECUTING = ("STARTING", "STARTED", "CANCELING")
@@ -103,16 +103,16 @@ class LogLine(msgspec.Struct, frozen=True):
 # -- which runs there are ----------------------------------------------------------------------------
 
 
-def runs(instance: Instance, plan: Plan, statuses: Sequence[str], newest: int | None = None) -> list[Run]:
+def runs(client: DagsterClient, plan: Plan, statuses: Sequence[str], newest: int | None = None) -> list[Run]:
     """Give the plan's runs that have one of Dagster's `statuses` (or any), newest first.
 
-    With `newest`, of that many newest runs of the whole instance.
+    With `newest`, of that many newest runs of the whole Dagster.
     """
     found: list[Run] = []
     places = {partition: place for place, partition in enumerate(plan.by_partition())}
     cursor = None
     while True:
-        page = instance.query(RUNS, statuses=list(statuses) or None, cursor=cursor, limit=newest or PAGE)[
+        page = client.query(RUNS, statuses=list(statuses) or None, cursor=cursor, limit=newest or PAGE)[
             "runsOrError"
         ]["results"]
         found += (_run(run, places) for run in page if _is_of(run, plan.profile))
@@ -138,18 +138,18 @@ def _is_of(work: dict[str, Any], profile: str) -> bool:
     return str(work["jobName"] or "").rpartition("_")[0] == profile
 
 
-def run_configs(instance: Instance, run_ids: Sequence[str]) -> dict[str, str]:
+def run_configs(client: DagsterClient, run_ids: Sequence[str]) -> dict[str, str]:
     """Give the run config of runs as YAML, by run id. It may hold secrets."""
     found: dict[str, str] = {}
     for start in range(0, len(run_ids), PAGE):
-        answer = instance.query(CONFIGS, runs=list(run_ids[start : start + PAGE]))["runsOrError"]
+        answer = client.query(CONFIGS, runs=list(run_ids[start : start + PAGE]))["runsOrError"]
         found |= {run["id"]: run["runConfigYaml"] for run in answer["results"]}
     return found
 
 
-def backfills(instance: Instance, plan: Plan) -> list[Backfill]:
+def backfills(client: DagsterClient, plan: Plan) -> list[Backfill]:
     """Give the profile's backfills among Dagster's newest `NEWEST_BACKFILLS`, newest first."""
-    answer = instance.query(BACKFILLS, limit=NEWEST_BACKFILLS)["partitionBackfillsOrError"]
+    answer = client.query(BACKFILLS, limit=NEWEST_BACKFILLS)["partitionBackfillsOrError"]
     return [
         Backfill(
             id=one["id"],
@@ -164,17 +164,17 @@ def backfills(instance: Instance, plan: Plan) -> list[Backfill]:
 
 
 def states(
-    instance: Instance, plan: Plan, profile: Profile, running: Sequence[RunningFile]
+    client: DagsterClient, plan: Plan, profile: Profile, running: Sequence[RunningFile]
 ) -> dict[str, State]:
     """Tell the state of each partition by two queries, however many files have failed.
 
     A file whose run's worker died, or that was stopped, is missing to Dagster; its newest run tells, if it is
     among Dagster's newest `PAGE`.
     """
-    found = instance.states(plan, profile)
+    found = client.states(plan, profile)
     now = {file.planned.partition for file in running}
     seen: set[str] = set()
-    for run in runs(instance, plan, (), newest=PAGE):
+    for run in runs(client, plan, (), newest=PAGE):
         for partition in set(run.partitions) - seen:
             if found[partition] == "missing":
                 found[partition] = ENDED.get(run.status, "missing")
@@ -196,15 +196,15 @@ def tell_queued(files: Sequence[FileStatus], running: Sequence[RunningFile]) -> 
 class Follow:
     """Follows the executing runs of a plan. Each event of a log is read once, however often it is asked."""
 
-    def __init__(self, instance: Instance, plan: Plan) -> None:
-        self._instance = instance
+    def __init__(self, client: DagsterClient, plan: Plan) -> None:
+        self._client = client
         self._plan = plan
         self._logs: dict[str, _RunLog] = {}
 
     def running(self) -> list[RunningFile]:
         """Give the files that runs are loading now, in load order."""
         files = self._plan.by_partition()
-        alive = {run.id: run for run in runs(self._instance, self._plan, EXECUTING)}
+        alive = {run.id: run for run in runs(self._client, self._plan, EXECUTING)}
         self._logs = {
             run.id: self._logs.get(run.id)
             or _RunLog(run, {files[partition].file.name: files[partition] for partition in run.partitions})
@@ -212,7 +212,7 @@ class Follow:
             if run.partitions
         }
         for log in self._logs.values():
-            log.read(self._instance)
+            log.read(self._client)
         found = [log.current for log in self._logs.values() if log.current]
         return sorted(found, key=lambda file: file.planned.partition)
 
@@ -232,9 +232,9 @@ class _RunLog:
     def _begin(self, planned: PlannedFile, when: float) -> None:
         self.current = RunningFile(planned=planned, run_id=self._run.id, started=when, heard=when)
 
-    def read(self, instance: Instance) -> None:
+    def read(self, client: DagsterClient) -> None:
         """Read what is new."""
-        lines, self._cursor = log_lines(instance, self._run.id, self._cursor)
+        lines, self._cursor = log_lines(client, self._run.id, self._cursor)
         for line in lines:
             self._take(line)
 
@@ -255,9 +255,11 @@ class _RunLog:
             self.current.retries += 1
 
 
-def log_lines(instance: Instance, run_id: str, cursor: str | None = None) -> tuple[list[LogLine], str | None]:
+def log_lines(
+    client: DagsterClient, run_id: str, cursor: str | None = None
+) -> tuple[list[LogLine], str | None]:
     """Read a run's log from after `cursor` on, oldest first; gives the cursor to go on from, too."""
-    events, cursor = instance.events(run_id, cursor)
+    events, cursor = client.events(run_id, cursor)
     return [_line(event) for event in events if "timestamp" in event], cursor
 
 
@@ -283,10 +285,10 @@ def one_file(plan: Plan, text: str) -> PlannedFile:
     return found[0]
 
 
-def last_run(instance: Instance, plan: Plan, profile: Profile, planned: PlannedFile) -> Run | None:
+def last_run(client: DagsterClient, plan: Plan, profile: Profile, planned: PlannedFile) -> Run | None:
     """Give the last run that tried a file; None when none did, or it is deleted."""
     table = next(iter(profile.tables.values()))
-    node = instance.query(LAST_RUN, key={"path": [plan.profile, table.name]}, partition=planned.partition)[
+    node = client.query(LAST_RUN, key={"path": [plan.profile, table.name]}, partition=planned.partition)[
         "assetNodeOrError"
     ]
     run = node.get("latestRunForPartition")
@@ -294,13 +296,13 @@ def last_run(instance: Instance, plan: Plan, profile: Profile, planned: PlannedF
 
 
 def file_log(
-    instance: Instance, run: Run, planned: PlannedFile, *, follow: bool = False
+    client: DagsterClient, run: Run, planned: PlannedFile, *, follow: bool = False
 ) -> Iterator[LogLine]:
     """Yield what a run says of a file, and of itself; with `follow`, until the run is over."""
     cursor: str | None = None
     while True:
-        over = not follow or run_status(instance, run.id) not in (*WAITING, *EXECUTING)
-        lines, cursor = log_lines(instance, run.id, cursor)
+        over = not follow or run_status(client, run.id) not in (*WAITING, *EXECUTING)
+        lines, cursor = log_lines(client, run.id, cursor)
         for line in lines:
             if line.kind not in SHOWN_EVENTS:
                 continue
@@ -312,9 +314,9 @@ def file_log(
         time.sleep(POLL_SECONDS)
 
 
-def run_status(instance: Instance, run_id: str) -> str:
+def run_status(client: DagsterClient, run_id: str) -> str:
     """Dagster's RunStatus of a run; "" when it is deleted."""
-    return str(instance.query(RUN_STATUS, run=run_id)["runOrError"].get("status", ""))
+    return str(client.query(RUN_STATUS, run=run_id)["runOrError"].get("status", ""))
 
 
 # -- how to stop them --------------------------------------------------------------------------------
@@ -334,24 +336,24 @@ class Stopped(msgspec.Struct, kw_only=True):
 
 
 def stop(
-    instance: Instance, plan: Plan, say: Callable[[str], None], seconds: float = STOP_SECONDS
+    client: DagsterClient, plan: Plan, say: Callable[[str], None], seconds: float = STOP_SECONDS
 ) -> Stopped:
     """Cancel the plan's backfills and terminate its runs, and wait until they have ended, `seconds` at most.
 
-    Backfills go first: they would make new runs. Raises `InstanceError` when Dagster refuses.
+    Backfills go first: they would make new runs. Raises `DagsterClientError` when Dagster refuses.
     """
     done = Stopped()
     deadline = time.monotonic() + seconds
     said = ""
     while True:
-        open_backfills = [one for one in backfills(instance, plan) if not one.over]
+        open_backfills = [one for one in backfills(client, plan) if not one.over]
         for one in open_backfills:
             if one.status == "REQUESTED" and one.id not in done.backfills:
-                instance.cancel_backfill(one.id)
+                client.cancel_backfill(one.id)
                 done.backfills.append(one.id)
-        alive = runs(instance, plan, (*WAITING, *EXECUTING))
+        alive = runs(client, plan, (*WAITING, *EXECUTING))
         if ending := [run.id for run in alive if run.status != "CANCELING" and run.id not in done.runs]:
-            done.runs += instance.terminate(ending)
+            done.runs += client.terminate(ending)
         if not (open_backfills or alive):
             return done
         if time.monotonic() > deadline:

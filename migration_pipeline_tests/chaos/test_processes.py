@@ -26,7 +26,7 @@ import pytest
 from migration_pipeline.demo.postgres import EmbeddedPostgres
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.migration.plan import Plan, plan_path, read_plan
-from migration_pipeline.operations.client import FileStatus, Instance
+from migration_pipeline.operations.client import DagsterClient, FileStatus
 from migration_pipeline.operations.downstream import downstream
 from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.sources.export import read_export
@@ -191,8 +191,8 @@ class Local:
         return read_plan(plan_path(self.home / "plans", "shop"))
 
     @property
-    def dagster(self) -> Instance:
-        return Instance(self._url)
+    def dagster(self) -> DagsterClient:
+        return DagsterClient(self._url)
 
     def command(self, *arguments: str) -> tuple[int, str]:
         done = subprocess.run(

@@ -17,7 +17,7 @@ from migration_pipeline.demo.postgres import EmbeddedPostgres
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.plan import Plan, make_plan
 from migration_pipeline.operations import metrics
-from migration_pipeline.operations.client import Instance
+from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.operations.metrics import (
     OTHER_REASONS,
     REASONS,
@@ -148,7 +148,7 @@ def test_many_reasons_share_a_label(shop_database_url: str, plan: Plan) -> None:
     reasons = {f"reason {n}": n + 1 for n in range(REASONS + 20)}
     total = sum(reasons.values())
     receipt(shop_database_url, plan, 0, loaded=0, skipped=reasons, quarantined=0, items=total)
-    collector = MigrationCollector(plan, shop, Instance("http://127.0.0.1:1"), shop_database_url)
+    collector = MigrationCollector(plan, shop, DagsterClient("http://127.0.0.1:1"), shop_database_url)
     counts = {
         key[1]: value for key, value in samples(collector).items() if key[0] == "migration_skipped_items"
     }
@@ -164,7 +164,7 @@ def test_sources_that_hang_cost_a_scrape_a_bounded_time_and_are_not_asked_again(
     monkeypatch.setattr(metrics, "FRESH_SECONDS", 0.0)
     asked: list[str] = []
 
-    class Counting(Instance):
+    class Counting(DagsterClient):
         def query(self, text: str, **variables: Any) -> dict[str, Any]:
             asked.append(text)
             return super().query(text, **variables)
@@ -187,7 +187,7 @@ def test_a_fault_that_nobody_thought_of_is_no_crash(
     plan: Plan, shop_database_url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metrics, "FRESH_SECONDS", 0.0)
-    instance = Instance("http://127.0.0.1:1")
+    instance = DagsterClient("http://127.0.0.1:1")
     monkeypatch.setattr(instance, "query", lambda *_, **__: {"runsOrError": "a secret"}["nothing"])
     execute(shop_database_url, "DROP TABLE migration.quarantine")
     collector = MigrationCollector(plan, shop, instance, shop_database_url)
@@ -201,7 +201,7 @@ def test_a_fault_that_nobody_thought_of_is_no_crash(
 
 
 def test_profiles_share_a_name_once(plan: Plan, shop_database_url: str) -> None:
-    one = MigrationCollector(plan, shop, Instance("http://127.0.0.1:1"), shop_database_url)
+    one = MigrationCollector(plan, shop, DagsterClient("http://127.0.0.1:1"), shop_database_url)
     both = MigrationsCollector([one, one])
     for _ in range(2):
         names = [metric.name for metric in both.collect()]

@@ -13,7 +13,7 @@ import pytest
 
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.migration.plan import Plan, plan_path, planned_profile, read_plan
-from migration_pipeline.operations.client import Instance
+from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.operating import (
     LOCATION,
@@ -268,7 +268,7 @@ def test_rows_of_another_profile_are_told_in_the_log(loaded: Operation, first: P
     (empty,) = [planned for planned in first.files if not planned.file.items]
     status, output = run(loaded, "backfill", "shop", "--all", "--only", empty.file.name, "--wait")
     assert status == 0, output
-    instance = Instance(loaded.url)
+    instance = DagsterClient(loaded.url)
     profile = planned_profile(first, loaded.home)
     run_id = next(file.run_id for file in instance.files(first, profile) if file.partition == empty.partition)
     said = [event["message"] for event in instance.events(run_id)[0] if event.get("level") == "WARNING"]

@@ -28,7 +28,7 @@ from migration_pipeline.migration.verdicts import (
     receipts_of,
     rows_of,
 )
-from migration_pipeline.operations.client import Backfill, FileStatus, Instance, InstanceError
+from migration_pipeline.operations.client import Backfill, DagsterClient, DagsterClientError, FileStatus
 from migration_pipeline.operations.runs import Run, backfills, run_configs, runs
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.targets.receipts import (
@@ -137,11 +137,11 @@ class Account(msgspec.Struct, kw_only=True):
         return _added(receipt.unrouted for receipt in self.receipts)
 
 
-def gather(plan: Plan, profile: Profile, instance: Instance, database_url: str) -> Account:
+def gather(plan: Plan, profile: Profile, client: DagsterClient, database_url: str) -> Account:
     """Ask the database and Dagster. Raises `DatabaseError`; a Dagster that does not answer is told in the account."""
     exports = [export.id for export in plan.exports]
     receipts = read_receipts(database_url, plan.profile)
-    dagster = _ask_dagster(plan, profile, instance)
+    dagster = _ask_dagster(plan, profile, client)
     files = [_file(planned, receipts, dagster) for planned in plan.files]
     tables = _tables(plan, profile, receipts, database_url)
     kept = count_quarantined(database_url, plan.profile)
@@ -215,18 +215,18 @@ class _Dagster(msgspec.Struct, kw_only=True):
     settings: list[tuple[str, str]] = []
 
 
-def _ask_dagster(plan: Plan, profile: Profile, instance: Instance) -> _Dagster:
+def _ask_dagster(plan: Plan, profile: Profile, client: DagsterClient) -> _Dagster:
     try:
-        files = {file.partition: file for file in instance.files(plan, profile)}
-        tried = runs(instance, plan, ())
-        configs = run_configs(instance, sorted({f.run_id for f in files.values() if f.run_id}))
+        files = {file.partition: file for file in client.files(plan, profile)}
+        tried = runs(client, plan, ())
+        configs = run_configs(client, sorted({f.run_id for f in files.values() if f.run_id}))
         return _Dagster(
             files=files,
             attempts=Counter(partition for run in tried for partition in run.partitions),
-            backfills=backfills(instance, plan),
+            backfills=backfills(client, plan),
             settings=_run_settings(configs, tried),
         )
-    except InstanceError as error:
+    except DagsterClientError as error:
         return _Dagster(fault=str(error))
 
 
