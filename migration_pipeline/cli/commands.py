@@ -43,16 +43,11 @@ from migration_pipeline.migration.plan import (
     write_plan,
 )
 from migration_pipeline.migration.verdicts import Left, exports_before, extra_text, left_of
-from migration_pipeline.operations.client import DagsterClient, FileStatus
-from migration_pipeline.operations.runs import (
-    Follow,
-    backfills,
-    file_log,
-    last_run,
-    one_file,
-    stop,
-    tell_queued,
-)
+from migration_pipeline.operations.backfills import backfills, launch, stop
+from migration_pipeline.operations.client import DagsterClient
+from migration_pipeline.operations.files import FileStatus, read_files, tell_queued
+from migration_pipeline.operations.running import Follow
+from migration_pipeline.operations.runs import file_log, last_run, one_file
 from migration_pipeline.operations.status import left, status_json
 from migration_pipeline.profile.profile import Profile, load_profile
 
@@ -336,7 +331,7 @@ def backfill(
         _dry_run(plan, profile, [p for p in plan.files if not only or p.partition in chosen][:first])
         return
     instance.load_plan(plan, profile)
-    files = instance.files(plan, profile, attempts=False)
+    files = read_files(instance, plan, profile, attempts=False)
     assets = downstream(instance, profile)
     for lost in mark_lost(plan, profile, files, assets):
         click.echo(lost, err=True)
@@ -445,7 +440,7 @@ def retry_failed(reference: str, wait: bool) -> None:
 
     plan, profile, instance = _open(reference)
     instance.load_plan(plan, profile)
-    files = instance.files(plan, profile)
+    files = read_files(instance, plan, profile)
     assets = downstream(instance, profile)
     for lost in mark_lost(plan, profile, files, assets):
         click.echo(f"{lost}; migration-pipeline backfill {plan.reference} loads them again", err=True)
@@ -485,7 +480,7 @@ def status(reference: str, as_json: bool, again: bool) -> None:
         mark_lost(plan, profile, files, then)
     else:
         running = Follow(instance, plan).running()
-        files = instance.files(plan, profile)
+        files = read_files(instance, plan, profile)
         then = downstream(instance, profile)
         mark_lost(plan, profile, files, then)
         tell_queued(files, running)
@@ -537,7 +532,7 @@ def stop_command(reference: str) -> None:
         click.echo(f"cancelled {len(done.backfills):,} backfills, terminated {len(done.runs):,} runs")
     else:
         click.echo("nothing to stop: no backfill and no run of this profile is active")
-    files = instance.files(plan, profile)
+    files = read_files(instance, plan, profile)
     click.echo(count_states(files))
     for run in done.left:
         click.echo(
@@ -668,7 +663,7 @@ def reconcile_command(reference: str) -> None:
         )
     if not (done.reported or done.aggregates or done.refused or done.refused_aggregates or done.unproven):
         click.echo("nothing to do: Dagster shows all that has a receipt")
-    click.echo(count_states(instance.files(plan, profile)))
+    click.echo(count_states(read_files(instance, plan, profile)))
     sys.exit(1 if done.unproven else 0)
 
 
@@ -767,7 +762,7 @@ def _launch(
     if unknown := tables_fit(profile):
         _warn(unknown)
     partitions = [file.partition for file in wanted]
-    backfill_id = instance.launch(plan, profile, partitions, title, then)
+    backfill_id = launch(instance, profile, partitions, title, then)
     click.echo(f"launched backfill {backfill_id} of {len(wanted)} files: {instance.url}/runs/b/{backfill_id}")
     if then:
         click.echo(f"then: {', '.join(key[-1] for key in then)}")
@@ -782,7 +777,7 @@ def _launch(
             err=True,
         )
         sys.exit(1)
-    everything = instance.files(plan, profile)
+    everything = read_files(instance, plan, profile)
     files = [f for f in everything if f.partition in partitions]
     for file in files:
         if file.error:

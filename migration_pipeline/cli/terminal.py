@@ -17,9 +17,10 @@ from rich.text import Text
 from migration_pipeline.engine import file_report
 from migration_pipeline.migration.plan import PlannedFile
 from migration_pipeline.migration.words import duration
-from migration_pipeline.operations.client import FileStatus
 from migration_pipeline.operations.downstream import AssetStatus
-from migration_pipeline.operations.runs import LogLine, RunningFile
+from migration_pipeline.operations.files import FileStatus
+from migration_pipeline.operations.running import RunningFile
+from migration_pipeline.operations.runs import LogLine
 
 if TYPE_CHECKING:  # what it imports is not needed by most commands
     from migration_pipeline.migration.verification import Compared, OnProgress

@@ -18,9 +18,12 @@ from migration_pipeline.cli.terminal import count_states, status_table
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.plan import Plan
 from migration_pipeline.migration.words import duration
-from migration_pipeline.operations.client import Backfill, DagsterClient, FileStatus
+from migration_pipeline.operations.backfills import Backfill, read_backfill
+from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.operations.downstream import downstream
-from migration_pipeline.operations.runs import Follow, RunningFile, last_run, log_lines, tell_queued
+from migration_pipeline.operations.files import FileStatus, read_files, tell_queued
+from migration_pipeline.operations.running import Follow, RunningFile
+from migration_pipeline.operations.runs import last_run, log_lines, run_error
 from migration_pipeline.profile.profile import Profile
 
 POLL_SECONDS = 1.0
@@ -56,9 +59,9 @@ def watch(
     follow = Follow(instance, plan)
     with _Board(out, total) as board:
         while True:
-            backfill = instance.backfill(backfill_id)
+            backfill = read_backfill(instance, backfill_id)
             running = [file for file in follow.running() if file.planned.partition in before]
-            files = [f for f in instance.files(plan, profile, attempts=False) if f.partition in before]
+            files = [f for f in read_files(instance, plan, profile, attempts=False) if f.partition in before]
             for file in files:
                 if file.state == "materialized" and file.run_id == before[file.partition]:
                     file.state = "missing"
@@ -68,7 +71,7 @@ def watch(
             board.show(files, running, over=backfill.over, making=making)
             for file in board.newly_failed(files):
                 run = last_run(instance, plan, profile, plan.by_partition()[file.partition])
-                board.say(f"failed: {file.file.name}: {instance.run_error(run.id) if run else ''}")
+                board.say(f"failed: {file.file.name}: {run_error(instance, run.id) if run else ''}")
             if backfill.over:
                 return backfill
             time.sleep(POLL_SECONDS)
@@ -205,7 +208,7 @@ def watch_status(out: Console, instance: DagsterClient, plan: Plan, profile: Pro
             files: list[FileStatus] = []
             try:
                 running = follow.running()
-                files = instance.files(plan, profile)
+                files = read_files(instance, plan, profile)
                 tell_queued(files, running)
                 line = count_states(files)
                 shown = Group(_fitting(out, files, running), Text(f"{line}   {time.strftime('%H:%M:%S')}"))

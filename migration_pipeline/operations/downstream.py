@@ -9,7 +9,9 @@ import msgspec
 
 from migration_pipeline.migration.names import downstream_keys, table_keys
 from migration_pipeline.migration.plan import Plan
-from migration_pipeline.operations.client import DagsterClient, FileStatus, State
+from migration_pipeline.operations.client import ENTRIES, DagsterClient, metadata_of
+from migration_pipeline.operations.files import FileStatus, State
+from migration_pipeline.operations.runs import run_error
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.targets.connection import DatabaseError
 from migration_pipeline.targets.receipts import empty_tables, read_aggregates, read_receipts
@@ -86,12 +88,10 @@ def _status(client: DagsterClient, key: list[str], node: Any, info: Any, newest:
     ):
         status.state = "failed" if latest["status"] == "FAILURE" else "stopped"
         status.run_id = latest["id"]
-        status.error = client.run_error(latest["id"])
+        status.error = run_error(client, latest["id"])
     elif events and _time(node) >= newest:
         status.state, status.run_id = "materialized", events[0]["runId"]
-        entries = {entry["label"]: entry for entry in events[0]["metadataEntries"]}
-        if "rows" in entries:
-            status.rows = int(entries["rows"]["intRepr"])
+        status.rows = metadata_of(events[0]).get("rows")
     return status
 
 
@@ -101,16 +101,19 @@ def _time(node: Any) -> int:
     return int(events[0]["timestamp"]) if events else 0
 
 
-LATEST = """
+LATEST = (
+    """
 query Latest($keys: [AssetKeyInput!]!) {
   assetNodes(assetKeys: $keys) {
     assetKey { path }
     assetMaterializations(limit: 1) {
       runId timestamp
-      metadataEntries { label ... on IntMetadataEntry { intRepr } }
+      metadataEntries { ...Entries }
     }
   }
   assetsLatestInfo(assetKeys: $keys) {
     assetKey { path } unstartedRunIds inProgressRunIds latestRun { id status }
   }
 }"""
+    + ENTRIES
+)

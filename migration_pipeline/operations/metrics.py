@@ -26,8 +26,10 @@ from prometheus_client.registry import Collector
 
 from migration_pipeline.errors import MigrationError, UsageError
 from migration_pipeline.migration.plan import Plan
-from migration_pipeline.operations.client import Backfill, DagsterClient, State
-from migration_pipeline.operations.runs import Follow, RunningFile, backfills, states
+from migration_pipeline.operations.backfills import Backfill, backfills
+from migration_pipeline.operations.client import DagsterClient
+from migration_pipeline.operations.files import State, read_states
+from migration_pipeline.operations.running import Follow, RunningFile
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.targets.receipts import Totals, read_totals
 
@@ -123,7 +125,7 @@ class MigrationCollector(Collector):
         def ask_dagster() -> FromDagster:
             running = follow.running()
             return FromDagster(
-                states=states(client, plan, profile, running),
+                states=read_states(client, plan, profile, running),
                 running=running,
                 backfills=backfills(client, plan),
             )

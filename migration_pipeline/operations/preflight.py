@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from migration_pipeline import settings
 from migration_pipeline.migration.plan import Plan, PlannedFile
-from migration_pipeline.operations.client import FileStatus
 from migration_pipeline.operations.downstream import AssetStatus, outdated
+from migration_pipeline.operations.files import FileStatus
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.targets.connection import DatabaseError
 from migration_pipeline.targets.ddl import check_tables

@@ -15,8 +15,10 @@ from migration_pipeline.defs.aggregates import aggregate_metadata
 from migration_pipeline.defs.metadata import file_metadata
 from migration_pipeline.engine.file_report import FileReport
 from migration_pipeline.migration.plan import Plan
-from migration_pipeline.operations.client import DagsterClient, FileStatus
+from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.operations.downstream import AssetStatus, downstream
+from migration_pipeline.operations.files import FileStatus, read_files
+from migration_pipeline.operations.runs import run_start
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.profile.row import Table
 from migration_pipeline.targets.aggregation import AggregateReport
@@ -57,7 +59,7 @@ def reconcile(plan: Plan, profile: Profile, client: DagsterClient, database_url:
     receipts = read_receipts(database_url, plan.profile)
     planned = plan.by_partition()
     done = Reconciled()
-    for status in client.files(plan, profile):
+    for status in read_files(client, plan, profile):
         file = planned[status.partition]
         receipt = receipts.get((file.export_id, file.file.name))
         if receipt is None or receipt.md5 != file.file.md5:
@@ -80,7 +82,7 @@ def reconcile(plan: Plan, profile: Profile, client: DagsterClient, database_url:
         done.reported.append((status, receipt))
         if receipt.profile_version != profile.version:
             done.other_version.append(status)
-    if all(file.state == "materialized" for file in client.files(plan, profile)):
+    if all(file.state == "materialized" for file in read_files(client, plan, profile)):
         loaded = [receipts.get((file.export_id, file.file.name)) for file in plan.files]
         if all(loaded):
             _report_aggregates(profile, client, database_url, [file for file in loaded if file], done)
@@ -120,7 +122,7 @@ def _reason_against(
 ) -> str:
     """Say why a file is not as its receipt says; "" when nothing speaks against it."""
     if status.run_id and status.run_id != receipt.run_id:
-        started = datetime.fromtimestamp(client.run_start(status.run_id), timezone.utc)
+        started = datetime.fromtimestamp(run_start(client, status.run_id), timezone.utc)
         if started > receipt.loaded_at:
             return f"run {status.run_id[:8]} began to load it again and {status.state}; see retry-failed"
     for table in profile.tables.values():

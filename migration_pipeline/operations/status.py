@@ -10,9 +10,10 @@ import msgspec
 
 from migration_pipeline.migration.plan import Plan
 from migration_pipeline.migration.verdicts import Left, left_of
-from migration_pipeline.operations.client import Backfill, FileStatus, State
+from migration_pipeline.operations.backfills import Backfill
 from migration_pipeline.operations.downstream import AssetStatus
-from migration_pipeline.operations.runs import RunningFile
+from migration_pipeline.operations.files import FileStatus, State
+from migration_pipeline.operations.running import RunningFile
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.targets.connection import DatabaseError
 from migration_pipeline.targets.receipts import Receipt, read_receipts

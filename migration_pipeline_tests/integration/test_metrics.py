@@ -25,7 +25,8 @@ from migration_pipeline.operations.metrics import (
     MigrationsCollector,
     Server,
 )
-from migration_pipeline.operations.runs import LogLine, Run, _RunLog
+from migration_pipeline.operations.running import _RunLog
+from migration_pipeline.operations.runs import LogLine, Run
 from migration_pipeline.profiles.shop import shop
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage

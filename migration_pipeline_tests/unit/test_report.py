@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from migration_pipeline.migration.plan import FORMAT, Plan, PlannedExport, PlannedFile
 from migration_pipeline.migration.verdicts import Rows
-from migration_pipeline.operations.client import Backfill
+from migration_pipeline.operations.backfills import Backfill
 from migration_pipeline.operations.report.account import (
     Account,
     FileAccount,

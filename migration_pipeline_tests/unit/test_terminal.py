@@ -20,8 +20,10 @@ from migration_pipeline.errors import UsageError
 from migration_pipeline.migration.plan import FORMAT, Plan, PlannedFile
 from migration_pipeline.migration.verdicts import Left
 from migration_pipeline.migration.words import duration
-from migration_pipeline.operations.client import Backfill, FileStatus
-from migration_pipeline.operations.runs import LogLine, Run, RunningFile, _RunLog, one_file, tell_queued
+from migration_pipeline.operations.backfills import Backfill
+from migration_pipeline.operations.files import FileStatus, tell_queued
+from migration_pipeline.operations.running import RunningFile, _RunLog
+from migration_pipeline.operations.runs import LogLine, Run, one_file
 from migration_pipeline.operations.status import status_json
 from migration_pipeline.sources.export import ExportFile
 

@@ -28,8 +28,10 @@ from migration_pipeline.migration.verdicts import (
     receipts_of,
     rows_of,
 )
-from migration_pipeline.operations.client import Backfill, DagsterClient, DagsterClientError, FileStatus
-from migration_pipeline.operations.runs import Run, backfills, run_configs, runs
+from migration_pipeline.operations.backfills import Backfill, backfills
+from migration_pipeline.operations.client import DagsterClient, DagsterClientError
+from migration_pipeline.operations.files import FileStatus, read_files
+from migration_pipeline.operations.runs import Run, run_configs, runs
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.targets.receipts import (
     Bad,
@@ -217,7 +219,7 @@ class _Dagster(msgspec.Struct, kw_only=True):
 
 def _ask_dagster(plan: Plan, profile: Profile, client: DagsterClient) -> _Dagster:
     try:
-        files = {file.partition: file for file in client.files(plan, profile)}
+        files = {file.partition: file for file in read_files(client, plan, profile)}
         tried = runs(client, plan, ())
         configs = run_configs(client, sorted({f.run_id for f in files.values() if f.run_id}))
         return _Dagster(
