@@ -24,14 +24,13 @@ from migration_pipeline.defs.metadata import (
     table_spec,
 )
 from migration_pipeline.defs.options import options_of, with_options
-from migration_pipeline.defs.progress import progress_of
+from migration_pipeline.defs.progress import Telling
 from migration_pipeline.engine.file_report import FileReport
 from migration_pipeline.engine.load import FileLoad, LoadSettings
 from migration_pipeline.engine.transform import Transform, rules_that_cannot_hold
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.plan import Plan, PlannedFile
 from migration_pipeline.migration.replay import replay_plan
-from migration_pipeline.migration.words import readable_size
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.sources.storage import Storage
@@ -231,7 +230,8 @@ def _load_file(
 ) -> FileReport:
     """Load one file, saying in the run's log how it goes."""
     file, log = planned.file, context.log
-    log.info(f"{file.name}: start, {file.items:,} items, {readable_size(file.size)}, from {file.uri}")
+    telling = Telling(context, planned, profile.name)
+    telling.begin()
     identity = FileIdentity(
         profile.name,
         profile.version,
@@ -246,7 +246,7 @@ def _load_file(
         identity,
         config.database,
         profile.nul,
-        on_retry=lambda what: log.warning(f"{file.name}: {what}"),
+        on_retry=telling.retry,
     )
     with target:
         report = FileLoad(
@@ -256,7 +256,7 @@ def _load_file(
             transform,
             target,
             config.load,
-            on_progress=progress_of(context, planned, dg.AssetKey([profile.name, "dynamodb_export"])),
+            on_progress=telling.progress,
         ).run()
     log.info(
         f"{file.name}: done, {report.items:,} items in {report.seconds:.1f} s "

@@ -1,22 +1,16 @@
-"""How far the files are that runs are loading now, as far as the runs' logs tell."""
+"""How far the files are that runs are loading now, as the observations in the runs' event logs tell."""
 
 from __future__ import annotations
 
-import re
 import time
 
 import msgspec
 
 from migration_pipeline.engine.file_report import Progress
+from migration_pipeline.migration.names import FileProgress
 from migration_pipeline.migration.plan import Plan, PlannedFile
 from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.operations.runs import EXECUTING, LogLine, Run, log_lines, runs
-
-SAID = re.compile(r"^(?P<file>[^\s:]+\.json\.gz): (?P<what>.*)", re.DOTALL)
-PROGRESS = re.compile(r"(?P<items>[\d,]+) of (?P<total>[\d,]+) items, (?P<speed>[\d,]+) items/s")
-RETRY = re.compile(r"; try \d+ in [\d.]+ s$")
-"""What a load writes into its run's log (`defs/migration.py`, `targets/postgres.py`): a line of a file, its
-progress, and a transaction that runs again."""
 
 
 class RunningFile(msgspec.Struct, kw_only=True):
@@ -86,17 +80,22 @@ class _RunLog:
             self._take(line)
 
     def _take(self, line: LogLine) -> None:
-        said = SAID.match(line.text)
-        planned = self._files.get(said["file"]) if said else None
+        told = _told(line)
+        planned = self._files.get(told.file) if told else None
         if planned and (self.current is None or self.current.planned is not planned):
             self._begin(planned, line.time)
         if self.current is None:
             return
         self.current.heard = max(self.current.heard, line.time)
-        if not said or not planned:
-            return
-        if progress := PROGRESS.search(said["what"]):
-            self.current.items = int(progress["items"].replace(",", ""))
-            self.current.items_per_second = float(progress["speed"].replace(",", ""))
-        elif RETRY.search(said["what"]):
-            self.current.retries += 1
+        if told and planned:
+            self.current.items = told.items_read
+            self.current.items_per_second = float(told.items_per_second)
+            self.current.retries = told.retries
+
+
+def _told(line: LogLine) -> FileProgress | None:
+    """What an event says of a file's progress; None for any other event."""
+    try:
+        return msgspec.convert(line.metadata, FileProgress) if line.metadata else None
+    except msgspec.ValidationError:
+        return None

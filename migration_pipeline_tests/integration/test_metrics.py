@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import socket
 import time
@@ -11,8 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
+from migration_pipeline.defs.migration import Database, migration_assets
 from migration_pipeline.demo.postgres import EmbeddedPostgres
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.plan import Plan, make_plan
@@ -30,8 +33,7 @@ from migration_pipeline.operations.runs import LogLine, Run
 from migration_pipeline.profiles.shop import shop
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
-from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
-from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
+from migration_pipeline.targets.connection import DatabaseError
 from migration_pipeline.targets.receipts import Bad, quarantined_by_reason, read_totals
 from migration_pipeline_tests.conftest import execute
 
@@ -216,20 +218,29 @@ def test_a_port_that_is_taken_is_told(plan: Plan) -> None:
         Server([(plan, shop)], "http://127.0.0.1:1", "postgresql://", "127.0.0.1", int(address.split(":")[1]))
 
 
-def test_what_a_load_says_of_a_retry_is_counted_as_one(plan: Plan) -> None:
-    """The log is the only place where a running file tells of its retries."""
+def test_each_retry_of_a_load_is_an_event_that_counts(plan: Plan) -> None:
     planned = plan.files[0]
-    told: list[str] = []
-    identity = FileIdentity("shop", "1", planned.export_id, planned.file.name, "a-run")
-    patience = DatabaseSettings(retry_seconds=1.5)
-    with pytest.raises(DatabaseError), PostgresTarget(
-        "postgresql://x@127.0.0.1:1/x", shop.tables, identity, patience, on_retry=told.append
-    ):  # fmt: skip
-        pass
-    assert told
+    config = {"ops": {"shop_load": {"config": {"retry_seconds": 1.5}}}}
+    database = Database(url="postgresql://x@127.0.0.1:1/x")
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize(
+            migration_assets(plan, shop), resources={"database": database}, run_config=config,
+            partition_key=planned.partition, instance=instance, raise_on_error=False,
+        )  # fmt: skip
+        events = instance.all_logs(result.run_id)
+    assert not result.success
+    warnings = [event.user_message for event in events if event.level == logging.WARNING]
+    observed = [
+        event.dagster_event.asset_observation_data.asset_observation
+        for event in events
+        if event.dagster_event and event.dagster_event.event_type_value == "ASSET_OBSERVATION"
+    ]
+    assert len(warnings) > 1
+    assert [each.description for each in observed] == warnings
     run = Run(id="a-run", status="STARTED", partitions=(planned.partition,), started=1.0)
     log = _RunLog(run, {planned.file.name: planned})
-    for number, what in enumerate(told):
-        log._take(LogLine(float(number), "WARNING", f"{planned.file.name}: {what}", "LogMessageEvent"))
-    assert log.current
-    assert log.current.retries == len(told)
+    for number, each in enumerate(observed, 1):
+        metadata = {label: value.value for label, value in each.metadata.items()}
+        log._take(LogLine(float(number), "DEBUG", "", "ObservationEvent", metadata))
+        assert log.current
+        assert log.current.retries == number
