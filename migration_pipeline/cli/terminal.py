@@ -16,7 +16,7 @@ from rich.text import Text
 
 from migration_pipeline.engine import file_report
 from migration_pipeline.migration.plan import PlannedFile
-from migration_pipeline.migration.words import duration
+from migration_pipeline.migration.units import duration
 from migration_pipeline.operations.downstream import AssetStatus
 from migration_pipeline.operations.files import FileStatus
 from migration_pipeline.operations.running import RunningFile

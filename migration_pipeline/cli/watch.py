@@ -17,7 +17,7 @@ from rich.text import Text
 from migration_pipeline.cli.terminal import count_states, status_table
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.plan import Plan
-from migration_pipeline.migration.words import duration
+from migration_pipeline.migration.units import duration
 from migration_pipeline.operations.backfills import Backfill, read_backfill
 from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.operations.downstream import downstream

@@ -13,7 +13,7 @@ import dagster as dg
 from migration_pipeline.engine.file_report import FileReport
 from migration_pipeline.migration.names import EXPORT
 from migration_pipeline.migration.plan import Plan, PlannedFile
-from migration_pipeline.migration.words import readable_size
+from migration_pipeline.migration.units import readable_size
 from migration_pipeline.profile.profile import Prefix, Profile, Rule
 from migration_pipeline.profile.row import Column, Table
 

@@ -25,7 +25,7 @@ from dagster._core.storage.partition_status_cache import AssetPartitionStatus
 from migration_pipeline import settings
 from migration_pipeline.errors import MigrationError, UsageError
 from migration_pipeline.migration.plan import Plan
-from migration_pipeline.migration.words import readable_time
+from migration_pipeline.migration.units import readable_time
 from migration_pipeline.profile.profile import Profile
 
 SENSOR = "tell_of_finished_backfills"

@@ -12,7 +12,7 @@ import msgspec
 from migration_pipeline.engine.file_report import Progress
 from migration_pipeline.migration.names import EXPORT, FileProgress
 from migration_pipeline.migration.plan import PlannedFile
-from migration_pipeline.migration.words import readable_size, readable_time
+from migration_pipeline.migration.units import readable_size, readable_time
 
 
 class Telling:

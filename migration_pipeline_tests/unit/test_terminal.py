@@ -20,7 +20,6 @@ from migration_pipeline.errors import UsageError
 from migration_pipeline.migration.names import FileProgress
 from migration_pipeline.migration.plan import FORMAT, Plan, PlannedFile
 from migration_pipeline.migration.verdicts import Left
-from migration_pipeline.migration.words import duration
 from migration_pipeline.operations.backfills import Backfill
 from migration_pipeline.operations.files import FileStatus, tell_queued
 from migration_pipeline.operations.running import RunningFile, _RunLog
@@ -133,13 +132,6 @@ def test_states_are_counted_in_words() -> None:
         for n, s in enumerate(("materialized", "failed", "queued", "running", "failed"))
     ]
     assert count_states(files) == "1 of 5 files materialized, 2 failed, 1 running, 1 queued"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(None, "-"), (0, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3723, "1:02:03")]
-)
-def test_durations(seconds: float | None, text: str) -> None:
-    assert duration(seconds) == text
 
 
 def test_how_far_a_file_is() -> None:

@@ -1,16 +1,16 @@
-"""Numbers as people read them: sizes and times with their units."""
+"""How numbers are spelled for people: sizes, times, moments. The same in the terminal, in Dagster and in the report."""
 
 from __future__ import annotations
+
+from datetime import datetime, timezone
 
 
 def readable_size(size: int) -> str:
     """Write a number of bytes as people do: ``1.2 MB``; decimal units, as S3's console has them."""
-    value = float(size)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if value < 1000 or unit == "GB":
-            break
-        value /= 1000
-    return f"{value:,.0f} {unit}" if unit == "bytes" else f"{value:,.1f} {unit}"
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:,.1f} {unit}"
+    return f"{size:,} bytes"
 
 
 def readable_time(seconds: float) -> str:
@@ -24,9 +24,15 @@ def readable_time(seconds: float) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Write seconds as ``1:02:03`` or ``2:03``; a dash when they are not known."""
+    """Write a time as a clock does: ``1:02:03`` or ``2:03``; a dash when it is not known."""
     if seconds is None:
         return "-"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def moment(value: float | datetime) -> str:
+    """Write a moment, of seconds of the epoch or with its zone, in UTC: ``2026-01-31 23:59:00``."""
+    when = value if isinstance(value, datetime) else datetime.fromtimestamp(value, timezone.utc)
+    return when.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
