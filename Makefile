@@ -41,10 +41,12 @@ dev: .venv/.demo ## the same stack with the Dagster UI at http://127.0.0.1:3000 
 test: .venv/.test ## the whole test suite, against real components
 	@$(BIN)/python -m pytest
 
-check: .venv/.test ## format, lint and types
+check: .venv/.test ## format, lint, types, layers and dependencies
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/deptry migration_pipeline
 
 bench: .venv/.bench ## the benchmarks: prints tables, writes build/bench.json (SIZE=800000 items a workload)
 	@$(BIN)/python -m benchmarks.bench --items $(SIZE)

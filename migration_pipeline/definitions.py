@@ -10,17 +10,25 @@ from migration_pipeline.defs.checks import check_job, migration_checks
 from migration_pipeline.defs.jobs import migrate_job
 from migration_pipeline.defs.migration import Database, migration_assets, replay_job
 from migration_pipeline.defs.notify import backfill_sensor
+from migration_pipeline.defs.unloadable import unloadable_plan
 from migration_pipeline.defs.verify_job import verify_check, verify_job
 from migration_pipeline.migration.plan import read_plans
 
 
 def _database_url() -> str:
-    """Read the URL from the environment when the run needs it, so that it shows nowhere; else the embedded one."""
-    variable = "MIGRATION_DATABASE_URL"
-    return dg.EnvVar(variable) if os.environ.get(variable) else settings.database_url()
+    """Read the URL from the environment when the run needs it, so that it shows nowhere; else the local stack's.
+
+    Without either the code loads, and a run fails at its start, naming the variable.
+    """
+    named = os.environ.get(settings.DATABASE_URL)
+    return (
+        dg.EnvVar(settings.DATABASE_URL)
+        if named
+        else settings.known_database_url() or dg.EnvVar(settings.DATABASE_URL)
+    )
 
 
-plans = read_plans(settings.plans_dir())
+plans, faults = read_plans(settings.plans_dir())
 checks = {plan.profile: migration_checks(plan, profile) for plan, profile in plans}
 verifications = {plan.profile: verify_check(plan, profile) for plan, profile in plans}
 
@@ -29,7 +37,8 @@ defs = dg.Definitions(
         asset
         for plan, profile in plans
         for asset in (*migration_assets(plan, profile), *downstream_assets(plan, profile))
-    ],
+    ]
+    + [unloadable_plan(name, fault) for name, fault in faults.items()],
     asset_checks=[check for made in checks.values() for check in made] + list(verifications.values()),
     jobs=[
         job

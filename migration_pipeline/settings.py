@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from migration_pipeline.demo.postgres import EmbeddedPostgres
+from migration_pipeline.errors import UsageError
 
 # The folder for all that the local stack keeps: the embedded database, Dagster's history, plans and logs.
 STATE_DIR = "MIGRATION_HOME"
@@ -54,8 +54,17 @@ def plans_dir() -> Path:
 
 
 def database_url() -> str:
-    """The libpq URL of the target database: the embedded one's, running or not, unless one was named."""
-    return os.environ.get(DATABASE_URL) or EmbeddedPostgres(state_dir()).url
+    """The libpq URL of the target database: the one that is named, else that of the running local stack.
+
+    Raises `UsageError` when there is neither: no database is ever started, or guessed.
+    """
+    url = os.environ.get(DATABASE_URL) or _noted(database_url_file())
+    if not url:
+        raise UsageError(
+            f"no database is named: set {DATABASE_URL}=postgresql://user@host/database (PG* variables fill in what it "
+            f"leaves out), or start the local stack with `make dev`"
+        )
+    return url
 
 
 def request_payer() -> str:
@@ -68,13 +77,15 @@ def known_database_url() -> str | None:
 
     A Dagster elsewhere has a database of its own, which a terminal without the setting knows nothing of.
     """
-    of_the_stack = webserver_url() == _noted_webserver_url().rstrip("/")
-    return database_url() if os.environ.get(DATABASE_URL) or of_the_stack else None
+    of_the_stack = webserver_url() == _noted(webserver_url_file()).rstrip("/")
+    return os.environ.get(DATABASE_URL) or (of_the_stack and _noted(database_url_file())) or None
 
 
 def webserver_url() -> str:
     """The URL of the Dagster webserver, without a slash at its end."""
-    return (os.environ.get(WEBSERVER_URL) or _noted_webserver_url() or DEFAULT_WEBSERVER_URL).rstrip("/")
+    return (os.environ.get(WEBSERVER_URL) or _noted(webserver_url_file()) or DEFAULT_WEBSERVER_URL).rstrip(
+        "/"
+    )
 
 
 def webserver_url_file() -> Path:
@@ -82,13 +93,18 @@ def webserver_url_file() -> Path:
     return state_dir() / "webserver-url"
 
 
+def database_url_file() -> Path:
+    """The file in which a running local stack notes the URL of its embedded database; it holds no password."""
+    return state_dir() / "database-url"
+
+
 def _folder(name: str, default: str) -> Path:
     named = os.environ.get(name)
     return Path(named).absolute() if named else state_dir() / default
 
 
-def _noted_webserver_url() -> str:
+def _noted(file: Path) -> str:
     try:
-        return webserver_url_file().read_text().strip()
+        return file.read_text().strip()
     except FileNotFoundError:
         return ""

@@ -341,13 +341,13 @@ def backfill(
         click.echo(f"left out, as they are running or queued: {len(busy):,} files", err=True)
     left_to_load = [f for f in asked if f not in busy and (everything or f.state in ("missing", "failed"))]
     wanted = left_to_load[:first]
-    then = to_launch(assets, files, wanted, lambda: outdated(plan, profile, settings.database_url()))
+    then = to_launch(assets, files, wanted, lambda: outdated(plan, profile, settings.known_database_url()))
     if not wanted and not then:
         click.echo(
             f"{count_states(asked)}: nothing to launch" + ("" if busy else " (--all loads them again)")
         )
         if wait:
-            sys.exit(_tell_left(left(plan, profile, asked, settings.database_url()), plan))
+            sys.exit(_tell_left(left(plan, profile, asked, settings.known_database_url()), plan))
         return
     _launch(instance, plan, profile, wanted, f"{profile.name}: {len(wanted)} files", wait, then)
 
@@ -485,13 +485,13 @@ def status(reference: str, as_json: bool, again: bool) -> None:
         mark_lost(plan, profile, files, then)
         tell_queued(files, running)
         if as_json:
-            items = left(plan, profile, files, settings.database_url())
+            items = left(plan, profile, files, settings.known_database_url())
             click.echo(status_json(plan, files, running, backfills(instance, plan), then, items))
             sys.exit(_status_code([*files, *then]) or int(items.faults))
         out.print(status_table(files, running))
     out.print(downstream_table(then))
     out.print(count_states(files))
-    code = _tell_left(left(plan, profile, files, settings.database_url()), plan)
+    code = _tell_left(left(plan, profile, files, settings.known_database_url()), plan)
     sys.exit(_status_code([*files, *then]) or code)
 
 
@@ -569,7 +569,11 @@ def metrics(references: tuple[str, ...], port: int, host: str) -> None:
     """
     from migration_pipeline.operations.metrics import Server
 
-    plans = [_open(reference)[:2] for reference in references] or read_plans(settings.plans_dir())
+    plans, faults = [_open(reference)[:2] for reference in references], dict[str, str]()
+    if not references:
+        plans, faults = read_plans(settings.plans_dir())
+    for fault in faults.values():
+        click.echo(f"not served: {fault}", err=True)
     server = Server(plans, settings.webserver_url(), settings.database_url(), host, port)
     click.echo(f"serving {server.url} of {', '.join(plan.profile for plan, _ in plans)}; Ctrl-C ends it")
     with contextlib.suppress(KeyboardInterrupt):
@@ -796,7 +800,7 @@ def _launch(
             f"next: mend the cause, then migration-pipeline retry-failed {plan.reference} --wait", err=True
         )
     loaded = everything if then else files
-    left_code = _tell_left(left(plan, profile, loaded, settings.database_url()), plan)
+    left_code = _tell_left(left(plan, profile, loaded, settings.known_database_url()), plan)
     if code or left_code:
         sys.exit(1)
 

@@ -29,7 +29,17 @@ from migration_pipeline.targets.ddl import create_tables
 PROFILE = "shop"
 SEED = 1
 
-STATE = ("dagster", "exports", "log", "plans", "postgres", "stack.lock", "webserver-url", "workspace.yaml")
+STATE = (
+    "dagster",
+    "database-url",
+    "exports",
+    "log",
+    "plans",
+    "postgres",
+    "stack.lock",
+    "webserver-url",
+    "workspace.yaml",
+)
 """All that the project makes in its state folder."""
 
 
@@ -91,7 +101,7 @@ def run_dev(port: int) -> None:
     with ExitStack() as ends:
         with out.status("starting PostgreSQL and Dagster"):
             services = ends.enter_context(stack.running(port))
-            plans = read_plans(settings.plans_dir())
+            plans, faults = read_plans(settings.plans_dir())
             embedded = settings.DATABASE_URL not in os.environ
             for _, profile in plans if embedded else ():
                 create_tables(services.database_url, profile.all_tables)
@@ -99,7 +109,9 @@ def run_dev(port: int) -> None:
         # A URL of the user's may hold a password.
         shown = f'psql "{services.database_url}"' if embedded else f"as {settings.DATABASE_URL} says"
         out.print(f"PostgreSQL:  {shown}", markup=False, soft_wrap=True)
-        if not plans:
+        for fault in faults.values():
+            out.print(f"not loaded: {fault}", markup=False)
+        if not (plans or faults):
             out.print("no plan yet; in another terminal:  migration-pipeline plan --profile shop EXPORT")
         out.print("Ctrl-C ends it")
         try:

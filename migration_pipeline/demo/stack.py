@@ -103,16 +103,24 @@ def _start(ends: ExitStack, port: int | None, module: str) -> Stack:
     for service in reversed(services):
         service.stop()  # what a stack that was killed left of it
 
-    stack = Stack(f"http://{HOST}:{_free_port(port)}", settings.database_url(), services)
+    database_url = postgres.url if postgres else settings.database_url()
+    stack = Stack(f"http://{HOST}:{_free_port(port)}", database_url, services)
     code_socket = run_folder / "code-server.sock"
     _prepare_dagster_home()
     _load(stack, code_socket, module)
     if postgres:
         postgres.start()
     _take_turns(stack, code_socket, module)
-    ends.callback(settings.webserver_url_file().unlink, missing_ok=True)
-    settings.webserver_url_file().write_text(stack.webserver_url)
+    _note(ends, settings.webserver_url_file(), stack.webserver_url)
+    if postgres:
+        _note(ends, settings.database_url_file(), postgres.url)
     return stack
+
+
+def _note(ends: ExitStack, file: Path, url: str) -> None:
+    """Say where a part answers, for as long as it does."""
+    ends.callback(file.unlink, missing_ok=True)
+    file.write_text(url)
 
 
 def _load(stack: Stack, code_socket: Path, module: str) -> None:

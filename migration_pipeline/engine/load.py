@@ -13,9 +13,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import msgspec
+from msgspec import Meta
 
 from migration_pipeline.engine.batch import Batch, Encoder, TooManyBad, Written, encode
 from migration_pipeline.engine.file_report import BadExample, FileReport, Progress
@@ -52,12 +53,25 @@ EXAMPLES = 10
 class LoadSettings(msgspec.Struct, frozen=True):
     """What an operator may tune. None of it changes the result of a load that ends well."""
 
-    batch_items: int = 10_000
-    """Items a transaction, at most. Larger batches commit less often; smaller ones need less memory."""
-    max_bad_items: int = 1_000
-    """Items of one file that may go to the quarantine before the file fails."""
-    max_bad_share: float = 0.1
-    """The same as a share of the file's items, 0 to 1; the first `FEW` do not count."""
+    batch_items: Annotated[
+        int,
+        Meta(
+            gt=0,
+            description="Items a transaction. Larger batches commit less often; smaller ones need less memory.",
+        ),
+    ] = 10_000
+    max_bad_items: Annotated[
+        int,
+        Meta(ge=0, description="Items of one file that may go to the quarantine before the file fails."),
+    ] = 1_000
+    max_bad_share: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description=f"The same as a share of the file's items; the first {FEW} do not count.",
+        ),
+    ] = 0.1
 
     def bad_items_allowed(self, items: int) -> int:
         """Give the number of bad items that a file of so many items may have."""

@@ -180,13 +180,16 @@ def read_plan(path: Path) -> Plan:
     return plan
 
 
-def read_plans(folder: Path) -> list[tuple[Plan, Profile]]:
-    """Read all plans of a folder with their profiles. Raises `UsageError` naming the plan that is wrong."""
-    plans = []
+def read_plans(folder: Path) -> tuple[list[tuple[Plan, Profile]], dict[str, str]]:
+    """Read all plans of a folder with their profiles; and, by profile's name, why each of the others does not load."""
+    plans, faults = [], {}
     for path in sorted(folder.glob("*.json")):
-        plan = read_plan(path)
-        plans.append((plan, planned_profile(plan, path)))
-    return plans
+        try:
+            plan = read_plan(path)
+            plans.append((plan, planned_profile(plan, path)))
+        except UsageError as error:
+            faults[path.stem] = str(error)
+    return plans, faults
 
 
 def check_other_plans(profile: Profile, folder: Path, warn: Callable[[str], None]) -> None:

@@ -58,11 +58,13 @@ def to_launch(
     return [asset.key for asset in assets] if left else []
 
 
-def outdated(plan: Plan, profile: Profile, url: str) -> bool:
+def outdated(plan: Plan, profile: Profile, url: str | None) -> bool:
     """Whether an aggregate is not made of what is landed now, as its receipt says after a replay, or is empty again.
 
-    Where the database cannot be reached from here, only Dagster knows: then it is not.
+    Where the database is not known, or cannot be reached from here, only Dagster knows: then it is not.
     """
+    if url is None:
+        return False
     try:
         receipts, made = read_receipts(url, plan.profile), read_aggregates(url, plan.profile)
         empty = empty_tables(url, (each.table for each in profile.aggregates))

@@ -26,11 +26,11 @@ class _Account(msgspec.Struct, frozen=True):
     unrouted: dict[str, int]
 
 
-def left(plan: Plan, profile: Profile, files: Sequence[FileStatus], url: str) -> Left:
+def left(plan: Plan, profile: Profile, files: Sequence[FileStatus], url: str | None) -> Left:
     """Sum up the items of materialized files that are in the quarantine, and those that no rule took.
 
     Materializations tell it. Only where some are in the quarantine the database is asked, too: a replay may have taken
-    them out since. Where it cannot be reached from here, the numbers are those of the load.
+    them out since. Where it is not known, or cannot be reached from here, the numbers are those of the load.
     """
     accounts = {
         file.partition: _Account(
@@ -39,7 +39,7 @@ def left(plan: Plan, profile: Profile, files: Sequence[FileStatus], url: str) ->
         for file in files
         if file.state == "materialized"
     }
-    if any(account.quarantined for account in accounts.values()):
+    if url and any(account.quarantined for account in accounts.values()):
         try:
             receipts = read_receipts(url, plan.profile)
         except DatabaseError:

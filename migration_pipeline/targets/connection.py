@@ -8,10 +8,11 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import psycopg2
+from msgspec import Meta
 from psycopg2 import sql
 from psycopg2.extensions import parse_dsn
 
@@ -79,12 +80,28 @@ held. It bears our mark; a process and its start would be a pooler's, which othe
 class DatabaseSettings(msgspec.Struct, frozen=True):
     """How patient a load is with its database."""
 
-    retry_seconds: float = 300.0
-    """How long a transaction is tried again after transient faults; an Aurora failover takes up to 3 minutes."""
-    lock_timeout_seconds: float = 30.0
-    """How long a statement waits for a lock before its transaction is rolled back and tried again."""
-    statement_timeout_seconds: float = 300.0
-    """How long a statement may take; a batch takes less than a second where nothing is wrong."""
+    retry_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="How long a transaction is tried again after transient faults of the database. "
+            "An Aurora failover takes up to three minutes.",
+        ),
+    ] = 300.0
+    lock_timeout_seconds: Annotated[
+        float,
+        Meta(
+            gt=0,
+            description="How long a statement waits for a lock before its transaction is tried again.",
+        ),
+    ] = 30.0
+    statement_timeout_seconds: Annotated[
+        float,
+        Meta(
+            gt=0,
+            description="How long a statement may take. A batch takes less than a second where nothing is wrong.",
+        ),
+    ] = 300.0
     idle_seconds: float = IDLE_SECONDS
     """How long the server waits for us within a transaction, though no longer than for a statement; 0: for ever."""
 

@@ -52,6 +52,83 @@ def test_definitions_validate_without_a_warning(tmp_path: Path, shop_export: Pat
     ), output
 
 
+BROKEN = """
+from migration_pipeline import Item, Profile, Row
+
+profile = Profile("broken")
+
+class Thing(Item):
+    PK: str
+
+class Kept(Row, table="kept", key="pk"):
+    pk: str
+
+@profile.route()
+def keep(item: Thing) -> Kept:
+    return Kept(item.PK)
+"""
+
+
+def test_a_plan_that_does_not_load_fails_alone_and_visibly_and_no_database_is_guessed(
+    tmp_path: Path, shop_export: Path, shop_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a run worker is given: plans, of which the profile of one has an error by now."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(TOP / "dagster.yaml", tmp_path)
+    (tmp_path / "broken.py").write_text(BROKEN)
+    for profile in ("shop", "broken:profile"):
+        made = CliRunner().invoke(main, ["plan", "--profile", profile, str(shop_export)])
+        assert made.exit_code == 0, made.output
+    with (tmp_path / "broken.py").open("a") as file:
+        file.write("import no_such_module\n")
+    partition = make_plan(load_profile("shop"), "shop", [read_export(str(shop_export), Storage())]).files[3]
+
+    def materialize(*arguments: str, **environment: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "dagster",
+                "asset",
+                "materialize",
+                "-m",
+                "migration_pipeline.definitions",
+                *list(arguments),
+            ],
+            env={
+                **os.environ,
+                "DAGSTER_HOME": str(tmp_path),
+                "PYTHONPATH": f"{TOP}:{tmp_path}",
+                **environment,
+            },
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    why = "the plan of broken does not load: profile broken:profile: broken does not import: ModuleNotFoundError"
+    code, output = materialize("--select", "broken/plan_does_not_load")
+    assert code != 0
+    assert f"Failure: {why}" in output
+    assert "broken.py:15" in output
+
+    tables = ("--select", "shop/customers,shop/orders,shop/order_lines,shop/shop_events")
+    code, output = materialize(*tables, "--partition", partition.partition)
+    assert code != 0
+    assert 'the environment variable "MIGRATION_DATABASE_URL" which is not set' in output
+    code, output = materialize(
+        *tables, "--partition", partition.partition, MIGRATION_DATABASE_URL=shop_database_url
+    )
+    assert code == 0, output
+    assert query(shop_database_url, "SELECT file FROM migration.loaded_file") == [(partition.file.name,)]
+
+    for command in (["ddl", "shop", "--apply"], ["verify", "shop"]):
+        told = CliRunner().invoke(main, command)
+        assert told.exit_code == 2
+        assert "no database is named: set MIGRATION_DATABASE_URL=postgresql://" in told.output
+
+
 def test_assets_say_what_an_operator_needs(shop_export: Path) -> None:
     shop = load_profile("shop")
     plan = make_plan(shop, "shop", [read_export(str(shop_export), Storage())])

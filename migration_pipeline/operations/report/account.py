@@ -17,7 +17,7 @@ from typing import Any, Literal
 import msgspec
 import yaml
 
-from migration_pipeline.defs.migration import LoadConfig
+from migration_pipeline.migration.load import default_settings
 from migration_pipeline.migration.plan import Plan, PlannedFile
 from migration_pipeline.migration.verdicts import (
     Left,
@@ -234,7 +234,7 @@ def _ask_dagster(plan: Plan, profile: Profile, client: DagsterClient) -> _Dagste
 
 def _run_settings(configs: Mapping[str, str], tried: Sequence[Run]) -> list[tuple[str, str]]:
     """The run config of the loads, by names that are ours: anything else in it may be a secret."""
-    defaults = LoadConfig().model_dump()
+    defaults = {"dry_run": False, **default_settings()}
     used: dict[str, Counter[str]] = {name: Counter() for name in defaults}
     for text in configs.values():
         config = yaml.safe_load(text) or {}

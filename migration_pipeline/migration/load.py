@@ -1,0 +1,129 @@
+"""Loads a file of a plan, from its export into the tables."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Any, get_type_hints
+
+import msgspec
+
+from migration_pipeline.engine.file_report import FileReport, Progress
+from migration_pipeline.engine.load import FileLoad, LoadSettings
+from migration_pipeline.engine.transform import Transform, rules_that_cannot_hold
+from migration_pipeline.migration.plan import Plan, PlannedFile
+from migration_pipeline.profile.aggregate import Options
+from migration_pipeline.profile.profile import Profile
+from migration_pipeline.sources import dynamodb_json
+from migration_pipeline.sources.storage import Storage
+from migration_pipeline.sources.stream import FileStream
+from migration_pipeline.targets.connection import DatabaseSettings
+from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
+
+
+def described(defaults: msgspec.Struct) -> Iterator[tuple[str, Any, msgspec.Meta]]:
+    """Give what an operator may set of a struct: name, type, and limits with a description.
+
+    Of settings, what has a description; of a profile's options, all.
+    """
+    plain = get_type_hints(type(defaults))
+    for name, annotation in get_type_hints(type(defaults), include_extras=True).items():
+        metas = [m for m in getattr(annotation, "__metadata__", ()) if isinstance(m, msgspec.Meta)]
+        if metas or isinstance(defaults, Options):
+            yield name, plain[name], metas[0] if metas else msgspec.Meta()
+
+
+def default_settings() -> dict[str, Any]:
+    """Name -> default of all that a run's config may set for its loads, but for the profile's options."""
+    structs = (LoadSettings(), DatabaseSettings())
+    return {name: getattr(struct, name) for struct in structs for name, *_ in described(struct)}
+
+
+class Loader:
+    """Loads files of one plan with the same settings, one after another."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        profile: Profile,
+        url: str,
+        run_id: str,
+        settings: LoadSettings,
+        database: DatabaseSettings,
+        options: Options | None,
+    ) -> None:
+        self._profile = profile
+        self._url = url
+        self._run_id = run_id
+        self._settings = settings
+        self._database = database
+        self._transform = Transform(profile, dynamodb_json, options)
+        self._export_times = {export.id: _time(export.export_time) for export in plan.exports}
+
+    def load(
+        self,
+        planned: PlannedFile,
+        log: logging.Logger,
+        on_progress: Callable[[Progress], None],
+        on_retry: Callable[[str], None],
+    ) -> FileReport:
+        """Load a file, saying in `log` how it went. Raises `MigrationError`; then the file has no receipt.
+
+        `on_retry` is told of each transaction that runs again, and why, perhaps from another thread.
+        """
+        file, profile = planned.file, self._profile
+        identity = FileIdentity(
+            profile.name,
+            profile.version,
+            planned.export_id,
+            file.name,
+            self._run_id,
+            self._export_times[planned.export_id],
+        )
+        target = PostgresTarget(
+            self._url,
+            profile.tables,
+            identity,
+            self._database,
+            profile.nul,
+            on_retry,
+        )
+        with target:
+            source = FileStream(file, Storage())
+            load = FileLoad(
+                file.name,
+                file.items,
+                source,
+                self._transform,
+                target,
+                self._settings,
+                on_progress=on_progress,
+            )
+            report = load.run()
+        self._tell(report, file.name, log)
+        return report
+
+    def _tell(self, report: FileReport, name: str, log: logging.Logger) -> None:
+        log.info(
+            f"{name}: done, {report.items:,} items in {report.seconds:.1f} s "
+            f"({report.items_per_second:,.0f} items/s), {sum(report.rows.values()):,} rows, "
+            f"{sum(report.skipped.values()):,} skipped, {report.quarantined:,} quarantined"
+        )
+        for reason, count in report.quarantined_by_reason.items():
+            log.warning(f"{name}: quarantined {count:,}: {reason}")
+        for warning in rules_that_cannot_hold(self._profile, report.unrouted):
+            log.warning(f"{name}: {warning}")
+        if report.items and not (report.loaded or report.quarantined):
+            log.warning(f"{name}: no route of the profile took any of its items")
+        for column, count in report.rounded.items():
+            log.info(f"{name}: {count:,} values were made to fit the column {column}, as the Row allows")
+
+
+def _time(text: str) -> str | None:
+    """Give an export's time as it stands, if it is one; a manifest made by hand may have any text."""
+    try:
+        datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        return None
+    return text

@@ -1,0 +1,89 @@
+"""The wheel, installed into an empty environment as a user does it, without a clone beside it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from migration_pipeline.migration.plan import read_plan
+from migration_pipeline_tests.conftest import query
+from migration_pipeline_tests.oracle import expected
+
+TOP = Path(__file__).parents[2]
+INSTALL_SECONDS = 600
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(TOP / name, source)
+    for package in ("migration_pipeline", "migration_pipeline_tests"):
+        shutil.copytree(TOP / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
+    run(
+        sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "-w", str(built), str(source), at=source
+    )
+    (made,) = built.glob("*.whl")
+    return made
+
+
+def run(*command: str, at: Path, **environment: str) -> str:
+    """Run a command that must succeed, in a folder that is no clone."""
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        command, cwd=at, env=clean | environment, capture_output=True, text=True, timeout=INSTALL_SECONDS
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.partition("/")[0].partition("-")[0] for name in names} == {"migration_pipeline"}
+    parts = {name for name in names if not name.endswith(".py") and ".dist-info/" not in name}
+    assert {"migration_pipeline/py.typed", "migration_pipeline/profiles/customer_activity.sql"} <= parts
+    assert any(name.endswith(".jinja") for name in parts)
+    sources = {str(p.relative_to(TOP)) for p in (TOP / "migration_pipeline").rglob("*.py")}
+    assert {name for name in names if name.endswith(".py")} == sources
+
+
+def test_it_migrates_a_folder_from_an_empty_environment(
+    wheel: Path, tmp_path: Path, shop_export: Path, database_url: str
+) -> None:
+    run(sys.executable, "-m", "venv", str(tmp_path / "venv"), at=tmp_path)
+    bin_ = tmp_path / "venv" / "bin"
+    run(
+        str(bin_ / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+        "-c", str(TOP / "constraints.txt"), str(wheel), at=tmp_path,
+    )  # fmt: skip
+    work = tmp_path / "a folder"
+    work.mkdir()
+    environment = {
+        "MIGRATION_HOME": str(work / "state"),
+        "MIGRATION_DATABASE_URL": database_url,
+        "DAGSTER_HOME": str(work),
+    }
+    shutil.copy(TOP / "dagster.yaml", work)
+
+    def call(name: str, *arguments: str) -> str:
+        return run(str(bin_ / name), *arguments, at=work, **environment)
+
+    assert "Usage: migration-pipeline" in call("migration-pipeline", "--help")
+    call("migration-pipeline", "plan", "--profile", "shop", str(shop_export))
+    call("migration-pipeline", "ddl", "shop", "--apply")
+    plan = read_plan(work / "state" / "plans" / "shop.json")
+    tables = "shop/customers,shop/orders,shop/order_lines,shop/shop_events"
+    for planned in plan.files:
+        call(
+            "dagster", "asset", "materialize", "-m", "migration_pipeline.definitions",
+            "--select", tables, "--partition", planned.partition,
+        )  # fmt: skip
+    ((orders,),) = query(database_url, "SELECT count(*) FROM orders")
+    assert orders == len(expected(shop_export)[0]["orders"])
+    assert query(database_url, "SELECT count(*) FROM migration.loaded_file") == [(len(plan.files),)]
