@@ -322,7 +322,7 @@ def backfill(
     reference: str, everything: bool, wait: bool, only: tuple[str, ...], first: int | None, dry: bool
 ) -> None:
     """Launch a backfill of all files that are not materialized, then of what is made of them all."""
-    from migration_pipeline.operations.downstream import downstream, outdated, to_launch
+    from migration_pipeline.operations.downstream import downstream, to_launch
     from migration_pipeline.operations.preflight import mark_lost
 
     plan, profile, instance = _open(reference)
@@ -341,7 +341,7 @@ def backfill(
         click.echo(f"left out, as they are running or queued: {len(busy):,} files", err=True)
     left_to_load = [f for f in asked if f not in busy and (everything or f.state in ("missing", "failed"))]
     wanted = left_to_load[:first]
-    then = to_launch(assets, files, wanted, lambda: outdated(plan, profile, settings.known_database_url()))
+    then = to_launch(assets, files, wanted)
     if not wanted and not then:
         click.echo(
             f"{count_states(asked)}: nothing to launch" + ("" if busy else " (--all loads them again)")
@@ -626,7 +626,7 @@ def reconcile_command(reference: str) -> None:
     """Tell Dagster of what is loaded and made, as the database's receipts prove, and that it does not show.
 
     As after a run was deleted, and its materialization with it. Exit status 1 if Dagster shows files as
-    materialized that have no receipt.
+    materialized that have no receipt, or aggregates that are not made of all files as they are now.
     """
     from migration_pipeline.operations.reconcile import reconcile
 
@@ -659,16 +659,29 @@ def reconcile_command(reference: str) -> None:
             f"warning: {file.file.name}: Dagster shows it as materialized, and the database has no receipt of it",
             err=True,
         )
+    for asset, reason in done.outdated:
+        click.echo(
+            f"warning: {asset.name}: Dagster shows it as materialized, and {reason}; migration-pipeline backfill "
+            f"{plan.reference} makes it again",
+            err=True,
+        )
     if done.unproven:
         click.echo(
             f"next: if this is the right database ({settings.DATABASE_URL}), load these files again: materialize "
             f"their partitions in the UI, or everything with migration-pipeline backfill {plan.reference} --all",
             err=True,
         )
-    if not (done.reported or done.aggregates or done.refused or done.refused_aggregates or done.unproven):
+    if not (
+        done.reported
+        or done.aggregates
+        or done.refused
+        or done.refused_aggregates
+        or done.unproven
+        or done.outdated
+    ):
         click.echo("nothing to do: Dagster shows all that has a receipt")
     click.echo(count_states(read_files(instance, plan, profile)))
-    sys.exit(1 if done.unproven else 0)
+    sys.exit(1 if done.unproven or done.outdated else 0)
 
 
 @main.command()

@@ -11,8 +11,18 @@ import dagster as dg
 
 from migration_pipeline.defs.metadata import AHEAD_OF_FILES, PROFILE_TAG
 from migration_pipeline.defs.migration import Database
+from migration_pipeline.migration.names import EXPORT
 from migration_pipeline.migration.plan import Plan, PlannedFile
-from migration_pipeline.migration.verdicts import Left, left_of, receipts_of, rows_of
+from migration_pipeline.migration.verdicts import (
+    conserved,
+    left_now,
+    left_of,
+    loaded_files,
+    made_of_all,
+    matches,
+    receipts_of,
+    rows_of,
+)
 from migration_pipeline.profile.aggregate import Aggregate
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.profile.row import Table
@@ -20,7 +30,6 @@ from migration_pipeline.targets import receipts as sql
 from migration_pipeline.targets.catalog import SchemaError, qualified
 from migration_pipeline.targets.ddl import check_tables, literal
 from migration_pipeline.targets.receipts import (
-    Receipt,
     count_quarantined,
     count_rows,
     read_aggregates,
@@ -37,7 +46,6 @@ SELECT attrelid::regclass AS table_name, attname, format_type(atttypid, atttypmo
  ORDER BY attrelid, attnum
 """.strip()
 
-Loaded = Sequence[tuple[PlannedFile, Receipt]]
 Evaluate = Callable[[str], dg.AssetCheckResult]
 """Takes the database's URL."""
 
@@ -46,9 +54,7 @@ def migration_checks(plan: Plan, profile: Profile) -> list[dg.AssetChecksDefinit
     """Build the checks of a plan, on the asset ``[profile, dynamodb_export]``. They raise `DatabaseError`."""
 
     def make(name: str, description: str, evaluate: Evaluate) -> dg.AssetChecksDefinition:
-        @dg.asset_check(
-            asset=dg.AssetKey([plan.profile, "dynamodb_export"]), name=name, description=description
-        )
+        @dg.asset_check(asset=dg.AssetKey([plan.profile, EXPORT]), name=name, description=description)
         def check(database: Database) -> dg.AssetCheckResult:
             return evaluate(database.url)
 
@@ -161,13 +167,12 @@ def _all_files_loaded(plan: Plan, url: str) -> dg.AssetCheckResult:
 
 
 def _items_conserved(plan: Plan, url: str) -> dg.AssetCheckResult:
-    loaded, kept = _loaded(plan, url), count_quarantined(url, plan.profile)
+    loaded = loaded_files(plan, read_receipts(url, plan.profile))
+    kept = count_quarantined(url, plan.profile)
     wrong = []
     for planned, receipt in loaded:
         in_quarantine = kept.get((receipt.export_id, receipt.file), 0)
-        if not (
-            receipt.conserved and receipt.items == planned.file.items and receipt.quarantined == in_quarantine
-        ):
+        if not (conserved(planned, receipt) and receipt.quarantined == in_quarantine):
             numbers = {
                 "items in manifest": planned.file.items,
                 "read": receipt.items,
@@ -196,11 +201,11 @@ def _items_conserved(plan: Plan, url: str) -> dg.AssetCheckResult:
 
 
 def _md5_matches(plan: Plan, url: str) -> dg.AssetCheckResult:
-    loaded = _loaded(plan, url)
+    loaded = loaded_files(plan, read_receipts(url, plan.profile))
     wrong = [
         (planned, {"manifest": planned.file.md5, "read": receipt.md5})
         for planned, receipt in loaded
-        if planned.file.md5 != receipt.md5
+        if not matches(planned, receipt)
     ]
     return _result(
         plan,
@@ -221,7 +226,7 @@ def _nothing_quarantined(plan: Plan, profile: Profile, url: str) -> dg.AssetChec
         if kept.get((p.export_id, p.file.name))
     ]
     total = sum(numbers["quarantined"] for _, numbers in found)
-    left = Left(quarantined=total, unrouted={}, may_quarantine=profile.may_quarantine)
+    left = left_now(plan, profile, kept, ())
     return _result(
         plan,
         found,
@@ -236,7 +241,7 @@ def _nothing_quarantined(plan: Plan, profile: Profile, url: str) -> dg.AssetChec
 
 
 def _nothing_unrouted(plan: Plan, profile: Profile, url: str) -> dg.AssetCheckResult:
-    loaded = _loaded(plan, url)
+    loaded = loaded_files(plan, read_receipts(url, plan.profile))
     found = [
         (planned, {"items": planned.file.items, "unrouted": sum(receipt.unrouted.values())})
         for planned, receipt in loaded
@@ -283,32 +288,21 @@ def _no_key_collisions(plan: Plan, table: Table, url: str) -> dg.AssetCheckResul
 
 def _made_of_all_files(plan: Plan, aggregate: Aggregate, url: str) -> dg.AssetCheckResult:
     table = aggregate.table
-    loaded, receipt = _loaded(plan, url), read_aggregates(url, plan.profile).get(table.qualified)
+    loaded = receipts_of(plan, read_receipts(url, plan.profile))
+    receipt = read_aggregates(url, plan.profile).get(table.qualified)
+    there = count_rows(url, table) if receipt else None
+    made = made_of_all(plan, aggregate, receipt, loaded, there)
     numbers: dict[str, Any] = {"files_loaded": len(loaded)}
-    if len(loaded) < len(plan.files):
-        fault, description = "", f"waits for {len(plan.files) - len(loaded):,} files that are not loaded"
-    elif receipt is None:
-        description = fault = "it was not made yet"
-    else:
-        there = count_rows(url, table)
+    if receipt:
         numbers |= {"groups": receipt.groups, "rows_made": receipt.rows, "rows_in_table": there}
-        fault = receipt.fault(aggregate.sql_md5, [file for _, file in loaded])
-        if not fault and there < receipt.rows:
-            fault = f"{receipt.rows:,} rows were made, {there:,} are in the table"
-        description = fault or f"each of {receipt.groups:,} groups is a row"
-    if fault:
+    if made.fault:
         numbers["next"] = dg.MetadataValue.md(
             f"materialize the asset `{table.name}` again, or `migration-pipeline backfill {plan.profile} --wait`"
         )
     numbers["sql"] = _code(
         sql.pasteable(sql.AGGREGATES, {"profile": plan.profile}) + "\n\n" + sql.rows_statement(table) + ";"
     )
-    return dg.AssetCheckResult(passed=not fault, description=description, metadata=numbers)
-
-
-def _loaded(plan: Plan, url: str) -> Loaded:
-    receipts = read_receipts(url, plan.profile)
-    return [(p, r) for p in plan.files if (r := receipts.get((p.export_id, p.file.name)))]
+    return dg.AssetCheckResult(passed=not made.fault, description=made.text, metadata=numbers)
 
 
 def _result(

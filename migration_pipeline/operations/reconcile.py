@@ -6,7 +6,7 @@ the target database and was committed with the file's last batch, so it is still
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime, timezone
 
 import msgspec
@@ -15,8 +15,9 @@ from migration_pipeline.defs.aggregates import aggregate_metadata
 from migration_pipeline.defs.metadata import file_metadata
 from migration_pipeline.engine.file_report import FileReport
 from migration_pipeline.migration.plan import Plan
+from migration_pipeline.migration.verdicts import Made, matches
 from migration_pipeline.operations.client import DagsterClient
-from migration_pipeline.operations.downstream import AssetStatus, downstream
+from migration_pipeline.operations.downstream import AssetStatus, downstream, read_made
 from migration_pipeline.operations.files import FileStatus, read_files
 from migration_pipeline.operations.runs import run_start
 from migration_pipeline.profile.profile import Profile
@@ -26,7 +27,6 @@ from migration_pipeline.targets.receipts import (
     AggregateReceipt,
     FileKey,
     Receipt,
-    read_aggregates,
     read_receipts,
 )
 
@@ -46,6 +46,8 @@ class Reconciled(msgspec.Struct, kw_only=True):
     """Aggregates with a receipt that were not reported, and why."""
     unproven: list[FileStatus] = []
     """Files that Dagster shows as materialized, without a receipt of the same contents."""
+    outdated: list[tuple[AssetStatus, str]] = []
+    """Aggregates that Dagster shows as materialized, and that are not made of all files as they are now, and why."""
 
 
 def reconcile(plan: Plan, profile: Profile, client: DagsterClient, database_url: str) -> Reconciled:
@@ -62,7 +64,7 @@ def reconcile(plan: Plan, profile: Profile, client: DagsterClient, database_url:
     for status in read_files(client, plan, profile):
         file = planned[status.partition]
         receipt = receipts.get((file.export_id, file.file.name))
-        if receipt is None or receipt.md5 != file.file.md5:
+        if receipt is None or not matches(file, receipt):
             if status.state == "materialized":
                 done.unproven.append(status)
             continue
@@ -82,35 +84,36 @@ def reconcile(plan: Plan, profile: Profile, client: DagsterClient, database_url:
         done.reported.append((status, receipt))
         if receipt.profile_version != profile.version:
             done.other_version.append(status)
-    if all(file.state == "materialized" for file in read_files(client, plan, profile)):
-        loaded = [receipts.get((file.export_id, file.file.name)) for file in plan.files]
-        if all(loaded):
-            _report_aggregates(profile, client, database_url, [file for file in loaded if file], done)
+    if profile.aggregates:
+        whole = all(file.state == "materialized" for file in read_files(client, plan, profile))
+        made = read_made(plan, profile, database_url, receipts)
+        for asset in downstream(client, profile):
+            if asset.name in made and not made[asset.name].waits:
+                _reconcile_aggregate(client, asset, made[asset.name], whole, done)
     return done
 
 
-def _report_aggregates(
-    profile: Profile, client: DagsterClient, database_url: str, loaded: Sequence[Receipt], done: Reconciled
+def _reconcile_aggregate(
+    client: DagsterClient, asset: AssetStatus, made: Made, whole: bool, done: Reconciled
 ) -> None:
-    """Report the aggregates that Dagster does not show as made of all files, and that are."""
-    made = read_aggregates(database_url, profile.name)
-    aggregates = {aggregate.table.name: aggregate for aggregate in profile.aggregates}
-    for status in downstream(client, profile):
-        aggregate = aggregates.get(status.name)
-        receipt = made.get(aggregate.table.qualified) if aggregate else None
-        if aggregate is None or receipt is None or status.state in ("materialized", "running"):
-            continue
-        if fault := receipt.fault(aggregate.sql_md5, loaded):
-            done.refused_aggregates.append((status, fault))
-            continue
+    """Report an aggregate that Dagster does not show as made of all files, and that is, once it shows all files."""
+    receipt = made.receipt
+    if asset.state == "materialized":
+        if made.fault:
+            done.outdated.append((asset, made.fault))
+    elif receipt is None or not whole or asset.state == "running":
+        return
+    elif made.fault:
+        done.refused_aggregates.append((asset, made.fault))
+    else:
         client.report_materialization(
-            status.key,
+            asset.key,
             None,
             aggregate_metadata(msgspec.convert(receipt, AggregateReport, from_attributes=True)),
             f"reported by `migration-pipeline reconcile` from the receipt of {receipt.made_at:%Y-%m-%d %H:%M:%S %Z}, "
             f"run {receipt.run_id}",
         )
-        done.aggregates.append((status, receipt))
+        done.aggregates.append((asset, receipt))
 
 
 def _reason_against(

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from migration_pipeline.demo.postgres import EmbeddedPostgres
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.plan import Plan, make_plan
 from migration_pipeline.operations import metrics
+from migration_pipeline.operations.backfills import Backfill
 from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.operations.metrics import (
     OTHER_REASONS,
@@ -28,7 +30,7 @@ from migration_pipeline.operations.metrics import (
     MigrationsCollector,
     Server,
 )
-from migration_pipeline.operations.running import _RunLog
+from migration_pipeline.operations.running import RunningFile, _RunLog
 from migration_pipeline.operations.runs import LogLine, Run
 from migration_pipeline.profiles.shop import shop
 from migration_pipeline.sources.export import read_export
@@ -108,14 +110,19 @@ def test_totals_are_the_sums_of_the_receipts_of_the_plan(shop_database_url: str,
     assert totals.rows == {"customers": 12}
     assert (totals.retries, totals.bytes, totals.seconds, totals.unrouted) == (6, 2000, 5.0, 4)
     assert totals.last_loaded_at == 1001.25
-    assert totals.unconserved == 0
+    assert all(file.conserved for file in totals.by_file.values())
     assert totals.in_quarantine == 3
-    assert set(totals.md5s) == {(p.export_id, p.file.name) for p in plan.files[:2]}
+    assert {key: file.md5 for key, file in totals.by_file.items()} == {
+        (p.export_id, p.file.name): p.file.md5 for p in plan.files[:2]
+    }
+    assert totals.aggregates == {}
     assert quarantined_by_reason(shop_database_url, "shop", exports) == [
         Bad("orders", "", "bad", 2, 1), Bad("orders", "", "worse", 1, 1)
     ]  # fmt: skip
     receipt(shop_database_url, plan, 2, loaded=1, skipped={}, quarantined=0, items=2)
-    assert read_totals(shop_database_url, "shop", exports, 5).unconserved == 1
+    assert (
+        sum(not f.conserved for f in read_totals(shop_database_url, "shop", exports, 5).by_file.values()) == 1
+    )
 
 
 def test_without_receipts_the_sums_are_zero(shop_database_url: str) -> None:
@@ -126,15 +133,16 @@ def test_without_receipts_the_sums_are_zero(shop_database_url: str) -> None:
 def test_the_documented_privileges_are_enough(
     postgres: EmbeddedPostgres, shop_database_url: str, plan: Plan
 ) -> None:
-    granted = re.findall(r"`SELECT` on `([\w.]+)` and\s+`([\w.]+)`", DOCUMENT.read_text())
-    assert granted == [("migration.loaded_file", "migration.quarantine")]
+    (sentence,) = re.findall(r"needs `SELECT` (on [^.]*\.[^.]*\.[^.]*\.[^.]*)", DOCUMENT.read_text())
+    granted = re.findall(r"`([\w.]+)`", sentence)
+    assert granted == ["migration.loaded_file", "migration.quarantine", "migration.aggregate"]
     execute(
         shop_database_url,
-        f"CREATE ROLE watcher LOGIN; GRANT USAGE ON SCHEMA migration TO watcher; GRANT SELECT ON {', '.join(granted[0])} TO watcher",
+        f"CREATE ROLE watcher LOGIN; GRANT USAGE ON SCHEMA migration TO watcher; GRANT SELECT ON {', '.join(granted)} TO watcher",
     )
     try:
         url = shop_database_url.replace("postgres@", "watcher@")
-        assert read_totals(url, "shop", ["x"], 5).files == 0
+        assert read_totals(url, "shop", ["x"], 5, aggregates=True).files == 0
         with pytest.raises(DatabaseError, match="42501"):
             execute_as_reader(url)
     finally:
@@ -201,6 +209,51 @@ def test_a_fault_that_nobody_thought_of_is_no_crash(
     assert [line.split("  ")[1].partition(":")[0] for line in told] == ["dagster", "database"], "told once"
     assert "KeyError" in told[0]
     assert "42P01" in told[1]
+
+
+def test_each_number_is_served_under_its_name(
+    plan: Plan, shop_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receipt(shop_database_url, plan, 0, loaded=5, skipped={"a": 3, "b": 1}, quarantined=1, items=10)
+    now, states = time.time(), ["materialized", "materialized", "running", "missing"]
+    file = RunningFile(
+        planned=plan.files[2],
+        run_id="r",
+        started=now - 60,
+        items=7,
+        items_per_second=3.5,
+        retries=2,
+        heard=now - 30,
+    )
+    monkeypatch.setattr(metrics.Follow, "running", lambda _: [file])
+    by_partition = dict(zip(plan.by_partition(), states, strict=True))
+    monkeypatch.setattr(metrics, "read_states", lambda *_: by_partition)
+    launched = [Backfill(id="b", status="REQUESTED"), Backfill(id="a", status="FAILED")]
+    monkeypatch.setattr(metrics, "backfills", lambda *_: launched)
+    found = samples(MigrationCollector(plan, shop, DagsterClient("http://127.0.0.1:1"), shop_database_url))
+    passing = {
+        name for name in found if "second" in name[0] and "receipt" not in name[0] and "load" not in name[0]
+    }
+    assert 60 <= found["migration_oldest_running_file_age_seconds",] < 90
+    assert 30 <= found["migration_longest_silence_seconds",] < 60
+    assert {name: value for name, value in found.items() if value and name not in passing} == {
+        ("migration_up", "dagster"): 1, ("migration_up", "database"): 1,
+        ("migration_info", "1", version("migration-pipeline")): 1,
+        ("migration_planned_files",): 4, ("migration_planned_items",): 6_000, ("migration_planned_bytes",): plan.bytes,
+        ("migration_files", "materialized"): 2, ("migration_files", "running"): 1, ("migration_files", "missing"): 1,
+        ("migration_running_items",): 7, ("migration_running_retries",): 2,
+        ("migration_newest_backfill", "REQUESTED"): 1, ("migration_active_backfills",): 1,
+        ("migration_loaded_files",): 1,
+        ("migration_items", "loaded"): 5, ("migration_items", "skipped"): 4, ("migration_items", "quarantined"): 1,
+        ("migration_rows", "customers"): 5, ("migration_skipped_items", "a"): 3, ("migration_skipped_items", "b"): 1,
+        ("migration_unrouted_items",): 2, ("migration_retries",): 3,
+        ("migration_loaded_bytes",): 1_000, ("migration_load_seconds",): 2.5,
+        ("migration_unconserved_files",): 1,  # the manifest has another number of items
+        ("migration_newest_receipt_timestamp_seconds",): 1000.25,
+        ("migration_unproven_files",): 1,
+    }  # fmt: skip
+    assert found["migration_running_items_per_second",] == 3.5
+    assert found["migration_rows", "landing.shop_events"] == found["migration_files", "failed"] == 0
 
 
 def test_profiles_share_a_name_once(plan: Plan, shop_database_url: str) -> None:

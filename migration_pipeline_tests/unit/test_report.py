@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from migration_pipeline.migration.plan import FORMAT, Plan, PlannedExport, PlannedFile
-from migration_pipeline.migration.verdicts import Rows
+from migration_pipeline.migration.verdicts import Made, Rows
 from migration_pipeline.operations.backfills import Backfill
 from migration_pipeline.operations.report.account import (
     Account,
@@ -138,13 +138,26 @@ def test_what_speaks_against_it(name: str, files: list[FileAccount], tables: lis
         (table(9, 3, decides="rows of one key are merged"), "passed", "rows of one key are merged"),
         (table(9, 8), "failed", "1 of 9 rows written are not in the table"),
         (table(3, 3), "passed", "3 rows written, 3 there"),
-        (table(0, 3, made=False), "failed", "not made yet"),
     ],
 )
 def test_rows_are_counted(found: TableAccount, outcome: str, text: str) -> None:
     account = account_of(file_of(1), tables=(found,))
     verdict = next(each for each in account.verdicts if each.name == "t has as many rows as were written")
     assert (verdict.outcome, text in verdict.text) == (outcome, True)
+
+
+@pytest.mark.parametrize(
+    ("made", "outcome", "complete"),
+    [
+        (Made(receipt=None), "passed", True),
+        (Made(receipt=None, fault="1 files were loaded after it was made"), "failed", False),
+        (Made(receipt=None, waits=2), "unknown", True),  # the files that are missing speak against it
+    ],
+)
+def test_an_aggregate_is_made_of_all_files(made: Made, outcome: str, complete: bool) -> None:
+    account = account_of(file_of(1), tables=(table(3, 3, made=made),))
+    verdict = next(each for each in account.verdicts if each.name == "t is made of all files")
+    assert (verdict.outcome, verdict.text, account.complete) == (outcome, made.text, complete)
 
 
 @pytest.mark.parametrize(
