@@ -25,7 +25,7 @@ from migration_pipeline.operations.report.account import (
     _verdicts,
 )
 from migration_pipeline.operations.report.page import FILES_SHOWN, page
-from migration_pipeline.operations.report.plots import BARS, throughput
+from migration_pipeline.operations.report.plots import BARS, drawable, outcome_plot, speed_plot, throughput
 from migration_pipeline.profiles.shop import shop
 from migration_pipeline.sources.export import ExportFile
 from migration_pipeline.targets.receipts import Bad, Receipt, Verification
@@ -259,6 +259,16 @@ def test_of_many_files_the_slowest_have_a_bar() -> None:
     assert f"of the {BARS} slowest of {BARS + 5} files" in plot
     assert files[-1].planned.file.name.removesuffix(".json.gz") in plot
     assert files[0].planned.file.name.removesuffix(".json.gz") not in plot
+
+
+def test_control_characters_are_not_drawn() -> None:
+    controls = "".join(map(chr, (*range(0x20), *range(0x7F, 0xA0), 0xD800, 0xDFFF, 0xFFFE, 0xFFFF)))
+    assert drawable(f"a{controls}b") == "ab"
+    kept = "a b\u00a0<&> ñ 漢字 \U0001f469\u200d\U0001f680"
+    assert drawable(kept) == kept
+    account = account_of(file_of(0, text="be\x07ll", loaded=90, skipped={"not\x0b wanted\x1b": 10}))
+    assert "00000bell" in speed_plot(account)
+    assert "skipped: not wanted" in outcome_plot(account)
 
 
 # -- the page ----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -117,7 +118,10 @@ def speed_plot(account: Account) -> str:
 def outcome_plot(account: Account) -> str:
     """What became of the items: loaded, skipped by reason, quarantined; "" when none was read."""
     counts = [("loaded", account.sum_of(lambda r: r.loaded), GREEN)]
-    counts += [(f"skipped: {reason}", count, GREY) for reason, count in list(account.skipped.items())[:BARS]]
+    counts += [
+        (f"skipped: {drawable(reason)}", count, GREY)
+        for reason, count in list(account.skipped.items())[:BARS]
+    ]
     counts.append(("quarantined", account.sum_of(lambda r: r.quarantined), RED))
     if not any(count for _, count, _ in counts):
         return ""
@@ -162,7 +166,15 @@ def _time(account: Account, more: str = "") -> dict[str, Any]:
 
 
 def _label(file: FileAccount) -> str:
-    return file.planned.file.name.removesuffix(".json.gz")
+    return drawable(file.planned.file.name.removesuffix(".json.gz"))
+
+
+def drawable(text: str) -> str:
+    """Leave out characters that SVG cannot hold: the drawing library ends the process at some of them.
+
+    They are control characters, halves of surrogate pairs, and code points that are no characters.
+    """
+    return "".join(char for char in text if unicodedata.category(char) not in ("Cc", "Cs", "Cn"))
 
 
 def _data(values: Sequence[dict[str, Any]]) -> alt.InlineData:
