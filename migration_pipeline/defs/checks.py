@@ -5,6 +5,7 @@ job ``<profile>_check``) and not with every file. Their metadata holds names and
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -46,8 +47,8 @@ SELECT attrelid::regclass AS table_name, attname, format_type(atttypid, atttypmo
  ORDER BY attrelid, attnum
 """.strip()
 
-Evaluate = Callable[[str], dg.AssetCheckResult]
-"""Takes the database's URL."""
+Evaluate = Callable[[Plan, Profile, str], dg.AssetCheckResult]
+"""Takes the database's URL last."""
 
 
 def migration_checks(plan: Plan, profile: Profile) -> list[dg.AssetChecksDefinition]:
@@ -56,47 +57,17 @@ def migration_checks(plan: Plan, profile: Profile) -> list[dg.AssetChecksDefinit
     def make(name: str, description: str, evaluate: Evaluate) -> dg.AssetChecksDefinition:
         @dg.asset_check(asset=dg.AssetKey([plan.profile, EXPORT]), name=name, description=description)
         def check(database: Database) -> dg.AssetCheckResult:
-            return evaluate(database.url)
+            return evaluate(plan, profile, database.url)
 
         return check
 
     return [
-        make(
-            "tables_fit",
-            "Bookkeeping and tables are there and fit the profile, and no other profile has loaded rows into them.",
-            lambda url: _tables_fit(profile, url),
-        ),
-        make(
-            "all_files_loaded",
-            "Each file of the plan has a receipt in the database.",
-            lambda url: _all_files_loaded(plan, url),
-        ),
-        make(
-            "items_conserved",
-            "In each loaded file: items in the manifest = items read = loaded + skipped + quarantined, and the "
-            "quarantine holds the quarantined ones.",
-            lambda url: _items_conserved(plan, url),
-        ),
-        make(
-            "md5_matches",
-            "Each loaded file was read with the bytes that the manifest promises.",
-            lambda url: _md5_matches(plan, url),
-        ),
-        make(
-            "nothing_quarantined",
-            "No item of the plan's files is in the quarantine, or no more than the profile says may be.",
-            lambda url: _nothing_quarantined(plan, profile, url),
-        ),
-        make(
-            "nothing_unrouted",
-            "Each item of the loaded files was taken by a route, or ignored by a rule.",
-            lambda url: _nothing_unrouted(plan, profile, url),
-        ),
+        *(make(*each) for each in CHECKS),
         *(
             make(
                 f"no_key_collisions_{table.qualified.replace('.', '_')}",
                 f"{table.qualified} has as many rows as were loaded: no two items have the same key.",
-                lambda url, table=table: _no_key_collisions(plan, table, url),  # type: ignore[misc]
+                partial(_no_key_collisions, table),
             )
             for table in profile.tables.values()
             if not table.landing  # it has no key
@@ -105,7 +76,7 @@ def migration_checks(plan: Plan, profile: Profile) -> list[dg.AssetChecksDefinit
             make(
                 f"made_of_all_files_{aggregate.table.qualified.replace('.', '_')}",
                 f"{aggregate.table.qualified} was made after the last file was loaded, a row of each group, and has its rows.",
-                lambda url, aggregate=aggregate: _made_of_all_files(plan, aggregate, url),  # type: ignore[misc]
+                partial(_made_of_all_files, aggregate),
             )
             for aggregate in profile.aggregates
         ),
@@ -122,7 +93,7 @@ def check_job(plan: Plan, checks: Sequence[dg.AssetChecksDefinition]) -> Any:
     )
 
 
-def _tables_fit(profile: Profile, url: str) -> dg.AssetCheckResult:
+def _tables_fit(plan: Plan, profile: Profile, url: str) -> dg.AssetCheckResult:
     tables = profile.all_tables
     names = ", ".join(f"to_regclass({literal(qualified(table))})" for table in tables)
     metadata: dict[str, Any] = {"tables": len(tables), "sql": _code(f"{COLUMNS.format(tables=names)};")}
@@ -152,7 +123,7 @@ def _tables_fit(profile: Profile, url: str) -> dg.AssetCheckResult:
     )
 
 
-def _all_files_loaded(plan: Plan, url: str) -> dg.AssetCheckResult:
+def _all_files_loaded(plan: Plan, profile: Profile, url: str) -> dg.AssetCheckResult:
     receipts = read_receipts(url, plan.profile)
     missing = [p for p in plan.files if (p.export_id, p.file.name) not in receipts]
     return _result(
@@ -166,7 +137,7 @@ def _all_files_loaded(plan: Plan, url: str) -> dg.AssetCheckResult:
     )
 
 
-def _items_conserved(plan: Plan, url: str) -> dg.AssetCheckResult:
+def _items_conserved(plan: Plan, profile: Profile, url: str) -> dg.AssetCheckResult:
     loaded = loaded_files(plan, read_receipts(url, plan.profile))
     kept = count_quarantined(url, plan.profile)
     wrong = []
@@ -200,7 +171,7 @@ def _items_conserved(plan: Plan, url: str) -> dg.AssetCheckResult:
     )
 
 
-def _md5_matches(plan: Plan, url: str) -> dg.AssetCheckResult:
+def _md5_matches(plan: Plan, profile: Profile, url: str) -> dg.AssetCheckResult:
     loaded = loaded_files(plan, read_receipts(url, plan.profile))
     wrong = [
         (planned, {"manifest": planned.file.md5, "read": receipt.md5})
@@ -261,7 +232,21 @@ def _nothing_unrouted(plan: Plan, profile: Profile, url: str) -> dg.AssetCheckRe
     )
 
 
-def _no_key_collisions(plan: Plan, table: Table, url: str) -> dg.AssetCheckResult:
+CHECKS: tuple[tuple[str, str, Evaluate], ...] = (
+    ("tables_fit", "Bookkeeping and tables are there and fit the profile, and no other profile has loaded rows into them.",
+     _tables_fit),
+    ("all_files_loaded", "Each file of the plan has a receipt in the database.", _all_files_loaded),
+    ("items_conserved", "In each loaded file: items in the manifest = items read = loaded + skipped + quarantined, and the "
+     "quarantine holds the quarantined ones.", _items_conserved),
+    ("md5_matches", "Each loaded file was read with the bytes that the manifest promises.", _md5_matches),
+    ("nothing_quarantined", "No item of the plan's files is in the quarantine, or no more than the profile says may be.",
+     _nothing_quarantined),
+    ("nothing_unrouted", "Each item of the loaded files was taken by a route, or ignored by a rule.", _nothing_unrouted),
+)  # fmt: skip
+"""Name and description of those that every plan has."""
+
+
+def _no_key_collisions(table: Table, plan: Plan, profile: Profile, url: str) -> dg.AssetCheckResult:
     rows = rows_of(table, receipts_of(plan, read_receipts(url, plan.profile)), count_rows(url, table))
     parameters = {
         "profile": plan.profile,
@@ -286,7 +271,7 @@ def _no_key_collisions(plan: Plan, table: Table, url: str) -> dg.AssetCheckResul
     return dg.AssetCheckResult(passed=rows.passed, description=rows.text, metadata=metadata)
 
 
-def _made_of_all_files(plan: Plan, aggregate: Aggregate, url: str) -> dg.AssetCheckResult:
+def _made_of_all_files(aggregate: Aggregate, plan: Plan, profile: Profile, url: str) -> dg.AssetCheckResult:
     table = aggregate.table
     loaded = receipts_of(plan, read_receipts(url, plan.profile))
     receipt = read_aggregates(url, plan.profile).get(table.qualified)
