@@ -27,6 +27,8 @@ class Answering(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    do_GET = do_POST
+
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the library's name
         pass
 
@@ -91,6 +93,14 @@ def test_a_query_that_dagster_refuses_is_told_in_its_words(server: Any) -> None:
     server.status, server.body = 400, json.dumps({"errors": [{"message": "Cannot query field"}]})
     with pytest.raises(DagsterClientError, match="refused: Cannot query field"):
         DagsterClient(url(server)).query("{ no }")
+
+
+def test_a_dagster_behind_a_password_is_one(server: Any) -> None:
+    server.body = json.dumps({"dagster_webserver_version": "1"})
+    assert DagsterClient(url(server)).answers()
+    assert server.seen[0].startswith("Basic ")
+    server.body = json.dumps({"version": "1"})
+    assert not DagsterClient(url(server)).answers()
 
 
 def test_nobody_there_is_no_dagster() -> None:
