@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from importlib.metadata import version
-from typing import Any, Generic, NamedTuple, TypeVar, get_args
+from typing import Any, Generic, NamedTuple, TypeVar, cast, get_args
 
 import click
 import msgspec
@@ -260,7 +260,7 @@ class MigrationCollector(Collector):
     def _make(self) -> Iterable[Metric]:
         sources: tuple[_Source[Any], ...] = (self._dagster, self._database)
         answered = {source.name for source in sources if source.numbers is not None}
-        dagster, totals = (source.numbers for source in sources)
+        dagster, totals = cast(FromDagster, self._dagster.numbers), cast(Totals, self._database.numbers)
         scrape = Scrape(
             plan=self._plan, profile=self._profile, sources=sources, dagster=dagster, totals=totals
         )

@@ -102,8 +102,8 @@ def _places(plan: Plan) -> dict[str, int]:
 
 
 def _run(run: Mapping[str, Any], places: Mapping[str, int]) -> Run:
-    tags = {tag["key"]: tag["value"] for tag in run["tags"]}
-    first = tags.get("dagster/asset_partition_range_start", tags.get("dagster/partition"))
+    tags: dict[str, str] = {tag["key"]: tag["value"] for tag in run["tags"]}
+    first = tags.get("dagster/asset_partition_range_start", tags.get("dagster/partition", ""))
     last = tags.get("dagster/asset_partition_range_end", first)
     partitions: tuple[str, ...] = ()
     if first in places and last in places:

@@ -30,7 +30,7 @@ from migration_pipeline.operations.metrics import (
     MigrationsCollector,
     Server,
 )
-from migration_pipeline.operations.running import RunningFile, _RunLog
+from migration_pipeline.operations.running import Follow, RunningFile, _RunLog
 from migration_pipeline.operations.runs import LogLine, Run
 from migration_pipeline.profiles.shop import shop
 from migration_pipeline.sources.export import read_export
@@ -225,7 +225,7 @@ def test_each_number_is_served_under_its_name(
         retries=2,
         heard=now - 30,
     )
-    monkeypatch.setattr(metrics.Follow, "running", lambda _: [file])
+    monkeypatch.setattr(Follow, "running", lambda _: [file])
     by_partition = dict(zip(plan.by_partition(), states, strict=True))
     monkeypatch.setattr(metrics, "read_states", lambda *_: by_partition)
     launched = [Backfill(id="b", status="REQUESTED"), Backfill(id="a", status="FAILED")]
