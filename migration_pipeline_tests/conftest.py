@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from migration_pipeline.targets.ddl import ddl
 # A test says whether something is right, and not how long that took: the machine may be busy.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+
+# Tests interrupt what they start. A shell has its background jobs ignore that, and their children with them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _numbers = itertools.count(1)
 

@@ -8,6 +8,7 @@ imports what it needs, and waits on its standard input for the word that it is i
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 
 MODULES = {
@@ -23,6 +24,8 @@ BACKFILL_SECONDS = 2
 
 def main() -> None:
     """Import the service that the first argument names, await a line of input, run it with the others."""
+    # Dagster ends on SIGTERM as it does on SIGINT, which a shell has background jobs ignore.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     name = sys.argv.pop(1)
     service = importlib.import_module(MODULES[name])
     if name == "daemon":
