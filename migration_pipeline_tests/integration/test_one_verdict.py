@@ -35,7 +35,7 @@ from migration_pipeline_tests.integration.test_checks import run as run_checks
 from migration_pipeline_tests.integration.test_load import load, load_all
 from migration_pipeline_tests.integration.test_metrics import samples
 
-SHOP = "migration_pipeline.profiles.shop.shop"
+SHOP = "migration_pipeline.profiles.shop.profile"
 
 
 @dataclass
