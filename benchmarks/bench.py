@@ -29,7 +29,9 @@ from migration_pipeline.cli.terminal import console
 from migration_pipeline.demo import stack
 from migration_pipeline.demo.postgres import EmbeddedPostgres
 from migration_pipeline.migration.plan import make_plan, write_plan
-from migration_pipeline.operations.client import Instance
+from migration_pipeline.operations.backfills import launch, read_backfill
+from migration_pipeline.operations.client import DagsterClient
+from migration_pipeline.operations.files import read_files
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.targets.ddl import create_tables
@@ -196,14 +198,14 @@ def through_dagster(workload: Workload, export: Path, files_per_run: int) -> dic
     write_plan(plan, settings.plans_dir())
     with stack.running() as services:
         fresh_tables(services.database_url, workload)
-        instance = Instance(services.webserver_url)
+        instance = DagsterClient(services.webserver_url)
         instance.load_plan(plan, workload.profile)
         began = time.perf_counter()
-        backfill_id = instance.launch(plan, workload.profile, [f.partition for f in plan.files], "bench")
-        while not instance.backfill(backfill_id).over:
+        backfill_id = launch(instance, workload.profile, [f.partition for f in plan.files], "bench")
+        while not read_backfill(instance, backfill_id).over:
             time.sleep(0.2)
         seconds = time.perf_counter() - began
-        files = instance.files(plan, workload.profile)
+        files = read_files(instance, plan, workload.profile)
     if any(file.state != "materialized" for file in files):
         raise click.ClickException("the backfill through Dagster failed")
     return {"seconds": seconds, "engine": sum(file.metadata["seconds"] for file in files)}

@@ -17,7 +17,9 @@ import pytest
 from migration_pipeline.demo.postgres import EmbeddedPostgres
 from migration_pipeline.demo.stack import Stack, running
 from migration_pipeline.migration.plan import Plan, plan_path, planned_profile, read_plan
-from migration_pipeline.operations.client import FileStatus, Instance
+from migration_pipeline.operations.backfills import read_backfill
+from migration_pipeline.operations.client import DagsterClient
+from migration_pipeline.operations.files import FileStatus, read_files
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.s3 import s3_server
 
@@ -85,7 +87,7 @@ class Operation:
         self.database_url = stack.database_url
         self.home = home
         self._environment = environment
-        self._instance = Instance(self.url)
+        self._instance = DagsterClient(self.url)
         self.query = self._instance.query
 
     def command(self, *arguments: str) -> str:
@@ -112,7 +114,7 @@ class Operation:
 
     def files(self, plan: Plan) -> list[FileStatus]:
         profile = planned_profile(plan, plan_path(self.home / "plans", plan.profile))
-        return self._instance.files(plan, profile)
+        return read_files(self._instance, plan, profile)
 
     def states(self, plan: Plan) -> list[str]:
         return [file.state for file in self.files(plan)]
@@ -128,7 +130,7 @@ class Operation:
         return str(reply["backfillId"])
 
     def backfill_status(self, backfill: str) -> str:
-        return self._instance.backfill(backfill).status
+        return read_backfill(self._instance, backfill).status
 
     def runs(self, backfill: str | None = None) -> list[dict[str, Any]]:
         """Give the runs, the newest first, each with its tags as a dict."""

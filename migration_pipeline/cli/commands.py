@@ -22,6 +22,7 @@ from migration_pipeline import settings
 from migration_pipeline.cli.terminal import (
     console,
     count_states,
+    downstream_table,
     dry_run_table,
     log_line,
     reading,
@@ -42,20 +43,15 @@ from migration_pipeline.migration.plan import (
     write_plan,
 )
 from migration_pipeline.migration.verdicts import Left, exports_before, extra_text, left_of
-from migration_pipeline.operations.client import FileStatus, Instance
-from migration_pipeline.operations.runs import (
-    Follow,
-    backfills,
-    file_log,
-    last_run,
-    one_file,
-    stop,
-    tell_queued,
-)
+from migration_pipeline.operations.backfills import backfills, launch, stop
+from migration_pipeline.operations.client import DagsterClient
+from migration_pipeline.operations.files import FileStatus, read_files, tell_queued
+from migration_pipeline.operations.running import Follow
+from migration_pipeline.operations.runs import file_log, last_run, one_file
 from migration_pipeline.operations.status import left, status_json
 from migration_pipeline.profile.profile import Profile, load_profile
 
-if TYPE_CHECKING:  # not needed by most commands; the first takes Dagster, whose import costs a second
+if TYPE_CHECKING:  # not needed by most commands
     from migration_pipeline.discovery.survey import Survey
     from migration_pipeline.operations.downstream import AssetStatus
 
@@ -326,7 +322,7 @@ def backfill(
     reference: str, everything: bool, wait: bool, only: tuple[str, ...], first: int | None, dry: bool
 ) -> None:
     """Launch a backfill of all files that are not materialized, then of what is made of them all."""
-    from migration_pipeline.operations.downstream import downstream, outdated, to_launch
+    from migration_pipeline.operations.downstream import downstream, to_launch
     from migration_pipeline.operations.preflight import mark_lost
 
     plan, profile, instance = _open(reference)
@@ -335,7 +331,7 @@ def backfill(
         _dry_run(plan, profile, [p for p in plan.files if not only or p.partition in chosen][:first])
         return
     instance.load_plan(plan, profile)
-    files = instance.files(plan, profile, attempts=False)
+    files = read_files(instance, plan, profile, attempts=False)
     assets = downstream(instance, profile)
     for lost in mark_lost(plan, profile, files, assets):
         click.echo(lost, err=True)
@@ -345,7 +341,7 @@ def backfill(
         click.echo(f"left out, as they are running or queued: {len(busy):,} files", err=True)
     left_to_load = [f for f in asked if f not in busy and (everything or f.state in ("missing", "failed"))]
     wanted = left_to_load[:first]
-    then = to_launch(assets, files, wanted, lambda: outdated(plan, profile, settings.known_database_url()))
+    then = to_launch(assets, files, wanted)
     if not wanted and not then:
         click.echo(
             f"{count_states(asked)}: nothing to launch" + ("" if busy else " (--all loads them again)")
@@ -444,7 +440,7 @@ def retry_failed(reference: str, wait: bool) -> None:
 
     plan, profile, instance = _open(reference)
     instance.load_plan(plan, profile)
-    files = instance.files(plan, profile)
+    files = read_files(instance, plan, profile)
     assets = downstream(instance, profile)
     for lost in mark_lost(plan, profile, files, assets):
         click.echo(f"{lost}; migration-pipeline backfill {plan.reference} loads them again", err=True)
@@ -468,7 +464,7 @@ def status(reference: str, as_json: bool, again: bool) -> None:
     Exit status 1 unless all are materialized, a rule took every item, and no more items are in the quarantine than the
     profile says may be.
     """
-    from migration_pipeline.operations.downstream import downstream, downstream_table
+    from migration_pipeline.operations.downstream import downstream
     from migration_pipeline.operations.preflight import mark_lost
 
     if as_json and again:
@@ -484,7 +480,7 @@ def status(reference: str, as_json: bool, again: bool) -> None:
         mark_lost(plan, profile, files, then)
     else:
         running = Follow(instance, plan).running()
-        files = instance.files(plan, profile)
+        files = read_files(instance, plan, profile)
         then = downstream(instance, profile)
         mark_lost(plan, profile, files, then)
         tell_queued(files, running)
@@ -536,7 +532,7 @@ def stop_command(reference: str) -> None:
         click.echo(f"cancelled {len(done.backfills):,} backfills, terminated {len(done.runs):,} runs")
     else:
         click.echo("nothing to stop: no backfill and no run of this profile is active")
-    files = instance.files(plan, profile)
+    files = read_files(instance, plan, profile)
     click.echo(count_states(files))
     for run in done.left:
         click.echo(
@@ -630,7 +626,7 @@ def reconcile_command(reference: str) -> None:
     """Tell Dagster of what is loaded and made, as the database's receipts prove, and that it does not show.
 
     As after a run was deleted, and its materialization with it. Exit status 1 if Dagster shows files as
-    materialized that have no receipt.
+    materialized that have no receipt, or aggregates that are not made of all files as they are now.
     """
     from migration_pipeline.operations.reconcile import reconcile
 
@@ -663,16 +659,29 @@ def reconcile_command(reference: str) -> None:
             f"warning: {file.file.name}: Dagster shows it as materialized, and the database has no receipt of it",
             err=True,
         )
+    for asset, reason in done.outdated:
+        click.echo(
+            f"warning: {asset.name}: Dagster shows it as materialized, and {reason}; migration-pipeline backfill "
+            f"{plan.reference} makes it again",
+            err=True,
+        )
     if done.unproven:
         click.echo(
             f"next: if this is the right database ({settings.DATABASE_URL}), load these files again: materialize "
             f"their partitions in the UI, or everything with migration-pipeline backfill {plan.reference} --all",
             err=True,
         )
-    if not (done.reported or done.aggregates or done.refused or done.refused_aggregates or done.unproven):
+    if not (
+        done.reported
+        or done.aggregates
+        or done.refused
+        or done.refused_aggregates
+        or done.unproven
+        or done.outdated
+    ):
         click.echo("nothing to do: Dagster shows all that has a receipt")
-    click.echo(count_states(instance.files(plan, profile)))
-    sys.exit(1 if done.unproven else 0)
+    click.echo(count_states(read_files(instance, plan, profile)))
+    sys.exit(1 if done.unproven or done.outdated else 0)
 
 
 @main.command()
@@ -729,7 +738,7 @@ def _warn(text: str) -> None:
 
 def _show_plan(plan: Plan, profile: Profile, changed: bool) -> None:
     """Have a Dagster that runs load the plan; else its UI goes on with the one before. A plan can be made without one."""
-    instance = Instance(settings.webserver_url(), RELOAD_SECONDS)
+    instance = DagsterClient(settings.webserver_url(), RELOAD_SECONDS)
     if not instance.answers():
         if instance.url != settings.DEFAULT_WEBSERVER_URL:  # somebody has named it
             click.echo(
@@ -743,7 +752,7 @@ def _show_plan(plan: Plan, profile: Profile, changed: bool) -> None:
         _warn(f"{error}; until its definitions are reloaded, Dagster goes on with the plan that it knows")
 
 
-def _open(reference: str) -> tuple[Plan, Profile, Instance]:
+def _open(reference: str) -> tuple[Plan, Profile, DagsterClient]:
     """Find a profile's plan, and the instance that runs it."""
     name = load_profile(reference).name if ":" in reference or "." in reference else reference
     path = plan_path(settings.plans_dir(), name)
@@ -752,11 +761,11 @@ def _open(reference: str) -> tuple[Plan, Profile, Instance]:
         raise UsageError(
             f"{path}: this plan was made for another profile: {plan.reference}; plan again with --profile {reference}"
         )
-    return plan, planned_profile(plan, path), Instance(settings.webserver_url())
+    return plan, planned_profile(plan, path), DagsterClient(settings.webserver_url())
 
 
 def _launch(
-    instance: Instance,
+    instance: DagsterClient,
     plan: Plan,
     profile: Profile,
     wanted: list[FileStatus],
@@ -770,7 +779,7 @@ def _launch(
     if unknown := tables_fit(profile):
         _warn(unknown)
     partitions = [file.partition for file in wanted]
-    backfill_id = instance.launch(plan, profile, partitions, title, then)
+    backfill_id = launch(instance, profile, partitions, title, then)
     click.echo(f"launched backfill {backfill_id} of {len(wanted)} files: {instance.url}/runs/b/{backfill_id}")
     if then:
         click.echo(f"then: {', '.join(key[-1] for key in then)}")
@@ -785,7 +794,7 @@ def _launch(
             err=True,
         )
         sys.exit(1)
-    everything = instance.files(plan, profile)
+    everything = read_files(instance, plan, profile)
     files = [f for f in everything if f.partition in partitions]
     for file in files:
         if file.error:

@@ -14,11 +14,16 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 from rich.text import Text
 
-from migration_pipeline.cli.terminal import count_states, duration, status_table
+from migration_pipeline.cli.terminal import count_states, status_table
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.plan import Plan
-from migration_pipeline.operations.client import Backfill, FileStatus, Instance
-from migration_pipeline.operations.runs import Follow, RunningFile, last_run, log_lines, tell_queued
+from migration_pipeline.migration.units import duration
+from migration_pipeline.operations.backfills import Backfill, read_backfill
+from migration_pipeline.operations.client import DagsterClient
+from migration_pipeline.operations.downstream import downstream
+from migration_pipeline.operations.files import FileStatus, read_files, tell_queued
+from migration_pipeline.operations.running import Follow, RunningFile
+from migration_pipeline.operations.runs import last_run, log_lines, run_error
 from migration_pipeline.profile.profile import Profile
 
 POLL_SECONDS = 1.0
@@ -37,7 +42,7 @@ BARS = 8
 
 def watch(
     out: Console,
-    instance: Instance,
+    instance: DagsterClient,
     plan: Plan,
     profile: Profile,
     backfill_id: str,
@@ -54,9 +59,9 @@ def watch(
     follow = Follow(instance, plan)
     with _Board(out, total) as board:
         while True:
-            backfill = instance.backfill(backfill_id)
+            backfill = read_backfill(instance, backfill_id)
             running = [file for file in follow.running() if file.planned.partition in before]
-            files = [f for f in instance.files(plan, profile, attempts=False) if f.partition in before]
+            files = [f for f in read_files(instance, plan, profile, attempts=False) if f.partition in before]
             for file in files:
                 if file.state == "materialized" and file.run_id == before[file.partition]:
                     file.state = "missing"
@@ -66,16 +71,14 @@ def watch(
             board.show(files, running, over=backfill.over, making=making)
             for file in board.newly_failed(files):
                 run = last_run(instance, plan, profile, plan.by_partition()[file.partition])
-                board.say(f"failed: {file.file.name}: {instance.run_error(run.id) if run else ''}")
+                board.say(f"failed: {file.file.name}: {run_error(instance, run.id) if run else ''}")
             if backfill.over:
                 return backfill
             time.sleep(POLL_SECONDS)
 
 
-def _making(instance: Instance, profile: Profile, keys: Sequence[Sequence[str]]) -> str:
+def _making(instance: DagsterClient, profile: Profile, keys: Sequence[Sequence[str]]) -> str:
     """Tell which of these assets is made now, in the last words of its run; "" for none."""
-    from migration_pipeline.operations.downstream import downstream  # Dagster, which takes a second to import
-
     said_by = {table.name: f"{table.qualified}: " for table in profile.all_tables}
     for asset in downstream(instance, profile):
         if asset.key in keys and asset.state == "running":
@@ -193,7 +196,7 @@ def _speed(items_per_second: float | None) -> str:
     return f"{items_per_second:,.0f} items/s" if items_per_second else ""
 
 
-def watch_status(out: Console, instance: Instance, plan: Plan, profile: Profile) -> list[FileStatus]:
+def watch_status(out: Console, instance: DagsterClient, plan: Plan, profile: Profile) -> list[FileStatus]:
     """Show all files again and again until all are materialized; gives them as they are then.
 
     An instance that does not answer for a while is waited for.
@@ -205,7 +208,7 @@ def watch_status(out: Console, instance: Instance, plan: Plan, profile: Profile)
             files: list[FileStatus] = []
             try:
                 running = follow.running()
-                files = instance.files(plan, profile)
+                files = read_files(instance, plan, profile)
                 tell_queued(files, running)
                 line = count_states(files)
                 shown = Group(_fitting(out, files, running), Text(f"{line}   {time.strftime('%H:%M:%S')}"))

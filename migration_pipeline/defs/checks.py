@@ -5,14 +5,25 @@ job ``<profile>_check``) and not with every file. Their metadata holds names and
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import dagster as dg
 
 from migration_pipeline.defs.metadata import AHEAD_OF_FILES, PROFILE_TAG
 from migration_pipeline.defs.migration import Database
+from migration_pipeline.migration.names import EXPORT
 from migration_pipeline.migration.plan import Plan, PlannedFile
-from migration_pipeline.migration.verdicts import Left, left_of, receipts_of, rows_of
+from migration_pipeline.migration.verdicts import (
+    conserved,
+    left_now,
+    left_of,
+    loaded_files,
+    made_of_all,
+    matches,
+    receipts_of,
+    rows_of,
+)
 from migration_pipeline.profile.aggregate import Aggregate
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.profile.row import Table
@@ -20,7 +31,6 @@ from migration_pipeline.targets import receipts as sql
 from migration_pipeline.targets.catalog import SchemaError, qualified
 from migration_pipeline.targets.ddl import check_tables, literal
 from migration_pipeline.targets.receipts import (
-    Receipt,
     count_quarantined,
     count_rows,
     read_aggregates,
@@ -37,60 +47,27 @@ SELECT attrelid::regclass AS table_name, attname, format_type(atttypid, atttypmo
  ORDER BY attrelid, attnum
 """.strip()
 
-Loaded = Sequence[tuple[PlannedFile, Receipt]]
-Evaluate = Callable[[str], dg.AssetCheckResult]
-"""Takes the database's URL."""
+Evaluate = Callable[[Plan, Profile, str], dg.AssetCheckResult]
+"""Takes the database's URL last."""
 
 
 def migration_checks(plan: Plan, profile: Profile) -> list[dg.AssetChecksDefinition]:
     """Build the checks of a plan, on the asset ``[profile, dynamodb_export]``. They raise `DatabaseError`."""
 
     def make(name: str, description: str, evaluate: Evaluate) -> dg.AssetChecksDefinition:
-        @dg.asset_check(
-            asset=dg.AssetKey([plan.profile, "dynamodb_export"]), name=name, description=description
-        )
+        @dg.asset_check(asset=dg.AssetKey([plan.profile, EXPORT]), name=name, description=description)
         def check(database: Database) -> dg.AssetCheckResult:
-            return evaluate(database.url)
+            return evaluate(plan, profile, database.url)
 
         return check
 
     return [
-        make(
-            "tables_fit",
-            "Bookkeeping and tables are there and fit the profile, and no other profile has loaded rows into them.",
-            lambda url: _tables_fit(profile, url),
-        ),
-        make(
-            "all_files_loaded",
-            "Each file of the plan has a receipt in the database.",
-            lambda url: _all_files_loaded(plan, url),
-        ),
-        make(
-            "items_conserved",
-            "In each loaded file: items in the manifest = items read = loaded + skipped + quarantined, and the "
-            "quarantine holds the quarantined ones.",
-            lambda url: _items_conserved(plan, url),
-        ),
-        make(
-            "md5_matches",
-            "Each loaded file was read with the bytes that the manifest promises.",
-            lambda url: _md5_matches(plan, url),
-        ),
-        make(
-            "nothing_quarantined",
-            "No item of the plan's files is in the quarantine, or no more than the profile says may be.",
-            lambda url: _nothing_quarantined(plan, profile, url),
-        ),
-        make(
-            "nothing_unrouted",
-            "Each item of the loaded files was taken by a route, or ignored by a rule.",
-            lambda url: _nothing_unrouted(plan, profile, url),
-        ),
+        *(make(*each) for each in CHECKS),
         *(
             make(
                 f"no_key_collisions_{table.qualified.replace('.', '_')}",
                 f"{table.qualified} has as many rows as were loaded: no two items have the same key.",
-                lambda url, table=table: _no_key_collisions(plan, table, url),  # type: ignore[misc]
+                partial(_no_key_collisions, table),
             )
             for table in profile.tables.values()
             if not table.landing  # it has no key
@@ -99,7 +76,7 @@ def migration_checks(plan: Plan, profile: Profile) -> list[dg.AssetChecksDefinit
             make(
                 f"made_of_all_files_{aggregate.table.qualified.replace('.', '_')}",
                 f"{aggregate.table.qualified} was made after the last file was loaded, a row of each group, and has its rows.",
-                lambda url, aggregate=aggregate: _made_of_all_files(plan, aggregate, url),  # type: ignore[misc]
+                partial(_made_of_all_files, aggregate),
             )
             for aggregate in profile.aggregates
         ),
@@ -116,7 +93,7 @@ def check_job(plan: Plan, checks: Sequence[dg.AssetChecksDefinition]) -> Any:
     )
 
 
-def _tables_fit(profile: Profile, url: str) -> dg.AssetCheckResult:
+def _tables_fit(plan: Plan, profile: Profile, url: str) -> dg.AssetCheckResult:
     tables = profile.all_tables
     names = ", ".join(f"to_regclass({literal(qualified(table))})" for table in tables)
     metadata: dict[str, Any] = {"tables": len(tables), "sql": _code(f"{COLUMNS.format(tables=names)};")}
@@ -146,7 +123,7 @@ def _tables_fit(profile: Profile, url: str) -> dg.AssetCheckResult:
     )
 
 
-def _all_files_loaded(plan: Plan, url: str) -> dg.AssetCheckResult:
+def _all_files_loaded(plan: Plan, profile: Profile, url: str) -> dg.AssetCheckResult:
     receipts = read_receipts(url, plan.profile)
     missing = [p for p in plan.files if (p.export_id, p.file.name) not in receipts]
     return _result(
@@ -160,14 +137,13 @@ def _all_files_loaded(plan: Plan, url: str) -> dg.AssetCheckResult:
     )
 
 
-def _items_conserved(plan: Plan, url: str) -> dg.AssetCheckResult:
-    loaded, kept = _loaded(plan, url), count_quarantined(url, plan.profile)
+def _items_conserved(plan: Plan, profile: Profile, url: str) -> dg.AssetCheckResult:
+    loaded = loaded_files(plan, read_receipts(url, plan.profile))
+    kept = count_quarantined(url, plan.profile)
     wrong = []
     for planned, receipt in loaded:
         in_quarantine = kept.get((receipt.export_id, receipt.file), 0)
-        if not (
-            receipt.conserved and receipt.items == planned.file.items and receipt.quarantined == in_quarantine
-        ):
+        if not (conserved(planned, receipt) and receipt.quarantined == in_quarantine):
             numbers = {
                 "items in manifest": planned.file.items,
                 "read": receipt.items,
@@ -195,12 +171,12 @@ def _items_conserved(plan: Plan, url: str) -> dg.AssetCheckResult:
     )
 
 
-def _md5_matches(plan: Plan, url: str) -> dg.AssetCheckResult:
-    loaded = _loaded(plan, url)
+def _md5_matches(plan: Plan, profile: Profile, url: str) -> dg.AssetCheckResult:
+    loaded = loaded_files(plan, read_receipts(url, plan.profile))
     wrong = [
         (planned, {"manifest": planned.file.md5, "read": receipt.md5})
         for planned, receipt in loaded
-        if planned.file.md5 != receipt.md5
+        if not matches(planned, receipt)
     ]
     return _result(
         plan,
@@ -221,7 +197,7 @@ def _nothing_quarantined(plan: Plan, profile: Profile, url: str) -> dg.AssetChec
         if kept.get((p.export_id, p.file.name))
     ]
     total = sum(numbers["quarantined"] for _, numbers in found)
-    left = Left(quarantined=total, unrouted={}, may_quarantine=profile.may_quarantine)
+    left = left_now(plan, profile, kept, ())
     return _result(
         plan,
         found,
@@ -236,7 +212,7 @@ def _nothing_quarantined(plan: Plan, profile: Profile, url: str) -> dg.AssetChec
 
 
 def _nothing_unrouted(plan: Plan, profile: Profile, url: str) -> dg.AssetCheckResult:
-    loaded = _loaded(plan, url)
+    loaded = loaded_files(plan, read_receipts(url, plan.profile))
     found = [
         (planned, {"items": planned.file.items, "unrouted": sum(receipt.unrouted.values())})
         for planned, receipt in loaded
@@ -256,7 +232,21 @@ def _nothing_unrouted(plan: Plan, profile: Profile, url: str) -> dg.AssetCheckRe
     )
 
 
-def _no_key_collisions(plan: Plan, table: Table, url: str) -> dg.AssetCheckResult:
+CHECKS: tuple[tuple[str, str, Evaluate], ...] = (
+    ("tables_fit", "Bookkeeping and tables are there and fit the profile, and no other profile has loaded rows into them.",
+     _tables_fit),
+    ("all_files_loaded", "Each file of the plan has a receipt in the database.", _all_files_loaded),
+    ("items_conserved", "In each loaded file: items in the manifest = items read = loaded + skipped + quarantined, and the "
+     "quarantine holds the quarantined ones.", _items_conserved),
+    ("md5_matches", "Each loaded file was read with the bytes that the manifest promises.", _md5_matches),
+    ("nothing_quarantined", "No item of the plan's files is in the quarantine, or no more than the profile says may be.",
+     _nothing_quarantined),
+    ("nothing_unrouted", "Each item of the loaded files was taken by a route, or ignored by a rule.", _nothing_unrouted),
+)  # fmt: skip
+"""Name and description of those that every plan has."""
+
+
+def _no_key_collisions(table: Table, plan: Plan, profile: Profile, url: str) -> dg.AssetCheckResult:
     rows = rows_of(table, receipts_of(plan, read_receipts(url, plan.profile)), count_rows(url, table))
     parameters = {
         "profile": plan.profile,
@@ -281,34 +271,23 @@ def _no_key_collisions(plan: Plan, table: Table, url: str) -> dg.AssetCheckResul
     return dg.AssetCheckResult(passed=rows.passed, description=rows.text, metadata=metadata)
 
 
-def _made_of_all_files(plan: Plan, aggregate: Aggregate, url: str) -> dg.AssetCheckResult:
+def _made_of_all_files(aggregate: Aggregate, plan: Plan, profile: Profile, url: str) -> dg.AssetCheckResult:
     table = aggregate.table
-    loaded, receipt = _loaded(plan, url), read_aggregates(url, plan.profile).get(table.qualified)
+    loaded = receipts_of(plan, read_receipts(url, plan.profile))
+    receipt = read_aggregates(url, plan.profile).get(table.qualified)
+    there = count_rows(url, table) if receipt else None
+    made = made_of_all(plan, aggregate, receipt, loaded, there)
     numbers: dict[str, Any] = {"files_loaded": len(loaded)}
-    if len(loaded) < len(plan.files):
-        fault, description = "", f"waits for {len(plan.files) - len(loaded):,} files that are not loaded"
-    elif receipt is None:
-        description = fault = "it was not made yet"
-    else:
-        there = count_rows(url, table)
+    if receipt:
         numbers |= {"groups": receipt.groups, "rows_made": receipt.rows, "rows_in_table": there}
-        fault = receipt.fault(aggregate.sql_md5, [file for _, file in loaded])
-        if not fault and there < receipt.rows:
-            fault = f"{receipt.rows:,} rows were made, {there:,} are in the table"
-        description = fault or f"each of {receipt.groups:,} groups is a row"
-    if fault:
+    if made.fault:
         numbers["next"] = dg.MetadataValue.md(
             f"materialize the asset `{table.name}` again, or `migration-pipeline backfill {plan.profile} --wait`"
         )
     numbers["sql"] = _code(
         sql.pasteable(sql.AGGREGATES, {"profile": plan.profile}) + "\n\n" + sql.rows_statement(table) + ";"
     )
-    return dg.AssetCheckResult(passed=not fault, description=description, metadata=numbers)
-
-
-def _loaded(plan: Plan, url: str) -> Loaded:
-    receipts = read_receipts(url, plan.profile)
-    return [(p, r) for p in plan.files if (r := receipts.get((p.export_id, p.file.name)))]
+    return dg.AssetCheckResult(passed=not made.fault, description=made.text, metadata=numbers)
 
 
 def _result(

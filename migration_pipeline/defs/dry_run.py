@@ -4,11 +4,11 @@ from typing import Any
 
 import dagster as dg
 
+from migration_pipeline.defs.progress import Telling
 from migration_pipeline.engine.load import LoadSettings
 from migration_pipeline.migration import verification
 from migration_pipeline.migration.plan import Plan, PlannedFile
 from migration_pipeline.migration.verdicts import left_of
-from migration_pipeline.migration.verification import now_and_then
 from migration_pipeline.profile.aggregate import Options
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.targets.connection import DatabaseSettings
@@ -25,6 +25,8 @@ def observe_dry_run(
     options: Options | None,
 ) -> None:
     """Run a file dry: record what a load would do as observations of the tables, and materialize none."""
+    telling = Telling(context, planned, profile.name)
+    telling.begin()
     compared = verification.dry_run(
         plan,
         profile,
@@ -34,7 +36,7 @@ def observe_dry_run(
         database,
         options=options,
         say=context.log.warning,
-        on_progress=now_and_then(context.log.info),
+        on_progress=lambda _, progress: telling.progress(progress),
     )
     (file,) = compared.files
     report = file.report

@@ -11,7 +11,9 @@ from typing import Any
 import dagster as dg
 
 from migration_pipeline.engine.file_report import FileReport
+from migration_pipeline.migration.names import EXPORT
 from migration_pipeline.migration.plan import Plan, PlannedFile
+from migration_pipeline.migration.units import readable_size
 from migration_pipeline.profile.profile import Prefix, Profile, Rule
 from migration_pipeline.profile.row import Column, Table
 
@@ -37,7 +39,7 @@ def export_spec(plan: Plan, profile: Profile) -> dg.AssetSpec:
     """Describe the export, which Dagster knows of and never materializes."""
     uris = [export.uri for export in plan.exports]
     return dg.AssetSpec(
-        key=[plan.profile, "dynamodb_export"],
+        key=[plan.profile, EXPORT],
         group_name=plan.profile,
         kinds={"dynamodb", "s3" if all(uri.startswith("s3://") for uri in uris) else "file"},
         tags={PROFILE_TAG: plan.profile},
@@ -207,23 +209,3 @@ def _markdown_table(
 
 def _cell(value: str | int) -> str:
     return f"{value:,}" if isinstance(value, int) else value.replace("|", "\\|").replace("\n", " ")
-
-
-def readable_size(size: int) -> str:
-    """Write a number of bytes as people do: ``1.2 MB``; decimal units, as S3's console has them."""
-    value = float(size)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if value < 1000 or unit == "GB":
-            break
-        value /= 1000
-    return f"{value:,.0f} {unit}" if unit == "bytes" else f"{value:,.1f} {unit}"
-
-
-def readable_time(seconds: float) -> str:
-    """Write a time as people do: ``12 s``, ``3 min 20 s``, ``1 h 05 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"

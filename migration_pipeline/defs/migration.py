@@ -20,10 +20,9 @@ from migration_pipeline.defs.metadata import (
     export_spec,
     file_metadata,
     file_tables,
-    readable_size,
     table_spec,
 )
-from migration_pipeline.defs.progress import progress_of
+from migration_pipeline.defs.progress import Telling
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.load import Loader
 from migration_pipeline.migration.plan import Plan
@@ -81,11 +80,9 @@ def _tables_asset(plan: Plan, profile: Profile, export: dg.AssetSpec) -> dg.Asse
                         context, plan, profile, planned, database.url, config.load, config.database, options
                     )
                     continue
-                file = planned.file
-                context.log.info(
-                    f"{file.name}: start, {file.items:,} items, {readable_size(file.size)}, from {file.uri}"
-                )
-                report = loader.load(planned, context.log, progress_of(context, planned, export.key))
+                telling = Telling(context, planned, profile.name)
+                telling.begin()
+                report = loader.load(planned, context.log, telling.progress, telling.retry)
             except MigrationError as error:
                 failures[partition] = error
                 context.log.error(f"{planned.file.name}: failed: {error}")

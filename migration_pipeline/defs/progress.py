@@ -1,41 +1,65 @@
-"""Says how far a running file is: in the run's log, and as observations of the export.
+"""Says how the load of a file goes: in the run's log for people, and as observations of the export for programs.
 
-The engine decides when, so that what a file adds to the event log is bounded: nothing for a file of a few seconds,
-forty-five of each for one of an hour (`migration_pipeline.engine.load.PROGRESS_GROWTH`). Observations are the
-export's, not the tables': what is known is how much of a file is read, and it is one event however many tables.
+The engine decides when progress is told, so that what a file adds to the event log is bounded: nothing for a file of a few
+seconds, forty-five of each for one of an hour (`migration_pipeline.engine.load.PROGRESS_GROWTH`). A transaction that runs
+again is told at once. Observations are the export's, not the tables': what is known is how much of a file is read, and it
+is one event however many tables.
 """
 
-from collections.abc import Callable
-
 import dagster as dg
+import msgspec
 
-from migration_pipeline.defs.metadata import readable_time
 from migration_pipeline.engine.file_report import Progress
+from migration_pipeline.migration.names import EXPORT, FileProgress
 from migration_pipeline.migration.plan import PlannedFile
+from migration_pipeline.migration.units import readable_size, readable_time
 
 
-def progress_of(
-    context: dg.AssetExecutionContext, planned: PlannedFile, export: dg.AssetKey
-) -> Callable[[Progress], None]:
-    """Make the hook that tells Dagster of a file's progress."""
+class Telling:
+    """Tells Dagster of one file. Its methods are the hooks of a load; `retry` may come from another thread."""
 
-    def tell(progress: Progress) -> None:
-        context.log.info(f"{planned.file.name}: {sentence(progress)}")
-        context.log_event(
+    def __init__(self, context: dg.AssetExecutionContext, planned: PlannedFile, profile: str) -> None:
+        self._context = context
+        self._file = planned.file
+        self._export = dg.AssetKey([profile, EXPORT])
+        self._progress = Progress(0, planned.file.items, 0, 0.0)
+        self._retries = 0
+
+    def begin(self) -> None:
+        """Tell that the load begins. Only of a run of several files it takes an event to know which one that is."""
+        file = self._file
+        text = f"start, {file.items:,} items, {readable_size(file.size)}, from {file.uri}"
+        self._context.log.info(f"{file.name}: {text}")
+        if len(self._context.partition_keys) > 1:
+            self._observe(text)
+
+    def progress(self, progress: Progress) -> None:
+        """Tell how far it is."""
+        self._progress = progress
+        self._context.log.info(f"{self._file.name}: {sentence(progress)}")
+        self._observe(sentence(progress))
+
+    def retry(self, fault: str) -> None:
+        """Tell of a transaction that runs again, and why."""
+        self._retries += 1
+        self._context.log.warning(f"{self._file.name}: {fault}")
+        self._observe(fault)
+
+    def _observe(self, text: str) -> None:
+        progress = self._progress
+        told = FileProgress(
+            file=self._file.name,
+            percent=round(100 * progress.share, 1),
+            items_read=progress.items,
+            items_per_second=round(progress.items_per_second),
+            seconds_left=round(progress.eta_seconds or 0),
+            retries=self._retries,
+        )
+        self._context.log_event(
             dg.AssetObservation(
-                export,
-                description=f"{planned.file.name}: {sentence(progress)}",
-                metadata={
-                    "file": planned.file.name,
-                    "percent": round(100 * progress.share, 1),
-                    "items_read": progress.items,
-                    "items_per_second": round(progress.items_per_second),
-                    "seconds_left": round(progress.eta_seconds or 0),
-                },
+                self._export, description=f"{self._file.name}: {text}", metadata=msgspec.structs.asdict(told)
             )
         )
-
-    return tell
 
 
 def sentence(progress: Progress) -> str:

@@ -11,13 +11,15 @@ from contextlib import ExitStack
 from rich.console import Console
 
 from migration_pipeline import settings
-from migration_pipeline.cli.terminal import console, count_states, summary
+from migration_pipeline.cli.terminal import console, count_states, downstream_table, summary
 from migration_pipeline.cli.watch import watch
 from migration_pipeline.demo import stack
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.migration.plan import Plan, make_plan, read_plans, write_plan
-from migration_pipeline.operations.client import FileStatus, Instance
-from migration_pipeline.operations.downstream import AssetStatus, downstream, downstream_table, to_launch
+from migration_pipeline.operations.backfills import launch
+from migration_pipeline.operations.client import DagsterClient
+from migration_pipeline.operations.downstream import AssetStatus, downstream, to_launch
+from migration_pipeline.operations.files import FileStatus, read_files
 from migration_pipeline.operations.status import left
 from migration_pipeline.profile.profile import Profile, load_profile
 from migration_pipeline.sources.export import read_export
@@ -58,9 +60,9 @@ def run_demo(items: int, files: int) -> int:
         with out.status("starting PostgreSQL and Dagster"):
             services = ends.enter_context(stack.running())
             create_tables(services.database_url, profile.all_tables)
-            instance = Instance(services.webserver_url)
+            instance = DagsterClient(services.webserver_url)
             instance.load_plan(plan, profile)
-        files_now = instance.files(plan, profile, attempts=False)
+        files_now = read_files(instance, plan, profile, attempts=False)
         wanted = [file for file in files_now if file.state != "materialized"]
         then = to_launch(downstream(instance, profile), files_now, wanted)
         if not wanted and not then:
@@ -68,10 +70,10 @@ def run_demo(items: int, files: int) -> int:
         else:
             partitions = [file.partition for file in wanted]
             title = f"demo: {len(wanted)} files"
-            backfill_id = instance.launch(plan, profile, partitions, title, then)
+            backfill_id = launch(instance, profile, partitions, title, then)
             out.print(f"launched backfill {backfill_id} of {len(wanted)} files")
             watch(out, instance, plan, profile, backfill_id, wanted, then)
-            files_now = instance.files(plan, profile)
+            files_now = read_files(instance, plan, profile)
         status = _conclude(out, files_now, downstream(instance, profile), time.monotonic() - began)
         found = left(plan, profile, files_now, services.database_url)
         for line in found.lines(PROFILE):

@@ -62,9 +62,16 @@ class Loader:
         self._export_times = {export.id: _time(export.export_time) for export in plan.exports}
 
     def load(
-        self, planned: PlannedFile, log: logging.Logger, on_progress: Callable[[Progress], None]
+        self,
+        planned: PlannedFile,
+        log: logging.Logger,
+        on_progress: Callable[[Progress], None],
+        on_retry: Callable[[str], None],
     ) -> FileReport:
-        """Load a file, saying in `log` how it goes. Raises `MigrationError`; then the file has no receipt."""
+        """Load a file, saying in `log` how it went. Raises `MigrationError`; then the file has no receipt.
+
+        `on_retry` is told of each transaction that runs again, and why, perhaps from another thread.
+        """
         file, profile = planned.file, self._profile
         identity = FileIdentity(
             profile.name,
@@ -80,7 +87,7 @@ class Loader:
             identity,
             self._database,
             profile.nul,
-            on_retry=lambda what: log.warning(f"{file.name}: {what}"),
+            on_retry,
         )
         with target:
             source = FileStream(file, Storage())

@@ -1,20 +1,26 @@
-"""What may be called complete, and what may not: one set of rules for the command line, the checks and the report."""
+"""What may be called complete, and what may not.
+
+One set of rules for all who judge: the commands, the checks, the report and the metrics. Each brings what it knows; none
+has a rule of its own.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
-from migration_pipeline.migration.plan import Plan
+from migration_pipeline.migration.plan import Plan, PlannedFile
+from migration_pipeline.profile.aggregate import Aggregate
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.profile.row import Table
 from migration_pipeline.targets.receipts import (
     AggregateReceipt,
     FileKey,
+    LoadedFile,
     Receipt,
     Verification,
     md5_of_files,
@@ -23,6 +29,31 @@ from migration_pipeline.targets.states import TableState
 
 PATTERNS_SHOWN = 10
 """Patterns of keys that are told; the number of items is always told in full."""
+
+
+# -- files -------------------------------------------------------------------------------------------
+
+Found = TypeVar("Found", Receipt, LoadedFile)
+
+
+def loaded_files(plan: Plan, receipts: Mapping[FileKey, Found]) -> list[tuple[PlannedFile, Found]]:
+    """The plan's files that have a receipt, in load order; those of other exports tell nothing of this plan."""
+    return [(p, r) for p in plan.files if (r := receipts.get((p.export_id, p.file.name))) is not None]
+
+
+def receipts_of(plan: Plan, receipts: Mapping[FileKey, Found]) -> list[Found]:
+    """The receipts of the plan's files, in load order."""
+    return [receipt for _, receipt in loaded_files(plan, receipts)]
+
+
+def matches(planned: PlannedFile, receipt: Receipt | LoadedFile) -> bool:
+    """Whether a file was read with the bytes that its manifest promises."""
+    return receipt.md5 == planned.file.md5
+
+
+def conserved(planned: PlannedFile, receipt: Receipt | LoadedFile) -> bool:
+    """Whether a file has as many items as its manifest says, and each is loaded, skipped or quarantined."""
+    return receipt.conserved and receipt.items == planned.file.items
 
 
 # -- items -------------------------------------------------------------------------------------------
@@ -99,12 +130,13 @@ def left_of(profile: Profile, files: Iterable[Any]) -> Left:
     return Left(quarantined=quarantined, unrouted=unrouted, may_quarantine=profile.may_quarantine)
 
 
+def left_now(plan: Plan, profile: Profile, kept: Mapping[FileKey, int], receipts: Iterable[Receipt]) -> Left:
+    """Sum up what is left of a plan now. `kept` counts the items in the quarantine by file, those of failed ones, too."""
+    quarantined = sum(kept.get((p.export_id, p.file.name), 0) for p in plan.files)
+    return msgspec.structs.replace(left_of(profile, receipts), quarantined=quarantined)
+
+
 # -- rows --------------------------------------------------------------------------------------------
-
-
-def receipts_of(plan: Plan, receipts: Mapping[FileKey, Receipt]) -> list[Receipt]:
-    """The receipts of the plan's files, in load order; those of other exports tell nothing of this plan."""
-    return [r for p in plan.files if (r := receipts.get((p.export_id, p.file.name)))]
 
 
 def exports_before(plan: Plan, receipts: Iterable[FileKey]) -> list[str]:
@@ -172,6 +204,65 @@ def rows_of(table: Table, receipts: Sequence[Receipt], there: int) -> Rows:
         there=there,
         decides=decides,
     )
+
+
+# -- what is made of all files -----------------------------------------------------------------------
+
+
+class Made(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether an aggregate is what its SQL makes of all files of the plan."""
+
+    receipt: AggregateReceipt | None
+    waits: int = 0
+    """Files of the plan that are not loaded. While there are some, nothing is wrong with the aggregate."""
+    fault: str = ""
+    """Why it is not; "" if it is, or waits."""
+
+    @property
+    def text(self) -> str:
+        """What was found."""
+        if self.waits:
+            return f"waits for {self.waits:,} files that are not loaded"
+        return self.fault or f"each of {self.receipt.groups if self.receipt else 0:,} groups is a row"
+
+
+def made_of_all(
+    plan: Plan,
+    aggregate: Aggregate,
+    receipt: AggregateReceipt | None,
+    loaded: Sequence[Receipt | LoadedFile],
+    rows: int | None = None,
+) -> Made:
+    """Judge an aggregate by its receipt and those of the plan's files; `rows` are the table's now, None if unknown."""
+    if waits := len(plan.files) - len(loaded):
+        return Made(receipt=receipt, waits=waits)
+    fault = aggregate_fault(aggregate, receipt, loaded, rows) if receipt else "it was not made yet"
+    return Made(receipt=receipt, fault=fault)
+
+
+def aggregate_fault(
+    aggregate: Aggregate,
+    made: AggregateReceipt,
+    files: Sequence[Receipt | LoadedFile],
+    rows: int | None = None,
+) -> str:
+    """Say why an aggregate is not what its SQL makes of those files; "" if it is."""
+    if later := sum(file.loaded_at > made.made_at for file in files):
+        return f"{later:,} files were loaded after it was made"
+    if made.files != len(files):
+        return f"it was made of {made.files:,} files, and the plan has {len(files):,}"
+    if made.files_md5 != md5_of_files((file.export_id, file.file) for file in files):
+        return "it was made of other files than the plan has"
+    if made.sql_md5 != aggregate.sql_md5:
+        return "it was made by another SQL than the profile has now"
+    if made.groups != made.rows:
+        return f"{made.groups:,} groups of landed rows became {made.rows:,} rows"
+    if rows is not None and rows < made.rows:
+        return f"{made.rows:,} rows were made, {rows:,} are in the table"
+    return ""
+
+
+# -- what was compared -------------------------------------------------------------------------------
 
 
 def not_verified(

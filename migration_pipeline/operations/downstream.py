@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from rich.table import Table
 
-from migration_pipeline.cli.terminal import STYLES
-from migration_pipeline.defs.aggregates import downstream_keys
+from migration_pipeline.migration.names import downstream_keys, table_keys
 from migration_pipeline.migration.plan import Plan
-from migration_pipeline.operations.client import FileStatus, Instance, State
+from migration_pipeline.migration.verdicts import Made, made_of_all, receipts_of
+from migration_pipeline.operations.client import ENTRIES, DagsterClient, metadata_of
+from migration_pipeline.operations.files import FileStatus, State
+from migration_pipeline.operations.runs import run_error
 from migration_pipeline.profile.profile import Profile
-from migration_pipeline.targets.connection import DatabaseError
-from migration_pipeline.targets.receipts import empty_tables, read_aggregates, read_receipts
+from migration_pipeline.targets.receipts import FileKey, Receipt, empty_tables, read_aggregates
 
 
 class AssetStatus(msgspec.Struct, kw_only=True):
@@ -29,71 +29,46 @@ class AssetStatus(msgspec.Struct, kw_only=True):
     error: str = ""
 
 
-def downstream(instance: Instance, profile: Profile) -> list[AssetStatus]:
-    """Tell the state of each asset that is made of all files. Raises `InstanceError`."""
+def downstream(client: DagsterClient, profile: Profile) -> list[AssetStatus]:
+    """Tell the state of each asset that is made of all files. Raises `DagsterClientError`."""
     keys = downstream_keys(profile)
-    tables = [[profile.name, table.name] for table in profile.tables.values()]
-    found = instance.query(LATEST, keys=[{"path": key} for key in [*keys, *tables]])
+    tables = table_keys(profile)
+    found = client.query(LATEST, keys=[{"path": key} for key in [*keys, *tables]])
     nodes = {tuple(node["assetKey"]["path"]): node for node in found["assetNodes"]}
     runs = {tuple(info["assetKey"]["path"]): info for info in found["assetsLatestInfo"]}
     newest = max((_time(nodes.get(tuple(key))) for key in tables), default=0)
-    return [_status(instance, key, nodes.get(tuple(key)), runs.get(tuple(key)), newest) for key in keys]
+    return [_status(client, key, nodes.get(tuple(key)), runs.get(tuple(key)), newest) for key in keys]
 
 
 def to_launch(
-    assets: Sequence[AssetStatus],
-    files: Sequence[FileStatus],
-    wanted: Sequence[FileStatus],
-    outdated: Callable[[], bool] = lambda: False,
+    assets: Sequence[AssetStatus], files: Sequence[FileStatus], wanted: Sequence[FileStatus]
 ) -> list[list[str]]:
-    """The keys to launch together with `wanted`: all of them, where that completes the files and anything is left to do.
-
-    `outdated` is asked last: whether more is left to do than Dagster knows of.
-    """
+    """The keys to launch together with `wanted`: all of them, where that completes the files and anything is left to do."""
     launched = {file.partition for file in wanted}
     if not all(file.state == "materialized" or file.partition in launched for file in files):
         return []
-    states = {asset.state for asset in assets}
-    left = wanted or states - {"materialized", "running"} or ("running" not in states and outdated())
+    left = wanted or {asset.state for asset in assets} - {"materialized", "running"}
     return [asset.key for asset in assets] if left else []
 
 
-def outdated(plan: Plan, profile: Profile, url: str | None) -> bool:
-    """Whether an aggregate is not made of what is landed now, as its receipt says after a replay, or is empty again.
+def read_made(plan: Plan, profile: Profile, url: str, receipts: Mapping[FileKey, Receipt]) -> dict[str, Made]:
+    """Judge each aggregate, by its asset's name, as its receipt and its table are now. Raises `DatabaseError`.
 
-    Where the database is not known, or cannot be reached from here, only Dagster knows: then it is not.
+    Dagster knows nothing of a replay, or of SQL that has changed since.
     """
-    if url is None:
-        return False
-    try:
-        receipts, made = read_receipts(url, plan.profile), read_aggregates(url, plan.profile)
-        empty = empty_tables(url, (each.table for each in profile.aggregates))
-    except DatabaseError:
-        return False
-    files = [r for p in plan.files if (r := receipts.get((p.export_id, p.file.name)))]
-    return any(
-        receipt.fault(aggregate.sql_md5, files) or (receipt.rows and receipt.table_name in empty)
-        for aggregate in profile.aggregates
-        if (receipt := made.get(aggregate.table.qualified))
-    )
+    if not profile.aggregates:
+        return {}
+    found = read_aggregates(url, plan.profile)
+    empty = empty_tables(url, (each.table for each in profile.aggregates))
+    loaded = receipts_of(plan, receipts)
+    return {
+        each.table.name: made_of_all(plan, each, found.get(name), loaded, 0 if name in empty else None)
+        for each in profile.aggregates
+        for name in (each.table.qualified,)
+    }
 
 
-def downstream_table(assets: Sequence[AssetStatus]) -> Table:
-    """One line an asset: state, rows, run, and why it failed."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("then", "state"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("rows", justify="right")
-    table.add_column("run", no_wrap=True)
-    table.add_column("error")
-    for asset in assets:
-        rows = "" if asset.rows is None else f"{asset.rows:,}"
-        state = f"[{STYLES[asset.state]}]{asset.state}[/]"
-        table.add_row(asset.name, state, rows, asset.run_id[:8], asset.error)
-    return table
-
-
-def _status(instance: Instance, key: list[str], node: Any, info: Any, newest: int) -> AssetStatus:
+def _status(client: DagsterClient, key: list[str], node: Any, info: Any, newest: int) -> AssetStatus:
     status = AssetStatus(name=key[-1], key=key, state="missing")
     events = node["assetMaterializations"] if node else []
     latest = (info or {}).get("latestRun") or {}
@@ -105,12 +80,10 @@ def _status(instance: Instance, key: list[str], node: Any, info: Any, newest: in
     ):
         status.state = "failed" if latest["status"] == "FAILURE" else "stopped"
         status.run_id = latest["id"]
-        status.error = instance.run_error(latest["id"])
+        status.error = run_error(client, latest["id"])
     elif events and _time(node) >= newest:
         status.state, status.run_id = "materialized", events[0]["runId"]
-        entries = {entry["label"]: entry for entry in events[0]["metadataEntries"]}
-        if "rows" in entries:
-            status.rows = int(entries["rows"]["intRepr"])
+        status.rows = metadata_of(events[0]).get("rows")
     return status
 
 
@@ -120,16 +93,19 @@ def _time(node: Any) -> int:
     return int(events[0]["timestamp"]) if events else 0
 
 
-LATEST = """
+LATEST = (
+    """
 query Latest($keys: [AssetKeyInput!]!) {
   assetNodes(assetKeys: $keys) {
     assetKey { path }
     assetMaterializations(limit: 1) {
       runId timestamp
-      metadataEntries { label ... on IntMetadataEntry { intRepr } }
+      metadataEntries { ...Entries }
     }
   }
   assetsLatestInfo(assetKeys: $keys) {
     assetKey { path } unstartedRunIds inProgressRunIds latestRun { id status }
   }
 }"""
+    + ENTRIES
+)

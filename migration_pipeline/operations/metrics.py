@@ -5,7 +5,7 @@ receipt and without a word in its log; a materialization without a receipt was l
 that does not answer is a metric, `migration_up`, and its numbers are left out, never told as zeros.
 
 A scrape costs a fixed number of queries, however many files there are: of Dagster four and one for each running
-file, of the database five.
+file, of the database five, or six where the profile has aggregates.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from importlib.metadata import version
-from typing import Any, Generic, TypeVar, get_args
+from typing import Any, Generic, NamedTuple, TypeVar, cast, get_args
 
 import click
 import msgspec
@@ -26,8 +26,11 @@ from prometheus_client.registry import Collector
 
 from migration_pipeline.errors import MigrationError, UsageError
 from migration_pipeline.migration.plan import Plan
-from migration_pipeline.operations.client import Backfill, Instance, State
-from migration_pipeline.operations.runs import Follow, RunningFile, backfills, states
+from migration_pipeline.migration.verdicts import conserved, loaded_files, made_of_all, matches, receipts_of
+from migration_pipeline.operations.backfills import Backfill, backfills
+from migration_pipeline.operations.client import DagsterClient
+from migration_pipeline.operations.files import State, read_states
+from migration_pipeline.operations.running import Follow, RunningFile
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.targets.receipts import Totals, read_totals
 
@@ -111,26 +114,129 @@ class _Source(Generic[Numbers]):
             self._why = why
 
 
+class Scrape(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the gauges are made of."""
+
+    plan: Plan
+    profile: Profile
+    sources: Sequence[_Source[Any]]
+    dagster: FromDagster
+    totals: Totals
+    """Both only for gauges that say so (`Gauge.of`), which are left out when their source does not answer."""
+    now: float = msgspec.field(default_factory=time.time)
+    """Seconds of the epoch."""
+
+
+class Gauge(NamedTuple):
+    """A metric: ``migration_<name>``, with the label ``profile`` and those named here."""
+
+    name: str
+    help: str
+    value: Callable[[Scrape], float | Mapping[Any, float]]
+    """A number, or one for each value of the labels."""
+    of: tuple[str, ...] = ()
+    """Sources that must have answered."""
+    labels: tuple[str, ...] = ()
+    counter: bool = False
+
+
+D, R = ("dagster",), ("database",)
+
+GAUGES = (
+    Gauge("up", "Whether a source answered this scrape.",
+          lambda s: {source.name: source.numbers is not None for source in s.sources}, labels=("source",)),
+    Gauge("scrape_duration_seconds", "How long a source took to answer.",
+          lambda s: {source.name: source.seconds for source in s.sources}, labels=("source",)),
+    Gauge("scrape_errors", "Scrapes that a source did not answer.",
+          lambda s: {source.name: source.errors for source in s.sources}, labels=("source",), counter=True),
+    Gauge("info", "Always 1; its labels tell versions.",
+          lambda s: {(s.profile.version, version("migration-pipeline")): 1}, labels=("profile_version", "version")),
+    Gauge("planned_files", "Files of the plan.", lambda s: len(s.plan.files)),
+    Gauge("planned_items", "Items of the plan's files, as their manifests say.", lambda s: s.plan.items),
+    Gauge("planned_bytes", "Compressed bytes of the plan's files.", lambda s: s.plan.bytes),
+    Gauge("files", "Files of the plan by their state in Dagster.",
+          lambda s: dict.fromkeys(get_args(State), 0) | Counter(s.dagster.states.values()), D, ("state",)),
+    Gauge("running_items", "Items that running files have read so far.",
+          lambda s: sum(file.items for file in s.dagster.running), D),
+    Gauge("running_items_per_second", "Items a second that running files read, all together, as they last logged it.",
+          lambda s: sum(file.items_per_second for file in s.dagster.running), D),
+    Gauge("running_retries", "Transactions of running files that ran again after a transient fault of the database.",
+          lambda s: sum(file.retries for file in s.dagster.running), D),
+    Gauge("oldest_running_file_age_seconds",
+          "How long ago the load of the file began that has been running longest; 0 when none runs.",
+          lambda s: max((s.now - file.started for file in s.dagster.running), default=0), D),
+    Gauge("longest_silence_seconds",
+          "How long ago the running file that is silent longest last wrote into its log; 0 when none runs.",
+          lambda s: max((s.now - file.heard for file in s.dagster.running), default=0), D),
+    Gauge("newest_backfill", "1 for the status of the profile's newest backfill.",
+          lambda s: {status: [status] == [b.status for b in s.dagster.backfills[:1]] for status in BACKFILL_STATUSES},
+          D, ("status",)),
+    Gauge("active_backfills", "Backfills that are not over.",
+          lambda s: sum(not backfill.over for backfill in s.dagster.backfills), D),
+    Gauge("loaded_files", "Files that have a receipt.", lambda s: s.totals.files, R),
+    Gauge("items", "Items of files that have a receipt, by what became of them.",
+          lambda s: {what: getattr(s.totals, what) for what in ("loaded", "skipped", "quarantined")}, R, ("outcome",)),
+    Gauge("rows", "Rows written by files that have a receipt.",
+          lambda s: {table.qualified: 0 for table in s.profile.tables.values()} | s.totals.rows, R, ("table",)),
+    Gauge("skipped_items", "Items that the profile skipped, by its reason.",
+          lambda s: _commonest(s.totals.skipped_by_reason), R, ("reason",)),
+    Gauge("unrouted_items", "Items that no rule took; they are skipped, too.", lambda s: s.totals.unrouted, R),
+    Gauge("quarantine_items", "Items in the quarantine now, of failed files as well.",
+          lambda s: s.totals.in_quarantine, R),
+    Gauge("retries", "Transactions that ran again, in the loads of files that have a receipt.",
+          lambda s: s.totals.retries, R),
+    Gauge("loaded_bytes", "Compressed bytes of files that have a receipt.", lambda s: s.totals.bytes, R),
+    Gauge("load_seconds", "Seconds that these files took, all loads added up.", lambda s: s.totals.seconds, R),
+    Gauge("unconserved_files", "Files whose items are not all loaded, skipped or quarantined; must be 0.",
+          lambda s: sum(not conserved(*each) for each in loaded_files(s.plan, s.totals.by_file)), R),
+    Gauge("newest_receipt_timestamp_seconds",
+          "When the newest receipt was written, in seconds of the epoch; 0 without one.",
+          lambda s: s.totals.last_loaded_at, R),
+    Gauge("outdated_aggregates",
+          "Aggregates that are not made of all files as they are now, once all are loaded; must be 0.",
+          lambda s: _outdated(s.plan, s.profile, s.totals), R),
+    Gauge("unproven_files", "Files that Dagster shows as materialized and that have no receipt of the same contents.",
+          lambda s: _unproven(s.plan, s.dagster, s.totals), (*D, *R)),
+)  # fmt: skip
+"""In the order in which they are served."""
+
+
+def _outdated(plan: Plan, profile: Profile, totals: Totals) -> int:
+    loaded = receipts_of(plan, totals.by_file)
+    return sum(
+        bool(made_of_all(plan, each, totals.aggregates.get(each.table.qualified), loaded).fault)
+        for each in profile.aggregates
+    )
+
+
+def _unproven(plan: Plan, dagster: FromDagster, totals: Totals) -> int:
+    shown = sum(state == "materialized" for state in dagster.states.values())
+    proven = (planned for planned, file in loaded_files(plan, totals.by_file) if matches(planned, file))
+    return shown - sum(dagster.states[planned.partition] == "materialized" for planned in proven)
+
+
 class MigrationCollector(Collector):
     """The metrics of one profile. Give it to a registry; `collect` never raises."""
 
-    def __init__(self, plan: Plan, profile: Profile, instance: Instance, database_url: str) -> None:
+    def __init__(self, plan: Plan, profile: Profile, client: DagsterClient, database_url: str) -> None:
         self._plan = plan
         self._profile = profile
         exports = [export.id for export in plan.exports]
-        follow = Follow(instance, plan)
+        follow = Follow(client, plan)
 
         def ask_dagster() -> FromDagster:
             running = follow.running()
             return FromDagster(
-                states=states(instance, plan, profile, running),
+                states=read_states(client, plan, profile, running),
                 running=running,
-                backfills=backfills(instance, plan),
+                backfills=backfills(client, plan),
             )
 
         self._dagster = _Source("dagster", ask_dagster)
+        aggregates = bool(profile.aggregates)
         self._database = _Source(
-            "database", lambda: read_totals(database_url, plan.profile, exports, QUERY_SECONDS)
+            "database",
+            lambda: read_totals(database_url, plan.profile, exports, QUERY_SECONDS, aggregates=aggregates),
         )
         self._threads = ThreadPoolExecutor(2, thread_name_prefix=f"metrics of {plan.profile}")
         self._lock = threading.Lock()
@@ -152,143 +258,24 @@ class MigrationCollector(Collector):
             return self._metrics
 
     def _make(self) -> Iterable[Metric]:
-        yield from self._about()
-        yield from self._of_plan()
-        if dagster := self._dagster.numbers:
-            yield from self._of_dagster(dagster)
-        if totals := self._database.numbers:
-            yield from self._of_database(totals)
-        if dagster and totals:
-            yield self._gauge(
-                "unproven_files",
-                "Files that Dagster shows as materialized and that have no receipt of the same contents.",
-                self._unproven(dagster, totals),
-            )
+        sources: tuple[_Source[Any], ...] = (self._dagster, self._database)
+        answered = {source.name for source in sources if source.numbers is not None}
+        dagster, totals = cast(FromDagster, self._dagster.numbers), cast(Totals, self._database.numbers)
+        scrape = Scrape(
+            plan=self._plan, profile=self._profile, sources=sources, dagster=dagster, totals=totals
+        )
+        for gauge in GAUGES:
+            if answered.issuperset(gauge.of):
+                yield self._family(gauge, gauge.value(scrape))
 
-    def _about(self) -> Iterable[Metric]:
-        sources: Sequence[_Source[Any]] = (self._dagster, self._database)
-        yield self._gauge_by(
-            "up", "Whether a source answered this scrape.", "source", {s.name: s.numbers is not None for s in sources}
-        )  # fmt: skip
-        yield self._gauge_by(
-            "scrape_duration_seconds", "How long a source took to answer.", "source",
-            {source.name: source.seconds for source in sources},
-        )  # fmt: skip
-        errors = CounterMetricFamily(
-            "migration_scrape_errors", "Scrapes that a source did not answer.", labels=("profile", "source")
-        )
-        for source in sources:
-            errors.add_metric((self._plan.profile, source.name), source.errors)
-        yield errors
-        info = GaugeMetricFamily(
-            "migration_info", "Always 1; its labels tell versions.", labels=("profile", "profile_version", "version")
-        )  # fmt: skip
-        info.add_metric((self._plan.profile, self._profile.version, version("migration-pipeline")), 1)
-        yield info
-
-    def _of_plan(self) -> Iterable[Metric]:
-        yield self._gauge("planned_files", "Files of the plan.", len(self._plan.files))
-        yield self._gauge(
-            "planned_items", "Items of the plan's files, as their manifests say.", self._plan.items
-        )
-        yield self._gauge("planned_bytes", "Compressed bytes of the plan's files.", self._plan.bytes)
-
-    def _of_dagster(self, dagster: FromDagster) -> Iterable[Metric]:
-        now, running = time.time(), dagster.running
-        counts = Counter[str](dagster.states.values())
-        yield self._gauge_by(
-            "files", "Files of the plan by their state in Dagster.", "state",
-            {state: counts[state] for state in get_args(State)},
-        )  # fmt: skip
-        yield self._gauge(
-            "running_items", "Items that running files have read so far.", sum(file.items for file in running)
-        )
-        yield self._gauge(
-            "running_items_per_second",
-            "Items a second that running files read, all together, as they last logged it.",
-            sum(file.items_per_second for file in running),
-        )
-        yield self._gauge(
-            "running_retries",
-            "Transactions of running files that ran again after a transient fault of the database.",
-            sum(file.retries for file in running),
-        )
-        yield self._gauge(
-            "oldest_running_file_age_seconds",
-            "How long ago the load of the file began that has been running longest; 0 when none runs.",
-            max((now - file.started for file in running), default=0),
-        )
-        yield self._gauge(
-            "longest_silence_seconds",
-            "How long ago the running file that is silent longest last wrote into its log; 0 when none runs.",
-            max((now - file.heard for file in running), default=0),
-        )
-        newest = dagster.backfills[0].status if dagster.backfills else ""
-        yield self._gauge_by(
-            "newest_backfill", "1 for the status of the profile's newest backfill.", "status",
-            {status: status == newest for status in BACKFILL_STATUSES},
-        )  # fmt: skip
-        yield self._gauge(
-            "active_backfills", "Backfills that are not over.", sum(not one.over for one in dagster.backfills)
-        )
-
-    def _of_database(self, totals: Totals) -> Iterable[Metric]:
-        yield self._gauge("loaded_files", "Files that have a receipt.", totals.files)
-        yield self._gauge_by(
-            "items", "Items of files that have a receipt, by what became of them.", "outcome",
-            {"loaded": totals.loaded, "skipped": totals.skipped, "quarantined": totals.quarantined},
-        )  # fmt: skip
-        tables = {table.qualified: 0 for table in self._profile.tables.values()}
-        yield self._gauge_by(
-            "rows", "Rows written by files that have a receipt.", "table", tables | totals.rows
-        )
-        yield self._gauge_by(
-            "skipped_items", "Items that the profile skipped, by its reason.", "reason",
-            _commonest(totals.skipped_by_reason),
-        )  # fmt: skip
-        yield self._gauge(
-            "unrouted_items", "Items that no rule took; they are skipped, too.", totals.unrouted
-        )
-        yield self._gauge(
-            "quarantine_items", "Items in the quarantine now, of failed files as well.", totals.in_quarantine
-        )
-        yield self._gauge(
-            "retries",
-            "Transactions that ran again, in the loads of files that have a receipt.",
-            totals.retries,
-        )
-        yield self._gauge("loaded_bytes", "Compressed bytes of files that have a receipt.", totals.bytes)
-        yield self._gauge(
-            "load_seconds", "Seconds that these files took, all loads added up.", totals.seconds
-        )
-        yield self._gauge(
-            "unconserved_files",
-            "Files whose items are not all loaded, skipped or quarantined; must be 0.",
-            totals.unconserved,
-        )
-        yield self._gauge(
-            "newest_receipt_timestamp_seconds",
-            "When the newest receipt was written, in seconds of the epoch; 0 without one.",
-            totals.last_loaded_at,
-        )
-
-    def _unproven(self, dagster: FromDagster, totals: Totals) -> int:
-        return sum(
-            dagster.states[planned.partition] == "materialized"
-            and totals.md5s.get((planned.export_id, planned.file.name)) != planned.file.md5
-            for planned in self._plan.files
-        )
-
-    def _gauge(self, name: str, documentation: str, value: float) -> Metric:
-        gauge = GaugeMetricFamily(f"migration_{name}", documentation, labels=("profile",))
-        gauge.add_metric((self._plan.profile,), value)
-        return gauge
-
-    def _gauge_by(self, name: str, documentation: str, label: str, values: dict[str, Any]) -> Metric:
-        gauge = GaugeMetricFamily(f"migration_{name}", documentation, labels=("profile", label))
-        for key, value in values.items():
-            gauge.add_metric((self._plan.profile, key), float(value))
-        return gauge
+    def _family(self, gauge: Gauge, value: float | Mapping[Any, float]) -> Metric:
+        """Write a gauge as Prometheus has it: one sample, or one for each of its label's values."""
+        family = CounterMetricFamily if gauge.counter else GaugeMetricFamily
+        metric = family(f"migration_{gauge.name}", gauge.help, labels=("profile", *gauge.labels))
+        for labels, number in (value if isinstance(value, Mapping) else {(): value}).items():
+            of = labels if isinstance(labels, tuple) else (labels,)
+            metric.add_metric((self._plan.profile, *of), float(number))
+        return metric
 
 
 def _commonest(counts: dict[str, int]) -> dict[str, int]:
@@ -334,7 +321,7 @@ class Server:
         registry.register(
             MigrationsCollector(
                 [
-                    MigrationCollector(plan, profile, Instance(dagster_url, QUERY_SECONDS), database_url)
+                    MigrationCollector(plan, profile, DagsterClient(dagster_url, QUERY_SECONDS), database_url)
                     for plan, profile in plans
                 ]
             )

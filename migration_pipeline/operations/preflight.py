@@ -1,8 +1,8 @@
-"""What a backfill looks at in the database before it launches anything.
+"""What a backfill looks at in the database before it launches anything, and what `status` tells of it.
 
-Whether the tables fit: else each file of thousands would fail in a run of its own. And whether that is there which
-Dagster shows as materialized: a table may have been made anew, and what a plan has landed is dropped once an
-aggregate is made of another.
+Whether the tables fit: else each file of thousands would fail in a run of its own. And whether that is there, and as it
+should be, which Dagster shows as materialized: a table may have been made anew, what a plan has landed is dropped once
+an aggregate is made of another, and of a replay Dagster knows nothing.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from migration_pipeline import settings
 from migration_pipeline.migration.plan import Plan, PlannedFile
-from migration_pipeline.operations.client import FileStatus
-from migration_pipeline.operations.downstream import AssetStatus, outdated
+from migration_pipeline.migration.verdicts import conserved, matches
+from migration_pipeline.operations.downstream import AssetStatus, read_made
+from migration_pipeline.operations.files import FileStatus
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.targets.connection import DatabaseError
 from migration_pipeline.targets.ddl import check_tables
@@ -35,12 +36,13 @@ def tables_fit(profile: Profile) -> str:
 
 
 def mark_lost(
-    plan: Plan, profile: Profile, files: Sequence[FileStatus], assets: Iterable[AssetStatus]
+    plan: Plan, profile: Profile, files: Sequence[FileStatus], assets: Sequence[AssetStatus]
 ) -> list[str]:
     """Make *missing* what Dagster shows as materialized and the database does not have; says of how many files, and why.
 
-    What a file has landed is missed only if an aggregate is to be made of it, which would fail then: once all is
-    made, it may go. Where the database cannot be reached from here, only Dagster knows.
+    So is an aggregate that is not made of all files as they are now. What a file has landed is missed only if an
+    aggregate is to be made of it, which would fail then: once all is made, it may go. Where the database cannot be
+    reached from here, only Dagster knows.
     """
     url = settings.known_database_url()
     if url is None:
@@ -50,11 +52,15 @@ def mark_lost(
         receipts = read_receipts(url, profile.name)
         empty = empty_tables(url, (table for table in profile.tables.values() if not table.landing))
         landed = read_landed(url, profile.name, sources.values()) if sources else {}
+        made = read_made(plan, profile, url, receipts)
     except DatabaseError:
         return []
     lost = _mark(plan, files, lambda file: _fault(file, receipts, empty))
+    for asset in assets:
+        if asset.state == "materialized" and asset.name in made and (fault := made[asset.name].fault):
+            asset.state, asset.rows, asset.error = "missing", None, f"materialized in Dagster, but {fault}"
     states = {file.state for file in files} | {asset.state for asset in assets}
-    if sources and (states - {"materialized", "running"} or outdated(plan, profile, url)):
+    if sources and states - {"materialized", "running"}:
         lost += _mark(
             plan, files, lambda file: "" if sources.keys() <= landed.get(_key(file), set()) else UNLANDED
         )
@@ -78,8 +84,10 @@ def _mark(plan: Plan, files: Iterable[FileStatus], fault: Callable[[PlannedFile]
 def _fault(file: PlannedFile, receipts: Mapping[FileKey, Receipt], empty: set[str]) -> str:
     """Say why a file is not loaded, whatever Dagster says; "" if nothing speaks against it."""
     receipt = receipts.get(_key(file))
-    if receipt is None or receipt.md5 != file.file.md5:
+    if receipt is None or not matches(file, receipt):
         return "without a receipt in the database"
+    if not conserved(file, receipt):
+        return "with items that are not accounted for"
     without = sorted(table for table in empty if receipt.rows.get(table))
     return f"without rows in {', '.join(without)}, which is empty" if without else ""
 

@@ -6,7 +6,7 @@ the target database and was committed with the file's last batch, so it is still
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime, timezone
 
 import msgspec
@@ -15,8 +15,11 @@ from migration_pipeline.defs.aggregates import aggregate_metadata
 from migration_pipeline.defs.metadata import file_metadata
 from migration_pipeline.engine.file_report import FileReport
 from migration_pipeline.migration.plan import Plan
-from migration_pipeline.operations.client import FileStatus, Instance
-from migration_pipeline.operations.downstream import AssetStatus, downstream
+from migration_pipeline.migration.verdicts import Made, matches
+from migration_pipeline.operations.client import DagsterClient
+from migration_pipeline.operations.downstream import AssetStatus, downstream, read_made
+from migration_pipeline.operations.files import FileStatus, read_files
+from migration_pipeline.operations.runs import run_start
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.profile.row import Table
 from migration_pipeline.targets.aggregation import AggregateReport
@@ -24,7 +27,6 @@ from migration_pipeline.targets.receipts import (
     AggregateReceipt,
     FileKey,
     Receipt,
-    read_aggregates,
     read_receipts,
 )
 
@@ -44,33 +46,35 @@ class Reconciled(msgspec.Struct, kw_only=True):
     """Aggregates with a receipt that were not reported, and why."""
     unproven: list[FileStatus] = []
     """Files that Dagster shows as materialized, without a receipt of the same contents."""
+    outdated: list[tuple[AssetStatus, str]] = []
+    """Aggregates that Dagster shows as materialized, and that are not made of all files as they are now, and why."""
 
 
-def reconcile(plan: Plan, profile: Profile, instance: Instance, database_url: str) -> Reconciled:
+def reconcile(plan: Plan, profile: Profile, client: DagsterClient, database_url: str) -> Reconciled:
     """Report a materialization without a run for each file and table that Dagster lost.
 
     Reported are files of the plan whose receipt has the same export, file and MD5, that no run is loading or has
     begun to load since, and whose every table the receipt speaks of. Then, if all files are there, each aggregate
-    that was made of them by the SQL that it has now. Raises `InstanceError` when Dagster cannot
+    that was made of them by the SQL that it has now. Raises `DagsterClientError` when Dagster cannot
     be reached, and `DatabaseError` when the receipts cannot be read.
     """
     receipts = read_receipts(database_url, plan.profile)
     planned = plan.by_partition()
     done = Reconciled()
-    for status in instance.files(plan, profile):
+    for status in read_files(client, plan, profile):
         file = planned[status.partition]
         receipt = receipts.get((file.export_id, file.file.name))
-        if receipt is None or receipt.md5 != file.file.md5:
+        if receipt is None or not matches(file, receipt):
             if status.state == "materialized":
                 done.unproven.append(status)
             continue
         if status.state in ("materialized", "running"):
             continue
-        if reason := _reason_against(status, receipt, receipts, profile, instance):
+        if reason := _reason_against(status, receipt, receipts, profile, client):
             done.refused.append((status, reason))
             continue
         for table in profile.tables.values():
-            instance.report_materialization(
+            client.report_materialization(
                 [plan.profile, table.name],
                 file.partition,
                 file_metadata(file, _report(receipt), table),
@@ -80,35 +84,36 @@ def reconcile(plan: Plan, profile: Profile, instance: Instance, database_url: st
         done.reported.append((status, receipt))
         if receipt.profile_version != profile.version:
             done.other_version.append(status)
-    if all(file.state == "materialized" for file in instance.files(plan, profile)):
-        loaded = [receipts.get((file.export_id, file.file.name)) for file in plan.files]
-        if all(loaded):
-            _report_aggregates(profile, instance, database_url, [file for file in loaded if file], done)
+    if profile.aggregates:
+        whole = all(file.state == "materialized" for file in read_files(client, plan, profile))
+        made = read_made(plan, profile, database_url, receipts)
+        for asset in downstream(client, profile):
+            if asset.name in made and not made[asset.name].waits:
+                _reconcile_aggregate(client, asset, made[asset.name], whole, done)
     return done
 
 
-def _report_aggregates(
-    profile: Profile, instance: Instance, database_url: str, loaded: Sequence[Receipt], done: Reconciled
+def _reconcile_aggregate(
+    client: DagsterClient, asset: AssetStatus, made: Made, whole: bool, done: Reconciled
 ) -> None:
-    """Report the aggregates that Dagster does not show as made of all files, and that are."""
-    made = read_aggregates(database_url, profile.name)
-    aggregates = {aggregate.table.name: aggregate for aggregate in profile.aggregates}
-    for status in downstream(instance, profile):
-        aggregate = aggregates.get(status.name)
-        receipt = made.get(aggregate.table.qualified) if aggregate else None
-        if aggregate is None or receipt is None or status.state in ("materialized", "running"):
-            continue
-        if fault := receipt.fault(aggregate.sql_md5, loaded):
-            done.refused_aggregates.append((status, fault))
-            continue
-        instance.report_materialization(
-            status.key,
+    """Report an aggregate that Dagster does not show as made of all files, and that is, once it shows all files."""
+    receipt = made.receipt
+    if asset.state == "materialized":
+        if made.fault:
+            done.outdated.append((asset, made.fault))
+    elif receipt is None or not whole or asset.state == "running":
+        return
+    elif made.fault:
+        done.refused_aggregates.append((asset, made.fault))
+    else:
+        client.report_materialization(
+            asset.key,
             None,
             aggregate_metadata(msgspec.convert(receipt, AggregateReport, from_attributes=True)),
             f"reported by `migration-pipeline reconcile` from the receipt of {receipt.made_at:%Y-%m-%d %H:%M:%S %Z}, "
             f"run {receipt.run_id}",
         )
-        done.aggregates.append((status, receipt))
+        done.aggregates.append((asset, receipt))
 
 
 def _reason_against(
@@ -116,11 +121,11 @@ def _reason_against(
     receipt: Receipt,
     receipts: Mapping[FileKey, Receipt],
     profile: Profile,
-    instance: Instance,
+    client: DagsterClient,
 ) -> str:
     """Say why a file is not as its receipt says; "" when nothing speaks against it."""
     if status.run_id and status.run_id != receipt.run_id:
-        started = datetime.fromtimestamp(instance.run_start(status.run_id), timezone.utc)
+        started = datetime.fromtimestamp(run_start(client, status.run_id), timezone.utc)
         if started > receipt.loaded_at:
             return f"run {status.run_id[:8]} began to load it again and {status.state}; see retry-failed"
     for table in profile.tables.values():

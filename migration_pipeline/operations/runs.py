@@ -1,4 +1,4 @@
-"""The runs and backfills of one plan in a running Dagster: which are alive, what they say, how to stop them.
+"""The runs of one plan in a running Dagster, and what they say.
 
 A run belongs to a plan when it loads assets of its profile. What a run says is its event log, which is in
 Dagster's storage, so it can be read from anywhere, and also after the run's worker is gone.
@@ -6,46 +6,34 @@ Dagster's storage, so it can be read from anywhere, and also after the run's wor
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import msgspec
 
-from migration_pipeline.engine.file_report import Progress
 from migration_pipeline.errors import UsageError
+from migration_pipeline.migration.names import table_keys
 from migration_pipeline.migration.plan import Plan, PlannedFile
-from migration_pipeline.operations.client import Backfill, FileStatus, Instance, State, failure_of
+from migration_pipeline.operations.client import ENTRIES, DagsterClient, first_line, metadata_of
 from migration_pipeline.profile.profile import Profile
 
 EXECUTING = ("STARTING", "STARTED", "CANCELING")
 WAITING = ("QUEUED", "NOT_STARTED")
 """Dagster's RunStatus of runs that have a worker, and of those that wait for one."""
 
-ENDED: dict[str, State] = {"FAILURE": "failed", "CANCELED": "stopped"}
-
-NEWEST_BACKFILLS = 50
-"""Backfills looked at, newest first, to find those of a profile."""
-
 PAGE = 500
 """Runs asked about in one query."""
 
-STOP_SECONDS = 180.0
-"""How long `stop` waits: a terminated run ends at its next batch, and the daemon looks every few seconds."""
-
 POLL_SECONDS = 1.0
 
-SAID = re.compile(r"^(?P<file>[^\s:]+\.json\.gz): (?P<what>.*)", re.DOTALL)
-PROGRESS = re.compile(r"(?P<items>[\d,]+) of (?P<total>[\d,]+) items, (?P<speed>[\d,]+) items/s")
-RETRY = re.compile(r"; try \d+ in [\d.]+ s$")
-"""What a load writes into its run's log (`defs/migration.py`, `targets/postgres.py`): a line of a file, its
-progress, and a transaction that runs again."""
+STEP_FAILED, RUN_FAILED = "ExecutionStepFailureEvent", "RunFailureEvent"
 
 SHOWN_EVENTS = {
     "LogMessageEvent": "",
-    "ExecutionStepFailureEvent": "",
-    "RunFailureEvent": "",
+    STEP_FAILED: "",
+    RUN_FAILED: "",
     "RunEnqueuedEvent": "run queued",
     "RunStartEvent": "run started",
     "RunCancelingEvent": "run is being terminated",
@@ -67,30 +55,8 @@ class Run(msgspec.Struct, kw_only=True, frozen=True):
     """When its worker began; 0.0 before."""
 
 
-class RunningFile(msgspec.Struct, kw_only=True):
-    """A file that a run is loading now, as far as the run's log tells."""
-
-    planned: PlannedFile
-    run_id: str
-    started: float
-    """When its load began, in seconds of the epoch."""
-    items: int = 0
-    """Items read so far."""
-    items_per_second: float = 0.0
-    retries: int = 0
-    """Transactions that ran again so far."""
-    heard: float = 0.0
-    """When its run last wrote into its log, in seconds of the epoch. A worker that is gone writes nothing."""
-
-    @property
-    def progress(self) -> Progress:
-        """How far it is."""
-        seconds = self.items / self.items_per_second if self.items_per_second else 0.0
-        return Progress(self.items, self.planned.file.items, 0, seconds)
-
-
 class LogLine(msgspec.Struct, frozen=True):
-    """A line of a run's log."""
+    """An event of a run's log."""
 
     time: float
     """Seconds of the epoch."""
@@ -98,174 +64,129 @@ class LogLine(msgspec.Struct, frozen=True):
     text: str
     kind: str
     """GraphQL type of the event."""
+    metadata: dict[str, Any] = {}
+    """Of an observation, by label."""
 
 
 # -- which runs there are ----------------------------------------------------------------------------
 
 
-def runs(instance: Instance, plan: Plan, statuses: Sequence[str], newest: int | None = None) -> list[Run]:
+def runs(client: DagsterClient, plan: Plan, statuses: Sequence[str], newest: int | None = None) -> list[Run]:
     """Give the plan's runs that have one of Dagster's `statuses` (or any), newest first.
 
-    With `newest`, of that many newest runs of the whole instance.
+    With `newest`, of that many newest runs of the whole Dagster.
     """
     found: list[Run] = []
-    places = {partition: place for place, partition in enumerate(plan.by_partition())}
+    places = _places(plan)
     cursor = None
     while True:
-        page = instance.query(RUNS, statuses=list(statuses) or None, cursor=cursor, limit=newest or PAGE)[
+        page = client.query(RUNS, statuses=list(statuses) or None, cursor=cursor, limit=newest or PAGE)[
             "runsOrError"
         ]["results"]
-        found += (_run(run, places) for run in page if _is_of(run, plan.profile))
+        found += (_run(run, places) for run in page if is_of(run, plan.profile))
         if newest or len(page) < PAGE:
             return found
         cursor = page[-1]["id"]
 
 
-def _run(run: dict[str, Any], places: dict[str, int]) -> Run:
-    tags = {tag["key"]: tag["value"] for tag in run["tags"]}
-    first = tags.get("dagster/asset_partition_range_start", tags.get("dagster/partition"))
+def last_run(client: DagsterClient, plan: Plan, profile: Profile, planned: PlannedFile) -> Run | None:
+    """Give the last run that tried a file; None when none did, or it is deleted."""
+    key = {"path": table_keys(profile)[0]}
+    node = client.query(LAST_RUN, key=key, partition=planned.partition)["assetNodeOrError"]
+    run = node.get("latestRunForPartition")
+    return _run(run, _places(plan)) if run else None
+
+
+def _places(plan: Plan) -> dict[str, int]:
+    return {partition: place for place, partition in enumerate(plan.by_partition())}
+
+
+def _run(run: Mapping[str, Any], places: Mapping[str, int]) -> Run:
+    tags: dict[str, str] = {tag["key"]: tag["value"] for tag in run["tags"]}
+    first = tags.get("dagster/asset_partition_range_start", tags.get("dagster/partition", ""))
     last = tags.get("dagster/asset_partition_range_end", first)
     partitions: tuple[str, ...] = ()
     if first in places and last in places:
-        partitions = tuple(list(places)[places[first] : places[last] + 1])
+        partitions = tuple(islice(places, places[first], places[last] + 1))
     return Run(id=run["id"], status=run["status"], partitions=partitions, started=run["startTime"] or 0.0)
 
 
-def _is_of(work: dict[str, Any], profile: str) -> bool:
+def is_of(work: Mapping[str, Any], profile: str) -> bool:
     """Whether a run or backfill loads a profile's assets: by its selection, or as a job ``<profile>_…`` of them."""
     if selection := work["assetSelection"]:
         return any(key["path"][0] == profile for key in selection)
     return str(work["jobName"] or "").rpartition("_")[0] == profile
 
 
-def run_configs(instance: Instance, run_ids: Sequence[str]) -> dict[str, str]:
+def run_status(client: DagsterClient, run_id: str) -> str:
+    """Dagster's RunStatus of a run; "" when it is deleted."""
+    return str(client.query(RUN, run=run_id)["runOrError"].get("status", ""))
+
+
+def run_start(client: DagsterClient, run_id: str) -> float:
+    """When a run started, in seconds of the epoch; 0.0 when it never did, or is deleted."""
+    return float(client.query(RUN, run=run_id)["runOrError"].get("startTime") or 0)
+
+
+def run_configs(client: DagsterClient, run_ids: Sequence[str]) -> dict[str, str]:
     """Give the run config of runs as YAML, by run id. It may hold secrets."""
     found: dict[str, str] = {}
     for start in range(0, len(run_ids), PAGE):
-        answer = instance.query(CONFIGS, runs=list(run_ids[start : start + PAGE]))["runsOrError"]
+        answer = client.query(CONFIGS, runs=list(run_ids[start : start + PAGE]))["runsOrError"]
         found |= {run["id"]: run["runConfigYaml"] for run in answer["results"]}
     return found
-
-
-def backfills(instance: Instance, plan: Plan) -> list[Backfill]:
-    """Give the profile's backfills among Dagster's newest `NEWEST_BACKFILLS`, newest first."""
-    answer = instance.query(BACKFILLS, limit=NEWEST_BACKFILLS)["partitionBackfillsOrError"]
-    return [
-        Backfill(
-            id=one["id"],
-            status=one["status"],
-            error=one["error"]["message"].splitlines()[0] if one["error"] else "",
-            created=one["timestamp"],
-            files=one["numPartitions"] or 0,
-        )
-        for one in answer.get("results", [])
-        if _is_of(one, plan.profile)
-    ]
-
-
-def states(
-    instance: Instance, plan: Plan, profile: Profile, running: Sequence[RunningFile]
-) -> dict[str, State]:
-    """Tell the state of each partition by two queries, however many files have failed.
-
-    A file whose run's worker died, or that was stopped, is missing to Dagster; its newest run tells, if it is
-    among Dagster's newest `PAGE`.
-    """
-    found = instance.states(plan, profile)
-    now = {file.planned.partition for file in running}
-    seen: set[str] = set()
-    for run in runs(instance, plan, (), newest=PAGE):
-        for partition in set(run.partitions) - seen:
-            if found[partition] == "missing":
-                found[partition] = ENDED.get(run.status, "missing")
-        seen.update(run.partitions)
-    return {p: "queued" if state == "running" and p not in now else state for p, state in found.items()}
-
-
-def tell_queued(files: Sequence[FileStatus], running: Sequence[RunningFile]) -> None:
-    """Change `running` to `queued` in those files whose run waits for its turn."""
-    now = {file.planned.partition for file in running}
-    for file in files:
-        if file.state == "running" and file.partition not in now:
-            file.state = "queued"
 
 
 # -- what they say -----------------------------------------------------------------------------------
 
 
-class Follow:
-    """Follows the executing runs of a plan. Each event of a log is read once, however often it is asked."""
+def log_lines(
+    client: DagsterClient, run_id: str, cursor: str | None = None
+) -> tuple[list[LogLine], str | None]:
+    """Read a run's log from after `cursor` on, oldest first; gives the cursor to go on from, too.
 
-    def __init__(self, instance: Instance, plan: Plan) -> None:
-        self._instance = instance
-        self._plan = plan
-        self._logs: dict[str, _RunLog] = {}
-
-    def running(self) -> list[RunningFile]:
-        """Give the files that runs are loading now, in load order."""
-        files = self._plan.by_partition()
-        alive = {run.id: run for run in runs(self._instance, self._plan, EXECUTING)}
-        self._logs = {
-            run.id: self._logs.get(run.id)
-            or _RunLog(run, {files[partition].file.name: files[partition] for partition in run.partitions})
-            for run in alive.values()
-            if run.partitions
-        }
-        for log in self._logs.values():
-            log.read(self._instance)
-        found = [log.current for log in self._logs.values() if log.current]
-        return sorted(found, key=lambda file: file.planned.partition)
+    A deleted run has none.
+    """
+    lines: list[LogLine] = []
+    while True:
+        connection = client.query(EVENTS, run=run_id, cursor=cursor)["runOrError"].get("eventConnection")
+        if connection is None:
+            return lines, cursor
+        cursor = str(connection["cursor"])
+        lines += (_line(event) for event in connection["events"] if "timestamp" in event)
+        if not connection["hasMore"]:
+            return lines, cursor
 
 
-class _RunLog:
-    """What is known of one executing run from its log."""
-
-    def __init__(self, run: Run, files: dict[str, PlannedFile]) -> None:
-        self._run = run
-        self._files = files
-        self._cursor: str | None = None
-        self.current: RunningFile | None = None
-        if len(files) == 1:  # it loads that one, even if it has not said so yet
-            (planned,) = files.values()
-            self._begin(planned, run.started or time.time())
-
-    def _begin(self, planned: PlannedFile, when: float) -> None:
-        self.current = RunningFile(planned=planned, run_id=self._run.id, started=when, heard=when)
-
-    def read(self, instance: Instance) -> None:
-        """Read what is new."""
-        lines, self._cursor = log_lines(instance, self._run.id, self._cursor)
-        for line in lines:
-            self._take(line)
-
-    def _take(self, line: LogLine) -> None:
-        said = SAID.match(line.text)
-        planned = self._files.get(said["file"]) if said else None
-        if planned and (self.current is None or self.current.planned is not planned):
-            self._begin(planned, line.time)
-        if self.current is None:
-            return
-        self.current.heard = max(self.current.heard, line.time)
-        if not said or not planned:
-            return
-        if progress := PROGRESS.search(said["what"]):
-            self.current.items = int(progress["items"].replace(",", ""))
-            self.current.items_per_second = float(progress["speed"].replace(",", ""))
-        elif RETRY.search(said["what"]):
-            self.current.retries += 1
-
-
-def log_lines(instance: Instance, run_id: str, cursor: str | None = None) -> tuple[list[LogLine], str | None]:
-    """Read a run's log from after `cursor` on, oldest first; gives the cursor to go on from, too."""
-    events, cursor = instance.events(run_id, cursor)
-    return [_line(event) for event in events if "timestamp" in event], cursor
-
-
-def _line(event: dict[str, Any]) -> LogLine:
+def _line(event: Mapping[str, Any]) -> LogLine:
     kind = event["__typename"]
-    text = failure_of(event) if kind == "ExecutionStepFailureEvent" else str(event["message"] or "")
-    text = SHOWN_EVENTS.get(kind) or text
-    return LogLine(float(event["timestamp"]) / 1000, event["level"], text, kind)
+    text = _failure(event) if kind == STEP_FAILED else str(event["message"] or "")
+    return LogLine(
+        float(event["timestamp"]) / 1000,
+        event["level"],
+        SHOWN_EVENTS.get(kind) or text,
+        kind,
+        metadata_of(event) if "metadataEntries" in event else {},
+    )
+
+
+def _failure(event: Mapping[str, Any]) -> str:
+    """Give the first line of what a step failed with."""
+    described = (event["failureMetadata"] or {}).get("description")
+    if described:
+        return str(described).splitlines()[0]
+    error = event["error"] or {}
+    causes = error.get("causes") or []
+    return first_line(causes[-1] if causes else error)
+
+
+def run_error(client: DagsterClient, run_id: str) -> str:
+    """Give the first line of what a run failed with; "" when it did not fail."""
+    lines, _ = log_lines(client, run_id)
+    told = {line.kind: line.text for line in reversed(lines) if line.kind in (STEP_FAILED, RUN_FAILED)}
+    if STEP_FAILED in told:
+        return told[STEP_FAILED]
+    return (told[RUN_FAILED] or "the run failed").splitlines()[0] if told else ""
 
 
 def one_file(plan: Plan, text: str) -> PlannedFile:
@@ -283,85 +204,26 @@ def one_file(plan: Plan, text: str) -> PlannedFile:
     return found[0]
 
 
-def last_run(instance: Instance, plan: Plan, profile: Profile, planned: PlannedFile) -> Run | None:
-    """Give the last run that tried a file; None when none did, or it is deleted."""
-    table = next(iter(profile.tables.values()))
-    node = instance.query(LAST_RUN, key={"path": [plan.profile, table.name]}, partition=planned.partition)[
-        "assetNodeOrError"
-    ]
-    run = node.get("latestRunForPartition")
-    return _run(run, {p: n for n, p in enumerate(plan.by_partition())}) if run else None
-
-
 def file_log(
-    instance: Instance, run: Run, planned: PlannedFile, *, follow: bool = False
+    client: DagsterClient, run: Run, planned: PlannedFile, *, follow: bool = False
 ) -> Iterator[LogLine]:
     """Yield what a run says of a file, and of itself; with `follow`, until the run is over."""
     cursor: str | None = None
     while True:
-        over = not follow or run_status(instance, run.id) not in (*WAITING, *EXECUTING)
-        lines, cursor = log_lines(instance, run.id, cursor)
+        over = not follow or run_status(client, run.id) not in (*WAITING, *EXECUTING)
+        lines, cursor = log_lines(client, run.id, cursor)
         for line in lines:
-            if line.kind not in SHOWN_EVENTS:
-                continue
-            said = SAID.match(line.text)
-            if line.kind != "LogMessageEvent" or said is None or said["file"] == planned.file.name:
+            if line.kind in SHOWN_EVENTS and _concerns(line, planned.file.name):
                 yield line
         if over:
             return
         time.sleep(POLL_SECONDS)
 
 
-def run_status(instance: Instance, run_id: str) -> str:
-    """Dagster's RunStatus of a run; "" when it is deleted."""
-    return str(instance.query(RUN_STATUS, run=run_id)["runOrError"].get("status", ""))
-
-
-# -- how to stop them --------------------------------------------------------------------------------
-
-
-class Stopped(msgspec.Struct, kw_only=True):
-    """What `stop` did."""
-
-    backfills: list[str] = []
-    """Backfills that were cancelled."""
-    runs: list[str] = []
-    """Runs that were terminated, or taken out of the queue."""
-    left: list[Run] = []
-    """Runs that did not end in time."""
-    open_backfills: list[str] = []
-    """Backfills that did not end in time."""
-
-
-def stop(
-    instance: Instance, plan: Plan, say: Callable[[str], None], seconds: float = STOP_SECONDS
-) -> Stopped:
-    """Cancel the plan's backfills and terminate its runs, and wait until they have ended, `seconds` at most.
-
-    Backfills go first: they would make new runs. Raises `InstanceError` when Dagster refuses.
-    """
-    done = Stopped()
-    deadline = time.monotonic() + seconds
-    said = ""
-    while True:
-        open_backfills = [one for one in backfills(instance, plan) if not one.over]
-        for one in open_backfills:
-            if one.status == "REQUESTED" and one.id not in done.backfills:
-                instance.cancel_backfill(one.id)
-                done.backfills.append(one.id)
-        alive = runs(instance, plan, (*WAITING, *EXECUTING))
-        if ending := [run.id for run in alive if run.status != "CANCELING" and run.id not in done.runs]:
-            done.runs += instance.terminate(ending)
-        if not (open_backfills or alive):
-            return done
-        if time.monotonic() > deadline:
-            done.left, done.open_backfills = alive, [one.id for one in open_backfills]
-            return done
-        line = f"waiting for {len(alive):,} runs and {len(open_backfills):,} backfills to end"
-        if line != said:
-            say(line)
-            said = line
-        time.sleep(POLL_SECONDS)
+def _concerns(line: LogLine, file: str) -> bool:
+    """Whether a line is not another file's; one that is a file's begins with the file's name."""
+    name, colon, _ = line.text.partition(": ")
+    return line.kind != "LogMessageEvent" or not (colon and name.endswith(".json.gz")) or name == file
 
 
 RUNS = """
@@ -369,15 +231,6 @@ query Runs($statuses: [RunStatus!], $cursor: String, $limit: Int) {
   runsOrError(filter: {statuses: $statuses}, cursor: $cursor, limit: $limit) {
     ... on Runs {
       results { id status startTime jobName assetSelection { path } tags { key value } }
-    }
-  }
-}"""
-
-BACKFILLS = """
-query Backfills($limit: Int) {
-  partitionBackfillsOrError(limit: $limit) {
-    ... on PartitionBackfills {
-      results { id status timestamp numPartitions jobName assetSelection { path } error { message } }
     }
   }
 }"""
@@ -391,9 +244,9 @@ query LastRun($key: AssetKeyInput!, $partition: String!) {
   }
 }"""
 
-RUN_STATUS = """
-query RunStatus($run: ID!) {
-  runOrError(runId: $run) { ... on Run { status } }
+RUN = """
+query Run($run: ID!) {
+  runOrError(runId: $run) { ... on Run { status startTime } }
 }"""
 
 CONFIGS = """
@@ -402,3 +255,26 @@ query Configs($runs: [String]) {
     ... on Runs { results { id runConfigYaml } }
   }
 }"""
+
+EVENTS = (
+    """
+query Events($run: ID!, $cursor: String) {
+  runOrError(runId: $run) {
+    ... on Run {
+      eventConnection(afterCursor: $cursor) {
+        cursor hasMore
+        events {
+          __typename
+          ... on MessageEvent { message timestamp level }
+          ... on ObservationEvent { metadataEntries { ...Entries } }
+          ... on ExecutionStepFailureEvent {
+            error { message causes { message } }
+            failureMetadata { description }
+          }
+        }
+      }
+    }
+  }
+}"""
+    + ENTRIES
+)

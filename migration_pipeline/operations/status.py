@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, get_args
+from contextlib import suppress
+from typing import Any, get_args
 
 import msgspec
 
 from migration_pipeline.migration.plan import Plan
 from migration_pipeline.migration.verdicts import Left, left_of
-from migration_pipeline.operations.client import Backfill, FileStatus, State
-from migration_pipeline.operations.runs import RunningFile
+from migration_pipeline.operations.backfills import Backfill
+from migration_pipeline.operations.downstream import AssetStatus
+from migration_pipeline.operations.files import FileStatus, State
+from migration_pipeline.operations.running import RunningFile
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.targets.connection import DatabaseError
-from migration_pipeline.targets.receipts import Receipt, read_receipts
-
-if TYPE_CHECKING:  # it takes Dagster, whose import costs a second
-    from migration_pipeline.operations.downstream import AssetStatus
+from migration_pipeline.targets.receipts import FileKey, Receipt, read_receipts
 
 
 class _Account(msgspec.Struct, frozen=True):
@@ -30,32 +30,29 @@ class _Account(msgspec.Struct, frozen=True):
 def left(plan: Plan, profile: Profile, files: Sequence[FileStatus], url: str | None) -> Left:
     """Sum up the items of materialized files that are in the quarantine, and those that no rule took.
 
-    Materializations tell it. Only where some are in the quarantine the database is asked, too: a replay may have taken
-    them out since. Where it is not known, or cannot be reached from here, the numbers are those of the load.
+    A receipt that is newer than the file's materialization tells it: a replay may have taken items out since. Where the
+    database is not known, or cannot be reached from here, the numbers are those of the load.
     """
-    accounts = {
-        file.partition: _Account(
-            file.metadata.get("quarantined", 0), file.metadata.get("unrouted_by_keys", {})
-        )
-        for file in files
-        if file.state == "materialized"
-    }
-    if url and any(account.quarantined for account in accounts.values()):
-        try:
+    receipts: dict[FileKey, Receipt] = {}
+    if url:
+        with suppress(DatabaseError):
             receipts = read_receipts(url, plan.profile)
-        except DatabaseError:
-            receipts = {}
-        planned = plan.by_partition()
-        for file in files:
-            receipt = receipts.get((planned[file.partition].export_id, file.file.name))
-            if file.partition in accounts and receipt and _is_newer(receipt, file):
-                accounts[file.partition] = _Account(receipt.quarantined, receipt.unrouted)
-    return left_of(profile, accounts.values())
+    planned = plan.by_partition()
+    return left_of(
+        profile,
+        [
+            _account(file, receipts.get((planned[file.partition].export_id, file.file.name)))
+            for file in files
+            if file.state == "materialized"
+        ],
+    )
 
 
-def _is_newer(receipt: Receipt, file: FileStatus) -> bool:
-    """Whether a receipt tells more than the materialization; one of another database would be older."""
-    return receipt.md5 == file.file.md5 and receipt.loaded_at.timestamp() > file.materialized_at
+def _account(file: FileStatus, receipt: Receipt | None) -> Receipt | _Account:
+    """What tells of a file; a receipt of another database would be the older one."""
+    if receipt and receipt.md5 == file.file.md5 and receipt.loaded_at.timestamp() > file.materialized_at:
+        return receipt
+    return _Account(file.metadata.get("quarantined", 0), file.metadata.get("unrouted_by_keys", {}))
 
 
 def status_json(

@@ -69,7 +69,6 @@ SELECT count(*) AS files,
        coalesce(sum(seconds), 0) AS seconds,
        coalesce(extract(epoch FROM max(loaded_at)), 0) AS last_loaded_at,
        coalesce(sum(s.skipped), 0) AS skipped,
-       count(*) FILTER (WHERE items <> loaded + s.skipped + quarantined) AS unconserved,
        coalesce(sum((SELECT sum(value::bigint) FROM jsonb_each_text(unrouted))), 0) AS unrouted
   FROM migration.loaded_file,
        LATERAL (SELECT coalesce(sum(value::bigint), 0) AS skipped FROM jsonb_each_text(skipped)) s
@@ -99,8 +98,9 @@ SELECT count(*)
 """
 
 FILES = """
-SELECT export_id, file, md5
-  FROM migration.loaded_file
+SELECT export_id, file, md5, items, items = loaded + s.skipped + quarantined AS conserved, loaded_at
+  FROM migration.loaded_file,
+       LATERAL (SELECT coalesce(sum(value::bigint), 0) AS skipped FROM jsonb_each_text(skipped)) s
  WHERE profile = %(profile)s AND export_id = ANY(%(exports)s)
 """
 
@@ -220,33 +220,36 @@ class AggregateReceipt(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str
     made_at: datetime
 
-    def fault(self, sql_md5: str, files: Sequence[Receipt]) -> str:
-        """Say why it is not what that SQL makes of those files, which are all of the plan; "" if it is."""
-        later = sum(file.loaded_at > self.made_at for file in files)
-        if later:
-            return f"{later:,} files were loaded after it was made"
-        if self.files != len(files):
-            return f"it was made of {self.files:,} files, and the plan has {len(files):,}"
-        if self.files_md5 != md5_of_files((file.export_id, file.file) for file in files):
-            return "it was made of other files than the plan has"
-        if self.sql_md5 != sql_md5:
-            return "it was made by another SQL than the profile has now"
-        if self.groups != self.rows:
-            return f"{self.groups:,} groups of landed rows became {self.rows:,} rows"
-        return ""
-
 
 def read_aggregates(url: str, profile: str) -> dict[str, AggregateReceipt]:
     """Read the receipts of a profile's aggregates, by the table's qualified name. Raises `DatabaseError`."""
+    with transaction(url) as cursor:
+        return _aggregates(cursor, profile)
+
+
+def _aggregates(cursor: Any, profile: str) -> dict[str, AggregateReceipt]:
     names = tuple(field.name for field in msgspec.structs.fields(AggregateReceipt))
-    rows = _fetch(url, AGGREGATES, {"profile": profile})
-    return {row[0]: AggregateReceipt(**dict(zip(names, row, strict=True))) for row in rows}
+    cursor.execute(AGGREGATES, {"profile": profile})
+    return {row[0]: AggregateReceipt(**dict(zip(names, row, strict=True))) for row in cursor.fetchall()}
 
 
 def count_quarantined(url: str, profile: str) -> dict[FileKey, int]:
     """Count the items in the quarantine by file. Raises `DatabaseError`."""
     rows = _fetch(url, QUARANTINED, {"profile": profile})
     return {(export_id, file): count for export_id, file, count in rows}
+
+
+class LoadedFile(msgspec.Struct, frozen=True):
+    """What there is of a file's receipt to judge it by."""
+
+    export_id: str
+    file: str
+    md5: str
+    """base64(MD5) of the compressed bytes that were read."""
+    items: int
+    conserved: bool
+    """Whether every item read is loaded, skipped or quarantined (promise P1)."""
+    loaded_at: datetime
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
@@ -264,19 +267,24 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     last_loaded_at: float
     """When the newest receipt was written, in seconds of the epoch; 0 without one."""
     skipped: int
-    unconserved: int
-    """Files whose items are not all loaded, skipped or quarantined; must be 0."""
     unrouted: int
     skipped_by_reason: dict[str, int]
     rows: dict[str, int]
     """Rows by the table's qualified name."""
     in_quarantine: int
     """Items that are in the quarantine now, those of files that failed included."""
-    md5s: dict[FileKey, str]
+    by_file: dict[FileKey, LoadedFile]
+    aggregates: dict[str, AggregateReceipt]
+    """By the table's qualified name; empty where they were not asked for."""
 
 
-def read_totals(url: str, profile: str, exports: Sequence[str], timeout_seconds: float) -> Totals:
-    """Sum up the receipts of some exports, each statement within `timeout_seconds`. Raises `DatabaseError`."""
+def read_totals(
+    url: str, profile: str, exports: Sequence[str], timeout_seconds: float, *, aggregates: bool = False
+) -> Totals:
+    """Sum up the receipts of some exports, each statement within `timeout_seconds`. Raises `DatabaseError`.
+
+    Those of a profile's `aggregates` are read only if it has some: their table asks for a privilege more.
+    """
     of = {"profile": profile, "exports": list(exports)}
     patience = DatabaseSettings(
         lock_timeout_seconds=timeout_seconds, statement_timeout_seconds=timeout_seconds
@@ -291,7 +299,8 @@ def read_totals(url: str, profile: str, exports: Sequence[str], timeout_seconds:
         cursor.execute(IN_QUARANTINE, of)
         (totals["in_quarantine"],) = cursor.fetchone()
         cursor.execute(FILES, of)
-        totals["md5s"] = {(export_id, file): md5 for export_id, file, md5 in cursor.fetchall()}
+        totals["by_file"] = {row[:2]: LoadedFile(*row) for row in cursor.fetchall()}
+        totals["aggregates"] = _aggregates(cursor, profile) if aggregates else {}
     return msgspec.convert(totals, Totals, strict=False)
 
 

@@ -26,8 +26,10 @@ import pytest
 from migration_pipeline.demo.postgres import EmbeddedPostgres
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.migration.plan import Plan, plan_path, read_plan
-from migration_pipeline.operations.client import FileStatus, Instance
+from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.operations.downstream import downstream
+from migration_pipeline.operations.files import FileStatus, read_files
+from migration_pipeline.operations.runs import run_error
 from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
@@ -191,8 +193,8 @@ class Local:
         return read_plan(plan_path(self.home / "plans", "shop"))
 
     @property
-    def dagster(self) -> Instance:
-        return Instance(self._url)
+    def dagster(self) -> DagsterClient:
+        return DagsterClient(self._url)
 
     def command(self, *arguments: str) -> tuple[int, str]:
         done = subprocess.run(
@@ -202,7 +204,7 @@ class Local:
         return done.returncode, done.stdout + done.stderr
 
     def files(self) -> dict[str, FileStatus]:
-        return {f.partition: f for f in self.dagster.files(self.plan, load_profile("shop"))}
+        return {f.partition: f for f in read_files(self.dagster, self.plan, load_profile("shop"))}
 
     def state(self) -> str:
         return self.files()[self.victim].state
@@ -383,7 +385,7 @@ def test_after_a_kill_of_everything_a_start_is_enough(local: Local, what: str) -
     eventually(local.all_materialized)
     (found,) = (run for run in local.runs() if run["runId"] == stale["runId"])
     assert found["status"] == "FAILURE"
-    assert "its code server does not have it" in local.dagster.run_error(stale["runId"])
+    assert "its code server does not have it" in run_error(local.dagster, stale["runId"])
     local.assert_whole()
 
 

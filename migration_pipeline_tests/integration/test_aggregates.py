@@ -29,6 +29,7 @@ from migration_pipeline.engine.load import FileLoad, LoadSettings
 from migration_pipeline.engine.replay import ReplayReport, replay
 from migration_pipeline.engine.transform import Transform
 from migration_pipeline.errors import MigrationError, UsageError
+from migration_pipeline.migration.verdicts import aggregate_fault
 from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.profiles.pictures import PictureOptions
 from migration_pipeline.sources import dynamodb_json
@@ -736,9 +737,8 @@ def test_a_receipt_holds_for_its_files_alone(shop_database_url: str) -> None:
         files = [
             receipt for (_, file), receipt in read_receipts(shop_database_url, "shop").items() if file == name
         ]
-        return read_aggregates(shop_database_url, "shop")["customer_activity"].fault(
-            shop.aggregates[0].sql_md5, files
-        )
+        made = read_aggregates(shop_database_url, "shop")["customer_activity"]
+        return aggregate_fault(shop.aggregates[0], made, files)
 
     land(shop_database_url, shop, "old", [event("a")])
     land(shop_database_url, shop, "new", [event("b")])
@@ -769,7 +769,7 @@ def test_a_replay_makes_the_aggregate_outdated(shop_database_url: str) -> None:
     (receipt,) = read_receipts(shop_database_url, "shop").values()
     made = read_aggregates(shop_database_url, "shop")["customer_activity"]
     assert made.groups == 1
-    assert made.fault(shop.aggregates[0].sql_md5, [receipt]) == "1 files were loaded after it was made"
+    assert aggregate_fault(shop.aggregates[0], made, [receipt]) == "1 files were loaded after it was made"
 
 
 def test_the_time_is_that_of_the_exports_that_are_landed(picture_url: str) -> None:

@@ -29,7 +29,7 @@ from migration_pipeline.demo.postgres import EmbeddedPostgres
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.demo.stack import CODE_MODULE, Stack, running
 from migration_pipeline.migration.plan import plan_path, planned_profile, read_plan
-from migration_pipeline.operations.client import Instance
+from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.operations.metrics import MigrationCollector
 from migration_pipeline.operations.runs import run_status
 from migration_pipeline_tests.conftest import execute, query
@@ -363,7 +363,7 @@ def test_a_run_of_no_backfill_is_stopped_too(night: Night) -> None:
         "assetSelection": [{"path": ["night", "visits"]}],
     }  # fmt: skip
     tags = {"tags": [{"key": "dagster/partition", "value": partition}]}
-    instance = Instance(night.stack.webserver_url)
+    instance = DagsterClient(night.stack.webserver_url)
     launched = instance.query(
         LAUNCH_RUN, params={"selector": selector, "runConfigData": {}, "executionMetadata": tags}
     )["launchRun"]
@@ -466,7 +466,7 @@ def test_a_scrape_costs_a_fixed_number_of_queries(night: Night, monkeypatch: pyt
     plan = read_plan(path)
     asked: list[str] = []
 
-    class Counting(Instance):
+    class Counting(DagsterClient):
         def query(self, text: str, **variables: Any) -> dict[str, Any]:
             asked.append(text)
             return super().query(text, **variables)

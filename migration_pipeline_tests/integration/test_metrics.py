@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
+from migration_pipeline.defs.migration import Database, migration_assets
 from migration_pipeline.demo.postgres import EmbeddedPostgres
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.plan import Plan, make_plan
 from migration_pipeline.operations import metrics
-from migration_pipeline.operations.client import Instance
+from migration_pipeline.operations.backfills import Backfill
+from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.operations.metrics import (
     OTHER_REASONS,
     REASONS,
@@ -25,12 +30,12 @@ from migration_pipeline.operations.metrics import (
     MigrationsCollector,
     Server,
 )
-from migration_pipeline.operations.runs import LogLine, Run, _RunLog
+from migration_pipeline.operations.running import Follow, RunningFile, _RunLog
+from migration_pipeline.operations.runs import LogLine, Run
 from migration_pipeline.profiles.shop import shop
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
-from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
-from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
+from migration_pipeline.targets.connection import DatabaseError
 from migration_pipeline.targets.receipts import Bad, quarantined_by_reason, read_totals
 from migration_pipeline_tests.conftest import execute
 
@@ -105,14 +110,19 @@ def test_totals_are_the_sums_of_the_receipts_of_the_plan(shop_database_url: str,
     assert totals.rows == {"customers": 12}
     assert (totals.retries, totals.bytes, totals.seconds, totals.unrouted) == (6, 2000, 5.0, 4)
     assert totals.last_loaded_at == 1001.25
-    assert totals.unconserved == 0
+    assert all(file.conserved for file in totals.by_file.values())
     assert totals.in_quarantine == 3
-    assert set(totals.md5s) == {(p.export_id, p.file.name) for p in plan.files[:2]}
+    assert {key: file.md5 for key, file in totals.by_file.items()} == {
+        (p.export_id, p.file.name): p.file.md5 for p in plan.files[:2]
+    }
+    assert totals.aggregates == {}
     assert quarantined_by_reason(shop_database_url, "shop", exports) == [
         Bad("orders", "", "bad", 2, 1), Bad("orders", "", "worse", 1, 1)
     ]  # fmt: skip
     receipt(shop_database_url, plan, 2, loaded=1, skipped={}, quarantined=0, items=2)
-    assert read_totals(shop_database_url, "shop", exports, 5).unconserved == 1
+    assert (
+        sum(not f.conserved for f in read_totals(shop_database_url, "shop", exports, 5).by_file.values()) == 1
+    )
 
 
 def test_without_receipts_the_sums_are_zero(shop_database_url: str) -> None:
@@ -123,15 +133,16 @@ def test_without_receipts_the_sums_are_zero(shop_database_url: str) -> None:
 def test_the_documented_privileges_are_enough(
     postgres: EmbeddedPostgres, shop_database_url: str, plan: Plan
 ) -> None:
-    granted = re.findall(r"`SELECT` on `([\w.]+)` and\s+`([\w.]+)`", DOCUMENT.read_text())
-    assert granted == [("migration.loaded_file", "migration.quarantine")]
+    (sentence,) = re.findall(r"needs `SELECT` (on [^.]*\.[^.]*\.[^.]*\.[^.]*)", DOCUMENT.read_text())
+    granted = re.findall(r"`([\w.]+)`", sentence)
+    assert granted == ["migration.loaded_file", "migration.quarantine", "migration.aggregate"]
     execute(
         shop_database_url,
-        f"CREATE ROLE watcher LOGIN; GRANT USAGE ON SCHEMA migration TO watcher; GRANT SELECT ON {', '.join(granted[0])} TO watcher",
+        f"CREATE ROLE watcher LOGIN; GRANT USAGE ON SCHEMA migration TO watcher; GRANT SELECT ON {', '.join(granted)} TO watcher",
     )
     try:
         url = shop_database_url.replace("postgres@", "watcher@")
-        assert read_totals(url, "shop", ["x"], 5).files == 0
+        assert read_totals(url, "shop", ["x"], 5, aggregates=True).files == 0
         with pytest.raises(DatabaseError, match="42501"):
             execute_as_reader(url)
     finally:
@@ -148,7 +159,7 @@ def test_many_reasons_share_a_label(shop_database_url: str, plan: Plan) -> None:
     reasons = {f"reason {n}": n + 1 for n in range(REASONS + 20)}
     total = sum(reasons.values())
     receipt(shop_database_url, plan, 0, loaded=0, skipped=reasons, quarantined=0, items=total)
-    collector = MigrationCollector(plan, shop, Instance("http://127.0.0.1:1"), shop_database_url)
+    collector = MigrationCollector(plan, shop, DagsterClient("http://127.0.0.1:1"), shop_database_url)
     counts = {
         key[1]: value for key, value in samples(collector).items() if key[0] == "migration_skipped_items"
     }
@@ -164,7 +175,7 @@ def test_sources_that_hang_cost_a_scrape_a_bounded_time_and_are_not_asked_again(
     monkeypatch.setattr(metrics, "FRESH_SECONDS", 0.0)
     asked: list[str] = []
 
-    class Counting(Instance):
+    class Counting(DagsterClient):
         def query(self, text: str, **variables: Any) -> dict[str, Any]:
             asked.append(text)
             return super().query(text, **variables)
@@ -187,7 +198,7 @@ def test_a_fault_that_nobody_thought_of_is_no_crash(
     plan: Plan, shop_database_url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metrics, "FRESH_SECONDS", 0.0)
-    instance = Instance("http://127.0.0.1:1")
+    instance = DagsterClient("http://127.0.0.1:1")
     monkeypatch.setattr(instance, "query", lambda *_, **__: {"runsOrError": "a secret"}["nothing"])
     execute(shop_database_url, "DROP TABLE migration.quarantine")
     collector = MigrationCollector(plan, shop, instance, shop_database_url)
@@ -200,8 +211,53 @@ def test_a_fault_that_nobody_thought_of_is_no_crash(
     assert "42P01" in told[1]
 
 
+def test_each_number_is_served_under_its_name(
+    plan: Plan, shop_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receipt(shop_database_url, plan, 0, loaded=5, skipped={"a": 3, "b": 1}, quarantined=1, items=10)
+    now, states = time.time(), ["materialized", "materialized", "running", "missing"]
+    file = RunningFile(
+        planned=plan.files[2],
+        run_id="r",
+        started=now - 60,
+        items=7,
+        items_per_second=3.5,
+        retries=2,
+        heard=now - 30,
+    )
+    monkeypatch.setattr(Follow, "running", lambda _: [file])
+    by_partition = dict(zip(plan.by_partition(), states, strict=True))
+    monkeypatch.setattr(metrics, "read_states", lambda *_: by_partition)
+    launched = [Backfill(id="b", status="REQUESTED"), Backfill(id="a", status="FAILED")]
+    monkeypatch.setattr(metrics, "backfills", lambda *_: launched)
+    found = samples(MigrationCollector(plan, shop, DagsterClient("http://127.0.0.1:1"), shop_database_url))
+    passing = {
+        name for name in found if "second" in name[0] and "receipt" not in name[0] and "load" not in name[0]
+    }
+    assert 60 <= found["migration_oldest_running_file_age_seconds",] < 90
+    assert 30 <= found["migration_longest_silence_seconds",] < 60
+    assert {name: value for name, value in found.items() if value and name not in passing} == {
+        ("migration_up", "dagster"): 1, ("migration_up", "database"): 1,
+        ("migration_info", "1", version("migration-pipeline")): 1,
+        ("migration_planned_files",): 4, ("migration_planned_items",): 6_000, ("migration_planned_bytes",): plan.bytes,
+        ("migration_files", "materialized"): 2, ("migration_files", "running"): 1, ("migration_files", "missing"): 1,
+        ("migration_running_items",): 7, ("migration_running_retries",): 2,
+        ("migration_newest_backfill", "REQUESTED"): 1, ("migration_active_backfills",): 1,
+        ("migration_loaded_files",): 1,
+        ("migration_items", "loaded"): 5, ("migration_items", "skipped"): 4, ("migration_items", "quarantined"): 1,
+        ("migration_rows", "customers"): 5, ("migration_skipped_items", "a"): 3, ("migration_skipped_items", "b"): 1,
+        ("migration_unrouted_items",): 2, ("migration_retries",): 3,
+        ("migration_loaded_bytes",): 1_000, ("migration_load_seconds",): 2.5,
+        ("migration_unconserved_files",): 1,  # the manifest has another number of items
+        ("migration_newest_receipt_timestamp_seconds",): 1000.25,
+        ("migration_unproven_files",): 1,
+    }  # fmt: skip
+    assert found["migration_running_items_per_second",] == 3.5
+    assert found["migration_rows", "landing.shop_events"] == found["migration_files", "failed"] == 0
+
+
 def test_profiles_share_a_name_once(plan: Plan, shop_database_url: str) -> None:
-    one = MigrationCollector(plan, shop, Instance("http://127.0.0.1:1"), shop_database_url)
+    one = MigrationCollector(plan, shop, DagsterClient("http://127.0.0.1:1"), shop_database_url)
     both = MigrationsCollector([one, one])
     for _ in range(2):
         names = [metric.name for metric in both.collect()]
@@ -215,20 +271,29 @@ def test_a_port_that_is_taken_is_told(plan: Plan) -> None:
         Server([(plan, shop)], "http://127.0.0.1:1", "postgresql://", "127.0.0.1", int(address.split(":")[1]))
 
 
-def test_what_a_load_says_of_a_retry_is_counted_as_one(plan: Plan) -> None:
-    """The log is the only place where a running file tells of its retries."""
+def test_each_retry_of_a_load_is_an_event_that_counts(plan: Plan) -> None:
     planned = plan.files[0]
-    told: list[str] = []
-    identity = FileIdentity("shop", "1", planned.export_id, planned.file.name, "a-run")
-    patience = DatabaseSettings(retry_seconds=1.5)
-    with pytest.raises(DatabaseError), PostgresTarget(
-        "postgresql://x@127.0.0.1:1/x", shop.tables, identity, patience, on_retry=told.append
-    ):  # fmt: skip
-        pass
-    assert told
+    config = {"ops": {"shop_load": {"config": {"retry_seconds": 1.5}}}}
+    database = Database(url="postgresql://x@127.0.0.1:1/x")
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize(
+            migration_assets(plan, shop), resources={"database": database}, run_config=config,
+            partition_key=planned.partition, instance=instance, raise_on_error=False,
+        )  # fmt: skip
+        events = instance.all_logs(result.run_id)
+    assert not result.success
+    warnings = [event.user_message for event in events if event.level == logging.WARNING]
+    observed = [
+        event.dagster_event.asset_observation_data.asset_observation
+        for event in events
+        if event.dagster_event and event.dagster_event.event_type_value == "ASSET_OBSERVATION"
+    ]
+    assert len(warnings) > 1
+    assert [each.description for each in observed] == warnings
     run = Run(id="a-run", status="STARTED", partitions=(planned.partition,), started=1.0)
     log = _RunLog(run, {planned.file.name: planned})
-    for number, what in enumerate(told):
-        log._take(LogLine(float(number), "WARNING", f"{planned.file.name}: {what}", "LogMessageEvent"))
-    assert log.current
-    assert log.current.retries == len(told)
+    for number, each in enumerate(observed, 1):
+        metadata = {label: value.value for label, value in each.metadata.items()}
+        log._take(LogLine(float(number), "DEBUG", "", "ObservationEvent", metadata))
+        assert log.current
+        assert log.current.retries == number

@@ -22,7 +22,9 @@ from migration_pipeline.demo.postgres import EmbeddedPostgres
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.demo.stack import Stack, running
 from migration_pipeline.migration.plan import plan_path, planned_profile, read_plan
-from migration_pipeline.operations.client import FileStatus, Instance
+from migration_pipeline.operations.backfills import read_backfill
+from migration_pipeline.operations.client import DagsterClient
+from migration_pipeline.operations.files import FileStatus, read_files
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.oracle import activities, actual, checksum, data_lines, expected
 from migration_pipeline_tests.oracle_pictures import SELECT, pictures
@@ -125,7 +127,7 @@ def upload(export: Path, prefix: str) -> str:
 def statuses(stack: Stack, home: Path, name: str) -> list[FileStatus]:
     path = plan_path(home / "plans", name)
     plan = read_plan(path)
-    return Instance(stack.webserver_url).files(plan, planned_profile(plan, path))
+    return read_files(DagsterClient(stack.webserver_url), plan, planned_profile(plan, path))
 
 
 def test_a_migration_from_plan_to_mended_failure(
@@ -282,7 +284,7 @@ RUNS = """query Runs($backfill: String!) {
 
 def launch_all(stack: Stack, profile: str, config: Any) -> str:
     """Materialize all, as the UI does it: all assets of the group, all partitions."""
-    instance = Instance(stack.webserver_url)
+    instance = DagsterClient(stack.webserver_url)
     nodes = instance.query("{ assetNodes { assetKey { path } groupName isMaterializable } }")["assetNodes"]
     keys = [n["assetKey"] for n in nodes if n["groupName"] == profile and n["isMaterializable"]]
     parameters = {"assetSelection": keys, "allPartitions": True, "runConfigData": config}
@@ -293,7 +295,7 @@ def launch_all(stack: Stack, profile: str, config: Any) -> str:
     )["launchPartitionBackfill"]
     backfill_id = str(launched["backfillId"])
     deadline = time.monotonic() + 300
-    while not instance.backfill(backfill_id).over:
+    while not read_backfill(instance, backfill_id).over:
         assert time.monotonic() < deadline
         time.sleep(0.5)
     return backfill_id
@@ -305,14 +307,14 @@ def test_a_backfill_of_the_whole_group_makes_files_then_aggregates_then_finishes
     export = write_sample(tmp_path, items=1_200, files=3, seed=6, profile="pictures")
     assert command("plan", "--profile", "pictures", "--option", "max_id=350", str(export))[0] == 0
     assert command("ddl", "pictures", "--apply")[0] == 0
-    instance = Instance(stack.webserver_url)
+    instance = DagsterClient(stack.webserver_url)
     plan = read_plan(plan_path(Path(os.environ["MIGRATION_HOME"]) / "plans", "pictures"))
     profile = planned_profile(plan, Path("pictures.json"))
     instance.load_plan(plan, profile)
     # This run is to have another option than the plan.
     options = {"ops": {"pictures_load": {"config": {"options": {"max_id": 300}}}}}
     backfill_id = launch_all(stack, "pictures", options)
-    assert instance.backfill(backfill_id).status == "COMPLETED_SUCCESS"
+    assert read_backfill(instance, backfill_id).status == "COMPLETED_SUCCESS"
     runs = instance.query(RUNS, backfill=backfill_id)["runsOrError"]["results"]
     made = {key["path"][1]: run for run in runs for key in run["assetSelection"]}
     files = [

@@ -13,7 +13,9 @@ import pytest
 
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.migration.plan import Plan, plan_path, planned_profile, read_plan
-from migration_pipeline.operations.client import Instance
+from migration_pipeline.operations.client import DagsterClient
+from migration_pipeline.operations.files import read_files
+from migration_pipeline.operations.runs import log_lines
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.operating import (
     LOCATION,
@@ -268,10 +270,12 @@ def test_rows_of_another_profile_are_told_in_the_log(loaded: Operation, first: P
     (empty,) = [planned for planned in first.files if not planned.file.items]
     status, output = run(loaded, "backfill", "shop", "--all", "--only", empty.file.name, "--wait")
     assert status == 0, output
-    instance = Instance(loaded.url)
+    instance = DagsterClient(loaded.url)
     profile = planned_profile(first, loaded.home)
-    run_id = next(file.run_id for file in instance.files(first, profile) if file.partition == empty.partition)
-    said = [event["message"] for event in instance.events(run_id)[0] if event.get("level") == "WARNING"]
+    run_id = next(
+        file.run_id for file in read_files(instance, first, profile) if file.partition == empty.partition
+    )
+    said = [line.text for line in log_lines(instance, run_id)[0] if line.level == "WARNING"]
     assert said == [
         "public.orders: the profile older has loaded rows into it, too; each overwrites the other's"
     ]

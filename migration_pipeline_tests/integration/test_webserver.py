@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from migration_pipeline.operations.client import Instance, InstanceError
+from migration_pipeline.operations.client import DagsterClient, DagsterClientError
 
 PASSWORD = "s3cr3t-pass"
 
@@ -26,6 +26,8 @@ class Answering(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    do_GET = do_POST
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the library's name
         pass
@@ -66,12 +68,12 @@ def url(server: Any) -> str:
 )
 def test_each_answer_of_another_server_has_its_own_word(server: Any, status: int, words: str) -> None:
     server.status = status
-    instance = Instance(url(server))
+    instance = DagsterClient(url(server))
     calls: list[Callable[[], object]] = [lambda: instance.query("{ version }")]
     if status != 200:
         calls.append(lambda: instance.report_materialization(["a"], None, {}, "d"))
     for call in calls:
-        with pytest.raises(InstanceError) as told:
+        with pytest.raises(DagsterClientError) as told:
             call()
         assert words in str(told.value)
         assert "no Dagster at http" not in str(told.value)
@@ -83,16 +85,24 @@ def test_each_answer_of_another_server_has_its_own_word(server: Any, status: int
 
 def test_a_server_that_does_not_answer_in_time_is_there(server: Any) -> None:
     server.seconds = 2
-    with pytest.raises(InstanceError, match=r"did not answer within 0\.2 s"):
-        Instance(url(server), 0.2).query("{ version }")
+    with pytest.raises(DagsterClientError, match=r"did not answer within 0\.2 s"):
+        DagsterClient(url(server), 0.2).query("{ version }")
 
 
 def test_a_query_that_dagster_refuses_is_told_in_its_words(server: Any) -> None:
     server.status, server.body = 400, json.dumps({"errors": [{"message": "Cannot query field"}]})
-    with pytest.raises(InstanceError, match="refused: Cannot query field"):
-        Instance(url(server)).query("{ no }")
+    with pytest.raises(DagsterClientError, match="refused: Cannot query field"):
+        DagsterClient(url(server)).query("{ no }")
+
+
+def test_a_dagster_behind_a_password_is_one(server: Any) -> None:
+    server.body = json.dumps({"dagster_webserver_version": "1"})
+    assert DagsterClient(url(server)).answers()
+    assert server.seen[0].startswith("Basic ")
+    server.body = json.dumps({"version": "1"})
+    assert not DagsterClient(url(server)).answers()
 
 
 def test_nobody_there_is_no_dagster() -> None:
-    with pytest.raises(InstanceError, match=r"no Dagster at http://127\.0\.0\.1:1; start it"):
-        Instance(f"http://me:{PASSWORD}@127.0.0.1:1").query("{ version }")
+    with pytest.raises(DagsterClientError, match=r"no Dagster at http://127\.0\.0\.1:1; start it"):
+        DagsterClient(f"http://me:{PASSWORD}@127.0.0.1:1").query("{ version }")

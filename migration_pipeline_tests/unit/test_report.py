@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from migration_pipeline.migration.plan import FORMAT, Plan, PlannedExport, PlannedFile
-from migration_pipeline.migration.verdicts import Rows
-from migration_pipeline.operations.client import Backfill
+from migration_pipeline.migration.verdicts import Made, Rows
+from migration_pipeline.operations.backfills import Backfill
 from migration_pipeline.operations.report.account import (
     Account,
     FileAccount,
@@ -25,7 +25,7 @@ from migration_pipeline.operations.report.account import (
     _verdicts,
 )
 from migration_pipeline.operations.report.page import FILES_SHOWN, page
-from migration_pipeline.operations.report.plots import BARS, throughput
+from migration_pipeline.operations.report.plots import BARS, drawable, outcome_plot, speed_plot, throughput
 from migration_pipeline.profiles.shop import shop
 from migration_pipeline.sources.export import ExportFile
 from migration_pipeline.targets.receipts import Bad, Receipt, Verification
@@ -138,13 +138,26 @@ def test_what_speaks_against_it(name: str, files: list[FileAccount], tables: lis
         (table(9, 3, decides="rows of one key are merged"), "passed", "rows of one key are merged"),
         (table(9, 8), "failed", "1 of 9 rows written are not in the table"),
         (table(3, 3), "passed", "3 rows written, 3 there"),
-        (table(0, 3, made=False), "failed", "not made yet"),
     ],
 )
 def test_rows_are_counted(found: TableAccount, outcome: str, text: str) -> None:
     account = account_of(file_of(1), tables=(found,))
     verdict = next(each for each in account.verdicts if each.name == "t has as many rows as were written")
     assert (verdict.outcome, text in verdict.text) == (outcome, True)
+
+
+@pytest.mark.parametrize(
+    ("made", "outcome", "complete"),
+    [
+        (Made(receipt=None), "passed", True),
+        (Made(receipt=None, fault="1 files were loaded after it was made"), "failed", False),
+        (Made(receipt=None, waits=2), "unknown", True),  # the files that are missing speak against it
+    ],
+)
+def test_an_aggregate_is_made_of_all_files(made: Made, outcome: str, complete: bool) -> None:
+    account = account_of(file_of(1), tables=(table(3, 3, made=made),))
+    verdict = next(each for each in account.verdicts if each.name == "t is made of all files")
+    assert (verdict.outcome, verdict.text, account.complete) == (outcome, made.text, complete)
 
 
 @pytest.mark.parametrize(
@@ -246,6 +259,16 @@ def test_of_many_files_the_slowest_have_a_bar() -> None:
     assert f"of the {BARS} slowest of {BARS + 5} files" in plot
     assert files[-1].planned.file.name.removesuffix(".json.gz") in plot
     assert files[0].planned.file.name.removesuffix(".json.gz") not in plot
+
+
+def test_control_characters_are_not_drawn() -> None:
+    controls = "".join(map(chr, (*range(0x20), *range(0x7F, 0xA0), 0xD800, 0xDFFF, 0xFFFE, 0xFFFF)))
+    assert drawable(f"a{controls}b") == "ab"
+    kept = "a b\u00a0<&> ñ 漢字 \U0001f469\u200d\U0001f680"
+    assert drawable(kept) == kept
+    account = account_of(file_of(0, text="be\x07ll", loaded=90, skipped={"not\x0b wanted\x1b": 10}))
+    assert "00000bell" in speed_plot(account)
+    assert "skipped: not wanted" in outcome_plot(account)
 
 
 # -- the page ----------------------------------------------------------------------------------------

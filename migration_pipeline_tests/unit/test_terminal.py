@@ -14,13 +14,16 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from migration_pipeline.cli.commands import main
-from migration_pipeline.cli.terminal import count_states, duration, how_far, status_table
+from migration_pipeline.cli.terminal import count_states, how_far, status_table
 from migration_pipeline.cli.watch import _Board
 from migration_pipeline.errors import UsageError
+from migration_pipeline.migration.names import FileProgress
 from migration_pipeline.migration.plan import FORMAT, Plan, PlannedFile
 from migration_pipeline.migration.verdicts import Left
-from migration_pipeline.operations.client import Backfill, FileStatus
-from migration_pipeline.operations.runs import LogLine, Run, RunningFile, _RunLog, one_file, tell_queued
+from migration_pipeline.operations.backfills import Backfill
+from migration_pipeline.operations.files import FileStatus, tell_queued
+from migration_pipeline.operations.running import RunningFile, _RunLog
+from migration_pipeline.operations.runs import LogLine, Run, one_file
 from migration_pipeline.operations.status import status_json
 from migration_pipeline.sources.export import ExportFile
 
@@ -74,32 +77,43 @@ def test_one_file_is_one() -> None:
 # -- what a run's log tells --------------------------------------------------------------------------
 
 
+def said(when: float, file: str, items: int = 0, speed: int = 0, retries: int = 0) -> LogLine:
+    """An observation as a run makes it of a file."""
+    told = FileProgress(
+        file=file,
+        percent=items / 10,
+        items_read=items,
+        items_per_second=speed,
+        seconds_left=0,
+        retries=retries,
+    )
+    return LogLine(when, "DEBUG", "in words", "ObservationEvent", msgspec.to_builtins(told))
+
+
 def test_a_run_of_many_files_is_loading_the_last_one_that_it_spoke_of() -> None:
     files = {file.file.name: file for file in map(planned, ("a", "b", "c"))}
     run = Run(id="r", status="STARTED", partitions=tuple(f.partition for f in files.values()), started=5.0)
     log = _RunLog(run, files)
-    assert log.current is None
-    for when, text in enumerate(
-        (
-            "something of Dagster's",
-            "a.json.gz: start, 1,000 items",
-            "a.json.gz: 50%, 500 of 1,000 items, 250 items/s, 2 s left",
-            "PostgreSQL: the connection was lost; try 2 in 0.3 s",  # of no file
-            "a.json.gz: PostgreSQL: the connection was lost; try 2 in 0.3 s",
-            "b.json.gz: start, 1,000 items",
-            "b.json.gz: 10%, 100 of 1,000 items, 50 items/s, 18 s left",
-            "other.json.gz: 90%, 900 of 1,000 items, 50 items/s, 2 s left",
-        ),
-        10,
+    log._take(LogLine(10.0, "INFO", "b.json.gz: 90%, 900 of 1,000 items, 50 items/s", "LogMessageEvent"))
+    assert log.current is None, "what is written for people is not read"
+    for event in (
+        said(11.0, "a.json.gz"),
+        said(12.0, "a.json.gz", 500, 250),
+        said(13.0, "a.json.gz", 500, 250, retries=1),
     ):
-        log._take(LogLine(float(when), "INFO", text, "LogMessageEvent"))
-        if when == 14:
-            assert log.current
-            assert (log.current.items, log.current.retries, log.current.started) == (500, 1, 11.0)
+        log._take(event)
     assert log.current
+    assert (log.current.items, log.current.retries, log.current.started) == (500, 1, 11.0)
+    for event in (
+        said(15.0, "b.json.gz"),
+        said(16.0, "b.json.gz", 100, 50),
+        said(17.0, "other.json.gz", 900, 50),
+        LogLine(18.0, "DEBUG", "", "ObservationEvent", {"dry_run": True, "items": 3}),
+    ):
+        log._take(event)
     assert log.current.planned is files["b.json.gz"]
     assert (log.current.items, log.current.items_per_second, log.current.retries) == (100, 50.0, 0)
-    assert (log.current.started, log.current.heard) == (15.0, 17.0)
+    assert (log.current.started, log.current.heard) == (15.0, 18.0)
 
 
 def test_files_that_no_worker_loads_are_queued() -> None:
@@ -118,13 +132,6 @@ def test_states_are_counted_in_words() -> None:
         for n, s in enumerate(("materialized", "failed", "queued", "running", "failed"))
     ]
     assert count_states(files) == "1 of 5 files materialized, 2 failed, 1 running, 1 queued"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(None, "-"), (0, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3723, "1:02:03")]
-)
-def test_durations(seconds: float | None, text: str) -> None:
-    assert duration(seconds) == text
 
 
 def test_how_far_a_file_is() -> None:

@@ -20,16 +20,22 @@ import yaml
 from migration_pipeline.migration.load import default_settings
 from migration_pipeline.migration.plan import Plan, PlannedFile
 from migration_pipeline.migration.verdicts import (
-    Left,
+    Made,
     Rows,
+    conserved,
     exports_before,
     extra_text,
+    left_now,
+    made_of_all,
+    matches,
     not_verified,
     receipts_of,
     rows_of,
 )
-from migration_pipeline.operations.client import Backfill, FileStatus, Instance, InstanceError
-from migration_pipeline.operations.runs import Run, backfills, run_configs, runs
+from migration_pipeline.operations.backfills import Backfill, backfills
+from migration_pipeline.operations.client import DagsterClient, DagsterClientError
+from migration_pipeline.operations.files import FileStatus, read_files
+from migration_pipeline.operations.runs import Run, run_configs, runs
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.targets.receipts import (
     Bad,
@@ -80,8 +86,8 @@ class TableAccount(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     rows: Rows
     """Of an aggregate, `written` are those of its receipt."""
-    made: bool = True
-    """Whether an aggregate has a receipt."""
+    made: Made | None = None
+    """Of an aggregate: whether it is made of all files."""
     verification: Verification | None = None
     """What `verify` found when it last compared the table with the export; None if it never did."""
     unverified: str = ""
@@ -137,11 +143,11 @@ class Account(msgspec.Struct, kw_only=True):
         return _added(receipt.unrouted for receipt in self.receipts)
 
 
-def gather(plan: Plan, profile: Profile, instance: Instance, database_url: str) -> Account:
+def gather(plan: Plan, profile: Profile, client: DagsterClient, database_url: str) -> Account:
     """Ask the database and Dagster. Raises `DatabaseError`; a Dagster that does not answer is told in the account."""
     exports = [export.id for export in plan.exports]
     receipts = read_receipts(database_url, plan.profile)
-    dagster = _ask_dagster(plan, profile, instance)
+    dagster = _ask_dagster(plan, profile, client)
     files = [_file(planned, receipts, dagster) for planned in plan.files]
     tables = _tables(plan, profile, receipts, database_url)
     kept = count_quarantined(database_url, plan.profile)
@@ -188,6 +194,7 @@ def _tables(
         rows = rows_of(table, ours, state.rows)
         receipt = made.get(name)
         aggregate = next((each for each in profile.aggregates if each.table.qualified == name), None)
+        verdict = made_of_all(plan, aggregate, receipt, ours, state.rows) if aggregate else None
         if aggregate:
             rows = Rows(written=receipt.rows if receipt else 0, within_batches=0, there=state.rows)
         unverified = not_verified(plan, profile, table, verified.get(name), state, ours, receipt)
@@ -197,7 +204,7 @@ def _tables(
             TableAccount(
                 name=name,
                 rows=rows,
-                made=aggregate is None or receipt is not None,
+                made=verdict,
                 verification=verified.get(name),
                 unverified=unverified,
             )
@@ -215,18 +222,18 @@ class _Dagster(msgspec.Struct, kw_only=True):
     settings: list[tuple[str, str]] = []
 
 
-def _ask_dagster(plan: Plan, profile: Profile, instance: Instance) -> _Dagster:
+def _ask_dagster(plan: Plan, profile: Profile, client: DagsterClient) -> _Dagster:
     try:
-        files = {file.partition: file for file in instance.files(plan, profile)}
-        tried = runs(instance, plan, ())
-        configs = run_configs(instance, sorted({f.run_id for f in files.values() if f.run_id}))
+        files = {file.partition: file for file in read_files(client, plan, profile)}
+        tried = runs(client, plan, ())
+        configs = run_configs(client, sorted({f.run_id for f in files.values() if f.run_id}))
         return _Dagster(
             files=files,
             attempts=Counter(partition for run in tried for partition in run.partitions),
-            backfills=backfills(instance, plan),
+            backfills=backfills(client, plan),
             settings=_run_settings(configs, tried),
         )
-    except InstanceError as error:
+    except DagsterClientError as error:
         return _Dagster(fault=str(error))
 
 
@@ -291,12 +298,12 @@ def _verdicts(
     )  # fmt: skip
     yield _all(
         "the bytes are the export's", "loaded files were read with the MD5 of their manifest", len(loaded),
-        [planned for planned, receipt in loaded if receipt.md5 != planned.file.md5],
+        [planned for planned, receipt in loaded if not matches(planned, receipt)],
     )  # fmt: skip
     yield _all(
         "items are conserved",
         "loaded files: items in the manifest = items read = loaded + skipped + quarantined", len(loaded),
-        [p for p, receipt in loaded if not receipt.conserved or receipt.items != p.file.items],
+        [p for p, receipt in loaded if not conserved(p, receipt)],
     )  # fmt: skip
     yield _all(
         "the quarantine is exact", "loaded files have as many items in the quarantine as their receipt says", len(loaded),
@@ -305,10 +312,7 @@ def _verdicts(
     for table in account.tables:
         yield _table_verdict(table)
         yield _verification_verdict(account, table, before)
-    left = Left(
-        quarantined=sum(one.items for one in account.bad), unrouted=account.unrouted,
-        may_quarantine=account.profile.may_quarantine,
-    )  # fmt: skip
+    left = left_now(account.plan, account.profile, kept, account.receipts)
     yield Verdict(
         "nothing is in the quarantine",
         "failed" if left.too_many_quarantined else "warning" if left.quarantined else "passed",
@@ -337,10 +341,11 @@ def _all(name: str, text: str, total: int, wrong: Sequence[PlannedFile]) -> Verd
 
 
 def _table_verdict(table: TableAccount) -> Verdict:
-    name = f"{table.name} has as many rows as were written"
-    if not table.made:
-        return Verdict(name, "failed", "it was not made yet, which waits for all files")
-    return Verdict(name, "passed" if table.rows.passed else "failed", table.rows.text)
+    if made := table.made:
+        outcome: Outcome = "unknown" if made.waits else "failed" if made.fault else "passed"
+        return Verdict(f"{table.name} is made of all files", outcome, made.text)
+    outcome = "passed" if table.rows.passed else "failed"
+    return Verdict(f"{table.name} has as many rows as were written", outcome, table.rows.text)
 
 
 def _verification_verdict(account: Account, table: TableAccount, before: Sequence[str]) -> Verdict:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import Any
 
 import altair as alt
 import msgspec
 import vl_convert
 
-from migration_pipeline.operations.report.account import Account, FileAccount
+from migration_pipeline.operations.report.account import Account
+from migration_pipeline.targets.receipts import Receipt
 
 WIDTH = 960
 """Pixels of a plot's drawing area and labels together, about."""
@@ -67,29 +68,20 @@ def throughput_plot(account: Account) -> str:
 def timeline_plot(account: Account) -> str:
     """When each file was loaded; "" when none was."""
     files, more = _slowest(account)
-    if not files:
+    values = [
+        {
+            "name": name,
+            "begin": (receipt.loaded_at.timestamp() - receipt.seconds) * 1000,
+            "end": receipt.loaded_at.timestamp() * 1000,
+        }
+        for name, receipt in files
+    ]
+    if not values:
         return ""
-    values = []
-    for file in files:
-        receipt = file.receipt
-        if receipt is None:
-            continue
-        begin = receipt.loaded_at - timedelta(seconds=receipt.seconds)
-        values.append(
-            {
-                "name": _label(file),
-                "begin": begin.timestamp() * 1000,
-                "end": receipt.loaded_at.timestamp() * 1000,
-            }
-        )
     chart = (
         alt.Chart(_data(values))
         .mark_bar(color=BLUE, minBandSize=2)
-        .encode(
-            x=alt.X("begin:T", **_time(account, more)),
-            x2="end:T",
-            y=_names([value["name"] for value in values]),
-        )
+        .encode(x=alt.X("begin:T", **_time(account, more)), x2="end:T", y=_names(values))
         .properties(width=WIDTH - 280, height=alt.Step(16))
     )
     return _svg(chart)
@@ -99,54 +91,53 @@ def speed_plot(account: Account) -> str:
     """Items a second of each file; "" when none is loaded."""
     files, more = _slowest(account)
     values = [
-        {"name": _label(file), "speed": round(file.receipt.items / file.receipt.seconds)}
-        for file in files
-        if file.receipt
+        {"name": name, "speed": round(receipt.items / receipt.seconds), "color": GREEN}
+        for name, receipt in files
     ]
-    if not values:
-        return ""
-    base = alt.Chart(_data(values)).encode(
-        x=alt.X("speed:Q", title=f"items a second{more}", axis=alt.Axis(format="~s", labelOverlap=True)),
-        y=_names([value["name"] for value in values]),
-    )
-    labels = base.mark_text(align="left", dx=4, color="#333").encode(text=alt.Text("speed:Q", format=",d"))
-    chart = (base.mark_bar(color=GREEN) + labels).properties(width=WIDTH - 330, height=alt.Step(16))
-    return _svg(chart)
+    return _bars(values, "speed", f"items a second{more}", 16) if values else ""
 
 
 def outcome_plot(account: Account) -> str:
     """What became of the items: loaded, skipped by reason, quarantined; "" when none was read."""
-    counts = [("loaded", account.sum_of(lambda r: r.loaded), GREEN)]
-    counts += [(f"skipped: {reason}", count, GREY) for reason, count in list(account.skipped.items())[:BARS]]
-    counts.append(("quarantined", account.sum_of(lambda r: r.quarantined), RED))
-    if not any(count for _, count, _ in counts):
-        return ""
-    values = [{"name": what, "items": n, "color": color} for what, n, color in counts]
+    reasons = list(account.skipped.items())[:BARS]
+    values = [
+        {"name": "loaded", "items": account.sum_of(lambda r: r.loaded), "color": GREEN},
+        *({"name": f"skipped: {drawable(why)}", "items": n, "color": GREY} for why, n in reasons),
+        {"name": "quarantined", "items": account.sum_of(lambda r: r.quarantined), "color": RED},
+    ]
+    return _bars(values, "items", "items", 22) if any(value["items"] for value in values) else ""
+
+
+def _bars(values: Sequence[dict[str, Any]], number: str, title: str, step: int) -> str:
+    """A bar each, with its number at its end."""
     base = alt.Chart(_data(values)).encode(
-        x=alt.X("items:Q", title="items", axis=alt.Axis(format="~s", labelOverlap=True)),
-        y=_names([value["name"] for value in values]),
+        x=alt.X(f"{number}:Q", title=title, axis=alt.Axis(format="~s", labelOverlap=True)), y=_names(values)
     )
     bars = base.mark_bar().encode(color=alt.Color("color:N", scale=None))
-    labels = base.mark_text(align="left", dx=4, color="#333").encode(text=alt.Text("items:Q", format=",d"))
-    return _svg((bars + labels).properties(width=WIDTH - 350, height=alt.Step(22)))
+    labels = base.mark_text(align="left", dx=4, color="#333").encode(
+        text=alt.Text(f"{number}:Q", format=",d")
+    )
+    return _svg((bars + labels).properties(width=WIDTH - 350, height=alt.Step(step)))
 
 
-def _slowest(account: Account) -> tuple[list[FileAccount], str]:
-    """Files with items, in load order; of many the slowest, and a note that says so."""
-    loaded = [f for f in account.files if f.receipt and f.receipt.items and f.receipt.seconds > 0]
+def _slowest(account: Account) -> tuple[list[tuple[str, Receipt]], str]:
+    """Names and receipts of files with items, in load order; of many the slowest, and a note that says so."""
+    loaded = [
+        (drawable(file.planned.file.name.removesuffix(".json.gz")), file.receipt)
+        for file in account.files
+        if file.receipt and file.receipt.items and file.receipt.seconds > 0
+    ]
     if len(loaded) <= BARS:
         return loaded, ""
-    slowest = sorted(loaded, key=_speed)[:BARS]
+    slowest = sorted(loaded, key=lambda pair: pair[1].items / pair[1].seconds)[:BARS]
     return slowest, f", of the {BARS} slowest of {len(loaded):,} files"
 
 
-def _speed(file: FileAccount) -> float:
-    return file.receipt.items / file.receipt.seconds if file.receipt else 0.0
-
-
-def _names(names: Sequence[Any]) -> alt.Y:
+def _names(values: Sequence[dict[str, Any]]) -> alt.Y:
     """The axis of the bars' names, in the order of the data; long ones are cut."""
-    return alt.Y("name:N", title=None, sort=[str(name) for name in names], axis=alt.Axis(labelLimit=300))
+    return alt.Y(
+        "name:N", title=None, sort=[value["name"] for value in values], axis=alt.Axis(labelLimit=300)
+    )
 
 
 def _time(account: Account, more: str = "") -> dict[str, Any]:
@@ -161,8 +152,12 @@ def _time(account: Account, more: str = "") -> dict[str, Any]:
     }
 
 
-def _label(file: FileAccount) -> str:
-    return file.planned.file.name.removesuffix(".json.gz")
+def drawable(text: str) -> str:
+    """Leave out characters that SVG cannot hold: the drawing library ends the process at some of them.
+
+    They are control characters, halves of surrogate pairs, and code points that are no characters.
+    """
+    return "".join(char for char in text if unicodedata.category(char) not in ("Cc", "Cs", "Cn"))
 
 
 def _data(values: Sequence[dict[str, Any]]) -> alt.InlineData:

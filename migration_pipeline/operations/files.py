@@ -1,0 +1,187 @@
+"""How each file of a plan is doing, as Dagster knows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from migration_pipeline.migration.names import table_keys
+from migration_pipeline.migration.plan import Plan
+from migration_pipeline.operations.client import ENTRIES, DagsterClient, DagsterClientError, metadata_of
+from migration_pipeline.operations.running import RunningFile
+from migration_pipeline.operations.runs import PAGE, run_error, runs
+from migration_pipeline.profile.profile import Profile
+from migration_pipeline.sources.export import ExportFile
+
+State = Literal["materialized", "failed", "stopped", "running", "queued", "missing"]
+"""`queued` files have a run that waits for its turn."""
+
+ENDED: dict[str, State] = {"FAILURE": "failed", "CANCELED": "stopped"}
+"""What a file is whose last run ended so, if it is not materialized. To Dagster a stopped one is missing."""
+
+BATCH = 200
+"""Partitions asked about in one query."""
+
+
+class FileStatus(msgspec.Struct, kw_only=True):
+    """One file as Dagster knows it."""
+
+    partition: str
+    file: ExportFile
+    state: State
+    run_id: str = ""
+    """The run that materialized it, or the last that tried."""
+    error: str = ""
+    """First line of what its last run failed with."""
+    metadata: dict[str, Any] = {}
+    """The materialization's metadata by label; empty unless materialized."""
+    materialized_at: float = 0.0
+    """Seconds of the epoch; 0 unless materialized."""
+
+
+def read_files(
+    client: DagsterClient, plan: Plan, profile: Profile, *, attempts: bool = True
+) -> list[FileStatus]:
+    """Tell the state of each of the plan's files, in load order.
+
+    With `attempts`, files that are not materialized are asked for their last run, which tells failed
+    and stopped ones from those never tried, and why they failed.
+    """
+    states = _kept_states(client, plan, profile)
+    files = [FileStatus(partition=p.partition, file=p.file, state=states[p.partition]) for p in plan.files]
+    key = table_keys(profile)[0]
+    _add_metadata(client, key, [f for f in files if f.state == "materialized"])
+    if attempts:
+        # Asking for a file's last run takes 5 ms: only those are asked for that a run was to load.
+        tried = {partition for run in runs(client, plan, list(ENDED)) for partition in run.partitions}
+        _add_attempts(
+            client,
+            key,
+            [f for f in files if f.state == "failed" or (f.state == "missing" and f.partition in tried)],
+        )
+    return files
+
+
+def read_states(
+    client: DagsterClient, plan: Plan, profile: Profile, running: Sequence[RunningFile]
+) -> dict[str, State]:
+    """Tell the state of each partition by two queries, however many files have failed.
+
+    A file whose run's worker died, or that was stopped, is missing to Dagster; its newest run tells, if it is
+    among Dagster's newest `PAGE`.
+    """
+    found = _kept_states(client, plan, profile)
+    now = {file.planned.partition for file in running}
+    seen: set[str] = set()
+    for run in runs(client, plan, (), newest=PAGE):
+        for partition in set(run.partitions) - seen:
+            if found[partition] == "missing":
+                found[partition] = ENDED.get(run.status, "missing")
+        seen.update(run.partitions)
+    return {p: "queued" if state == "running" and p not in now else state for p, state in found.items()}
+
+
+def tell_queued(files: Sequence[FileStatus], running: Sequence[RunningFile]) -> None:
+    """Change `running` to `queued` in those files whose run waits for its turn."""
+    now = {file.planned.partition for file in running}
+    for file in files:
+        if file.state == "running" and file.partition not in now:
+            file.state = "queued"
+
+
+def _kept_states(client: DagsterClient, plan: Plan, profile: Profile) -> dict[str, State]:
+    """Tell the state of each partition by one query, as Dagster keeps it."""
+    keys = table_keys(profile)
+    nodes = client.query(STATUSES, keys=[{"path": key} for key in keys])["assetNodes"]
+    if len(nodes) != len(keys):
+        raise DagsterClientError(
+            f"Dagster at {client.url} does not have all tables of {plan.profile} yet; "
+            f"run `migration-pipeline backfill {plan.reference}`, or reload its definitions"
+        )
+    statuses = [node["assetPartitionStatuses"] for node in nodes]
+    # A file is done when all its tables say so: a kill may fall between two of their events.
+    done = set.intersection(*(set(s.get("materializedPartitions", [])) for s in statuses))
+    failed = set.union(*(set(s.get("failedPartitions", [])) for s in statuses))
+    running = set.union(*(set(s.get("materializingPartitions", [])) for s in statuses))
+    return {p.partition: _state(p.partition, done, failed, running) for p in plan.files}
+
+
+def _state(partition: str, done: set[str], failed: set[str], running: set[str]) -> State:
+    if partition in running:
+        return "running"
+    if partition in failed:
+        return "failed"
+    return "materialized" if partition in done else "missing"
+
+
+def _add_metadata(client: DagsterClient, key: Sequence[str], files: Sequence[FileStatus]) -> None:
+    for some in _chunks(files):
+        events = client.query(
+            MATERIALIZATIONS, key={"path": key}, partitions=[file.partition for file in some]
+        )["assetNodeOrError"]["latestMaterializationByPartition"]
+        by_partition = {event["partition"]: event for event in events if event}
+        for file in some:
+            event = by_partition.get(file.partition)
+            if event is None:  # its run was deleted: Dagster's statuses still count it
+                file.state = "missing"
+                continue
+            metadata = metadata_of(event)
+            if metadata.get("md5", file.file.md5) == file.file.md5:
+                file.run_id, file.metadata = event["runId"], metadata
+                file.materialized_at = int(event["timestamp"]) / 1000
+            else:  # the plan was made again, from other contents under the same name
+                file.state = "missing"
+
+
+def _add_attempts(client: DagsterClient, key: Sequence[str], files: Sequence[FileStatus]) -> None:
+    for some in _chunks(files):
+        declared = ", ".join(f"$p{n}: String!" for n in range(len(some)))
+        asked = " ".join(
+            f"f{n}: latestRunForPartition(partition: $p{n}) {{ id status }}" for n in range(len(some))
+        )
+        text = (
+            f"query Attempts($key: AssetKeyInput!, {declared}) "
+            f"{{ assetNodeOrError(assetKey: $key) {{ ... on AssetNode {{ {asked} }} }} }}"
+        )
+        partitions = {f"p{n}": file.partition for n, file in enumerate(some)}
+        last = client.query(text, key={"path": key}, **partitions)["assetNodeOrError"]
+        for n, file in enumerate(some):
+            if run := last[f"f{n}"]:
+                file.run_id = run["id"]
+                if file.state == "missing":
+                    file.state = ENDED.get(run["status"], "missing")
+    for file in files:
+        if file.state == "failed" and file.run_id:
+            file.error = run_error(client, file.run_id)
+
+
+def _chunks(files: Sequence[FileStatus]) -> Iterator[Sequence[FileStatus]]:
+    return (files[start : start + BATCH] for start in range(0, len(files), BATCH))
+
+
+STATUSES = """
+query Statuses($keys: [AssetKeyInput!]!) {
+  assetNodes(assetKeys: $keys) {
+    assetKey { path }
+    assetPartitionStatuses {
+      ... on DefaultPartitionStatuses { materializedPartitions failedPartitions materializingPartitions }
+    }
+  }
+}"""
+
+MATERIALIZATIONS = (
+    """
+query Materializations($key: AssetKeyInput!, $partitions: [String!]!) {
+  assetNodeOrError(assetKey: $key) {
+    ... on AssetNode {
+      latestMaterializationByPartition(partitions: $partitions) {
+        partition runId timestamp
+        metadataEntries { ...Entries }
+      }
+    }
+  }
+}"""
+    + ENTRIES
+)
