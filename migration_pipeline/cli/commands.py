@@ -22,6 +22,7 @@ from migration_pipeline import settings
 from migration_pipeline.cli.terminal import (
     console,
     count_states,
+    downstream_table,
     dry_run_table,
     log_line,
     reading,
@@ -468,7 +469,7 @@ def status(reference: str, as_json: bool, again: bool) -> None:
     Exit status 1 unless all are materialized, a rule took every item, and no more items are in the quarantine than the
     profile says may be.
     """
-    from migration_pipeline.operations.downstream import downstream, downstream_table
+    from migration_pipeline.operations.downstream import downstream
     from migration_pipeline.operations.preflight import mark_lost
 
     if as_json and again:

@@ -16,7 +16,9 @@ from rich.text import Text
 
 from migration_pipeline.engine import file_report
 from migration_pipeline.migration.plan import PlannedFile
+from migration_pipeline.migration.units import duration
 from migration_pipeline.operations.client import FileStatus
+from migration_pipeline.operations.downstream import AssetStatus
 from migration_pipeline.operations.runs import LogLine, RunningFile
 
 if TYPE_CHECKING:  # what it imports is not needed by most commands
@@ -65,6 +67,21 @@ def status_table(files: Sequence[FileStatus], running: Sequence[RunningFile] = (
     return table
 
 
+def downstream_table(assets: Sequence[AssetStatus]) -> Table:
+    """One line an asset: state, rows, run, and why it failed."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("then", "state"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("rows", justify="right")
+    table.add_column("run", no_wrap=True)
+    table.add_column("error")
+    for asset in assets:
+        rows = "" if asset.rows is None else f"{asset.rows:,}"
+        state = f"[{STYLES[asset.state]}]{asset.state}[/]"
+        table.add_row(asset.name, state, rows, asset.run_id[:8], asset.error)
+    return table
+
+
 def how_far(file: RunningFile) -> str:
     """Write a running file's progress: ``45%, 61,700 items/s, 0:24 left``."""
     progress = file.progress
@@ -75,15 +92,6 @@ def how_far(file: RunningFile) -> str:
         f"{progress.share:.0%}, {file.items_per_second:,.0f} items/s, "
         f"{duration(progress.eta_seconds)} left{retries}"
     )
-
-
-def duration(seconds: float | None) -> str:
-    """Write seconds as ``1:02:03`` or ``2:03``; a dash when they are not known."""
-    if seconds is None:
-        return "-"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def count_states(files: Sequence[FileStatus]) -> str:

@@ -14,10 +14,12 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 from rich.text import Text
 
-from migration_pipeline.cli.terminal import count_states, duration, status_table
+from migration_pipeline.cli.terminal import count_states, status_table
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.plan import Plan
+from migration_pipeline.migration.units import duration
 from migration_pipeline.operations.client import Backfill, FileStatus, Instance
+from migration_pipeline.operations.downstream import downstream
 from migration_pipeline.operations.runs import Follow, RunningFile, last_run, log_lines, tell_queued
 from migration_pipeline.profile.profile import Profile
 
@@ -74,8 +76,6 @@ def watch(
 
 def _making(instance: Instance, profile: Profile, keys: Sequence[Sequence[str]]) -> str:
     """Tell which of these assets is made now, in the last words of its run; "" for none."""
-    from migration_pipeline.operations.downstream import downstream  # Dagster, which takes a second to import
-
     said_by = {table.name: f"{table.qualified}: " for table in profile.all_tables}
     for asset in downstream(instance, profile):
         if asset.key in keys and asset.state == "running":

@@ -12,6 +12,7 @@ from pydantic import Field
 from migration_pipeline.defs.metadata import export_spec, table_spec
 from migration_pipeline.defs.migration import Database
 from migration_pipeline.errors import MigrationError
+from migration_pipeline.migration.names import FINISHING
 from migration_pipeline.migration.plan import Plan
 from migration_pipeline.profile.aggregate import Aggregate
 from migration_pipeline.profile.profile import Profile
@@ -24,9 +25,6 @@ from migration_pipeline.targets.aggregation import (
 )
 from migration_pipeline.targets.connection import DatabaseSettings
 from migration_pipeline.targets.finishing import finish
-
-FINISHING = "finishing"
-"""The last part of the key of the asset that finishes a profile's tables."""
 
 STATEMENT_SECONDS = 3600.0
 """A statement over a part of the landed rows takes longer than one over a batch."""
@@ -104,13 +102,6 @@ def downstream_assets(plan: Plan, profile: Profile) -> list[dg.AssetsDefinition]
     return [
         *(_aggregate_asset(plan, profile, aggregate) for aggregate in profile.aggregates),
         _finishing_asset(plan, profile),
-    ]
-
-
-def downstream_keys(profile: Profile) -> list[list[str]]:
-    """The keys of these assets, in the order in which they are made."""
-    return [[profile.name, aggregate.table.name] for aggregate in profile.aggregates] + [
-        [profile.name, FINISHING]
     ]
 
 

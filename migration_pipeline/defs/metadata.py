@@ -12,6 +12,7 @@ import dagster as dg
 
 from migration_pipeline.engine.file_report import FileReport
 from migration_pipeline.migration.plan import Plan, PlannedFile
+from migration_pipeline.migration.units import readable_size
 from migration_pipeline.profile.profile import Prefix, Profile, Rule
 from migration_pipeline.profile.row import Column, Table
 
@@ -207,23 +208,3 @@ def _markdown_table(
 
 def _cell(value: str | int) -> str:
     return f"{value:,}" if isinstance(value, int) else value.replace("|", "\\|").replace("\n", " ")
-
-
-def readable_size(size: int) -> str:
-    """Write a number of bytes as people do: ``1.2 MB``; decimal units, as S3's console has them."""
-    value = float(size)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if value < 1000 or unit == "GB":
-            break
-        value /= 1000
-    return f"{value:,.0f} {unit}" if unit == "bytes" else f"{value:,.1f} {unit}"
-
-
-def readable_time(seconds: float) -> str:
-    """Write a time as people do: ``12 s``, ``3 min 20 s``, ``1 h 05 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"

@@ -20,7 +20,6 @@ from migration_pipeline.defs.metadata import (
     export_spec,
     file_metadata,
     file_tables,
-    readable_size,
     table_spec,
 )
 from migration_pipeline.defs.progress import progress_of
@@ -28,6 +27,7 @@ from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.load import Loader
 from migration_pipeline.migration.plan import Plan
 from migration_pipeline.migration.replay import replay_plan
+from migration_pipeline.migration.units import readable_size
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.targets.connection import DatabaseError
 from migration_pipeline.targets.receipts import other_writers

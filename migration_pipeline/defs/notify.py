@@ -23,9 +23,9 @@ from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, Part
 from dagster._core.storage.partition_status_cache import AssetPartitionStatus
 
 from migration_pipeline import settings
-from migration_pipeline.defs.metadata import readable_time
 from migration_pipeline.errors import MigrationError, UsageError
 from migration_pipeline.migration.plan import Plan
+from migration_pipeline.migration.units import readable_time
 from migration_pipeline.profile.profile import Profile
 
 SENSOR = "tell_of_finished_backfills"

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import dagster as dg
 
-from migration_pipeline.defs.metadata import readable_time
 from migration_pipeline.engine.file_report import Progress
 from migration_pipeline.migration.plan import PlannedFile
+from migration_pipeline.migration.units import readable_time
 
 
 def progress_of(

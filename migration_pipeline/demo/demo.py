@@ -11,13 +11,13 @@ from contextlib import ExitStack
 from rich.console import Console
 
 from migration_pipeline import settings
-from migration_pipeline.cli.terminal import console, count_states, summary
+from migration_pipeline.cli.terminal import console, count_states, downstream_table, summary
 from migration_pipeline.cli.watch import watch
 from migration_pipeline.demo import stack
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.migration.plan import Plan, make_plan, read_plans, write_plan
 from migration_pipeline.operations.client import FileStatus, Instance
-from migration_pipeline.operations.downstream import AssetStatus, downstream, downstream_table, to_launch
+from migration_pipeline.operations.downstream import AssetStatus, downstream, to_launch
 from migration_pipeline.operations.status import left
 from migration_pipeline.profile.profile import Profile, load_profile
 from migration_pipeline.sources.export import read_export

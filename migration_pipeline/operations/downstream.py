@@ -6,10 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
-from rich.table import Table
 
-from migration_pipeline.cli.terminal import STYLES
-from migration_pipeline.defs.aggregates import downstream_keys
+from migration_pipeline.migration.names import downstream_keys
 from migration_pipeline.migration.plan import Plan
 from migration_pipeline.operations.client import FileStatus, Instance, State
 from migration_pipeline.profile.profile import Profile
@@ -76,21 +74,6 @@ def outdated(plan: Plan, profile: Profile, url: str | None) -> bool:
         for aggregate in profile.aggregates
         if (receipt := made.get(aggregate.table.qualified))
     )
-
-
-def downstream_table(assets: Sequence[AssetStatus]) -> Table:
-    """One line an asset: state, rows, run, and why it failed."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("then", "state"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("rows", justify="right")
-    table.add_column("run", no_wrap=True)
-    table.add_column("error")
-    for asset in assets:
-        rows = "" if asset.rows is None else f"{asset.rows:,}"
-        state = f"[{STYLES[asset.state]}]{asset.state}[/]"
-        table.add_row(asset.name, state, rows, asset.run_id[:8], asset.error)
-    return table
 
 
 def _status(instance: Instance, key: list[str], node: Any, info: Any, newest: int) -> AssetStatus:

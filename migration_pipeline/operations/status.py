@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import msgspec
 
 from migration_pipeline.migration.plan import Plan
 from migration_pipeline.migration.verdicts import Left, left_of
 from migration_pipeline.operations.client import Backfill, FileStatus, State
+from migration_pipeline.operations.downstream import AssetStatus
 from migration_pipeline.operations.runs import RunningFile
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.targets.connection import DatabaseError
 from migration_pipeline.targets.receipts import Receipt, read_receipts
-
-if TYPE_CHECKING:  # it takes Dagster, whose import costs a second
-    from migration_pipeline.operations.downstream import AssetStatus
 
 
 class _Account(msgspec.Struct, frozen=True):

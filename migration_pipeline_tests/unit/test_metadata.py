@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
-from migration_pipeline.defs.metadata import file_tables, readable_size, readable_time
+from migration_pipeline.defs.metadata import file_tables
 from migration_pipeline.defs.notify import BackfillReport, load_hook
 from migration_pipeline.defs.progress import sentence
 from migration_pipeline.engine.file_report import BadExample, FileReport, Progress
 from migration_pipeline.errors import UsageError
 from migration_pipeline.migration.plan import PlannedFile
+from migration_pipeline.migration.units import duration, moment, readable_size, readable_time
 from migration_pipeline.sources.export import ExportFile
 
 
@@ -38,6 +40,19 @@ def test_sizes_have_units(size: int, text: str) -> None:
 )
 def test_times_have_units(seconds: float, text: str) -> None:
     assert readable_time(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(None, "-"), (0, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3723, "1:02:03")]
+)
+def test_durations(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_a_moment_is_told_in_utc() -> None:
+    text = "2026-01-31 23:30:00"
+    assert moment(1_769_902_200.0) == text
+    assert moment(datetime(2026, 2, 1, 1, 30, tzinfo=timezone(timedelta(hours=2)))) == text
 
 
 def test_progress_is_one_short_line() -> None:

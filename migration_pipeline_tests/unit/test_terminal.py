@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from migration_pipeline.cli.commands import main
-from migration_pipeline.cli.terminal import count_states, duration, how_far, status_table
+from migration_pipeline.cli.terminal import count_states, how_far, status_table
 from migration_pipeline.cli.watch import _Board
 from migration_pipeline.errors import UsageError
 from migration_pipeline.migration.plan import FORMAT, Plan, PlannedFile
@@ -118,13 +118,6 @@ def test_states_are_counted_in_words() -> None:
         for n, s in enumerate(("materialized", "failed", "queued", "running", "failed"))
     ]
     assert count_states(files) == "1 of 5 files materialized, 2 failed, 1 running, 1 queued"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(None, "-"), (0, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3723, "1:02:03")]
-)
-def test_durations(seconds: float | None, text: str) -> None:
-    assert duration(seconds) == text
 
 
 def test_how_far_a_file_is() -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from migration_pipeline.cli.terminal import duration
+from migration_pipeline.migration import units
 from migration_pipeline.operations.report import plots
 from migration_pipeline.operations.report.account import Account
 
@@ -32,7 +31,12 @@ def page(account: Account) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"count": _count, "moment": _moment, "duration": duration, "size": _size}
+    environment.filters |= {
+        "count": "{:,.0f}".format,
+        "moment": units.moment,
+        "duration": units.duration,
+        "size": units.readable_size,
+    }
     in_order = sorted(account.files, key=lambda file: file.receipt is not None and not file.error)
     shown = account.files if len(account.files) <= FILES_SHOWN else in_order[:FILES_SHOWN]
     receipts = account.receipts
@@ -57,21 +61,3 @@ def page(account: Account) -> str:
             if svg
         },
     )
-
-
-def _count(value: float) -> str:
-    return f"{value:,.0f}"
-
-
-def _size(value: int) -> str:
-    """Write bytes in the unit that suits: ``36.1 MB``."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if value >= factor:
-            return f"{value / factor:,.1f} {unit}"
-    return f"{value:,} bytes"
-
-
-def _moment(value: float | datetime) -> str:
-    """Write a time, of seconds of the epoch or with its zone, in UTC."""
-    when = value if isinstance(value, datetime) else datetime.fromtimestamp(value, timezone.utc)
-    return when.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
