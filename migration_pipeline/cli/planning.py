@@ -12,6 +12,7 @@ from migration_pipeline.cli.terminal import warn
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.first_look import first_look
 from migration_pipeline.migration.plan import Plan, check_other_plans, make_plan, plan_path, write_plan
+from migration_pipeline.migration.units import readable_size
 from migration_pipeline.operations.client import Instance
 from migration_pipeline.profile.profile import Profile, load_profile
 from migration_pipeline.sources.export import read_export
@@ -58,7 +59,7 @@ def plan(reference: str, files_per_run: int, options: tuple[str, ...], exports: 
     changed = write_plan(made, settings.plans_dir())
     click.echo(
         f"{'planned' if changed else 'unchanged:'} {len(made.files):,} files, {made.items:,} items, "
-        f"{made.bytes / 1e6:,.1f} MB compressed: {plan_path(settings.plans_dir(), profile.name)}"
+        f"{readable_size(made.bytes)} compressed: {plan_path(settings.plans_dir(), profile.name)}"
     )
     for warning in first_look(profile, found, storage):
         warn(warning)
@@ -75,7 +76,7 @@ def _options(given: Sequence[str]) -> dict[str, str]:
     for text in given:
         name, separator, value = text.partition("=")
         if not separator:
-            raise click.BadParameter(f"{text!r} is to be NAME=VALUE", param_hint="--option")
+            raise click.BadParameter(f"{text!r}: expected NAME=VALUE", param_hint="--option")
         options[name] = value
     return options
 

@@ -82,7 +82,7 @@ def test_a_plan_holds_values_of_the_profiles_options(tmp_path: Path) -> None:
     assert made.options == {"max_id": 1000}
     assert load_profile("pictures").options(made.options) == PictureOptions(1000)
     for option, reason in [
-        ("max_id", "'max_id' is to be NAME=VALUE"),
+        ("max_id", "'max_id': expected NAME=VALUE"),
         ("max_id=many", "options of pictures: Expected `int"),
         ("other=1", "options of pictures: Object contains unknown field `other`"),
     ]:
