@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import click
 from rich import box
 from rich.console import Console, Group
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -22,7 +23,8 @@ from migration_pipeline.operations.files import FileStatus
 from migration_pipeline.operations.running import RunningFile
 from migration_pipeline.operations.runs import LogLine
 
-if TYPE_CHECKING:  # what it imports is not needed by most commands
+if TYPE_CHECKING:  # what they import is not needed by most commands
+    from migration_pipeline.migration.verdicts import Left
     from migration_pipeline.migration.verification import Compared, OnProgress
 
 PIPE_WIDTH = 1000
@@ -47,11 +49,7 @@ def console(*, stderr: bool = False) -> Console:
 def status_table(files: Sequence[FileStatus], running: Sequence[RunningFile] = ()) -> Table:
     """One line a file: state, items, rows, run, and how far it is or why it failed."""
     now = {file.planned.partition: file for file in running}
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("file", "state"):
-        table.add_column(name, no_wrap=True)
-    for name in ("items", "rows"):
-        table.add_column(name, justify="right")
+    table = _table(("file", "state"), ("items", "rows"))
     table.add_column("run", no_wrap=True)
     table.add_column("note")
     for file in files:
@@ -59,7 +57,7 @@ def status_table(files: Sequence[FileStatus], running: Sequence[RunningFile] = (
         rows = sum(file.metadata.get("rows_by_table", {}).values()) if file.metadata else None
         table.add_row(
             file.file.name,
-            f"[{STYLES[file.state]}]{file.state}[/]",
+            _state(file),
             f"{file.file.items:,}",
             "" if rows is None else f"{rows:,}",
             (loading.run_id if loading else file.run_id)[:8],
@@ -68,18 +66,28 @@ def status_table(files: Sequence[FileStatus], running: Sequence[RunningFile] = (
     return table
 
 
+def _table(words: Sequence[str], numbers: Sequence[str]) -> Table:
+    """A table without lines: columns of words, which are not folded, and then of numbers."""
+    made = Table(box=None, header_style="bold", pad_edge=False)
+    for name in words:
+        made.add_column(name, no_wrap=True)
+    for name in numbers:
+        made.add_column(name, justify="right")
+    return made
+
+
+def _state(status: FileStatus | AssetStatus) -> Text:
+    return Text(status.state, STYLES[status.state])
+
+
 def downstream_table(assets: Sequence[AssetStatus]) -> Table:
     """One line an asset: state, rows, run, and why it failed."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("then", "state"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("rows", justify="right")
+    table = _table(("then", "state"), ("rows",))
     table.add_column("run", no_wrap=True)
     table.add_column("error")
     for asset in assets:
         rows = "" if asset.rows is None else f"{asset.rows:,}"
-        state = f"[{STYLES[asset.state]}]{asset.state}[/]"
-        table.add_row(asset.name, state, rows, asset.run_id[:8], asset.error)
+        table.add_row(asset.name, _state(asset), rows, asset.run_id[:8], Text(asset.error))
     return table
 
 
@@ -140,10 +148,35 @@ def _names(done: Sequence[dict[str, Any]], label: str) -> list[str]:
     return list(dict.fromkeys(name for metadata in done for name in metadata[label]))
 
 
+def exit_status(states: Sequence[FileStatus | AssetStatus]) -> int:
+    """0 if all are materialized, else 1."""
+    return 0 if all(each.state == "materialized" for each in states) else 1
+
+
+def tell_left(items: Left, reference: str = "") -> int:
+    """Name the items that no rule takes, and those in the quarantine. Gives the exit status that they make.
+
+    `reference` is how the profile of files that were loaded is called; without it nothing is loaded yet.
+    """
+    for line in items.lines(reference):
+        click.echo(line)
+    return int(items.faults)
+
+
+def warn(text: str) -> None:
+    """Print a warning to standard error."""
+    click.echo(f"warning: {text}", err=True)
+
+
 def log_line(line: LogLine) -> str:
     """Write a line of a run's log: time of day, level where it matters, text."""
     level = "" if line.level in ("INFO", "DEBUG") else f"{line.level}: "
-    return f"{time.strftime('%H:%M:%S', time.localtime(line.time))}  {level}{line.text}"
+    return stamped(f"{level}{line.text}", line.time)
+
+
+def stamped(text: str, when: float | None = None) -> str:
+    """Put the time of day before a line: that of `when`, in seconds of the epoch, or now."""
+    return f"{time.strftime('%H:%M:%S', time.localtime(when))}  {text}"
 
 
 @contextmanager
@@ -161,7 +194,7 @@ def reading(out: Console, files: Sequence[PlannedFile]) -> Iterator[OnProgress]:
                 task, description=planned.file.name, completed=done[planned.partition] + progress.items
             )
             if planned.partition != current and not out.is_terminal:
-                out.print(f"{time.strftime('%H:%M:%S')}  reading {planned.file.name}", markup=False)
+                out.print(stamped(f"reading {planned.file.name}"), markup=False)
             current = planned.partition
 
         yield hook
@@ -170,10 +203,7 @@ def reading(out: Console, files: Sequence[PlannedFile]) -> Iterator[OnProgress]:
 def verification_table(compared: Compared, tables: Sequence[str]) -> Table:
     """One line a table: rows of the export, and what became of them."""
     kinds = ("missing", "different", "newer", "extra")
-    made = Table(box=None, header_style="bold", pad_edge=False)
-    made.add_column("table", no_wrap=True)
-    for name in ("rows of the export", "same", *kinds):
-        made.add_column(name, justify="right")
+    made = _table(("table",), ("rows of the export", "same", *kinds))
     made.add_column("columns that differ")
     for name in tables:
         total = compared.table(name)
@@ -185,10 +215,7 @@ def verification_table(compared: Compared, tables: Sequence[str]) -> Table:
 
 def dry_run_table(compared: Compared, tables: Sequence[str]) -> Table:
     """One line a table: what a load would do to its rows."""
-    made = Table(box=None, header_style="bold", pad_edge=False)
-    made.add_column("table", no_wrap=True)
-    for name in ("rows", "new", "changed", "unchanged", "kept, being newer"):
-        made.add_column(name, justify="right")
+    made = _table(("table",), ("rows", "new", "changed", "unchanged", "kept, being newer"))
     for name in tables:
         total = compared.table(name)
         numbers = (total.compared, total.count("missing"), total.count("different"), total.same)

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 from rich.text import Text
 
-from migration_pipeline.cli.terminal import count_states, status_table
+from migration_pipeline.cli.terminal import count_states, stamped, status_table
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.plan import Plan
 from migration_pipeline.migration.units import duration
@@ -166,15 +166,16 @@ class _Board:
         if line != said or (read != then_read and now - when > PIPE_SECONDS):
             running = f" ({read - done:,} more in running files)" if read > done else ""
             self._out.print(
-                f"{time.strftime('%H:%M:%S')}  {line}, {done:,} of {self._items:,} items{running}"
-                + (f", {left}" if left else ""),
+                stamped(
+                    f"{line}, {done:,} of {self._items:,} items{running}" + (f", {left}" if left else "")
+                ),
                 markup=False,
             )
             self._said = (line, read, now)
 
     def _write_making(self, making: str) -> None:
         if making != self._made:
-            self._out.print(f"{time.strftime('%H:%M:%S')}  {making}", markup=False)
+            self._out.print(stamped(making), markup=False)
             self._made = making
 
     def newly_failed(self, files: Sequence[FileStatus]) -> list[FileStatus]:
@@ -217,7 +218,7 @@ def watch_status(out: Console, instance: DagsterClient, plan: Plan, profile: Pro
             if out.is_terminal:
                 live.update(shown, refresh=True)
             elif line != said:
-                out.print(f"{time.strftime('%H:%M:%S')}  {line}", markup=False)
+                out.print(stamped(line), markup=False)
                 said = line
             if files and all(file.state == "materialized" for file in files):
                 return files

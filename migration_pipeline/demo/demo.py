@@ -16,6 +16,7 @@ from migration_pipeline.cli.watch import watch
 from migration_pipeline.demo import stack
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.migration.plan import Plan, make_plan, read_plans, write_plan
+from migration_pipeline.migration.units import readable_size
 from migration_pipeline.operations.backfills import launch
 from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.operations.downstream import AssetStatus, downstream, to_launch
@@ -54,7 +55,7 @@ def run_demo(items: int, files: int) -> int:
     with out.status("writing the sample export"):
         plan = _sample_plan(profile, items, files)
     out.print(
-        f"export: {plan.items:,} items in {len(plan.files)} files, {plan.bytes / 1e6:,.1f} MB compressed"
+        f"export: {plan.items:,} items in {len(plan.files)} files, {readable_size(plan.bytes)} compressed"
     )
     with ExitStack() as ends:
         with out.status("starting PostgreSQL and Dagster"):

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from migration_pipeline.discovery.attributes import Attribute
 from migration_pipeline.discovery.survey import EntityType, Survey, patterns, shown
+from migration_pipeline.migration.units import readable_size
 
 MAX_SHOWN = 25
 """Entity types whose attributes are listed on a terminal, the commonest first; JSON and HTML have all of them."""
@@ -118,7 +119,7 @@ def scope(found: dict[str, Any]) -> str:
     where = "all of them" if whole else f"the first {looked['drawn_from']:,}"
     return (
         f"Sampled: {looked['items']:,} of {export['items']:,} items ({percent(looked['share'])}), drawn at random from "
-        f"{where}, {looked['bytes'] / 1e6:,.1f} MB unzipped at the beginning of {files}. Shares are those of the sample, "
+        f"{where}, {readable_size(looked['bytes'])} unzipped at the beginning of {files}. Shares are those of the sample, "
         "counts with ≈ are estimates; of other items nothing is known."
     )
 

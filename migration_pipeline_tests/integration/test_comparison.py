@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from migration_pipeline import Item, Profile, Row, prefix
-from migration_pipeline.cli.commands import main
+from migration_pipeline.cli import main
 from migration_pipeline.defs.migration import Database, migration_assets
 from migration_pipeline.defs.verify_job import verify_check, verify_job
 from migration_pipeline.demo.sample import write_sample

@@ -13,7 +13,7 @@ import dagster as dg
 import pytest
 from click.testing import CliRunner
 
-from migration_pipeline.cli.commands import main
+from migration_pipeline.cli import main
 from migration_pipeline.defs.checks import check_job, migration_checks
 from migration_pipeline.defs.migration import Database, migration_assets
 from migration_pipeline.defs.verify_job import verify_check, verify_job

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from pydantic import ValidationError
 
-from migration_pipeline.cli.commands import main
+from migration_pipeline.cli import main
 from migration_pipeline.defs.aggregates import downstream_assets
 from migration_pipeline.defs.metadata import PROFILE_TAG
 from migration_pipeline.defs.migration import Database, migration_assets, replay_job

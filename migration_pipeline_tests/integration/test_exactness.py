@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from migration_pipeline import Fitted, Item, PgType, Profile, Row
-from migration_pipeline.cli.commands import main
+from migration_pipeline.cli import main
 from migration_pipeline.engine.file_report import FileReport
 from migration_pipeline.migration.plan import make_plan
 from migration_pipeline.migration.verification import verify

@@ -139,10 +139,8 @@ def test_a_migration_from_plan_to_mended_failure(
 
     # Plan, and create the tables.
     status, output = command("plan", "--profile", "shop", location)
-    assert (status, output.splitlines()[0].split(":")[0]) == (
-        0,
-        "planned 5 files, 8,000 items, 0.5 MB compressed",
-    )
+    assert status == 0
+    assert re.match(r"planned 5 files, 8,000 items, 4\d\d\.\d kB compressed: ", output), output
     assert command("plan", "--profile", "shop", location)[1].startswith("unchanged: 5 files")
     status, ddl = command("ddl", "shop")
     assert status == 0

@@ -14,7 +14,7 @@ import boto3
 import pytest
 from click.testing import CliRunner
 
-from migration_pipeline.cli.commands import main
+from migration_pipeline.cli import main
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage, StorageError, split_s3
 from migration_pipeline.sources.stream import FileStream

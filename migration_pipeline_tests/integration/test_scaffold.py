@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
-from migration_pipeline.cli.commands import main
+from migration_pipeline.cli import main
 from migration_pipeline.discovery.names import Names, column_name, field_name
 from migration_pipeline.discovery.sampling import take_sample
 from migration_pipeline.discovery.scaffold import imported, scaffold, write

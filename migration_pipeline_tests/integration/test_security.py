@@ -27,7 +27,7 @@ from click.testing import CliRunner
 from moto.core import set_initial_no_auth_action_count
 
 from migration_pipeline import Item, Profile, Row, attribute, column, prefix
-from migration_pipeline.cli.commands import main
+from migration_pipeline.cli import main
 from migration_pipeline.defs.checks import check_job, migration_checks
 from migration_pipeline.defs.migration import Database, migration_assets, replay_job
 from migration_pipeline.defs.verify_job import verify_check, verify_job

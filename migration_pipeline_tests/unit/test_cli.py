@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,7 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from migration_pipeline import settings
-from migration_pipeline.cli.commands import main
+from migration_pipeline.cli import _Lazy, main
+from migration_pipeline.demo import postgres, stack
 from migration_pipeline.migration.plan import FORMAT, plan_path, read_plan
 from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.profiles.pictures import PictureOptions
@@ -45,6 +47,14 @@ def test_every_command_explains_itself(command: str) -> None:
     assert re.search(r"^  [A-Z]", output, re.MULTILINE), "a sentence of what it does"
 
 
+def test_the_list_of_commands_says_what_each_says_itself() -> None:
+    for name, entry in main.commands.items():
+        assert isinstance(entry, _Lazy)
+        command = entry.load()
+        assert (entry.name, entry.get_short_help_str(200)) == (command.name, command.get_short_help_str(200))
+        assert name == entry.name
+
+
 def test_a_sample_is_planned_once(tmp_path: Path) -> None:
     status, output = run(
         "sample", str(tmp_path / "with space"), "--items", "300", "--files", "3", "--bad", "2"
@@ -72,7 +82,7 @@ def test_a_plan_holds_values_of_the_profiles_options(tmp_path: Path) -> None:
     assert made.options == {"max_id": 1000}
     assert load_profile("pictures").options(made.options) == PictureOptions(1000)
     for option, reason in [
-        ("max_id", "'max_id' is to be NAME=VALUE"),
+        ("max_id", "'max_id': expected NAME=VALUE"),
         ("max_id=many", "options of pictures: Expected `int"),
         ("other=1", "options of pictures: Object contains unknown field `other`"),
     ]:
@@ -244,6 +254,18 @@ def test_clean_removes_what_is_ours_and_nothing_else(tmp_path: Path) -> None:
     theirs.unlink()
     assert run("clean")[0] == 0
     assert not settings.state_dir().exists()
+
+
+def test_the_local_stack_without_its_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres, "WHEEL", "a_package_that_is_not_installed")
+    monkeypatch.setattr(stack, "_load", lambda *_: None)  # services that would be ended at once
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    status, output = run("dev", "--port", str(port))
+    assert (status, len(output.splitlines())) == (1, 1)
+    assert "pip install 'migration-pipeline[demo]'" in output
+    assert run("clean")[0] == 0
 
 
 def test_wrong_calls_exit_with_2(tmp_path: Path) -> None:

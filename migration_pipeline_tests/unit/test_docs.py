@@ -20,7 +20,7 @@ import click
 import pytest
 
 from migration_pipeline import settings
-from migration_pipeline.cli.commands import main
+from migration_pipeline.cli import main
 from migration_pipeline.defs.notify import BackfillReport
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.engine.transform import Transform

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from migration_pipeline.cli.commands import main
+from migration_pipeline.cli import main
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.discovery import inspection, sampling
 from migration_pipeline.discovery.attributes import Attribute, Place

@@ -13,14 +13,15 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from migration_pipeline.cli.commands import main
-from migration_pipeline.cli.terminal import count_states, how_far, status_table
+from migration_pipeline.cli import main
+from migration_pipeline.cli.terminal import count_states, downstream_table, how_far, status_table
 from migration_pipeline.cli.watch import _Board
 from migration_pipeline.errors import UsageError
 from migration_pipeline.migration.names import FileProgress
 from migration_pipeline.migration.plan import FORMAT, Plan, PlannedFile
 from migration_pipeline.migration.verdicts import Left
 from migration_pipeline.operations.backfills import Backfill
+from migration_pipeline.operations.downstream import AssetStatus
 from migration_pipeline.operations.files import FileStatus, tell_queued
 from migration_pipeline.operations.running import RunningFile, _RunLog
 from migration_pipeline.operations.runs import LogLine, Run, one_file
@@ -144,8 +145,10 @@ def test_how_far_a_file_is() -> None:
 def test_an_error_with_brackets_is_shown_as_it_is() -> None:
     out = io.StringIO()
     file = status(planned("a"), "failed", error="index [/red] of [bold]table[/bold]")
-    Console(file=out, width=200).print(status_table([file]))
-    assert "index [/red] of [bold]table[/bold]" in out.getvalue()
+    asset = AssetStatus(name="finishing", key=["shop", "finishing"], state="failed", error=file.error)
+    for table in (status_table([file]), downstream_table([asset])):
+        Console(file=out, width=200).print(table)
+    assert out.getvalue().count("index [/red] of [bold]table[/bold]") == 2
 
 
 def test_in_a_pipe_a_line_comes_with_each_change() -> None:

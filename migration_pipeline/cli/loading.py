@@ -1,0 +1,239 @@
+"""The commands that load files and stop loads: backfill, retry, replay of the quarantine, stop."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from typing import NoReturn
+
+import click
+
+from migration_pipeline import settings
+from migration_pipeline.cli.arguments import PROFILE, WAIT, Opened, open_plan
+from migration_pipeline.cli.terminal import (
+    console,
+    count_states,
+    dry_run_table,
+    exit_status,
+    reading,
+    tell_left,
+    warn,
+)
+from migration_pipeline.cli.watch import watch
+from migration_pipeline.migration import verification
+from migration_pipeline.migration.plan import Plan, PlannedFile
+from migration_pipeline.migration.replay import replay_plan
+from migration_pipeline.migration.verdicts import left_of
+from migration_pipeline.operations import backfills
+from migration_pipeline.operations.downstream import AssetStatus, downstream, to_launch
+from migration_pipeline.operations.files import FileStatus, read_files
+from migration_pipeline.operations.preflight import mark_lost, tables_fit
+from migration_pipeline.operations.status import left
+from migration_pipeline.profile.profile import Profile
+
+
+@click.command()
+@PROFILE
+@click.option(
+    "--all", "everything", is_flag=True, help="Load materialized files, too: again, from their beginning."
+)
+@WAIT
+@click.option(
+    "--only",
+    metavar="FILE",
+    multiple=True,
+    help="Only files of this name or partition; a part of it will do, or a pattern (*, ?). May be repeated.",
+)
+@click.option(
+    "--files",
+    "first",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Only the first N of them: a careful first step.",
+)
+@click.option(
+    "--dry-run",
+    "dry",
+    is_flag=True,
+    help="Launch nothing: read the files here, all of them unless some are chosen, and tell what their load would do. Nothing is written.",
+)
+def backfill(
+    reference: str, everything: bool, wait: bool, only: tuple[str, ...], first: int | None, dry: bool
+) -> None:
+    """Launch a backfill of all files that are not materialized, then of what is made of them all."""
+    opened = plan, profile, instance = open_plan(reference)
+    chosen = {planned.partition for text in only for planned in plan.matching(text)}
+    if dry:
+        _dry_run(plan, profile, [p for p in plan.files if not only or p.partition in chosen][:first])
+    instance.load_plan(plan, profile)
+    files = read_files(instance, plan, profile, attempts=False)
+    assets = downstream(instance, profile)
+    for lost in mark_lost(plan, profile, files, assets):
+        click.echo(lost, err=True)
+    asked = [f for f in files if not only or f.partition in chosen]
+    busy = [f for f in asked if f.state in ("running", "queued")]
+    if everything and busy:
+        click.echo(f"left out, as they are running or queued: {len(busy):,} files", err=True)
+    left_to_load = [f for f in asked if f not in busy and (everything or f.state in ("missing", "failed"))]
+    wanted = left_to_load[:first]
+    then = to_launch(assets, files, wanted)
+    if wanted or then:
+        _launch(opened, wanted, then, f"{profile.name}: {len(wanted)} files", wait)
+        return
+    click.echo(f"{count_states(asked)}: nothing to launch" + ("" if busy else " (--all loads them again)"))
+    if wait:
+        sys.exit(tell_left(left(plan, profile, asked, settings.known_database_url()), plan.reference))
+
+
+def _dry_run(plan: Plan, profile: Profile, files: list[PlannedFile]) -> NoReturn:
+    """Tell what a load of some files would do. Exit status 1 if it would leave items that speak against its being complete."""
+    out = console()
+    with reading(out, files) as on_progress:
+        compared = verification.dry_run(
+            plan, profile, settings.database_url(), files, say=out.print, on_progress=on_progress
+        )
+    out.print(dry_run_table(compared, compared.names))
+    for note in compared.notes:
+        out.print(note, markup=False)
+    reports = [file.report for file in compared.files]
+    reasons = Counter[str]()
+    for report in reports:
+        reasons.update(report.quarantined_by_reason)
+    for reason, count in reasons.most_common():
+        out.print(f"would be quarantined: {count:,} items: {reason}", markup=False)
+    out.print(
+        f"dry run of {len(reports)} files, {sum(r.items for r in reports):,} items: "
+        f"{sum(r.loaded for r in reports):,} would load, {sum(sum(r.skipped.values()) for r in reports):,} be "
+        f"skipped, {reasons.total():,} be quarantined; nothing was written"
+    )
+    sys.exit(tell_left(left_of(profile, reports)))
+
+
+@click.command("retry-failed")
+@PROFILE
+@WAIT
+def retry_failed(reference: str, wait: bool) -> None:
+    """Load the files again that failed or were stopped, each from its beginning; then what is made of all files."""
+    opened = plan, profile, instance = open_plan(reference)
+    instance.load_plan(plan, profile)
+    files = read_files(instance, plan, profile)
+    assets = downstream(instance, profile)
+    for lost in mark_lost(plan, profile, files, assets):
+        click.echo(f"{lost}; migration-pipeline backfill {plan.reference} loads them again", err=True)
+    wanted = [f for f in files if f.state in ("failed", "stopped")]
+    then = to_launch(assets, files, wanted)
+    if not wanted and not then:
+        click.echo(f"{count_states(files)}: nothing to retry")
+        return
+    _launch(opened, wanted, then, f"{profile.name}: retry of {len(wanted)} files", wait)
+
+
+def _launch(opened: Opened, wanted: list[FileStatus], then: list[list[str]], title: str, wait: bool) -> None:
+    _, profile, instance = opened
+    if unknown := tables_fit(profile):
+        warn(unknown)
+    backfill_id = backfills.launch(instance, profile, [file.partition for file in wanted], title, then)
+    click.echo(f"launched backfill {backfill_id} of {len(wanted)} files: {instance.url}/runs/b/{backfill_id}")
+    if then:
+        click.echo(f"then: {', '.join(key[-1] for key in then)}")
+    if wait:
+        sys.exit(_await(opened, backfill_id, wanted, then))
+
+
+def _await(opened: Opened, backfill_id: str, wanted: list[FileStatus], then: list[list[str]]) -> int:
+    """Show a backfill until it is over, then what became of it. Gives the exit status."""
+    plan, profile, instance = opened
+    try:
+        result = watch(console(), instance, plan, profile, backfill_id, wanted, then)
+    except KeyboardInterrupt:
+        click.echo(
+            f"\nbackfill {backfill_id} goes on; see it with `migration-pipeline status {plan.reference} --watch`, "
+            f"end it with `migration-pipeline stop {plan.reference}`",
+            err=True,
+        )
+        return 1
+    everything = read_files(instance, plan, profile)
+    partitions = {file.partition for file in wanted}
+    files = [file for file in everything if file.partition in partitions]
+    for file in files:
+        _tell_failed(file.file.name, file)
+    if result.error:
+        click.echo(f"backfill {backfill_id} {result.status}: {result.error}", err=True)
+    made = [asset for asset in downstream(instance, profile) if asset.key in then]
+    for asset in made:
+        _tell_failed(asset.name, asset)
+    if then:
+        click.echo(", ".join(f"{asset.name} {asset.state}" for asset in made))
+    click.echo(count_states(files))
+    code = exit_status([*files, *made])
+    if code:
+        click.echo(
+            f"next: mend the cause, then migration-pipeline retry-failed {plan.reference} --wait", err=True
+        )
+    loaded = everything if then else files
+    return tell_left(left(plan, profile, loaded, settings.known_database_url()), plan.reference) or code
+
+
+def _tell_failed(name: str, status: FileStatus | AssetStatus) -> None:
+    if status.error:
+        click.echo(f"failed: {name} (run {status.run_id[:8]}): {status.error}", err=True)
+
+
+@click.command()
+@PROFILE
+def replay(reference: str) -> None:
+    """Run the quarantined items of loaded files through the profile again, after it or a table was mended.
+
+    Items that load, or that the profile skips now, leave the quarantine. Loading a file again does the same.
+    """
+    made, profile, _ = open_plan(reference)
+    report = replay_plan(made, profile, settings.database_url(), "replay", click.echo)
+    if not report.items:
+        click.echo("nothing to replay: no loaded file has items in quarantine")
+        return
+    for reason, count in report.quarantined_by_reason.items():
+        click.echo(f"still bad: {count:,} items: {reason}")
+    click.echo(
+        f"{report.items:,} items replayed: {report.loaded:,} loaded, {report.skipped:,} skipped, "
+        f"{report.quarantined:,} still in quarantine"
+    )
+    if report.loaded and profile.aggregates:
+        click.echo(
+            f"what is made of all files does not have them yet: migration-pipeline backfill {reference} --wait"
+        )
+    sys.exit(1 if report.quarantined else 0)
+
+
+@click.command()
+@PROFILE
+def stop(reference: str) -> None:
+    """Stop the migration: cancel its backfills, terminate its runs. What is materialized stays so.
+
+    A running file keeps the batches that it has committed; it is loaded from its beginning the next time.
+    """
+    plan, profile, instance = open_plan(reference)
+    try:
+        done = backfills.stop(instance, plan, lambda text: click.echo(text, err=True))
+    except KeyboardInterrupt:
+        click.echo(f"\nDagster goes on stopping; see `migration-pipeline status {plan.profile}`", err=True)
+        sys.exit(1)
+    if done.runs or done.backfills:
+        click.echo(f"cancelled {len(done.backfills):,} backfills, terminated {len(done.runs):,} runs")
+    else:
+        click.echo("nothing to stop: no backfill and no run of this profile is active")
+    files = read_files(instance, plan, profile)
+    click.echo(count_states(files))
+    for run in done.left:
+        click.echo(
+            f"still {run.status.lower()}: run {run.id}: {instance.url}/runs/{run.id} (Terminate there can force it)",
+            err=True,
+        )
+    for backfill_id in done.open_backfills:
+        click.echo(
+            f"still being cancelled: backfill {backfill_id}: {instance.url}/runs/b/{backfill_id}", err=True
+        )
+    if exit_status(files):
+        click.echo(
+            f"next: to go on, migration-pipeline backfill {plan.reference} --wait: it loads all that is not materialized"
+        )
+    sys.exit(1 if done.left or done.open_backfills else 0)

@@ -1,0 +1,119 @@
+"""The commands that look at a running migration: its files, a file's log, its metrics."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+
+import click
+
+from migration_pipeline import settings
+from migration_pipeline.cli.arguments import PROFILE, open_plan
+from migration_pipeline.cli.terminal import (
+    console,
+    count_states,
+    downstream_table,
+    exit_status,
+    log_line,
+    status_table,
+    tell_left,
+)
+from migration_pipeline.cli.watch import watch_status
+from migration_pipeline.errors import UsageError
+from migration_pipeline.migration.plan import read_plans
+from migration_pipeline.operations.backfills import backfills
+from migration_pipeline.operations.downstream import downstream
+from migration_pipeline.operations.files import read_files, tell_queued
+from migration_pipeline.operations.preflight import mark_lost
+from migration_pipeline.operations.running import Follow, RunningFile
+from migration_pipeline.operations.runs import file_log, last_run, one_file
+from migration_pipeline.operations.status import left, status_json
+
+
+@click.command()
+@PROFILE
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, for scripts.")
+@click.option(
+    "--watch", "again", is_flag=True, help="Show it anew every two seconds until all is materialized."
+)
+def status(reference: str, as_json: bool, again: bool) -> None:
+    """List the files, and what is made of them all: state, items, rows, run, how far it is or why it failed.
+
+    Exit status 1 unless all are materialized, a rule took every item, and no more items are in the quarantine than the
+    profile says may be.
+    """
+    if as_json and again:
+        raise UsageError("--json and --watch exclude each other; call status --json as often as you like")
+    plan, profile, instance = open_plan(reference)
+    out, running = console(), list[RunningFile]()
+    if again:
+        try:
+            files = watch_status(out, instance, plan, profile)
+        except KeyboardInterrupt:
+            sys.exit(1)  # the last state stays on the screen
+    else:
+        running = Follow(instance, plan).running()
+        files = read_files(instance, plan, profile)
+    then = downstream(instance, profile)
+    mark_lost(plan, profile, files, then)
+    tell_queued(files, running)
+    items = left(plan, profile, files, settings.known_database_url())
+    if as_json:
+        click.echo(status_json(plan, files, running, backfills(instance, plan), then, items))
+        sys.exit(exit_status([*files, *then]) or int(items.faults))
+    if not again:
+        out.print(status_table(files, running))
+    out.print(downstream_table(then))
+    out.print(count_states(files))
+    sys.exit(tell_left(items, plan.reference) or exit_status([*files, *then]))
+
+
+@click.command()
+@PROFILE
+@click.argument("file")
+@click.option("--follow", "-f", is_flag=True, help="Go on with what is new until the run is over, or Ctrl-C.")
+def logs(reference: str, file: str, follow: bool) -> None:
+    """Print the log of the last run that tried FILE: the file's name, or a part that no other file has."""
+    plan, profile, instance = open_plan(reference)
+    planned = one_file(plan, file)
+    run = last_run(instance, plan, profile, planned)
+    if run is None:
+        click.echo(f"{planned.file.name}: no run has tried it yet, or the run was deleted", err=True)
+        sys.exit(1)
+    click.echo(
+        f"{planned.file.name}: run {run.id}, {run.status.lower()}: {instance.url}/runs/{run.id}", err=True
+    )
+    with contextlib.suppress(KeyboardInterrupt):
+        for line in file_log(instance, run, planned, follow=follow):
+            click.echo(log_line(line))
+
+
+@click.command()
+@click.argument("references", metavar="[PROFILE]...", nargs=-1)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=9464,
+    show_default=True,
+    help="Port to serve at; 0: a free one.",
+)
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen at; there is no password."
+)
+def metrics(references: tuple[str, ...], port: int, host: str) -> None:
+    """Serve /metrics for Prometheus until Ctrl-C: of these profiles, or of all that are planned.
+
+    The numbers come from the running Dagster and from the receipts in the database, at each scrape.
+    """
+    from migration_pipeline.operations.metrics import Server  # of no use to who looks once
+
+    plans, faults = [open_plan(reference)[:2] for reference in references], dict[str, str]()
+    if not references:
+        plans, faults = read_plans(settings.plans_dir())
+    for fault in faults.values():
+        click.echo(f"not served: {fault}", err=True)
+    server = Server(plans, settings.webserver_url(), settings.database_url(), host, port)
+    click.echo(f"serving {server.url} of {', '.join(plan.profile for plan, _ in plans)}; Ctrl-C ends it")
+    with contextlib.suppress(KeyboardInterrupt):
+        server.wait()
+    server.close()
