@@ -16,16 +16,18 @@ from migration_pipeline.migration.verdicts import Left, left_of, receipts_of, ro
 from migration_pipeline.profile.aggregate import Aggregate
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.profile.row import Table
-from migration_pipeline.targets import receipts as sql
+from migration_pipeline.targets import bookkeeping as sql
 from migration_pipeline.targets.catalog import SchemaError, qualified
 from migration_pipeline.targets.ddl import check_tables, literal
 from migration_pipeline.targets.receipts import (
-    Receipt,
     count_quarantined,
     count_rows,
+    other_writers,
     read_aggregates,
     read_receipts,
+    rows_statement,
 )
+from migration_pipeline.targets.records import Receipt
 
 SHOWN = 20
 """Files that a check lists; their number is always told in full."""
@@ -130,7 +132,7 @@ def _tables_fit(profile: Profile, url: str) -> dg.AssetCheckResult:
             f"created by `migration-pipeline ddl {profile.name} --apply`."
         )
         return dg.AssetCheckResult(passed=False, description="; ".join(wrong), metadata=metadata)
-    if others := sql.other_writers(url, profile.name, tables):
+    if others := other_writers(url, profile.name, tables):
         metadata["concerned"] = _table(("profile", "table"), others)
         metadata["next"] = dg.MetadataValue.md(
             "name another table in one of the profiles: each overwrites the other's rows, and what is counted here are "
@@ -275,9 +277,7 @@ def _no_key_collisions(plan: Plan, table: Table, url: str) -> dg.AssetCheckResul
             f"name a `version` in the Row of {table.qualified}, and load all files again. Rows that somebody deleted from "
             "the table since are counted here, too."
         )
-    metadata["sql"] = _code(
-        sql.pasteable(sql.COLLISIONS, parameters) + "\n\n" + sql.rows_statement(table) + ";"
-    )
+    metadata["sql"] = _code(sql.pasteable(sql.COLLISIONS, parameters) + "\n\n" + rows_statement(table) + ";")
     return dg.AssetCheckResult(passed=rows.passed, description=rows.text, metadata=metadata)
 
 
@@ -301,7 +301,7 @@ def _made_of_all_files(plan: Plan, aggregate: Aggregate, url: str) -> dg.AssetCh
             f"materialize the asset `{table.name}` again, or `migration-pipeline backfill {plan.profile} --wait`"
         )
     numbers["sql"] = _code(
-        sql.pasteable(sql.AGGREGATES, {"profile": plan.profile}) + "\n\n" + sql.rows_statement(table) + ";"
+        sql.pasteable(sql.AGGREGATES, {"profile": plan.profile}) + "\n\n" + rows_statement(table) + ";"
     )
     return dg.AssetCheckResult(passed=not fault, description=description, metadata=numbers)
 

@@ -11,17 +11,9 @@ from migration_pipeline.migration.plan import Plan
 from migration_pipeline.profile.aggregate import Options
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.sources import dynamodb_json
+from migration_pipeline.targets.bookkeeping import QUARANTINED_FILES
 from migration_pipeline.targets.connection import DatabaseSettings, transaction
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
-
-QUARANTINED_FILES = """
-SELECT export_id, file, count(*)
-  FROM migration.quarantine
-  JOIN migration.loaded_file USING (profile, export_id, file)
- WHERE profile = %s
- GROUP BY export_id, file
-"""
-"""Items of files that are not loaded (any more) wait for these to be loaded, which tries them again, too."""
 
 
 def replay_plan(

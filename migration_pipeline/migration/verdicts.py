@@ -12,13 +12,7 @@ import msgspec
 from migration_pipeline.migration.plan import Plan
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.profile.row import Table
-from migration_pipeline.targets.receipts import (
-    AggregateReceipt,
-    FileKey,
-    Receipt,
-    Verification,
-    md5_of_files,
-)
+from migration_pipeline.targets.records import AggregateReceipt, FileKey, Receipt, Verification, md5_of_files
 from migration_pipeline.targets.states import TableState
 
 PATTERNS_SHOWN = 10

@@ -24,7 +24,8 @@ from migration_pipeline.targets.comparison import ComparingTarget, Comparison, D
 from migration_pipeline.targets.connection import DatabaseSettings, connect
 from migration_pipeline.targets.ddl import check_tables
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
-from migration_pipeline.targets.receipts import Verification, count_rows, keep_verification, md5_of_files
+from migration_pipeline.targets.receipts import count_rows, keep_verification
+from migration_pipeline.targets.records import Verification, md5_of_files
 from migration_pipeline.targets.session import Session
 from migration_pipeline.targets.sql import EXAMPLES
 from migration_pipeline.targets.states import read_states

@@ -14,7 +14,8 @@ from migration_pipeline.operations.client import Backfill, FileStatus, State
 from migration_pipeline.operations.runs import RunningFile
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.targets.connection import DatabaseError
-from migration_pipeline.targets.receipts import Receipt, read_receipts
+from migration_pipeline.targets.receipts import read_receipts
+from migration_pipeline.targets.records import Receipt
 
 if TYPE_CHECKING:  # it takes Dagster, whose import costs a second
     from migration_pipeline.operations.downstream import AssetStatus

@@ -26,6 +26,7 @@ from psycopg2 import sql
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.profile.aggregate import Aggregate
 from migration_pipeline.profile.row import Table
+from migration_pipeline.targets.bookkeeping import FORGET_SLICE, KEEP_AGGREGATE, LANDED_FILES
 from migration_pipeline.targets.catalog import Target, qualified, read_target
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
 from migration_pipeline.targets.ddl import check_bookkeeping
@@ -33,7 +34,7 @@ from migration_pipeline.targets.fits import Fit
 from migration_pipeline.targets.halving import Refused
 from migration_pipeline.targets.landing import identifier, part_of
 from migration_pipeline.targets.postgres import write_staged
-from migration_pipeline.targets.receipts import md5_of_files
+from migration_pipeline.targets.records import md5_of_files
 from migration_pipeline.targets.session import CANCEL_SECONDS, POLL_SECONDS, Session
 from migration_pipeline.targets.sql import (
     as_key,
@@ -117,16 +118,6 @@ class AggregateIdentity(msgspec.Struct, frozen=True):
     run_id: str
 
 
-LANDED = """
-SELECT s.export_id, s.file, f.md5, s.id, s.rows
-  FROM migration.slice s
-  JOIN migration.loaded_file f USING (profile, export_id, file)
- WHERE s.profile = %s AND s.landed_at IS NOT NULL
- ORDER BY s.id
-"""
-
-FORGET = "DELETE FROM migration.slice WHERE id = %s"
-
 HISTOGRAM = """
 SELECT bound::text
   FROM (SELECT DISTINCT {bound} AS bound
@@ -161,20 +152,6 @@ TWINS = "SELECT count(*) - count(DISTINCT ({staged_key})) FROM {staging} s"
 DELETE = """
 DELETE FROM {target} t
  WHERE {range_of_target} AND NOT EXISTS (SELECT FROM {staging} s WHERE {same_key})
-"""
-
-RECEIPT = """
-INSERT INTO migration.aggregate
-       (profile, table_name, profile_version, sql_md5, files, files_md5, groups, rows, new, changed, unchanged,
-        deleted, rounded, parts, retries, seconds, run_id, made_at)
-VALUES (%(profile)s, %(table_name)s, %(profile_version)s, %(sql_md5)s, %(files)s, %(files_md5)s, %(groups)s,
-        %(rows)s, %(new)s, %(changed)s, %(unchanged)s, %(deleted)s, %(rounded)s, %(parts)s, %(retries)s, %(seconds)s, %(run_id)s,
-        clock_timestamp())
-ON CONFLICT (profile, table_name) DO UPDATE
-   SET profile_version = EXCLUDED.profile_version, sql_md5 = EXCLUDED.sql_md5, files = EXCLUDED.files,
-       files_md5 = EXCLUDED.files_md5, groups = EXCLUDED.groups, rows = EXCLUDED.rows, new = EXCLUDED.new, changed = EXCLUDED.changed,
-       unchanged = EXCLUDED.unchanged, deleted = EXCLUDED.deleted, rounded = EXCLUDED.rounded, parts = EXCLUDED.parts,
-       retries = EXCLUDED.retries, seconds = EXCLUDED.seconds, run_id = EXCLUDED.run_id, made_at = EXCLUDED.made_at
 """
 
 Bounds = tuple[Optional[str], Optional[str]]  # noqa: UP045  # an alias that Python 3.10 can evaluate
@@ -305,10 +282,10 @@ class AggregateRun:
     def _drop_others(self, cursor: Any) -> bool:
         """Drop what was landed of files that are none of the plan's, some at a time; gives whether there were any."""
         ours = {(file.export_id, file.file) for file in self._files}
-        cursor.execute(LANDED, (self._identity.profile,))
+        cursor.execute(LANDED_FILES, (self._identity.profile,))
         others = [row for row in cursor.fetchall() if (row[0], row[1]) not in ours][:DROPPED_AT_ONCE]
         for _, file, _, number, counts in others:
-            cursor.execute(FORGET, (number,))
+            cursor.execute(FORGET_SLICE, (number,))
             for landing in counts:  # those of other aggregates, too: nothing knows of them any more
                 cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(part_of(landing, number)))
             self._say(f"{self._name}: dropped what was landed of {file}, which the plan no longer has")
@@ -319,7 +296,7 @@ class AggregateRun:
         wanted = {(file.export_id, file.file): file.md5 for file in self._files}
         names = {source.qualified for source in self._aggregate.sources}
         slices, there = [], set()
-        cursor.execute(LANDED, (self._identity.profile,))
+        cursor.execute(LANDED_FILES, (self._identity.profile,))
         for export_id, file, md5, number, counts in cursor.fetchall():
             if md5 == wanted.get((export_id, file)) and names <= counts.keys():
                 slices.append((number, counts))
@@ -576,7 +553,7 @@ class AggregateRun:
         # A file that is just being landed, or replayed, is waited for, and those that come later wait. Receipts have
         # the clock's time, of when they are written and not of when their transaction began: so later ones are later.
         cursor.execute("LOCK TABLE migration.slice IN SHARE MODE")
-        cursor.execute(LANDED, (self._identity.profile,))
+        cursor.execute(LANDED_FILES, (self._identity.profile,))
         if [(number, counts) for _, _, _, number, counts in cursor.fetchall()] != list(slices):
             raise MigrationError(
                 f"aggregate {self._name}: files were landed again while it was made; run it again"
@@ -596,7 +573,7 @@ class AggregateRun:
             "sql_md5": self._aggregate.sql_md5,
             "files_md5": md5_of_files((file.export_id, file.file) for file in self._files),
         }
-        cursor.execute(RECEIPT, values)
+        cursor.execute(KEEP_AGGREGATE, values)
 
 
 def _sortable(table: Table, name: str) -> sql.Composable:

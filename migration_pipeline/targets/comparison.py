@@ -23,6 +23,7 @@ from migration_pipeline.engine.transform import Bad
 from migration_pipeline.profile.aggregate import Aggregate
 from migration_pipeline.profile.profile import NulPolicy
 from migration_pipeline.profile.row import Row, Table
+from migration_pipeline.targets.bookkeeping import PLACE_AND_RECEIPT
 from migration_pipeline.targets.catalog import Target, read_target
 from migration_pipeline.targets.connection import DatabaseSettings
 from migration_pipeline.targets.copy_csv import RowEncoder
@@ -404,13 +405,6 @@ WITH extra AS (
      WHERE NOT EXISTS (SELECT FROM {seen} s WHERE {same_key})
 )
 SELECT count(*), (SELECT array_agg(key::text) FROM (SELECT key FROM extra LIMIT {examples}) AS shown) FROM extra
-"""
-
-PLACE_AND_RECEIPT = """
-SELECT (SELECT id FROM migration.slice
-         WHERE (profile, export_id, file) = (%(profile)s, %(export_id)s, %(file)s) AND landed_at IS NOT NULL),
-       EXISTS (SELECT FROM migration.loaded_file
-                WHERE (profile, export_id, file) = (%(profile)s, %(export_id)s, %(file)s))
 """
 
 COMPARE_SLICES = """

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from importlib.resources import files
 from typing import Any
 
 from migration_pipeline.profile.row import Row, Table
+from migration_pipeline.targets.bookkeeping import BOOKKEEPING, BOOKKEEPING_COLUMNS, LACKING
 from migration_pipeline.targets.catalog import SchemaError, Target, qualified, quote, read_target
 from migration_pipeline.targets.connection import DatabaseSettings, transaction
-
-BOOKKEEPING = files("migration_pipeline.targets").joinpath("bookkeeping.sql").read_text()
-"""Schema ``migration`` and its tables; safe to run again."""
 
 PATIENCE = DatabaseSettings(lock_timeout_seconds=5, statement_timeout_seconds=30)
 """Of a look at the tables that somebody waits for."""
@@ -50,28 +47,6 @@ def literal(text: str) -> str:
 
 
 # -- checking against the catalog --------------------------------------------------------------------
-
-BOOKKEEPING_COLUMNS = """
-SELECT count(*)
-  FROM pg_attribute
- WHERE attrelid = to_regclass('migration.loaded_file') AND attname = 'rounded'
-    OR attrelid = to_regclass('migration.quarantine') AND attname = 'raw'
-    OR attrelid = to_regclass('migration.collision') AND attname = 'key'
-    OR attrelid = to_regclass('migration.verification') AND attname = 'state'
-    OR attrelid = to_regclass('migration.difference') AND attname = 'id'
-    OR attrelid = to_regclass('migration.slice') AND attname = 'alive_until'
-    OR attrelid = to_regclass('migration.aggregate') AND attname = 'rounded'
-"""
-"""The newest column of each of our tables."""
-
-
-LACKING = """
-SELECT string_agg(relname, ', ' ORDER BY relname), current_user
-  FROM pg_class
- WHERE relnamespace = 'migration'::regnamespace AND relkind = 'r'
-   AND NOT (has_table_privilege(oid, 'SELECT') AND has_table_privilege(oid, 'INSERT')
-            AND has_table_privilege(oid, 'UPDATE') AND has_table_privilege(oid, 'DELETE'))
-"""
 
 
 def check_bookkeeping(cursor: Any) -> None:

@@ -15,9 +15,10 @@ from psycopg2 import sql
 from migration_pipeline.profile.aggregate import Constraint, FinishingStep, Index, Sequence
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.profile.row import Table, table_of
+from migration_pipeline.targets.bookkeeping import FORGET_SLICES, LEFTOVERS
 from migration_pipeline.targets.catalog import qualified, quote
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
-from migration_pipeline.targets.landing import LEFTOVERS, identifier, part_of
+from migration_pipeline.targets.landing import identifier, part_of
 from migration_pipeline.targets.session import Session
 
 CONSTRAINT = "SELECT 1 FROM pg_constraint WHERE conrelid = to_regclass(%s) AND conname = %s"
@@ -27,13 +28,6 @@ SELECT 1
   FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
  WHERE i.indrelid = to_regclass(%s) AND c.relname = %s
 """
-
-SLICES = """
-DELETE FROM migration.slice
- WHERE id IN (SELECT id FROM migration.slice WHERE profile = %s AND landed_at IS NOT NULL LIMIT 100)
-RETURNING id
-"""
-"""Some at a time: each table that is dropped takes up to three of the server's locks until the transaction ends."""
 
 
 class FinishingReport(msgspec.Struct, kw_only=True):
@@ -199,7 +193,7 @@ def _analyze(table: Table) -> Callable[[Any], str]:
 
 def _drop_landing(cursor: Any, profile: Profile) -> int:
     """Drop some slices, those that failed and killed loads have left among them; gives how many."""
-    cursor.execute(SLICES, (profile.name,))
+    cursor.execute(FORGET_SLICES, (profile.name,))
     slices = cursor.fetchall()
     if not slices:
         cursor.execute(LEFTOVERS, {"profile": profile.name})

@@ -20,54 +20,23 @@ import msgspec
 from psycopg2 import sql
 
 from migration_pipeline.profile.row import Table
+from migration_pipeline.targets.bookkeeping import (
+    BATCHES,
+    GIVEN_UP,
+    LAND,
+    LANDED_SLICE,
+    LEFTOVERS,
+    MORE,
+    NEW_SLICE,
+    NEXT_BATCH,
+    REPLACED,
+)
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
 from migration_pipeline.targets.copy_csv import COPY_OPTIONS
 from migration_pipeline.targets.session import STALLED_SECONDS
 
 SILENCE_SECONDS = 300.0
 """How long a live load may read without a batch, as from an S3 that does not answer; the database's own patience comes on top."""
-
-NEW_SLICE = """
-INSERT INTO migration.slice (profile, export_id, file, run_id, alive_until)
-VALUES (%(profile)s, %(export_id)s, %(file)s, %(run_id)s, clock_timestamp() + %(alive)s * interval '1 second')
-RETURNING id
-"""
-
-LEFTOVERS = """
-DELETE FROM migration.slice
- WHERE id IN (SELECT id
-                FROM migration.slice
-               WHERE profile = %(profile)s AND landed_at IS NULL AND alive_until < clock_timestamp()
-                 FOR UPDATE SKIP LOCKED)
-RETURNING id
-"""
-"""Those of which nobody has heard for longer than a live load is silent. One that is in a transaction is locked."""
-
-NEXT_BATCH = """
-UPDATE migration.slice
-   SET batches = batches + 1, alive_until = clock_timestamp() + %s * interval '1 second'
- WHERE id = %s AND batches = %s
-"""
-
-GIVEN_UP = "UPDATE migration.slice SET alive_until = '-infinity' WHERE id = %s AND landed_at IS NULL"
-
-BATCHES = "SELECT batches FROM migration.slice WHERE id = %s"
-
-REPLACED = """
-DELETE FROM migration.slice
- WHERE (profile, export_id, file) = (%(profile)s, %(export_id)s, %(file)s) AND landed_at IS NOT NULL AND id <> %(id)s
-RETURNING id
-"""
-
-LANDED = "UPDATE migration.slice SET rows = %s, landed_at = now() WHERE id = %s"
-
-MORE = "UPDATE migration.slice SET rows = %s WHERE id = %s"
-
-PLACE = """
-SELECT id, rows
-  FROM migration.slice
- WHERE (profile, export_id, file) = (%(profile)s, %(export_id)s, %(file)s) AND landed_at IS NOT NULL
-"""
 
 
 class Slice:
@@ -158,11 +127,11 @@ class Slice:
                     )
                 )
         self._drop_empty(cursor, counts)
-        cursor.execute(LANDED, (msgspec.json.encode(counts).decode(), self._id))
+        cursor.execute(LAND, (msgspec.json.encode(counts).decode(), self._id))
 
     def resume(self, cursor: Any) -> None:
         """Take up the file's landed slice, to add rows to it. The file's receipt must be locked before."""
-        cursor.execute(PLACE, self._file)
+        cursor.execute(LANDED_SLICE, self._file)
         found = cursor.fetchone()
         if found is None:
             raise DatabaseError(f"{self._file['file']}: it is not landed, or no longer: load it again")

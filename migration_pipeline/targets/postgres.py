@@ -26,6 +26,15 @@ from migration_pipeline.engine.file_report import FileReport
 from migration_pipeline.engine.transform import Bad
 from migration_pipeline.profile.profile import NulPolicy
 from migration_pipeline.profile.row import Row, Table
+from migration_pipeline.targets.bookkeeping import (
+    CLEAR,
+    CLEAR_OTHERS,
+    KEEP_BAD,
+    KEEP_RECEIPT,
+    OTHER_VERSIONS,
+    QUARANTINED_LINES,
+    RECEIPT_OF,
+)
 from migration_pipeline.targets.catalog import Target, try_statements
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings, transaction
 from migration_pipeline.targets.copy_csv import EncodedRows, RowEncoder
@@ -68,70 +77,6 @@ class FileIdentity(msgspec.Struct, frozen=True):
     """When the table was exported, in ISO 8601; None where nobody said."""
 
 
-RECEIPT = """
-INSERT INTO migration.loaded_file
-       (profile, export_id, file, profile_version, md5, bytes, items, loaded, skipped, unrouted, quarantined,
-        rows, collisions, changed, changed_rows, rounded, nul, retries, seconds, run_id, export_time, loaded_at)
-VALUES (%(profile)s, %(export_id)s, %(file)s, %(profile_version)s, %(md5)s, %(bytes)s, %(items)s, %(loaded)s,
-        %(skipped)s, %(unrouted)s, %(quarantined)s,
-        %(rows)s, %(collisions)s, %(changed)s, %(changed_rows)s, %(rounded)s, %(nul)s, %(retries)s, %(seconds)s, %(run_id)s,
-        %(export_time)s, clock_timestamp())
-ON CONFLICT (profile, export_id, file) DO UPDATE
-   SET profile_version = EXCLUDED.profile_version, md5 = EXCLUDED.md5, bytes = EXCLUDED.bytes,
-       items = EXCLUDED.items, loaded = EXCLUDED.loaded, skipped = EXCLUDED.skipped,
-       unrouted = EXCLUDED.unrouted, quarantined = EXCLUDED.quarantined, rows = EXCLUDED.rows,
-       collisions = EXCLUDED.collisions, changed = EXCLUDED.changed, changed_rows = EXCLUDED.changed_rows,
-       rounded = EXCLUDED.rounded, nul = EXCLUDED.nul,
-       retries = EXCLUDED.retries, seconds = EXCLUDED.seconds, run_id = EXCLUDED.run_id,
-       loaded_at = EXCLUDED.loaded_at, export_time = coalesce(EXCLUDED.export_time, loaded_file.export_time)
-"""
-
-RECEIPT_OF = """
-SELECT profile_version, md5, bytes, items, loaded, skipped, unrouted, quarantined, rows, collisions, changed_rows, rounded,
-       nul, retries, seconds
-  FROM migration.loaded_file
- WHERE (profile, export_id, file) = (%(profile)s, %(export_id)s, %(file)s)
-   FOR UPDATE
-"""
-
-OTHER_VERSIONS = """
-SELECT count(*) FILTER (WHERE (export_id, file) = (%(export_id)s, %(file)s)),
-       count(*) FILTER (WHERE profile_version <> %(profile_version)s)
-  FROM migration.loaded_file
- WHERE profile = %(profile)s
-"""
-"""Whether the file has a receipt, and how many files of the profile were loaded by another version of it."""
-
-QUARANTINE = """
-INSERT INTO migration.quarantine
-       (profile, export_id, file, line, raw, table_name, sqlstate, reason, profile_version, run_id)
-VALUES (%(profile)s, %(export_id)s, %(file)s, %(line)s, %(raw)s, %(table)s, %(sqlstate)s, %(reason)s,
-        %(profile_version)s, %(run_id)s)
-ON CONFLICT (profile, export_id, file, line) DO UPDATE
-   SET raw = EXCLUDED.raw, table_name = EXCLUDED.table_name, sqlstate = EXCLUDED.sqlstate,
-       reason = EXCLUDED.reason, profile_version = EXCLUDED.profile_version, run_id = EXCLUDED.run_id,
-       quarantined_at = now()
-"""
-
-QUARANTINED = """
-SELECT line, raw
-  FROM migration.quarantine
- WHERE (profile, export_id, file) = (%(profile)s, %(export_id)s, %(file)s)
- ORDER BY line
-"""
-
-CLEAR_OTHERS = """
-DELETE FROM migration.quarantine
- WHERE (profile, export_id, file) = (%(profile)s, %(export_id)s, %(file)s) AND line <> ALL (%(lines)s::bigint[])
-"""
-"""Once a file is loaded, its quarantine holds just the lines that were bad this time."""
-
-CLEAR = """
-DELETE FROM migration.quarantine
- WHERE (profile, export_id, file) = (%(profile)s, %(export_id)s, %(file)s) AND line = ANY (%(lines)s::bigint[])
-"""
-
-
 def encode(coders: Mapping[type[Row], RowEncoder], rows: Mapping[type[Row], list[Row]]) -> Piece:
     """Encode some rows, by table."""
     return {row_class: coders[row_class].encode(some) for row_class, some in rows.items() if some}
@@ -157,7 +102,7 @@ def join(coders: Mapping[type[Row], RowEncoder], pieces: Sequence[Piece]) -> Enc
 
 def quarantined_lines(cursor: Any, file: FileIdentity) -> list[tuple[int, bytes]]:
     """Give a file's quarantined items: line number and line."""
-    cursor.execute(QUARANTINED, msgspec.to_builtins(file))
+    cursor.execute(QUARANTINED_LINES, msgspec.to_builtins(file))
     return [(line, bytes(raw)) for line, raw in cursor.fetchall()]
 
 
@@ -371,7 +316,7 @@ class PostgresTarget:
             "sqlstate": bad.sqlstate,
             "reason": bad.reason,
         }
-        cursor.execute(QUARANTINE, msgspec.to_builtins(self._file) | values)
+        cursor.execute(KEEP_BAD, msgspec.to_builtins(self._file) | values)
 
     def _keep_receipt(self, cursor: Any, report: FileReport, file: FileIdentity) -> None:
         values: dict[str, Any] = msgspec.to_builtins(report) | msgspec.to_builtins(file)
@@ -379,7 +324,7 @@ class PostgresTarget:
             name: msgspec.json.encode(values[name]).decode()
             for name in ("skipped", "unrouted", "rows", "collisions", "changed_rows", "rounded")
         }
-        cursor.execute(RECEIPT, values | documents | {"changed": report.changed})
+        cursor.execute(KEEP_RECEIPT, values | documents | {"changed": report.changed})
 
 
 def _lines(bad: Iterable[Bad]) -> list[int]:

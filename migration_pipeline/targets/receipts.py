@@ -1,122 +1,36 @@
-"""Reads the bookkeeping: what the database itself says was loaded. The SQL for it is all here.
-
-Each statement runs in psql, too, with names in quotes in place of ``%(…)s``; `pasteable` puts them there.
-"""
+"""Reads the bookkeeping: what the database itself says was loaded, made and compared."""
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from migration_pipeline.profile.row import Table
+from migration_pipeline.targets.bookkeeping import (
+    AGGREGATES,
+    DIFFERENCES,
+    FORGET_VERIFICATION,
+    IN_QUARANTINE,
+    KEEP_DIFFERENCE,
+    KEEP_VERIFICATION,
+    LANDED,
+    MD5S,
+    OTHER_WRITERS,
+    QUARANTINED_BY_FILE,
+    QUARANTINED_BY_REASON,
+    RECEIPTS,
+    SKIPPED,
+    TOTALS,
+    VERIFICATIONS,
+    WRITTEN,
+)
 from migration_pipeline.targets.catalog import qualified
 from migration_pipeline.targets.connection import DatabaseSettings, transaction
-from migration_pipeline.targets.states import TableState
-
-RECEIPTS = """
-SELECT export_id, file, profile_version, md5, bytes, items, loaded, skipped, unrouted, quarantined, rows,
-       collisions, changed, changed_rows, rounded, nul, retries, seconds, run_id, loaded_at
-  FROM migration.loaded_file
- WHERE profile = %(profile)s
- ORDER BY export_id, file
-"""
-
-AGGREGATES = """
-SELECT table_name, profile_version, sql_md5, files, files_md5, groups, rows, new, changed, unchanged, deleted, parts, retries,
-       seconds, run_id, made_at
-  FROM migration.aggregate
- WHERE profile = %(profile)s
-"""
-
-QUARANTINED = """
-SELECT export_id, file, count(*)
-  FROM migration.quarantine
- WHERE profile = %(profile)s
- GROUP BY export_id, file
- ORDER BY export_id, file
-"""
-
-QUARANTINED_ITEMS = """
-SELECT export_id, file, line, table_name, sqlstate, reason
-  FROM migration.quarantine
- WHERE profile = %(profile)s
- ORDER BY export_id, file, line
- LIMIT 100
-"""
-
-COLLISIONS = """
-SELECT export_id, file, key
-  FROM migration.collision
- WHERE profile = %(profile)s AND table_name = %(table)s AND export_id = ANY(%(exports)s)
- ORDER BY export_id, file, key
- LIMIT 100
-"""
+from migration_pipeline.targets.records import AggregateReceipt, FileKey, Receipt, Verification
 
 ROWS = "SELECT count(*) FROM {table}"
-
-TOTALS = """
-SELECT count(*) AS files,
-       coalesce(sum(items), 0) AS items,
-       coalesce(sum(loaded), 0) AS loaded,
-       coalesce(sum(quarantined), 0) AS quarantined,
-       coalesce(sum(retries), 0) AS retries,
-       coalesce(sum(bytes), 0) AS bytes,
-       coalesce(sum(seconds), 0) AS seconds,
-       coalesce(extract(epoch FROM max(loaded_at)), 0) AS last_loaded_at,
-       coalesce(sum(s.skipped), 0) AS skipped,
-       count(*) FILTER (WHERE items <> loaded + s.skipped + quarantined) AS unconserved,
-       coalesce(sum((SELECT sum(value::bigint) FROM jsonb_each_text(unrouted))), 0) AS unrouted
-  FROM migration.loaded_file,
-       LATERAL (SELECT coalesce(sum(value::bigint), 0) AS skipped FROM jsonb_each_text(skipped)) s
- WHERE profile = %(profile)s AND export_id = ANY(%(exports)s)
-"""
-
-SKIPPED = """
-SELECT reason.key, sum(reason.value::bigint)
-  FROM migration.loaded_file, jsonb_each_text(skipped) reason
- WHERE profile = %(profile)s AND export_id = ANY(%(exports)s)
- GROUP BY 1
- ORDER BY 2 DESC, 1
-"""
-
-WRITTEN = """
-SELECT counted.key, sum(counted.value::bigint)
-  FROM migration.loaded_file, jsonb_each_text(rows) counted
- WHERE profile = %(profile)s AND export_id = ANY(%(exports)s)
- GROUP BY 1
- ORDER BY 1
-"""
-
-IN_QUARANTINE = """
-SELECT count(*)
-  FROM migration.quarantine
- WHERE profile = %(profile)s AND export_id = ANY(%(exports)s)
-"""
-
-FILES = """
-SELECT export_id, file, md5
-  FROM migration.loaded_file
- WHERE profile = %(profile)s AND export_id = ANY(%(exports)s)
-"""
-
-QUARANTINED_BY_REASON = """
-SELECT coalesce(table_name, ''), coalesce(sqlstate, ''), reason, count(*), count(DISTINCT (export_id, file))
-  FROM migration.quarantine
- WHERE profile = %(profile)s AND export_id = ANY(%(exports)s)
- GROUP BY 1, 2, 3
- ORDER BY 4 DESC, 1, 2, 3
-"""
-
-LANDED = """
-SELECT export_id, file, id, rows
-  FROM migration.slice
- WHERE profile = %(profile)s AND landed_at IS NOT NULL
-"""
 
 PARTS = """
 SELECT relname
@@ -129,58 +43,7 @@ THERE = "SELECT to_regclass(%(table)s) IS NOT NULL"
 
 FILLED = "SELECT EXISTS (SELECT FROM {table})"
 
-OTHER_WRITERS = """
-SELECT profile, name
-  FROM migration.loaded_file, unnest(%(names)s) AS name
- WHERE profile <> %(profile)s AND (rows ->> name)::bigint > 0
- UNION
-SELECT profile, table_name
-  FROM migration.aggregate
- WHERE profile <> %(profile)s AND table_name = ANY(%(names)s)
- ORDER BY 1, 2
-"""
-
 SERVER = "SELECT current_setting('server_version'), current_database(), current_user"
-
-
-FileKey = tuple[str, str]
-"""Export id and file name."""
-
-
-class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of ``migration.loaded_file``; counts are of items, but for `rows`."""
-
-    export_id: str
-    file: str
-    profile_version: str
-    md5: str
-    """base64(MD5) of the compressed bytes that were read."""
-    bytes: int
-    items: int
-    loaded: int
-    skipped: dict[str, int]
-    unrouted: dict[str, int]
-    quarantined: int
-    rows: dict[str, int]
-    """Rows by the table's qualified name; a table that got none may be left out."""
-    collisions: dict[str, int]
-    """Rows left out within a batch, by the table's qualified name."""
-    changed: int
-    """Rows of all tables that were there with other values."""
-    changed_rows: dict[str, int] = {}
-    """The same by the table's qualified name; none of a load before they were kept."""
-    rounded: dict[str, int] = {}
-    """Values that a column changed, as the Row allows, by table and column."""
-    nul: int
-    retries: int
-    seconds: float
-    run_id: str
-    loaded_at: datetime
-
-    @property
-    def conserved(self) -> bool:
-        """Whether every item read is loaded, skipped or quarantined (promise P1)."""
-        return self.items == self.loaded + sum(self.skipped.values()) + self.quarantined
 
 
 def read_receipts(url: str, profile: str) -> dict[FileKey, Receipt]:
@@ -192,50 +55,6 @@ def read_receipts(url: str, profile: str) -> dict[FileKey, Receipt]:
     return {(receipt.export_id, receipt.file): receipt for receipt in receipts}
 
 
-def md5_of_files(files: Iterable[tuple[str, str]]) -> str:
-    """One MD5, in hex, for a set of files: export and name of each."""
-    text = "\n".join(sorted("\t".join(file) for file in files))
-    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
-
-
-class AggregateReceipt(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of ``migration.aggregate``; counts are of rows, but for `files`, `groups`, `parts` and `retries`."""
-
-    table_name: str
-    """Qualified."""
-    profile_version: str
-    sql_md5: str
-    files: int
-    files_md5: str
-    """`md5_of_files` of them."""
-    groups: int
-    rows: int
-    new: int
-    changed: int
-    unchanged: int
-    deleted: int
-    parts: int
-    retries: int
-    seconds: float
-    run_id: str
-    made_at: datetime
-
-    def fault(self, sql_md5: str, files: Sequence[Receipt]) -> str:
-        """Say why it is not what that SQL makes of those files, which are all of the plan; "" if it is."""
-        later = sum(file.loaded_at > self.made_at for file in files)
-        if later:
-            return f"{later:,} files were loaded after it was made"
-        if self.files != len(files):
-            return f"it was made of {self.files:,} files, and the plan has {len(files):,}"
-        if self.files_md5 != md5_of_files((file.export_id, file.file) for file in files):
-            return "it was made of other files than the plan has"
-        if self.sql_md5 != sql_md5:
-            return "it was made by another SQL than the profile has now"
-        if self.groups != self.rows:
-            return f"{self.groups:,} groups of landed rows became {self.rows:,} rows"
-        return ""
-
-
 def read_aggregates(url: str, profile: str) -> dict[str, AggregateReceipt]:
     """Read the receipts of a profile's aggregates, by the table's qualified name. Raises `DatabaseError`."""
     names = tuple(field.name for field in msgspec.structs.fields(AggregateReceipt))
@@ -245,7 +64,7 @@ def read_aggregates(url: str, profile: str) -> dict[str, AggregateReceipt]:
 
 def count_quarantined(url: str, profile: str) -> dict[FileKey, int]:
     """Count the items in the quarantine by file. Raises `DatabaseError`."""
-    rows = _fetch(url, QUARANTINED, {"profile": profile})
+    rows = _fetch(url, QUARANTINED_BY_FILE, {"profile": profile})
     return {(export_id, file): count for export_id, file, count in rows}
 
 
@@ -290,7 +109,7 @@ def read_totals(url: str, profile: str, exports: Sequence[str], timeout_seconds:
             totals[name] = {key: int(count) for key, count in cursor.fetchall()}
         cursor.execute(IN_QUARANTINE, of)
         (totals["in_quarantine"],) = cursor.fetchone()
-        cursor.execute(FILES, of)
+        cursor.execute(MD5S, of)
         totals["md5s"] = {(export_id, file): md5 for export_id, file, md5 in cursor.fetchall()}
     return msgspec.convert(totals, Totals, strict=False)
 
@@ -370,18 +189,6 @@ def rows_statement(table: Table) -> str:
     return ROWS.format(table=qualified(table))
 
 
-def pasteable(statement: str, parameters: Mapping[str, str | Sequence[str]]) -> str:
-    """Write a statement as it can be pasted into psql."""
-
-    def literal(match: re.Match[str]) -> str:
-        value = parameters[match[1]]
-        # A list as PostgreSQL writes an array; names of exports and files hold neither quote nor backslash.
-        text = value if isinstance(value, str) else "{" + ",".join(f'"{one}"' for one in value) + "}"
-        return "'" + text.replace("'", "''") + "'"
-
-    return re.sub(r"%\((\w+)\)s", literal, statement).strip() + ";"
-
-
 def _fetch(url: str, statement: str, parameters: Mapping[str, Any] | None) -> list[tuple[Any, ...]]:
     with transaction(url) as cursor:
         cursor.execute(statement, parameters)
@@ -390,67 +197,6 @@ def _fetch(url: str, statement: str, parameters: Mapping[str, Any] | None) -> li
 
 
 # -- verifications ------------------------------------------------------------------------------------
-
-FORGET_VERIFICATION = """
-DELETE FROM migration.verification WHERE profile = %(profile)s AND table_name = %(table_name)s;
-DELETE FROM migration.difference WHERE profile = %(profile)s AND table_name = %(table_name)s
-"""
-
-KEEP_VERIFICATION = """
-INSERT INTO migration.verification
-       (profile, table_name, files, compared, same, missing, different, newer, extra, columns, run_id, began_at,
-        profile_version, files_md5, state)
-VALUES (%(profile)s, %(table_name)s, %(files)s, %(compared)s, %(same)s, %(missing)s, %(different)s, %(newer)s,
-        %(extra)s, %(columns)s, %(run_id)s, %(began_at)s, %(profile_version)s, %(files_md5)s, %(state)s)
-"""
-
-KEEP_DIFFERENCE = """
-INSERT INTO migration.difference (profile, table_name, export_id, file, kind, columns, key)
-VALUES (%(profile)s, %(table_name)s, %(export_id)s, %(file)s, %(kind)s, %(columns)s, %(key)s)
-"""
-
-DIFFERENCES = """
-SELECT table_name, kind, columns, key, file
-  FROM migration.difference
- WHERE profile = %(profile)s
- ORDER BY table_name, kind, key
-"""
-
-VERIFICATIONS = """
-SELECT table_name, files, compared, same, missing, different, newer, extra, columns, run_id, verified_at, began_at,
-       profile_version, files_md5, state
-  FROM migration.verification
- WHERE profile = %(profile)s
- ORDER BY table_name
-"""
-
-
-class Verification(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of ``migration.verification``: a table, compared with the export. Counts are of rows."""
-
-    profile: str
-    table_name: str
-    files: int
-    """Files that were read."""
-    compared: int
-    same: int
-    missing: int
-    different: int
-    newer: int
-    extra: int
-    columns: dict[str, int]
-    """Rows that differ, by column."""
-    run_id: str
-    verified_at: datetime | None = None
-    began_at: datetime | None = None
-    """None of one that was kept before this was."""
-    profile_version: str = ""
-    files_md5: str = ""
-    """`md5_of_files` of those that were read."""
-    state: TableState | None = None
-    """What the table was when it began: what is changed while it reads counts as changed since."""
-    examples: list[tuple[str, str, str, tuple[str, ...], str]] = []
-    """For ``migration.difference``: export, file, kind, columns, and the key as JSON."""
 
 
 def keep_verification(url: str, verifications: Iterable[Verification]) -> None:

@@ -24,9 +24,10 @@ from migration_pipeline.migration.verification import verify
 from migration_pipeline.profile.row import RowMeta, table_of
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
+from migration_pipeline.targets.bookkeeping import BOOKKEEPING
 from migration_pipeline.targets.catalog import SchemaError, read_target
 from migration_pipeline.targets.connection import transaction
-from migration_pipeline.targets.ddl import BOOKKEEPING, ddl
+from migration_pipeline.targets.ddl import ddl
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.exports import line_of, write_export
 from migration_pipeline_tests.integration.test_quarantine import load_lines

@@ -28,7 +28,8 @@ from migration_pipeline.operations.report.page import FILES_SHOWN, page
 from migration_pipeline.operations.report.plots import BARS, throughput
 from migration_pipeline.profiles.shop import shop
 from migration_pipeline.sources.export import ExportFile
-from migration_pipeline.targets.receipts import Bad, Receipt, Verification
+from migration_pipeline.targets.receipts import Bad
+from migration_pipeline.targets.records import Receipt, Verification
 
 HOSTILE = """<script>alert("1")</script><img src=x onerror='alert(2)'>&amp;]]>"""
 BEGIN = datetime(2026, 1, 1, tzinfo=timezone.utc)

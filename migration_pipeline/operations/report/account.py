@@ -33,9 +33,6 @@ from migration_pipeline.operations.runs import Run, backfills, run_configs, runs
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.targets.receipts import (
     Bad,
-    FileKey,
-    Receipt,
-    Verification,
     count_quarantined,
     quarantined_by_reason,
     read_aggregates,
@@ -43,6 +40,7 @@ from migration_pipeline.targets.receipts import (
     read_verifications,
     server,
 )
+from migration_pipeline.targets.records import FileKey, Receipt, Verification
 from migration_pipeline.targets.states import read_states
 
 PACKAGES = ("migration-pipeline", "dagster", "psycopg2-binary", "msgspec", "isal", "boto3", "smart-open")

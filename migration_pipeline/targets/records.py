@@ -1,0 +1,122 @@
+"""The rows of the bookkeeping: what the database itself says was loaded, made and compared."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+import msgspec
+
+from migration_pipeline.targets.states import TableState
+
+FileKey = tuple[str, str]
+"""Export id and file name."""
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of ``migration.loaded_file``; counts are of items, but for `rows`."""
+
+    export_id: str
+    file: str
+    profile_version: str
+    md5: str
+    """base64(MD5) of the compressed bytes that were read."""
+    bytes: int
+    items: int
+    loaded: int
+    skipped: dict[str, int]
+    unrouted: dict[str, int]
+    quarantined: int
+    rows: dict[str, int]
+    """Rows by the table's qualified name; a table that got none may be left out."""
+    collisions: dict[str, int]
+    """Rows left out within a batch, by the table's qualified name."""
+    changed: int
+    """Rows of all tables that were there with other values."""
+    changed_rows: dict[str, int] = {}
+    """The same by the table's qualified name; none of a load before they were kept."""
+    rounded: dict[str, int] = {}
+    """Values that a column changed, as the Row allows, by table and column."""
+    nul: int
+    retries: int
+    seconds: float
+    run_id: str
+    loaded_at: datetime
+
+    @property
+    def conserved(self) -> bool:
+        """Whether every item read is loaded, skipped or quarantined (promise P1)."""
+        return self.items == self.loaded + sum(self.skipped.values()) + self.quarantined
+
+
+def md5_of_files(files: Iterable[tuple[str, str]]) -> str:
+    """One MD5, in hex, for a set of files: export and name of each."""
+    text = "\n".join(sorted("\t".join(file) for file in files))
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
+class AggregateReceipt(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of ``migration.aggregate``; counts are of rows, but for `files`, `groups`, `parts` and `retries`."""
+
+    table_name: str
+    """Qualified."""
+    profile_version: str
+    sql_md5: str
+    files: int
+    files_md5: str
+    """`md5_of_files` of them."""
+    groups: int
+    rows: int
+    new: int
+    changed: int
+    unchanged: int
+    deleted: int
+    parts: int
+    retries: int
+    seconds: float
+    run_id: str
+    made_at: datetime
+
+    def fault(self, sql_md5: str, files: Sequence[Receipt]) -> str:
+        """Say why it is not what that SQL makes of those files, which are all of the plan; "" if it is."""
+        later = sum(file.loaded_at > self.made_at for file in files)
+        if later:
+            return f"{later:,} files were loaded after it was made"
+        if self.files != len(files):
+            return f"it was made of {self.files:,} files, and the plan has {len(files):,}"
+        if self.files_md5 != md5_of_files((file.export_id, file.file) for file in files):
+            return "it was made of other files than the plan has"
+        if self.sql_md5 != sql_md5:
+            return "it was made by another SQL than the profile has now"
+        if self.groups != self.rows:
+            return f"{self.groups:,} groups of landed rows became {self.rows:,} rows"
+        return ""
+
+
+class Verification(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of ``migration.verification``: a table, compared with the export. Counts are of rows."""
+
+    profile: str
+    table_name: str
+    files: int
+    """Files that were read."""
+    compared: int
+    same: int
+    missing: int
+    different: int
+    newer: int
+    extra: int
+    columns: dict[str, int]
+    """Rows that differ, by column."""
+    run_id: str
+    verified_at: datetime | None = None
+    began_at: datetime | None = None
+    """None of one that was kept before this was."""
+    profile_version: str = ""
+    files_md5: str = ""
+    """`md5_of_files` of those that were read."""
+    state: TableState | None = None
+    """What the table was when it began: what is changed while it reads counts as changed since."""
+    examples: list[tuple[str, str, str, tuple[str, ...], str]] = []
+    """For ``migration.difference``: export, file, kind, columns, and the key as JSON."""
