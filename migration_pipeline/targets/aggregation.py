@@ -30,6 +30,7 @@ from migration_pipeline.targets.bookkeeping import FORGET_SLICE, KEEP_AGGREGATE,
 from migration_pipeline.targets.catalog import Target, qualified, read_target
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
 from migration_pipeline.targets.ddl import check_bookkeeping
+from migration_pipeline.targets.expressions import as_key, exactly, name_list, names_of, same_key, written
 from migration_pipeline.targets.fits import Fit
 from migration_pipeline.targets.halving import Refused
 from migration_pipeline.targets.landing import identifier, part_of
@@ -37,15 +38,15 @@ from migration_pipeline.targets.postgres import write_staged
 from migration_pipeline.targets.records import md5_of_files
 from migration_pipeline.targets.session import CANCEL_SECONDS, POLL_SECONDS, Session
 from migration_pipeline.targets.sql import (
-    as_key,
-    exactly,
-    name_list,
-    names_of,
+    COUNT_TWINS,
+    DELETE_OTHERS,
+    HISTOGRAM,
+    INSERT_PART,
+    OCCUPIED,
+    STAGE_PART,
     round_trips,
-    same_key,
     stage,
     statements,
-    written,
 )
 
 FILES_SHOWN = 20
@@ -117,42 +118,6 @@ class AggregateIdentity(msgspec.Struct, frozen=True):
     profile_version: str
     run_id: str
 
-
-HISTOGRAM = """
-SELECT bound::text
-  FROM (SELECT DISTINCT {bound} AS bound
-          FROM pg_stats s, unnest(coalesce(histogram_bounds::text, most_common_vals::text)::text[]) AS b
-         WHERE (schemaname, tablename) = (SELECT nspname, relname
-                                            FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
-                                           WHERE c.oid = to_regclass(%s))
-           AND attname = %s AND inherited) AS bounds
- ORDER BY bounds.bound
-"""
-"""Values that split the landed rows into shares of one size, or all values if they are few, in the order of the key."""
-
-OCCUPIED = "SELECT EXISTS (SELECT FROM {target} t WHERE {range_of_target})"
-
-INSERT = """
-INSERT INTO {target} ({columns}) {overriding}
-SELECT {values}
-  FROM (SELECT {exactly} FROM (
-{select}
-) q WHERE {range_of_query}) s
-"""
-
-STAGE = """
-INSERT INTO {staging} ({columns})
-SELECT {exactly} FROM (
-{select}
-) q WHERE {range_of_query}
-"""
-
-TWINS = "SELECT count(*) - count(DISTINCT ({staged_key})) FROM {staging} s"
-
-DELETE = """
-DELETE FROM {target} t
- WHERE {range_of_target} AND NOT EXISTS (SELECT FROM {staging} s WHERE {same_key})
-"""
 
 Bounds = tuple[Optional[str], Optional[str]]  # noqa: UP045  # an alias that Python 3.10 can evaluate
 """A range of the key's first column, as text: from the first on, up to but not including the second; None is no bound."""
@@ -448,10 +413,10 @@ class AggregateRun:
         if target.straight and not checked and (inserted := self._insert(cursor, parts)) is not None:
             return Counts(inserted, inserted, 0, 0, {})
         cursor.execute(stage(fits, staging, exact=True))
-        self._execute(cursor, sql.SQL(STAGE).format(**parts))
+        self._execute(cursor, sql.SQL(STAGE_PART).format(**parts))
         rows = cursor.rowcount
         rounded = self._rounded(cursor, checked, staging)
-        cursor.execute(sql.SQL(TWINS).format(**parts))
+        cursor.execute(sql.SQL(COUNT_TWINS).format(**parts))
         if (twins := cursor.fetchone()[0]) > 0:
             raise MigrationError(
                 f"aggregate {self._name}: its SQL ({self._aggregate.path.name}) makes {twins:,} rows more than there are "
@@ -464,7 +429,7 @@ class AggregateRun:
             raise MigrationError(f"aggregate {self._name}: {error}") from None
         deleted = 0
         if self._settings.delete_rows:
-            cursor.execute(sql.SQL(DELETE).format(**parts))
+            cursor.execute(sql.SQL(DELETE_OTHERS).format(**parts))
             deleted = cursor.rowcount
         return Counts(rows, changes.new, changes.changed, deleted, rounded)
 
@@ -497,7 +462,7 @@ class AggregateRun:
             return None
         cursor.execute("SAVEPOINT empty")
         try:
-            self._execute(cursor, sql.SQL(INSERT).format(**parts))
+            self._execute(cursor, sql.SQL(INSERT_PART).format(**parts))
         except psycopg2.errors.UniqueViolation:
             # Somebody else's row came in between, or the SELECT has two rows of a key: the upsert will tell.
             cursor.execute("ROLLBACK TO SAVEPOINT empty")

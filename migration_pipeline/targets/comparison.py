@@ -28,6 +28,7 @@ from migration_pipeline.targets.catalog import Target, read_target
 from migration_pipeline.targets.connection import DatabaseSettings
 from migration_pipeline.targets.copy_csv import RowEncoder
 from migration_pipeline.targets.ddl import read_targets
+from migration_pipeline.targets.expressions import exactly, name_list, names_of
 from migration_pipeline.targets.halving import Outcome, write_batch
 from migration_pipeline.targets.landing import part_of
 from migration_pipeline.targets.postgres import (
@@ -43,15 +44,9 @@ from migration_pipeline.targets.session import Session
 from migration_pipeline.targets.sql import (
     EXAMPLES,
     Statements,
-    compared,
-    differing,
-    differs,
-    exactly,
-    key_document,
-    name_list,
-    names_of,
-    not_older,
-    same_key,
+    compare,
+    compare_slices,
+    extra,
     stage,
     statements,
 )
@@ -258,14 +253,7 @@ class ComparingTarget:
             theirs = sql.SQL("{} WHERE false").format(target.identifier)
             if number is not None and _exists(cursor, part_of(name, number)):
                 theirs = sql.SQL("{}").format(part_of(name, number))
-            cursor.execute(
-                sql.SQL(COMPARE_SLICES).format(
-                    ours=_comparable(target, "ours"),
-                    staging=staging,
-                    columns=_comparable(target, "theirs"),
-                    theirs=theirs,
-                )
-            )
+            cursor.execute(compare_slices(target, staging, theirs))
             missing, extra = cursor.fetchone()
             found.found += Counter({Difference("missing"): missing, Difference("extra"): extra})
         cursor.execute(sql.SQL("DELETE FROM {}").format(staging))
@@ -299,7 +287,7 @@ class ComparingTarget:
                 )
             )
             rows = cursor.rowcount
-            cursor.execute(_compare(target, made))
+            cursor.execute(compare(target, made))
             found = _comparison(rows, cursor.fetchall())
             found.add(_extra(cursor, target, made))
             return found
@@ -366,7 +354,7 @@ class _Comparer:
                         self._seen[row_class], keys, texts.staging
                     )
                 )
-            cursor.execute(_compare(target, texts.staging))
+            cursor.execute(compare(target, texts.staging))
             found[name] = _comparison(encoded.rows[name] - outcome.collisions[name], cursor.fetchall())
         for name, comparison in found.items():  # of all tables, as the rows of one alone may be refused
             self.found.setdefault(name, Comparison()).add(comparison)
@@ -387,61 +375,9 @@ def _comparison(rows: int, groups: Sequence[tuple[Any, ...]]) -> Comparison:
     return made
 
 
-COMPARE = """
-SELECT kind, columns, count(*), (array_agg(key::text ORDER BY key::text))[1:{examples}]
-  FROM (SELECT {key} AS key,
-               CASE WHEN t.{first_key} IS NULL THEN 'missing' WHEN {not_older} THEN 'different' ELSE 'newer' END AS kind,
-               CASE WHEN t.{first_key} IS NULL THEN ARRAY[]::text[] ELSE {differing} END AS columns
-          FROM {staging} s
-          LEFT JOIN {target} t ON {same_key}
-         WHERE t.{first_key} IS NULL OR {differs}) AS compared
- GROUP BY kind, columns
-"""
-
-EXTRA = """
-WITH extra AS (
-    SELECT {key} AS key
-      FROM {target} t
-     WHERE NOT EXISTS (SELECT FROM {seen} s WHERE {same_key})
-)
-SELECT count(*), (SELECT array_agg(key::text) FROM (SELECT key FROM extra LIMIT {examples}) AS shown) FROM extra
-"""
-
-COMPARE_SLICES = """
-WITH ours AS (SELECT {ours} FROM {staging}), theirs AS (SELECT {columns} FROM {theirs})
-SELECT (SELECT count(*) FROM (TABLE ours EXCEPT ALL TABLE theirs) AS missing),
-       (SELECT count(*) FROM (TABLE theirs EXCEPT ALL TABLE ours) AS extra)
-"""
-
-
-def _comparable(target: Target, side: str) -> sql.Composed:
-    """The columns of one side as they are compared; what must be compared by its image, by its text."""
-    values = []
-    for fit in target.fits:
-        value = sql.SQL(fit.ours if side == "ours" else fit.theirs).format(sql.Identifier(fit.column.name))
-        values.append(sql.SQL('({})::text COLLATE "C"').format(value) if fit.image else value)
-    return sql.SQL(", ").join(values)
-
-
-def _for_large_joins(cursor: Any) -> None:
-    """Set, for this transaction alone, what a join of whole tables needs and one of a batch would suffer from."""
-    cursor.execute(
-        "SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on; SET LOCAL work_mem = '256MB'; "
-        "SET LOCAL statement_timeout = 0"
-    )
-
-
 def _extra(cursor: Any, target: Target, seen: sql.Identifier) -> Comparison:
     """Find the rows of a table whose keys are not among those seen."""
-    cursor.execute(
-        sql.SQL(EXTRA).format(
-            target=target.identifier,
-            seen=seen,
-            same_key=same_key(target, "t", "s"),
-            key=key_document(target.table, "t"),
-            examples=sql.Literal(EXAMPLES),
-        )
-    )
+    cursor.execute(extra(target, seen))
     count, examples = cursor.fetchone()
     difference = Difference("extra")
     return Comparison(
@@ -450,16 +386,9 @@ def _extra(cursor: Any, target: Target, seen: sql.Identifier) -> Comparison:
     )
 
 
-def _compare(target: Target, staging: sql.Identifier) -> sql.Composed:
-    others = compared(target)
-    return sql.SQL(COMPARE).format(
-        examples=sql.Literal(EXAMPLES),
-        key=key_document(target.table, "s"),
-        first_key=sql.Identifier(target.table.key[0]),
-        not_older=not_older(target, "t", "s"),
-        differing=differing(others, "t", "s"),
-        staging=staging,
-        target=target.identifier,
-        same_key=same_key(target, "t", "s"),
-        differs=differs(others, "t", "s"),
+def _for_large_joins(cursor: Any) -> None:
+    """Set, for this transaction alone, what a join of whole tables needs and one of a batch would suffer from."""
+    cursor.execute(
+        "SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on; SET LOCAL work_mem = '256MB'; "
+        "SET LOCAL statement_timeout = 0"
     )

@@ -8,15 +8,30 @@ part or as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 from psycopg2 import sql
 
-from migration_pipeline.profile.row import Table
 from migration_pipeline.targets.catalog import Target
 from migration_pipeline.targets.copy_csv import COPY_OPTIONS
-from migration_pipeline.targets.fits import TIMES, Fit
+from migration_pipeline.targets.expressions import (
+    as_key,
+    comparable,
+    compared,
+    differing,
+    differs,
+    given_back,
+    key_document,
+    merged,
+    name_list,
+    names_of,
+    not_older,
+    same_key,
+    version_of,
+    written,
+)
+from migration_pipeline.targets.fits import Fit
 
 EXAMPLES = 20
 """Examples of keys that are kept: of collisions a file, of differences a file and table."""
@@ -158,15 +173,6 @@ SELECT {values}
 """
 
 
-def compared(target: Target) -> list[Fit]:
-    """The columns by which a row is different: those of the key, too, whose type calls other values equal."""
-    return [
-        fit
-        for fit in target.fits
-        if fit.column.name not in target.table.key or (fit.loose and fit.actual.identity != "a")
-    ]
-
-
 def stage(fits: Sequence[Fit], staging: sql.Identifier, *, exact: bool = False) -> sql.Composed:
     """Make a table for the exact values of some columns, which ends with its transaction; with `exact`, of any value."""
     return sql.SQL("CREATE TEMP TABLE IF NOT EXISTS {} ({}) ON COMMIT DROP").format(
@@ -180,141 +186,13 @@ def stage(fits: Sequence[Fit], staging: sql.Identifier, *, exact: bool = False) 
     )
 
 
-def exactly(fits: Sequence[Fit], alias: str) -> sql.Composed:
-    """Columns of a query as the types that hold the Row's values exactly."""
-    return sql.SQL(", ").join(
-        sql.SQL("{0}::{1} AS {2}").format(
-            sql.Identifier(alias, fit.column.name),
-            sql.SQL(fit.exact or fit.staged),
-            sql.Identifier(fit.column.name),
-        )
-        for fit in fits
-    )
-
-
-def written(fit: Fit, alias: str) -> sql.Composed:
-    """A staged value as the column takes it."""
-    return sql.SQL(fit.written).format(sql.Identifier(alias, fit.column.name))
-
-
-def as_key(fit: Fit, alias: str | None) -> sql.Composed:
-    """A staged value as it is compared with the column of a key, so that the key's index finds it."""
-    value = sql.SQL(fit.key or fit.written).format(sql.Identifier(*filter(None, (alias, fit.column.name))))
-    return (
-        sql.SQL("({}) COLLATE {}").format(value, sql.SQL(fit.actual.collation))
-        if fit.actual.collation
-        else value
-    )
-
-
-def same_key(target: Target, old: str, new: str) -> sql.Composed:
-    """The condition that a row of the table and a staged one have one key."""
-    by_name = {fit.column.name: fit for fit in target.fits}
-    return sql.SQL(" AND ").join(
-        sql.SQL("{} = {}").format(sql.Identifier(old, name), as_key(by_name[name], new))
-        for name in target.table.key
-    )
-
-
-def merged(fit: Fit, old: str, new: str) -> sql.Composed:
-    """The value of a column after an update: the staged one or, where the column merges, that of both."""
-    value = written(fit, new)
-    if fit.column.merge is None:
-        return value
-    both = {"old": sql.Identifier(old, fit.column.name), "new": value}
-    return sql.SQL("({})").format(sql.SQL(fit.column.merge).format(**both))
-
-
-def sides(fit: Fit, old: str, new: str) -> tuple[sql.Composable, sql.Composable]:
-    """The table's value and the one that it should be, as they are compared."""
-    if fit.column.merge is not None:  # it is as it should be if the staged one is in it already
-        return sql.Identifier(old, fit.column.name), merged(fit, old, new)
-    return (
-        sql.SQL(fit.theirs).format(sql.Identifier(old, fit.column.name)),
-        sql.SQL(fit.ours).format(sql.Identifier(new, fit.column.name)),
-    )
-
-
-NOT_THE_SAME = "ROW({})::record OPERATOR(pg_catalog.*<>) ROW({})::record"
-"""Without the casts PostgreSQL takes it for one comparison a column, by an operator of the column's type."""
-
-
-def differs(fits: Sequence[Fit], old: str, new: str) -> sql.Composable:
-    """The condition that a row is not as it should be.
-
-    Equal is not the same: two boxes of one area are equal, ``1 mon`` and ``30 days``, texts of some collations. So columns of
-    such types are compared by their image.
-    """
-    conditions = []
-    for image, comparison in ((False, "ROW({}) IS DISTINCT FROM ROW({})"), (True, NOT_THE_SAME)):
-        pairs = [sides(fit, old, new) for fit in fits if fit.image == image]
-        if pairs:
-            theirs, ours = (sql.SQL(", ").join(side) for side in zip(*pairs, strict=True))
-            conditions.append(sql.SQL(comparison).format(theirs, ours))
-    return sql.SQL("({})").format(sql.SQL(" OR ").join(conditions)) if conditions else sql.SQL("false")
-
-
-def differing(fits: Sequence[Fit], old: str, new: str) -> sql.Composed:
-    """An array of the names of the columns that differ."""
-    return sql.SQL("array_remove(ARRAY[{}]::text[], NULL)").format(
-        sql.SQL(", ").join(
-            sql.SQL("CASE WHEN {} THEN {} END").format(
-                differs_alone(fit, old, new), sql.Literal(fit.column.name)
-            )
-            for fit in fits
-        )
-    )
-
-
-def differs_alone(fit: Fit, old: str, new: str) -> sql.Composed:
-    """The condition that one column is not as it should be."""
-    theirs, ours = sides(fit, old, new)
-    return sql.SQL(NOT_THE_SAME if fit.image else "{} IS DISTINCT FROM {}").format(theirs, ours)
-
-
-def key_document(table: Table, alias: str) -> sql.Composed:
-    """A row's key as JSON."""
-    return sql.SQL("jsonb_build_object({})").format(
-        sql.SQL(", ").join(
-            sql.SQL("{}, {}").format(sql.Literal(name), sql.Identifier(alias, name)) for name in table.key
-        )
-    )
-
-
-def names_of(fits: Iterable[Fit]) -> list[str]:
-    """Names of columns."""
-    return [fit.column.name for fit in fits]
-
-
-def name_list(names: Iterable[str], alias: str | None = None) -> sql.Composed:
-    """Quoted names with commas between."""
-    return sql.SQL(", ").join(sql.Identifier(*filter(None, (alias, name))) for name in names)
-
-
-def not_older(target: Target, old: str, new: str) -> sql.Composable:
-    """The condition that a staged row may replace the table's: of one key the greatest version stays.
-
-    The same version again is the same item, made anew.
-    """
-    version = _version(target)
-    if version is None:
-        return sql.SQL("true")
-    return sql.SQL("({old} IS NULL OR {new} >= {old}) IS TRUE").format(
-        old=sql.Identifier(old, version.column.name), new=as_key(version, new)
-    )
-
-
-def _version(target: Target) -> Fit | None:
-    return next((fit for fit in target.fits if fit.column.name == target.table.version), None)
-
-
 def _loose(target: Target) -> bool:
     return any(fit.loose for fit in target.fits if fit.column.name in target.table.key)
 
 
 def _twins(target: Target, staging: sql.Identifier) -> sql.Composed:
     """Of rows of one key the one with the greatest version stays, and of those the one with the greatest text."""
-    version = _version(target)
+    version = version_of(target)
     return sql.SQL(TWINS).format(
         staging=staging,
         keys=sql.SQL(", ").join(
@@ -344,28 +222,13 @@ def round_trips(fits: Sequence[Fit], staging: sql.Identifier) -> sql.Composed:
             sql.SQL("count(*) FILTER (WHERE {})").format(
                 sql.SQL(" AND ").join(
                     sql.SQL(read + " IS DISTINCT FROM {0}").format(sql.Identifier("s", fit.column.name))
-                    for read in _given_back(fit)
+                    for read in given_back(fit)
                 )
             )
             for fit in fits
         ),
         staging,
     )
-
-
-def _given_back(fit: Fit) -> list[str]:
-    """A staged value, written to the column's type and read again: in each of the ways in which it is spelled."""
-    full = fit.written if fit.round_trip else f"{{0}}::{fit.actual.type}"
-    full = full.replace("{}", "{0}")
-    if fit.actual.element == "money" and fit.staged == "numeric":
-        return [f"({full})::numeric"]  # text has a currency
-    if fit.actual.element in ("numeric", *TIMES) and fit.staged != "text":
-        return [f"({full})::{fit.staged}"]
-    if (fit.exact or fit.staged) == "text":
-        # A cast to text takes the blanks off a char(n), and gives an inet a netmask; output says t for true.
-        cast = [] if fit.actual.element == "character" else [f"({full})::text"]
-        return [*cast, f"CASE WHEN {{0}} IS NOT NULL THEN concat({full}) END"]
-    return [f"({full})::text::{fit.exact or fit.staged}"]
 
 
 def _fold(target: Target, staging: sql.Identifier) -> sql.Composed:
@@ -411,3 +274,115 @@ WITH taken AS (
 SELECT count(*) > count(DISTINCT ({aliases})) FROM folded
 """
 """Of the rows of one key it leaves half as many. Which are merged first does not matter, by the laws of `Merge`."""
+
+
+# -- the rows of an aggregate ------------------------------------------------------------------------
+
+HISTOGRAM = """
+SELECT bound::text
+  FROM (SELECT DISTINCT {bound} AS bound
+          FROM pg_stats s, unnest(coalesce(histogram_bounds::text, most_common_vals::text)::text[]) AS b
+         WHERE (schemaname, tablename) = (SELECT nspname, relname
+                                            FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+                                           WHERE c.oid = to_regclass(%s))
+           AND attname = %s AND inherited) AS bounds
+ ORDER BY bounds.bound
+"""
+"""Values that split the landed rows into shares of one size, or all values if they are few, in the order of the key."""
+
+
+OCCUPIED = "SELECT EXISTS (SELECT FROM {target} t WHERE {range_of_target})"
+
+
+INSERT_PART = """
+INSERT INTO {target} ({columns}) {overriding}
+SELECT {values}
+  FROM (SELECT {exactly} FROM (
+{select}
+) q WHERE {range_of_query}) s
+"""
+
+
+STAGE_PART = """
+INSERT INTO {staging} ({columns})
+SELECT {exactly} FROM (
+{select}
+) q WHERE {range_of_query}
+"""
+
+
+COUNT_TWINS = "SELECT count(*) - count(DISTINCT ({staged_key})) FROM {staging} s"
+
+
+DELETE_OTHERS = """
+DELETE FROM {target} t
+ WHERE {range_of_target} AND NOT EXISTS (SELECT FROM {staging} s WHERE {same_key})
+"""
+
+
+# -- comparisons -------------------------------------------------------------------------------------
+
+COMPARE = """
+SELECT kind, columns, count(*), (array_agg(key::text ORDER BY key::text))[1:{examples}]
+  FROM (SELECT {key} AS key,
+               CASE WHEN t.{first_key} IS NULL THEN 'missing' WHEN {not_older} THEN 'different' ELSE 'newer' END AS kind,
+               CASE WHEN t.{first_key} IS NULL THEN ARRAY[]::text[] ELSE {differing} END AS columns
+          FROM {staging} s
+          LEFT JOIN {target} t ON {same_key}
+         WHERE t.{first_key} IS NULL OR {differs}) AS compared
+ GROUP BY kind, columns
+"""
+
+
+EXTRA = """
+WITH extra AS (
+    SELECT {key} AS key
+      FROM {target} t
+     WHERE NOT EXISTS (SELECT FROM {seen} s WHERE {same_key})
+)
+SELECT count(*), (SELECT array_agg(key::text) FROM (SELECT key FROM extra LIMIT {examples}) AS shown) FROM extra
+"""
+
+
+COMPARE_SLICES = """
+WITH ours AS (SELECT {ours} FROM {staging}), theirs AS (SELECT {columns} FROM {theirs})
+SELECT (SELECT count(*) FROM (TABLE ours EXCEPT ALL TABLE theirs) AS missing),
+       (SELECT count(*) FROM (TABLE theirs EXCEPT ALL TABLE ours) AS extra)
+"""
+
+
+def compare_slices(target: Target, staging: sql.Identifier, theirs: sql.Composable) -> sql.Composed:
+    """Count the staged rows that a slice has not, and those of it that are not staged."""
+    return sql.SQL(COMPARE_SLICES).format(
+        ours=comparable(target, "ours"),
+        staging=staging,
+        columns=comparable(target, "theirs"),
+        theirs=theirs,
+    )
+
+
+def extra(target: Target, seen: sql.Identifier) -> sql.Composed:
+    """Count the rows of a table whose keys are not among those seen, with examples of keys."""
+    return sql.SQL(EXTRA).format(
+        target=target.identifier,
+        seen=seen,
+        same_key=same_key(target, "t", "s"),
+        key=key_document(target.table, "t"),
+        examples=sql.Literal(EXAMPLES),
+    )
+
+
+def compare(target: Target, staging: sql.Identifier) -> sql.Composed:
+    """Count the staged rows that the table does not hold just so, by kind and columns, with examples of keys."""
+    others = compared(target)
+    return sql.SQL(COMPARE).format(
+        examples=sql.Literal(EXAMPLES),
+        key=key_document(target.table, "s"),
+        first_key=sql.Identifier(target.table.key[0]),
+        not_older=not_older(target, "t", "s"),
+        differing=differing(others, "t", "s"),
+        staging=staging,
+        target=target.identifier,
+        same_key=same_key(target, "t", "s"),
+        differs=differs(others, "t", "s"),
+    )

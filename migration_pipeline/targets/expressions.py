@@ -1,0 +1,173 @@
+"""The parts of statements: names, values and conditions of columns, as a table's types want them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from psycopg2 import sql
+
+from migration_pipeline.profile.row import Table
+from migration_pipeline.targets.catalog import Target
+from migration_pipeline.targets.fits import TIMES, Fit
+
+
+def names_of(fits: Iterable[Fit]) -> list[str]:
+    """Names of columns."""
+    return [fit.column.name for fit in fits]
+
+
+def name_list(names: Iterable[str], alias: str | None = None) -> sql.Composed:
+    """Quoted names with commas between."""
+    return sql.SQL(", ").join(sql.Identifier(*filter(None, (alias, name))) for name in names)
+
+
+def written(fit: Fit, alias: str) -> sql.Composed:
+    """A staged value as the column takes it."""
+    return sql.SQL(fit.written).format(sql.Identifier(alias, fit.column.name))
+
+
+def as_key(fit: Fit, alias: str | None) -> sql.Composed:
+    """A staged value as it is compared with the column of a key, so that the key's index finds it."""
+    value = sql.SQL(fit.key or fit.written).format(sql.Identifier(*filter(None, (alias, fit.column.name))))
+    return (
+        sql.SQL("({}) COLLATE {}").format(value, sql.SQL(fit.actual.collation))
+        if fit.actual.collation
+        else value
+    )
+
+
+def same_key(target: Target, old: str, new: str) -> sql.Composed:
+    """The condition that a row of the table and a staged one have one key."""
+    by_name = {fit.column.name: fit for fit in target.fits}
+    return sql.SQL(" AND ").join(
+        sql.SQL("{} = {}").format(sql.Identifier(old, name), as_key(by_name[name], new))
+        for name in target.table.key
+    )
+
+
+def exactly(fits: Sequence[Fit], alias: str) -> sql.Composed:
+    """Columns of a query as the types that hold the Row's values exactly."""
+    return sql.SQL(", ").join(
+        sql.SQL("{0}::{1} AS {2}").format(
+            sql.Identifier(alias, fit.column.name),
+            sql.SQL(fit.exact or fit.staged),
+            sql.Identifier(fit.column.name),
+        )
+        for fit in fits
+    )
+
+
+def compared(target: Target) -> list[Fit]:
+    """The columns by which a row is different: those of the key, too, whose type calls other values equal."""
+    return [
+        fit
+        for fit in target.fits
+        if fit.column.name not in target.table.key or (fit.loose and fit.actual.identity != "a")
+    ]
+
+
+def merged(fit: Fit, old: str, new: str) -> sql.Composed:
+    """The value of a column after an update: the staged one or, where the column merges, that of both."""
+    value = written(fit, new)
+    if fit.column.merge is None:
+        return value
+    both = {"old": sql.Identifier(old, fit.column.name), "new": value}
+    return sql.SQL("({})").format(sql.SQL(fit.column.merge).format(**both))
+
+
+def sides(fit: Fit, old: str, new: str) -> tuple[sql.Composable, sql.Composable]:
+    """The table's value and the one that it should be, as they are compared."""
+    if fit.column.merge is not None:  # it is as it should be if the staged one is in it already
+        return sql.Identifier(old, fit.column.name), merged(fit, old, new)
+    return (
+        sql.SQL(fit.theirs).format(sql.Identifier(old, fit.column.name)),
+        sql.SQL(fit.ours).format(sql.Identifier(new, fit.column.name)),
+    )
+
+
+NOT_THE_SAME = "ROW({})::record OPERATOR(pg_catalog.*<>) ROW({})::record"
+"""Without the casts PostgreSQL takes it for one comparison a column, by an operator of the column's type."""
+
+
+def differs(fits: Sequence[Fit], old: str, new: str) -> sql.Composable:
+    """The condition that a row is not as it should be.
+
+    Equal is not the same: two boxes of one area are equal, ``1 mon`` and ``30 days``, texts of some collations. So columns of
+    such types are compared by their image.
+    """
+    conditions = []
+    for image, comparison in ((False, "ROW({}) IS DISTINCT FROM ROW({})"), (True, NOT_THE_SAME)):
+        pairs = [sides(fit, old, new) for fit in fits if fit.image == image]
+        if pairs:
+            theirs, ours = (sql.SQL(", ").join(side) for side in zip(*pairs, strict=True))
+            conditions.append(sql.SQL(comparison).format(theirs, ours))
+    return sql.SQL("({})").format(sql.SQL(" OR ").join(conditions)) if conditions else sql.SQL("false")
+
+
+def differs_alone(fit: Fit, old: str, new: str) -> sql.Composed:
+    """The condition that one column is not as it should be."""
+    theirs, ours = sides(fit, old, new)
+    return sql.SQL(NOT_THE_SAME if fit.image else "{} IS DISTINCT FROM {}").format(theirs, ours)
+
+
+def differing(fits: Sequence[Fit], old: str, new: str) -> sql.Composed:
+    """An array of the names of the columns that differ."""
+    return sql.SQL("array_remove(ARRAY[{}]::text[], NULL)").format(
+        sql.SQL(", ").join(
+            sql.SQL("CASE WHEN {} THEN {} END").format(
+                differs_alone(fit, old, new), sql.Literal(fit.column.name)
+            )
+            for fit in fits
+        )
+    )
+
+
+def not_older(target: Target, old: str, new: str) -> sql.Composable:
+    """The condition that a staged row may replace the table's: of one key the greatest version stays.
+
+    The same version again is the same item, made anew.
+    """
+    version = version_of(target)
+    if version is None:
+        return sql.SQL("true")
+    return sql.SQL("({old} IS NULL OR {new} >= {old}) IS TRUE").format(
+        old=sql.Identifier(old, version.column.name), new=as_key(version, new)
+    )
+
+
+def version_of(target: Target) -> Fit | None:
+    """The column of the Row's version."""
+    return next((fit for fit in target.fits if fit.column.name == target.table.version), None)
+
+
+def key_document(table: Table, alias: str) -> sql.Composed:
+    """A row's key as JSON."""
+    return sql.SQL("jsonb_build_object({})").format(
+        sql.SQL(", ").join(
+            sql.SQL("{}, {}").format(sql.Literal(name), sql.Identifier(alias, name)) for name in table.key
+        )
+    )
+
+
+def given_back(fit: Fit) -> list[str]:
+    """A staged value, written to the column's type and read again: in each of the ways in which it is spelled."""
+    full = fit.written if fit.round_trip else f"{{0}}::{fit.actual.type}"
+    full = full.replace("{}", "{0}")
+    if fit.actual.element == "money" and fit.staged == "numeric":
+        return [f"({full})::numeric"]  # text has a currency
+    if fit.actual.element in ("numeric", *TIMES) and fit.staged != "text":
+        return [f"({full})::{fit.staged}"]
+    if (fit.exact or fit.staged) == "text":
+        # A cast to text takes the blanks off a char(n), and gives an inet a netmask; output says t for true.
+        cast = [] if fit.actual.element == "character" else [f"({full})::text"]
+        return [*cast, f"CASE WHEN {{0}} IS NOT NULL THEN concat({full}) END"]
+    return [f"({full})::text::{fit.exact or fit.staged}"]
+
+
+def comparable(target: Target, side: str) -> sql.Composed:
+    """The columns of one side as they are compared; what must be compared by its image, by its text."""
+    values = []
+    for fit in target.fits:
+        value = sql.SQL(fit.ours if side == "ours" else fit.theirs).format(sql.Identifier(fit.column.name))
+        values.append(sql.SQL('({})::text COLLATE "C"').format(value) if fit.image else value)
+    return sql.SQL(", ").join(values)
