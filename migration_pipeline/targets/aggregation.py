@@ -34,7 +34,6 @@ from migration_pipeline.targets.expressions import as_key, exactly, name_list, n
 from migration_pipeline.targets.fits import Fit
 from migration_pipeline.targets.halving import Refused
 from migration_pipeline.targets.landing import identifier, part_of
-from migration_pipeline.targets.postgres import write_staged
 from migration_pipeline.targets.records import md5_of_files
 from migration_pipeline.targets.session import CANCEL_SECONDS, POLL_SECONDS, Session
 from migration_pipeline.targets.sql import (
@@ -48,6 +47,7 @@ from migration_pipeline.targets.sql import (
     stage,
     statements,
 )
+from migration_pipeline.targets.upsert import write_staged
 
 FILES_SHOWN = 20
 """Files that are not landed which a failure names; their number is always told."""

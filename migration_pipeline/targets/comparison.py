@@ -26,20 +26,12 @@ from migration_pipeline.profile.row import Row, Table
 from migration_pipeline.targets.bookkeeping import PLACE_AND_RECEIPT
 from migration_pipeline.targets.catalog import Target, read_target
 from migration_pipeline.targets.connection import DatabaseSettings
-from migration_pipeline.targets.copy_csv import RowEncoder
+from migration_pipeline.targets.copy_csv import Encoded, Piece, RowEncoder, encode, join
 from migration_pipeline.targets.ddl import read_targets
 from migration_pipeline.targets.expressions import exactly, name_list, names_of
 from migration_pipeline.targets.halving import Outcome, write_batch
 from migration_pipeline.targets.landing import part_of
-from migration_pipeline.targets.postgres import (
-    Encoded,
-    FileIdentity,
-    Piece,
-    encode,
-    join,
-    quarantined_lines,
-    stage_rows,
-)
+from migration_pipeline.targets.postgres import FileIdentity, quarantined_lines
 from migration_pipeline.targets.session import Session
 from migration_pipeline.targets.sql import (
     EXAMPLES,
@@ -50,6 +42,7 @@ from migration_pipeline.targets.sql import (
     stage,
     statements,
 )
+from migration_pipeline.targets.upsert import stage_rows
 
 IN_QUARANTINE = "it is in the quarantine"
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone, tzinfo
 from decimal import Decimal
 from operator import attrgetter
@@ -335,3 +336,46 @@ def _unescape(row: bytes) -> bytes:
 
 def _character(escape: re.Match[bytes]) -> bytes:
     return bytes([int(escape[1], 16)]) if escape[1] else _CONTROL[escape[2]]
+
+
+class Encoded(msgspec.Struct, frozen=True):
+    """A batch's rows as COPY input, by table."""
+
+    parts: list[tuple[type[Row], bytes]]
+    rows: dict[str, int]
+    collisions: dict[str, int]
+    rounded: dict[str, int]
+    """Values that columns change, as the Row allows, by table and column."""
+    nul: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of COPY input."""
+        return sum(len(data) for _, data in self.parts)
+
+
+Piece = dict[type[Row], EncodedRows]
+"""Some rows of a batch, by table."""
+
+
+def encode(coders: Mapping[type[Row], RowEncoder], rows: Mapping[type[Row], list[Row]]) -> Piece:
+    """Encode some rows, by table."""
+    return {row_class: coders[row_class].encode(some) for row_class, some in rows.items() if some}
+
+
+def join(coders: Mapping[type[Row], RowEncoder], pieces: Sequence[Piece]) -> Encoded:
+    """Make a batch's COPY input of its pieces, each table's sorted by key."""
+    parts, counts, collisions, rounded, nul = [], {}, {}, Counter[str](), 0
+    for row_class, coder in coders.items():
+        some = [piece[row_class] for piece in pieces if row_class in piece]
+        if some:
+            joined = coder.join(some)
+            parts.append((row_class, joined.data))
+            name = coder.table.qualified
+            counts[name] = joined.rows
+            if left_out := sum(each.rows for each in some) - joined.rows:
+                collisions[name] = left_out
+            nul += sum(each.nul for each in some)
+            for each in some:
+                rounded.update(each.rounded)
+    return Encoded(parts, counts, collisions, rounded, nul)

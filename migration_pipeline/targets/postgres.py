@@ -8,11 +8,9 @@ savepoints, until the bad items stand alone.
 from __future__ import annotations
 
 import contextlib
-import io
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import psycopg2
@@ -35,34 +33,15 @@ from migration_pipeline.targets.bookkeeping import (
     QUARANTINED_LINES,
     RECEIPT_OF,
 )
-from migration_pipeline.targets.catalog import Target, try_statements
+from migration_pipeline.targets.catalog import try_statements
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings, transaction
-from migration_pipeline.targets.copy_csv import EncodedRows, RowEncoder
+from migration_pipeline.targets.copy_csv import Encoded, Piece, RowEncoder, encode, join
 from migration_pipeline.targets.ddl import read_targets
-from migration_pipeline.targets.halving import Outcome, Refused, write_batch
+from migration_pipeline.targets.halving import write_batch
 from migration_pipeline.targets.landing import Slice
 from migration_pipeline.targets.session import Session
-from migration_pipeline.targets.sql import EXAMPLES, Statements, statements
-
-
-class Encoded(msgspec.Struct, frozen=True):
-    """A batch's rows as COPY input, by table."""
-
-    parts: list[tuple[type[Row], bytes]]
-    rows: dict[str, int]
-    collisions: dict[str, int]
-    rounded: dict[str, int]
-    """Values that columns change, as the Row allows, by table and column."""
-    nul: int
-
-    @property
-    def size(self) -> int:
-        """Bytes of COPY input."""
-        return sum(len(data) for _, data in self.parts)
-
-
-Piece = dict[type[Row], EncodedRows]
-"""Some rows of a batch, by table."""
+from migration_pipeline.targets.sql import EXAMPLES, statements
+from migration_pipeline.targets.upsert import TableWriter
 
 
 class FileIdentity(msgspec.Struct, frozen=True):
@@ -75,29 +54,6 @@ class FileIdentity(msgspec.Struct, frozen=True):
     run_id: str
     export_time: str | None = None
     """When the table was exported, in ISO 8601; None where nobody said."""
-
-
-def encode(coders: Mapping[type[Row], RowEncoder], rows: Mapping[type[Row], list[Row]]) -> Piece:
-    """Encode some rows, by table."""
-    return {row_class: coders[row_class].encode(some) for row_class, some in rows.items() if some}
-
-
-def join(coders: Mapping[type[Row], RowEncoder], pieces: Sequence[Piece]) -> Encoded:
-    """Make a batch's COPY input of its pieces, each table's sorted by key."""
-    parts, counts, collisions, rounded, nul = [], {}, {}, Counter[str](), 0
-    for row_class, coder in coders.items():
-        some = [piece[row_class] for piece in pieces if row_class in piece]
-        if some:
-            joined = coder.join(some)
-            parts.append((row_class, joined.data))
-            name = coder.table.qualified
-            counts[name] = joined.rows
-            if left_out := sum(each.rows for each in some) - joined.rows:
-                collisions[name] = left_out
-            nul += sum(each.nul for each in some)
-            for each in some:
-                rounded.update(each.rounded)
-    return Encoded(parts, counts, collisions, rounded, nul)
 
 
 def quarantined_lines(cursor: Any, file: FileIdentity) -> list[tuple[int, bytes]]:
@@ -329,150 +285,3 @@ class PostgresTarget:
 
 def _lines(bad: Iterable[Bad]) -> list[int]:
     return [one.number for one in bad]
-
-
-class TableWriter:
-    """Writes encoded rows into their tables: straight, or by a staging table."""
-
-    def __init__(
-        self,
-        targets: Mapping[type[Row], Target],
-        sql_of: Mapping[type[Row], Statements],
-        slice_: Slice,
-        *,
-        rows_are_new: bool,
-    ) -> None:
-        self._targets = targets
-        self.sql_of = sql_of
-        self._slice = slice_
-        self._rows_are_new = rows_are_new
-        self.table: str | None = None
-        self.columns = {fit.column.name for target in targets.values() for fit in target.fits}
-
-    def name_of(self, table: str) -> str | None:
-        """Partitions and slices have names of their own."""
-        names = {target.table.name: target.table.qualified for target in self._targets.values()}
-        return table if table in names.values() else names.get(table.rpartition(".")[2], self.table)
-
-    def again(self, error: psycopg2.Error) -> bool:
-        """After the first row that is there already, that batch and the rest of the file go by the staging table."""
-        if self._rows_are_new and error.pgcode == psycopg2.errorcodes.UNIQUE_VIOLATION:
-            self._rows_are_new = False
-            return True
-        return False
-
-    def write(self, cursor: Any, encoded: Encoded) -> Outcome:
-        """Write rows into their tables. Raises `psycopg2.Error`, and `Refused` for what a table would not hold as it is."""
-        outcome = Outcome()
-        for row_class, data in encoded.parts:
-            target = self._targets[row_class]
-            self.table = target.table.qualified
-            rows = encoded.rows[self.table]
-            if target.table.landing:
-                self._took(self._slice.copy(cursor, target.table, data), rows)
-            elif self._rows_are_new and target.straight:
-                # The whole batch in one call: between two calls this thread would wait for Python's lock.
-                cursor.copy_expert(self.sql_of[row_class].copy, io.BytesIO(data), len(data))
-                self._took(cursor.rowcount, rows)
-            else:
-                self._upsert(cursor, target, self.sql_of[row_class], data, rows, outcome)
-        return outcome
-
-    def _took(self, taken: int, rows: int) -> None:
-        if taken != rows:
-            raise Refused("the table did not take the row, and did not say why")
-
-    def _upsert(
-        self, cursor: Any, target: Target, statements: Statements, data: bytes, rows: int, outcome: Outcome
-    ) -> None:
-        """Write the rows that are new or different, and leave the others alone."""
-        name = target.table.qualified
-        cursor.execute(statements.stage)
-        stage_rows(cursor, target, statements, data, outcome)
-        changes = write_staged(cursor, target, statements)
-        outcome.changed[name] += changes.changed
-        outcome.newer[name] += changes.newer
-        outcome.unchanged[name] += (
-            rows - outcome.collisions[name] - changes.new - changes.changed - changes.newer
-        )
-
-
-class Changes(NamedTuple):
-    """What became of staged rows; the others are there unchanged."""
-
-    new: int
-    changed: int
-    newer: int
-    """Rows that gave way to one of a greater version."""
-
-
-TRIES = 3
-"""How often rows are written that are not as they should be afterwards."""
-
-
-def write_staged(cursor: Any, target: Target, statements: Statements) -> Changes:
-    """Write the staged rows that are new or different. Raises `Refused` if the table does not hold them then."""
-    new, changed, newer = classify(cursor, statements)
-    inserted = updated = 0
-    for _ in range(TRIES):
-        if not (new or changed):
-            break
-        done = _change(cursor, target, statements, new, changed)
-        inserted, updated = inserted + done[0], updated + done[1]
-        if done == (new, changed) and not target.triggers:
-            break
-        # Somebody else wrote rows of these keys in between, or a trigger had its way with ours.
-        new, changed, _ = classify(cursor, statements)
-    else:
-        if new or changed:
-            raise Refused("a trigger of the table changed or dropped the row")
-    return Changes(inserted, updated, newer)
-
-
-def _change(cursor: Any, target: Target, statements: Statements, new: int, changed: int) -> tuple[int, int]:
-    """Update and insert; gives the numbers of rows inserted and updated."""
-    cursor.execute("SAVEPOINT change")
-    inserted = updated = 0
-    try:
-        if changed and statements.update is not None:
-            cursor.execute(statements.update)
-            (updated,) = cursor.fetchone()
-        if new:
-            cursor.execute(statements.insert)
-            inserted = cursor.rowcount
-    except psycopg2.errors.UniqueViolation:
-        if target.arbiter:
-            raise
-        # Without an arbiter, a row that came in between is met here. Then it is there now, and no longer new.
-        cursor.execute("ROLLBACK TO SAVEPOINT change")
-        if classify(cursor, statements)[:2] == (new, changed):
-            raise
-        inserted = updated = 0
-    cursor.execute("RELEASE SAVEPOINT change")
-    return inserted, updated
-
-
-def classify(cursor: Any, statements: Statements) -> tuple[int, int, int]:
-    """Count the staged rows that are new, different, and older than the table's."""
-    cursor.execute(statements.classify)
-    new, changed, newer = cursor.fetchone()
-    return new, changed if statements.update is not None else 0, newer
-
-
-def stage_rows(cursor: Any, target: Target, statements: Statements, data: bytes, outcome: Outcome) -> None:
-    """Copy rows into the staging table, which is there, each key once. Raises `Refused` if a column would change a value."""
-    cursor.execute(statements.empty)
-    cursor.copy_expert(statements.copy_to_staging, io.BytesIO(data), len(data))
-    twins = statements.fold is not None
-    while twins:
-        cursor.execute(statements.fold)
-        (twins,) = cursor.fetchone()
-    if statements.twins is not None:
-        cursor.execute(statements.twins)
-        outcome.collisions[target.table.qualified] += cursor.rowcount
-    if statements.round_trips is not None:
-        cursor.execute(statements.round_trips)
-        for fit, count in zip(statements.round_trip_fits, cursor.fetchone(), strict=True):
-            if count and not fit.fitted:
-                raise Refused(fit.reason)
-            outcome.rounded[f"{target.table.qualified}.{fit.column.name}"] += count

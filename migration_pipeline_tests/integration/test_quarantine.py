@@ -26,7 +26,8 @@ from migration_pipeline.sources.export import Export, read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
 from migration_pipeline.targets.ddl import ddl
-from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget, TableWriter
+from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
+from migration_pipeline.targets.upsert import TableWriter
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.exports import line_of, write_export
 from migration_pipeline_tests.oracle import actual, data_lines, expected
