@@ -26,9 +26,9 @@ from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.engine.batch import Batch, Written
 from migration_pipeline.engine.file_report import FileReport
 from migration_pipeline.engine.load import FileLoad, LoadSettings
-from migration_pipeline.engine.replay import ReplayReport, replay
 from migration_pipeline.engine.transform import Transform
 from migration_pipeline.errors import MigrationError, UsageError
+from migration_pipeline.migration.replay import ReplayReport, replay
 from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.profiles.pictures import PictureOptions
 from migration_pipeline.sources import dynamodb_json
@@ -399,7 +399,7 @@ def test_a_batch_whose_commit_was_not_answered_does_not_come_twice(
 
 
 def test_refused_rows_of_landing_tables_are_quarantined_alone_and_replayed(shop_database_url: str) -> None:
-    from migration_pipeline.engine.replay import replay
+    from migration_pipeline.migration.replay import replay
 
     execute(shop_database_url, "ALTER TABLE landing.shop_events ADD CONSTRAINT c CHECK (kind <> 'refused')")
     items: list[Any] = [event(str(n), "refused" if n in (3, 44) else "viewed") for n in range(60)]

@@ -15,11 +15,10 @@ from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.engine.batch import Batch
 from migration_pipeline.engine.file_report import FileReport
 from migration_pipeline.engine.load import FileLoad, LoadSettings
-from migration_pipeline.engine.replay import ReplayReport, replay
 from migration_pipeline.engine.transform import Transform
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.plan import make_plan
-from migration_pipeline.migration.replay import replay_plan
+from migration_pipeline.migration.replay import ReplayReport, replay, replay_plan
 from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.sources.export import Export, read_export
