@@ -26,7 +26,13 @@ from psycopg2 import sql
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.profile.aggregate import Aggregate
 from migration_pipeline.profile.row import Table
-from migration_pipeline.targets.bookkeeping import FORGET_SLICE, KEEP_AGGREGATE, LANDED_FILES
+from migration_pipeline.targets.bookkeeping import (
+    FORGET_SLICE,
+    HOLD_SLICES,
+    KEEP_AGGREGATE,
+    LANDED_FILES,
+    parameters,
+)
 from migration_pipeline.targets.catalog import Target, qualified, read_target
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
 from migration_pipeline.targets.ddl import check_bookkeeping
@@ -515,9 +521,9 @@ class AggregateRun:
 
     def _close(self, cursor: Any, slices: Sequence[Any], report: AggregateReport) -> None:
         """Write the receipt, if everything adds up."""
-        # A file that is just being landed, or replayed, is waited for, and those that come later wait. Receipts have
-        # the clock's time, of when they are written and not of when their transaction began: so later ones are later.
-        cursor.execute("LOCK TABLE migration.slice IN SHARE MODE")
+        # Receipts have the clock's time, of when they are written and not of when their transaction began: so later ones are
+        # later.
+        cursor.execute(HOLD_SLICES)
         cursor.execute(LANDED_FILES, (self._identity.profile,))
         if [(number, counts) for _, _, _, number, counts in cursor.fetchall()] != list(slices):
             raise MigrationError(
@@ -529,16 +535,15 @@ class AggregateRun:
                 f"({self._aggregate.path.name}) leaves groups out, or makes rows of its own; leave items out in the "
                 "route instead"
             )
-        values = {
-            **msgspec.to_builtins(self._identity),
-            **msgspec.to_builtins(report),
-            "unchanged": report.unchanged,
-            "rounded": msgspec.json.encode(report.rounded).decode(),
-            "table_name": self._name,
-            "sql_md5": self._aggregate.sql_md5,
-            "files_md5": md5_of_files((file.export_id, file.file) for file in self._files),
-        }
-        cursor.execute(KEEP_AGGREGATE, values)
+        receipt = parameters(
+            self._identity,
+            report,
+            unchanged=report.unchanged,
+            table_name=self._name,
+            sql_md5=self._aggregate.sql_md5,
+            files_md5=md5_of_files((file.export_id, file.file) for file in self._files),
+        )
+        cursor.execute(KEEP_AGGREGATE, receipt)
 
 
 def _sortable(table: Table, name: str) -> sql.Composable:

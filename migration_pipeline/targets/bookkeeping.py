@@ -1,33 +1,86 @@
 """The bookkeeping: the schema ``migration``, in which the database itself says what was loaded. All SQL for it is here.
 
-Each statement runs in psql, too, with names in quotes in place of ``%(…)s``; `pasteable` puts them there.
+A table whose rows are structs (`migration_pipeline.targets.records`) has a column for each field: a new one is a line there and
+one in ``bookkeeping.sql``. Each statement runs in psql, too, with names in quotes in place of ``%(…)s``; `pasteable` puts them
+there.
 """
 
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from typing import Any, TypeVar
+
+import msgspec
+
+from migration_pipeline.targets.records import AggregateReceipt, KeptDifference, Receipt, Verification
+
+Record = TypeVar("Record", bound=msgspec.Struct)
 
 BOOKKEEPING = files("migration_pipeline.targets").joinpath("bookkeeping.sql").read_text()
 """Schema ``migration`` and its tables; safe to run again."""
 
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "loaded_file": ("profile", *Receipt.__struct_fields__),
+    "quarantine": (
+        "profile", "export_id", "file", "line", "raw", "table_name", "sqlstate", "reason", "profile_version", "run_id",
+        "quarantined_at",
+    ),
+    "collision": ("profile", "export_id", "file", "table_name", "key", "seen_at"),
+    "slice": ("id", "profile", "export_id", "file", "batches", "rows", "run_id", "landed_at", "alive_until"),
+    "aggregate": ("profile", *AggregateReceipt.__struct_fields__),
+    "verification": Verification.__struct_fields__,
+    "difference": ("id", "profile", *KeptDifference.__struct_fields__),
+}  # fmt: skip
+"""Of each table. A database that lacks one of them has the bookkeeping of an older version."""
 
-BOOKKEEPING_COLUMNS = """
+
+def _keep(table: str, key: str = "", *, now: str = "", once: str = "") -> str:
+    """Insert a row, or write it over that of the same key; `now` gets the time, and `once` keeps its value if there is no new one."""
+    names = [name for name in COLUMNS[table] if name != "id"]
+    values = ["clock_timestamp()" if name == now else f"%({name})s" for name in names]
+    insert = f"INSERT INTO migration.{table} ({', '.join(names)}) VALUES ({', '.join(values)})"
+    changes = [
+        f"{name} = coalesce(EXCLUDED.{name}, {table}.{name})" if name == once else f"{name} = EXCLUDED.{name}"
+        for name in names
+        if name not in key.split(", ")
+    ]
+    return f"{insert} ON CONFLICT ({key}) DO UPDATE SET {', '.join(changes)}" if key else insert
+
+
+def _read(table: str, rest: str) -> str:
+    """Read whole rows."""
+    names = textwrap.fill(", ".join(COLUMNS[table]), 100, subsequent_indent="       ", break_on_hyphens=False)
+    return f"SELECT {names}\n  FROM migration.{table}\n{rest}"
+
+
+def parameters(*parts: msgspec.Struct, **more: Any) -> dict[str, Any]:
+    """Give the values of a statement, by name: the fields of structs, documents as JSON."""
+    values = {name: value for part in parts for name, value in msgspec.structs.asdict(part).items()} | more
+    return {
+        name: msgspec.json.encode(value).decode() if isinstance(value, (dict, msgspec.Struct)) else value
+        for name, value in values.items()
+    }
+
+
+def records(cursor: Any, kind: type[Record], statement: str, values: Mapping[str, Any]) -> list[Record]:
+    """Run a statement, and read its rows as structs."""
+    cursor.execute(statement, values)
+    names = [column.name for column in cursor.description]
+    return [msgspec.convert(dict(zip(names, row, strict=True)), kind) for row in cursor.fetchall()]
+
+
+LACKING_COLUMNS = """
 SELECT count(*)
-  FROM pg_attribute
- WHERE attrelid = to_regclass('migration.loaded_file') AND attname = 'rounded'
-    OR attrelid = to_regclass('migration.quarantine') AND attname = 'raw'
-    OR attrelid = to_regclass('migration.collision') AND attname = 'key'
-    OR attrelid = to_regclass('migration.verification') AND attname = 'state'
-    OR attrelid = to_regclass('migration.difference') AND attname = 'id'
-    OR attrelid = to_regclass('migration.slice') AND attname = 'alive_until'
-    OR attrelid = to_regclass('migration.aggregate') AND attname = 'rounded'
+  FROM unnest(%(tables)s, %(columns)s) AS wanted (name, part)
+ WHERE NOT EXISTS (SELECT
+                     FROM pg_attribute
+                    WHERE attrelid = to_regclass('migration.' || name) AND attname = part AND NOT attisdropped)
 """
-"""The newest column of each of our tables."""
 
-
-LACKING = """
+LACKING_PRIVILEGES = """
 SELECT string_agg(relname, ', ' ORDER BY relname), current_user
   FROM pg_class
  WHERE relnamespace = 'migration'::regnamespace AND relkind = 'r'
@@ -38,33 +91,14 @@ SELECT string_agg(relname, ', ' ORDER BY relname), current_user
 
 # -- files ---------------------------------------------------------------------------------------------
 
-KEEP_RECEIPT = """
-INSERT INTO migration.loaded_file
-       (profile, export_id, file, profile_version, md5, bytes, items, loaded, skipped, unrouted, quarantined,
-        rows, collisions, changed, changed_rows, rounded, nul, retries, seconds, run_id, export_time, loaded_at)
-VALUES (%(profile)s, %(export_id)s, %(file)s, %(profile_version)s, %(md5)s, %(bytes)s, %(items)s, %(loaded)s,
-        %(skipped)s, %(unrouted)s, %(quarantined)s,
-        %(rows)s, %(collisions)s, %(changed)s, %(changed_rows)s, %(rounded)s, %(nul)s, %(retries)s, %(seconds)s, %(run_id)s,
-        %(export_time)s, clock_timestamp())
-ON CONFLICT (profile, export_id, file) DO UPDATE
-   SET profile_version = EXCLUDED.profile_version, md5 = EXCLUDED.md5, bytes = EXCLUDED.bytes,
-       items = EXCLUDED.items, loaded = EXCLUDED.loaded, skipped = EXCLUDED.skipped,
-       unrouted = EXCLUDED.unrouted, quarantined = EXCLUDED.quarantined, rows = EXCLUDED.rows,
-       collisions = EXCLUDED.collisions, changed = EXCLUDED.changed, changed_rows = EXCLUDED.changed_rows,
-       rounded = EXCLUDED.rounded, nul = EXCLUDED.nul,
-       retries = EXCLUDED.retries, seconds = EXCLUDED.seconds, run_id = EXCLUDED.run_id,
-       loaded_at = EXCLUDED.loaded_at, export_time = coalesce(EXCLUDED.export_time, loaded_file.export_time)
-"""
+KEEP_RECEIPT = _keep("loaded_file", "profile, export_id, file", now="loaded_at", once="export_time")
 
+RECEIPT_OF = _read(
+    "loaded_file",
+    " WHERE (profile, export_id, file) = (%(profile)s, %(export_id)s, %(file)s)\n   FOR UPDATE",
+)
 
-RECEIPT_OF = """
-SELECT profile_version, md5, bytes, items, loaded, skipped, unrouted, quarantined, rows, collisions, changed_rows, rounded,
-       nul, retries, seconds
-  FROM migration.loaded_file
- WHERE (profile, export_id, file) = (%(profile)s, %(export_id)s, %(file)s)
-   FOR UPDATE
-"""
-
+RECEIPTS = _read("loaded_file", " WHERE profile = %(profile)s\n ORDER BY export_id, file")
 
 OTHER_VERSIONS = """
 SELECT count(*) FILTER (WHERE (export_id, file) = (%(export_id)s, %(file)s)),
@@ -73,16 +107,6 @@ SELECT count(*) FILTER (WHERE (export_id, file) = (%(export_id)s, %(file)s)),
  WHERE profile = %(profile)s
 """
 """Whether the file has a receipt, and how many files of the profile were loaded by another version of it."""
-
-
-RECEIPTS = """
-SELECT export_id, file, profile_version, md5, bytes, items, loaded, skipped, unrouted, quarantined, rows,
-       collisions, changed, changed_rows, rounded, nul, retries, seconds, run_id, loaded_at
-  FROM migration.loaded_file
- WHERE profile = %(profile)s
- ORDER BY export_id, file
-"""
-
 
 TOTALS = """
 SELECT count(*) AS files,
@@ -101,7 +125,6 @@ SELECT count(*) AS files,
  WHERE profile = %(profile)s AND export_id = ANY(%(exports)s)
 """
 
-
 SKIPPED = """
 SELECT reason.key, sum(reason.value::bigint)
   FROM migration.loaded_file, jsonb_each_text(skipped) reason
@@ -109,7 +132,6 @@ SELECT reason.key, sum(reason.value::bigint)
  GROUP BY 1
  ORDER BY 2 DESC, 1
 """
-
 
 WRITTEN = """
 SELECT counted.key, sum(counted.value::bigint)
@@ -126,7 +148,6 @@ SELECT export_id, file, md5
  WHERE profile = %(profile)s AND export_id = ANY(%(exports)s)
 """
 
-
 OTHER_WRITERS = """
 SELECT profile, name
   FROM migration.loaded_file, unnest(%(names)s) AS name
@@ -141,17 +162,7 @@ SELECT profile, table_name
 
 # -- the quarantine ------------------------------------------------------------------------------------
 
-KEEP_BAD = """
-INSERT INTO migration.quarantine
-       (profile, export_id, file, line, raw, table_name, sqlstate, reason, profile_version, run_id)
-VALUES (%(profile)s, %(export_id)s, %(file)s, %(line)s, %(raw)s, %(table)s, %(sqlstate)s, %(reason)s,
-        %(profile_version)s, %(run_id)s)
-ON CONFLICT (profile, export_id, file, line) DO UPDATE
-   SET raw = EXCLUDED.raw, table_name = EXCLUDED.table_name, sqlstate = EXCLUDED.sqlstate,
-       reason = EXCLUDED.reason, profile_version = EXCLUDED.profile_version, run_id = EXCLUDED.run_id,
-       quarantined_at = now()
-"""
-
+KEEP_BAD = _keep("quarantine", "profile, export_id, file, line", now="quarantined_at")
 
 QUARANTINED_LINES = """
 SELECT line, raw
@@ -160,19 +171,16 @@ SELECT line, raw
  ORDER BY line
 """
 
-
 CLEAR_OTHERS = """
 DELETE FROM migration.quarantine
  WHERE (profile, export_id, file) = (%(profile)s, %(export_id)s, %(file)s) AND line <> ALL (%(lines)s::bigint[])
 """
 """Once a file is loaded, its quarantine holds just the lines that were bad this time."""
 
-
 CLEAR = """
 DELETE FROM migration.quarantine
  WHERE (profile, export_id, file) = (%(profile)s, %(export_id)s, %(file)s) AND line = ANY (%(lines)s::bigint[])
 """
-
 
 QUARANTINED_BY_FILE = """
 SELECT export_id, file, count(*)
@@ -182,7 +190,6 @@ SELECT export_id, file, count(*)
  ORDER BY export_id, file
 """
 
-
 QUARANTINED_ITEMS = """
 SELECT export_id, file, line, table_name, sqlstate, reason
   FROM migration.quarantine
@@ -191,13 +198,11 @@ SELECT export_id, file, line, table_name, sqlstate, reason
  LIMIT 100
 """
 
-
 IN_QUARANTINE = """
 SELECT count(*)
   FROM migration.quarantine
  WHERE profile = %(profile)s AND export_id = ANY(%(exports)s)
 """
-
 
 QUARANTINED_BY_REASON = """
 SELECT coalesce(table_name, ''), coalesce(sqlstate, ''), reason, count(*), count(DISTINCT (export_id, file))
@@ -206,7 +211,6 @@ SELECT coalesce(table_name, ''), coalesce(sqlstate, ''), reason, count(*), count
  GROUP BY 1, 2, 3
  ORDER BY 4 DESC, 1, 2, 3
 """
-
 
 QUARANTINED_FILES = """
 SELECT export_id, file, count(*)
@@ -220,6 +224,16 @@ SELECT export_id, file, count(*)
 
 # -- collisions ----------------------------------------------------------------------------------------
 
+KEEP_COLLISIONS = """
+    INSERT INTO migration.collision (profile, export_id, file, table_name, key)
+    SELECT {this_file}, {table}, key
+      FROM changed
+     WHERE {examples} > (SELECT count(*) FROM migration.collision WHERE (profile, export_id, file) = ({this_file}))
+     LIMIT {examples}
+        ON CONFLICT DO NOTHING
+"""
+"""Examples of the rows that an UPDATE changed: a part of its statement."""
+
 COLLISIONS = """
 SELECT export_id, file, key
   FROM migration.collision
@@ -231,12 +245,14 @@ SELECT export_id, file, key
 
 # -- slices --------------------------------------------------------------------------------------------
 
+HOLD_SLICES = "LOCK TABLE migration.slice IN SHARE MODE"
+"""Whoever lands or replays a file is waited for, and waits from then on."""
+
 NEW_SLICE = """
 INSERT INTO migration.slice (profile, export_id, file, run_id, alive_until)
 VALUES (%(profile)s, %(export_id)s, %(file)s, %(run_id)s, clock_timestamp() + %(alive)s * interval '1 second')
 RETURNING id
 """
-
 
 LEFTOVERS = """
 DELETE FROM migration.slice
@@ -248,19 +264,15 @@ RETURNING id
 """
 """Those of which nobody has heard for longer than a live load is silent. One that is in a transaction is locked."""
 
-
 NEXT_BATCH = """
 UPDATE migration.slice
    SET batches = batches + 1, alive_until = clock_timestamp() + %s * interval '1 second'
  WHERE id = %s AND batches = %s
 """
 
-
 GIVEN_UP = "UPDATE migration.slice SET alive_until = '-infinity' WHERE id = %s AND landed_at IS NULL"
 
-
 BATCHES = "SELECT batches FROM migration.slice WHERE id = %s"
-
 
 REPLACED = """
 DELETE FROM migration.slice
@@ -268,19 +280,15 @@ DELETE FROM migration.slice
 RETURNING id
 """
 
-
 LAND = "UPDATE migration.slice SET rows = %s, landed_at = now() WHERE id = %s"
 
-
 MORE = "UPDATE migration.slice SET rows = %s WHERE id = %s"
-
 
 LANDED_SLICE = """
 SELECT id, rows
   FROM migration.slice
  WHERE (profile, export_id, file) = (%(profile)s, %(export_id)s, %(file)s) AND landed_at IS NOT NULL
 """
-
 
 LANDED_FILES = """
 SELECT s.export_id, s.file, f.md5, s.id, s.rows
@@ -290,9 +298,7 @@ SELECT s.export_id, s.file, f.md5, s.id, s.rows
  ORDER BY s.id
 """
 
-
 FORGET_SLICE = "DELETE FROM migration.slice WHERE id = %s"
-
 
 LANDED = """
 SELECT export_id, file, id, rows
@@ -300,14 +306,12 @@ SELECT export_id, file, id, rows
  WHERE profile = %(profile)s AND landed_at IS NOT NULL
 """
 
-
 FORGET_SLICES = """
 DELETE FROM migration.slice
  WHERE id IN (SELECT id FROM migration.slice WHERE profile = %s AND landed_at IS NOT NULL LIMIT 100)
 RETURNING id
 """
 """Some at a time: each table that is dropped takes up to three of the server's locks until the transaction ends."""
-
 
 PLACE_AND_RECEIPT = """
 SELECT (SELECT id FROM migration.slice
@@ -319,60 +323,21 @@ SELECT (SELECT id FROM migration.slice
 
 # -- aggregates ----------------------------------------------------------------------------------------
 
-KEEP_AGGREGATE = """
-INSERT INTO migration.aggregate
-       (profile, table_name, profile_version, sql_md5, files, files_md5, groups, rows, new, changed, unchanged,
-        deleted, rounded, parts, retries, seconds, run_id, made_at)
-VALUES (%(profile)s, %(table_name)s, %(profile_version)s, %(sql_md5)s, %(files)s, %(files_md5)s, %(groups)s,
-        %(rows)s, %(new)s, %(changed)s, %(unchanged)s, %(deleted)s, %(rounded)s, %(parts)s, %(retries)s, %(seconds)s, %(run_id)s,
-        clock_timestamp())
-ON CONFLICT (profile, table_name) DO UPDATE
-   SET profile_version = EXCLUDED.profile_version, sql_md5 = EXCLUDED.sql_md5, files = EXCLUDED.files,
-       files_md5 = EXCLUDED.files_md5, groups = EXCLUDED.groups, rows = EXCLUDED.rows, new = EXCLUDED.new, changed = EXCLUDED.changed,
-       unchanged = EXCLUDED.unchanged, deleted = EXCLUDED.deleted, rounded = EXCLUDED.rounded, parts = EXCLUDED.parts,
-       retries = EXCLUDED.retries, seconds = EXCLUDED.seconds, run_id = EXCLUDED.run_id, made_at = EXCLUDED.made_at
-"""
+KEEP_AGGREGATE = _keep("aggregate", "profile, table_name", now="made_at")
 
-
-AGGREGATES = """
-SELECT table_name, profile_version, sql_md5, files, files_md5, groups, rows, new, changed, unchanged, deleted, parts, retries,
-       seconds, run_id, made_at
-  FROM migration.aggregate
- WHERE profile = %(profile)s
-"""
-
+AGGREGATES = _read("aggregate", " WHERE profile = %(profile)s")
 
 # -- verifications -------------------------------------------------------------------------------------
 
-FORGET_VERIFICATION = """
-DELETE FROM migration.verification WHERE profile = %(profile)s AND table_name = %(table_name)s;
-DELETE FROM migration.difference WHERE profile = %(profile)s AND table_name = %(table_name)s
-"""
+KEEP_VERIFICATION = _keep("verification", "profile, table_name", now="verified_at")
 
+VERIFICATIONS = _read("verification", " WHERE profile = %(profile)s\n ORDER BY table_name")
 
-KEEP_VERIFICATION = """
-INSERT INTO migration.verification
-       (profile, table_name, files, compared, same, missing, different, newer, extra, columns, run_id, began_at,
-        profile_version, files_md5, state)
-VALUES (%(profile)s, %(table_name)s, %(files)s, %(compared)s, %(same)s, %(missing)s, %(different)s, %(newer)s,
-        %(extra)s, %(columns)s, %(run_id)s, %(began_at)s, %(profile_version)s, %(files_md5)s, %(state)s)
-"""
+FORGET_DIFFERENCES = (
+    "DELETE FROM migration.difference WHERE profile = %(profile)s AND table_name = %(table_name)s"
+)
 
-
-VERIFICATIONS = """
-SELECT table_name, files, compared, same, missing, different, newer, extra, columns, run_id, verified_at, began_at,
-       profile_version, files_md5, state
-  FROM migration.verification
- WHERE profile = %(profile)s
- ORDER BY table_name
-"""
-
-
-KEEP_DIFFERENCE = """
-INSERT INTO migration.difference (profile, table_name, export_id, file, kind, columns, key)
-VALUES (%(profile)s, %(table_name)s, %(export_id)s, %(file)s, %(kind)s, %(columns)s, %(key)s)
-"""
-
+KEEP_DIFFERENCE = _keep("difference")
 
 DIFFERENCES = """
 SELECT table_name, kind, columns, key, file

@@ -237,7 +237,7 @@ class ComparingTarget:
         """Compare a file's rows of a landing table with its slice: as often as they occur, in whatever order."""
         name = target.table.qualified
         found = comparisons.setdefault(name, Comparison())
-        cursor.execute(PLACE_AND_RECEIPT, msgspec.to_builtins(self._file))
+        cursor.execute(PLACE_AND_RECEIPT, msgspec.structs.asdict(self._file))
         number, loaded = cursor.fetchone()
         if number is None and loaded:
             self.not_landed = True

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from migration_pipeline.profile.row import Row, Table
-from migration_pipeline.targets.bookkeeping import BOOKKEEPING, BOOKKEEPING_COLUMNS, LACKING
+from migration_pipeline.targets.bookkeeping import BOOKKEEPING, COLUMNS, LACKING_COLUMNS, LACKING_PRIVILEGES
 from migration_pipeline.targets.catalog import SchemaError, Target, qualified, quote, read_target
 from migration_pipeline.targets.connection import DatabaseSettings, transaction
 
@@ -57,13 +57,14 @@ def check_bookkeeping(cursor: Any) -> None:
             "the database's encoding lacks most of the characters that items may hold; load into one that was made "
             "WITH ENCODING 'UTF8'"
         )
-    cursor.execute(BOOKKEEPING_COLUMNS)
-    if cursor.fetchone() != (7,):
+    wanted = [(table, column) for table, columns in COLUMNS.items() for column in columns]
+    cursor.execute(LACKING_COLUMNS, {"tables": [t for t, _ in wanted], "columns": [c for _, c in wanted]})
+    if cursor.fetchone() != (0,):
         raise SchemaError(
             "the database has no bookkeeping (schema migration), or that of an older version; create or "
             "complete it with: migration-pipeline ddl <profile> --apply"
         )
-    cursor.execute(LACKING)
+    cursor.execute(LACKING_PRIVILEGES)
     lacking, role = cursor.fetchone()
     if lacking:
         raise SchemaError(

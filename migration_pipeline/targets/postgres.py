@@ -16,6 +16,7 @@ import msgspec
 import psycopg2
 import psycopg2.errorcodes
 import psycopg2.errors
+from msgspec.structs import asdict
 from psycopg2 import sql
 from typing_extensions import Self
 
@@ -32,6 +33,8 @@ from migration_pipeline.targets.bookkeeping import (
     OTHER_VERSIONS,
     QUARANTINED_LINES,
     RECEIPT_OF,
+    parameters,
+    records,
 )
 from migration_pipeline.targets.catalog import try_statements
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings, transaction
@@ -39,6 +42,7 @@ from migration_pipeline.targets.copy_csv import Encoded, Piece, RowEncoder, enco
 from migration_pipeline.targets.ddl import read_targets
 from migration_pipeline.targets.halving import write_batch
 from migration_pipeline.targets.landing import Slice
+from migration_pipeline.targets.records import Receipt
 from migration_pipeline.targets.session import Session
 from migration_pipeline.targets.sql import EXAMPLES, statements
 from migration_pipeline.targets.upsert import TableWriter
@@ -58,7 +62,7 @@ class FileIdentity(msgspec.Struct, frozen=True):
 
 def quarantined_lines(cursor: Any, file: FileIdentity) -> list[tuple[int, bytes]]:
     """Give a file's quarantined items: line number and line."""
-    cursor.execute(QUARANTINED_LINES, msgspec.to_builtins(file))
+    cursor.execute(QUARANTINED_LINES, asdict(file))
     return [(line, bytes(raw)) for line, raw in cursor.fetchall()]
 
 
@@ -92,7 +96,7 @@ class PostgresTarget:
         self._nul = nul
         self._coders: dict[type[Row], RowEncoder] = {}
         landing = [table for table in self._tables.values() if table.landing]
-        self._slice = Slice(landing, msgspec.to_builtins(file), settings) if landing else None
+        self._slice = Slice(landing, asdict(file), settings) if landing else None
         self._own = session is None
         self._session = session or Session(url, settings, on_retry)
         self._writer: TableWriter
@@ -136,7 +140,7 @@ class PostgresTarget:
     def _check(self, cursor: Any) -> None:
         """Compare tables and bookkeeping with the catalog, before any work."""
         targets = read_targets(cursor, self._tables)
-        cursor.execute(OTHER_VERSIONS, msgspec.to_builtins(self._file))
+        cursor.execute(OTHER_VERSIONS, asdict(self._file))
         receipts, other_versions = cursor.fetchone()
         self._coders = {
             row_class: RowEncoder(target.table, self._nul, target.fits)
@@ -185,11 +189,11 @@ class PostgresTarget:
             written = self._write(cursor, batch)
             if close is not None:
                 report = close(written)
-                self._keep_receipt(cursor, report, self._file)
+                self._keep_receipt(cursor, report)
                 if self._slice is not None:
                     self._slice.land(cursor, report.rows)
                 lines = self._quarantined.union(_lines(batch.bad), _lines(written.refused))
-                cursor.execute(CLEAR_OTHERS, msgspec.to_builtins(self._file) | {"lines": list(lines)})
+                cursor.execute(CLEAR_OTHERS, asdict(self._file) | {"lines": list(lines)})
             return written
 
         if self._slice is not None and not self._began:
@@ -226,13 +230,11 @@ class PostgresTarget:
         """
 
         def work(cursor: Any) -> Written:
-            cursor.execute(RECEIPT_OF, msgspec.to_builtins(self._file))
-            found = cursor.fetchone()
-            if found is None:
+            found = records(cursor, Receipt, RECEIPT_OF, asdict(self._file))
+            if not found:
                 raise DatabaseError(
                     f"{self._file.file}: it has no receipt, so it is not loaded; load it first"
                 )
-            receipt = dict(zip([column.name for column in cursor.description], found, strict=True))
             if self._slice is not None:
                 self._slice.resume(cursor)
             written = self._write(cursor, batch)
@@ -240,13 +242,13 @@ class PostgresTarget:
                 self._slice.add(cursor, written.rows)
             bad = {*_lines(batch.bad), *_lines(written.refused)}
             gone = [number for number in numbers if number not in bad]
-            cursor.execute(CLEAR, msgspec.to_builtins(self._file) | {"lines": gone})
+            cursor.execute(CLEAR, asdict(self._file) | {"lines": gone})
             if cursor.rowcount != len(gone):
                 raise DatabaseError(f"{self._file.file}: its quarantine changed meanwhile; replay it again")
-            version = receipt.pop("profile_version")
-            report = adjust(msgspec.convert(receipt, FileReport), written)
+            (receipt,) = found
+            report = adjust(msgspec.convert(receipt, FileReport, from_attributes=True), written)
             # The other rows of the file are still those of the version that loaded it.
-            self._keep_receipt(cursor, report, msgspec.structs.replace(self._file, profile_version=version))
+            self._keep_receipt(cursor, report, profile_version=receipt.profile_version)
             return written
 
         return self._session.persistently(work)
@@ -265,22 +267,11 @@ class PostgresTarget:
         return written
 
     def _keep_bad(self, cursor: Any, bad: Bad) -> None:
-        values = {
-            "line": bad.number,
-            "raw": psycopg2.Binary(bad.line),
-            "table": bad.table,
-            "sqlstate": bad.sqlstate,
-            "reason": bad.reason,
-        }
-        cursor.execute(KEEP_BAD, msgspec.to_builtins(self._file) | values)
+        raw = psycopg2.Binary(bad.line)
+        cursor.execute(KEEP_BAD, parameters(self._file, bad, line=bad.number, raw=raw, table_name=bad.table))
 
-    def _keep_receipt(self, cursor: Any, report: FileReport, file: FileIdentity) -> None:
-        values: dict[str, Any] = msgspec.to_builtins(report) | msgspec.to_builtins(file)
-        documents = {
-            name: msgspec.json.encode(values[name]).decode()
-            for name in ("skipped", "unrouted", "rows", "collisions", "changed_rows", "rounded")
-        }
-        cursor.execute(KEEP_RECEIPT, values | documents | {"changed": report.changed})
+    def _keep_receipt(self, cursor: Any, report: FileReport, **more: Any) -> None:
+        cursor.execute(KEEP_RECEIPT, parameters(report, self._file, changed=report.changed, **more))
 
 
 def _lines(bad: Iterable[Bad]) -> list[int]:

@@ -11,7 +11,7 @@ from migration_pipeline.profile.row import Table
 from migration_pipeline.targets.bookkeeping import (
     AGGREGATES,
     DIFFERENCES,
-    FORGET_VERIFICATION,
+    FORGET_DIFFERENCES,
     IN_QUARANTINE,
     KEEP_DIFFERENCE,
     KEEP_VERIFICATION,
@@ -25,10 +25,19 @@ from migration_pipeline.targets.bookkeeping import (
     TOTALS,
     VERIFICATIONS,
     WRITTEN,
+    Record,
+    parameters,
+    records,
 )
 from migration_pipeline.targets.catalog import qualified
 from migration_pipeline.targets.connection import DatabaseSettings, transaction
-from migration_pipeline.targets.records import AggregateReceipt, FileKey, Receipt, Verification
+from migration_pipeline.targets.records import (
+    AggregateReceipt,
+    FileKey,
+    KeptDifference,
+    Receipt,
+    Verification,
+)
 
 ROWS = "SELECT count(*) FROM {table}"
 
@@ -48,18 +57,12 @@ SERVER = "SELECT current_setting('server_version'), current_database(), current_
 
 def read_receipts(url: str, profile: str) -> dict[FileKey, Receipt]:
     """Read all receipts of a profile. Raises `DatabaseError`."""
-    names = tuple(field.name for field in msgspec.structs.fields(Receipt))
-    receipts = (
-        Receipt(**dict(zip(names, row, strict=True))) for row in _fetch(url, RECEIPTS, {"profile": profile})
-    )
-    return {(receipt.export_id, receipt.file): receipt for receipt in receipts}
+    return {(each.export_id, each.file): each for each in _records(url, Receipt, RECEIPTS, profile)}
 
 
 def read_aggregates(url: str, profile: str) -> dict[str, AggregateReceipt]:
     """Read the receipts of a profile's aggregates, by the table's qualified name. Raises `DatabaseError`."""
-    names = tuple(field.name for field in msgspec.structs.fields(AggregateReceipt))
-    rows = _fetch(url, AGGREGATES, {"profile": profile})
-    return {row[0]: AggregateReceipt(**dict(zip(names, row, strict=True))) for row in rows}
+    return {each.table_name: each for each in _records(url, AggregateReceipt, AGGREGATES, profile)}
 
 
 def count_quarantined(url: str, profile: str) -> dict[FileKey, int]:
@@ -189,6 +192,11 @@ def rows_statement(table: Table) -> str:
     return ROWS.format(table=qualified(table))
 
 
+def _records(url: str, kind: type[Record], statement: str, profile: str) -> list[Record]:
+    with transaction(url) as cursor:
+        return records(cursor, kind, statement, {"profile": profile})
+
+
 def _fetch(url: str, statement: str, parameters: Mapping[str, Any] | None) -> list[tuple[Any, ...]]:
     with transaction(url) as cursor:
         cursor.execute(statement, parameters)
@@ -199,30 +207,22 @@ def _fetch(url: str, statement: str, parameters: Mapping[str, Any] | None) -> li
 # -- verifications ------------------------------------------------------------------------------------
 
 
-def keep_verification(url: str, verifications: Iterable[Verification]) -> None:
-    """Keep the results of a verification in place of those before. Raises `DatabaseError`."""
+def keep_verification(
+    url: str, verifications: Iterable[Verification], differences: Sequence[KeptDifference]
+) -> None:
+    """Keep the results of a verification in place of those before, with examples. Raises `DatabaseError`."""
     with transaction(url) as cursor:
         for each in verifications:
-            values = msgspec.structs.asdict(each)
-            cursor.execute(FORGET_VERIFICATION, values)
-            documents = {name: msgspec.json.encode(values[name]).decode() for name in ("columns", "state")}
-            cursor.execute(KEEP_VERIFICATION, values | documents)
-            for export_id, file, kind, names, key in each.examples:
-                place = {"export_id": export_id, "file": file, "kind": kind}
-                cursor.execute(KEEP_DIFFERENCE, values | place | {"columns": list(names), "key": key})
+            cursor.execute(KEEP_VERIFICATION, parameters(each))
+            cursor.execute(FORGET_DIFFERENCES, parameters(each))
+            for difference in differences:
+                if difference.table_name == each.table_name:
+                    cursor.execute(KEEP_DIFFERENCE, parameters(difference, profile=each.profile))
 
 
 def read_verifications(url: str, profile: str) -> list[Verification]:
     """Read the last verification of each table. Raises `DatabaseError`."""
-    names = (
-        "table_name", "files", "compared", "same", "missing", "different", "newer", "extra", "columns",
-        "run_id", "verified_at", "began_at", "profile_version", "files_md5", "state",
-    )  # fmt: skip
-    rows = _fetch(url, VERIFICATIONS, {"profile": profile})
-    return [
-        msgspec.convert({"profile": profile, **dict(zip(names, row, strict=True))}, Verification)
-        for row in rows
-    ]
+    return _records(url, Verification, VERIFICATIONS, profile)
 
 
 def read_differences(url: str, profile: str) -> list[tuple[str, str, list[str], Any, str]]:

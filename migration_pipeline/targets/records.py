@@ -42,6 +42,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     retries: int
     seconds: float
     run_id: str
+    export_time: datetime | None = None
+    """When the table was exported; None where nobody said."""
     loaded_at: datetime
 
     @property
@@ -72,6 +74,8 @@ class AggregateReceipt(msgspec.Struct, frozen=True, kw_only=True):
     changed: int
     unchanged: int
     deleted: int
+    rounded: dict[str, int] = {}
+    """Values that columns changed, as the Row allows, by table and column."""
     parts: int
     retries: int
     seconds: float
@@ -118,5 +122,17 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     """`md5_of_files` of those that were read."""
     state: TableState | None = None
     """What the table was when it began: what is changed while it reads counts as changed since."""
-    examples: list[tuple[str, str, str, tuple[str, ...], str]] = []
-    """For ``migration.difference``: export, file, kind, columns, and the key as JSON."""
+
+
+class KeptDifference(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of ``migration.difference``: an example of what a verification found."""
+
+    table_name: str
+    export_id: str
+    file: str
+    """Of the row's item; "" of a row that no item made."""
+    kind: str
+    """As `targets.comparison.Difference` has it."""
+    columns: list[str]
+    key: str
+    """JSON."""

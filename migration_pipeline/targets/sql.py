@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import msgspec
 from psycopg2 import sql
 
+from migration_pipeline.targets.bookkeeping import KEEP_COLLISIONS
 from migration_pipeline.targets.catalog import Target
 from migration_pipeline.targets.copy_csv import COPY_OPTIONS
 from migration_pipeline.targets.expressions import (
@@ -94,7 +95,6 @@ def statements(
         "staging": staging,
         "columns": name_list(names),
         "key": name_list(table.key),
-        "source": sql.SQL("SELECT {} FROM {}").format(name_list(names), staging),
         "same_key": sql.SQL("{} AND {}").format(same_key(target, "t", "s"), within)
         if within
         else same_key(target, "t", "s"),
@@ -110,9 +110,11 @@ def statements(
             for fit in others
         ),
         "key_document": key_document(table, "t"),
-        "this_file": sql.SQL(", ").join(map(sql.Literal, file)),
-        "table": sql.Literal(table.qualified),
-        "examples": sql.Literal(examples),
+        "keep_collisions": sql.SQL(KEEP_COLLISIONS).format(
+            this_file=sql.SQL(", ").join(map(sql.Literal, file)),
+            table=sql.Literal(table.qualified),
+            examples=sql.Literal(examples),
+        ),
     }
     parts["unless_there"] = sql.SQL("ON CONFLICT ({}) DO NOTHING" if target.arbiter else "").format(
         *([parts["key"]] if target.arbiter else [])
@@ -150,14 +152,7 @@ WITH changed AS (
       FROM {staging} s
      WHERE {same_key} AND {differs}
     RETURNING {key_document} AS key
-), examples AS (
-    INSERT INTO migration.collision (profile, export_id, file, table_name, key)
-    SELECT {this_file}, {table}, key
-      FROM changed
-     WHERE {examples} > (SELECT count(*) FROM migration.collision WHERE (profile, export_id, file) = ({this_file}))
-     LIMIT {examples}
-        ON CONFLICT DO NOTHING
-)
+), examples AS ({keep_collisions})
 SELECT count(*) FROM changed
 """
 """Rows that are there unchanged stay out of it, as each would be locked and logged."""
