@@ -88,7 +88,7 @@ class AggregateSettings(msgspec.Struct, frozen=True):
 
 
 class AggregateReport(msgspec.Struct, kw_only=True):
-    """The account of an aggregate. Counts are of rows, but for `files`, `groups`, `parts` and `retries`."""
+    """The account of an aggregate. PartReport are of rows, but for `files`, `groups`, `parts` and `retries`."""
 
     files: int = 0
     groups: int = 0
@@ -129,8 +129,8 @@ Bounds = tuple[Optional[str], Optional[str]]  # noqa: UP045  # an alias that Pyt
 """A range of the key's first column, as text: from the first on, up to but not including the second; None is no bound."""
 
 
-class Counts(NamedTuple):
-    """What became of a range."""
+class PartReport(NamedTuple):
+    """What became of a range, in rows."""
 
     rows: int
     new: int
@@ -343,9 +343,9 @@ class AggregateRun:
 
     # -- the parts -------------------------------------------------------------------------------
 
-    def _make_all(self, parts: Sequence[Bounds]) -> list[Counts]:
+    def _make_all(self, parts: Sequence[Bounds]) -> list[PartReport]:
         """Make all parts and count the groups, some at once, each session in a thread of its own."""
-        made, errors = list[Counts](), list[BaseException]()
+        made, errors = list[PartReport](), list[BaseException]()
 
         def count(session: Session) -> None:
             session.persistently(self._count_groups)
@@ -397,7 +397,7 @@ class AggregateRun:
             for end in ended:
                 end.wait(POLL_SECONDS)
 
-    def _make(self, cursor: Any, bounds: Bounds, token: str) -> Counts:
+    def _make(self, cursor: Any, bounds: Bounds, token: str) -> PartReport:
         """Make the rows of a range, in one transaction."""
         self._tune(cursor)
         target, fits = self._target, self._target.fits
@@ -417,7 +417,7 @@ class AggregateRun:
         }
         checked = [fit for fit in fits if fit.round_trip or fit.changes is not None]
         if target.straight and not checked and (inserted := self._insert(cursor, parts)) is not None:
-            return Counts(inserted, inserted, 0, 0, {})
+            return PartReport(inserted, inserted, 0, 0, {})
         cursor.execute(stage(fits, staging, exact=True))
         self._execute(cursor, sql.SQL(STAGE_PART).format(**parts))
         rows = cursor.rowcount
@@ -437,7 +437,7 @@ class AggregateRun:
         if self._settings.delete_rows:
             cursor.execute(sql.SQL(DELETE_OTHERS).format(**parts))
             deleted = cursor.rowcount
-        return Counts(rows, changes.new, changes.changed, deleted, rounded)
+        return PartReport(rows, changes.new, changes.changed, deleted, rounded)
 
     @property
     def _key_fits(self) -> list[Fit]:

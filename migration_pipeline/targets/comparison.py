@@ -29,7 +29,7 @@ from migration_pipeline.targets.connection import DatabaseSettings
 from migration_pipeline.targets.copy_csv import Encoded, Piece, RowEncoder, encode, join
 from migration_pipeline.targets.ddl import read_targets
 from migration_pipeline.targets.expressions import exactly, name_list, names_of
-from migration_pipeline.targets.halving import Outcome, write_batch
+from migration_pipeline.targets.halving import write_batch
 from migration_pipeline.targets.landing import part_of
 from migration_pipeline.targets.postgres import FileIdentity, quarantined_lines
 from migration_pipeline.targets.session import Session
@@ -44,7 +44,7 @@ from migration_pipeline.targets.sql import (
 )
 from migration_pipeline.targets.upsert import stage_rows
 
-IN_QUARANTINE = "it is in the quarantine"
+LEFT_OUT = "it is in the quarantine"
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -301,7 +301,7 @@ class ComparingTarget:
     def _left_out(self, batch: Batch) -> Iterable[Bad]:
         for number, line in zip(batch.numbers, batch.lines, strict=True):
             if number in self._in_quarantine:
-                yield Bad(number, line, IN_QUARANTINE)
+                yield Bad(number, line, LEFT_OUT)
 
 
 class _Comparer:
@@ -329,9 +329,9 @@ class _Comparer:
         """There is one way only."""
         return False
 
-    def write(self, cursor: Any, encoded: Encoded) -> Outcome:
+    def write(self, cursor: Any, encoded: Encoded) -> Written:
         """Stage rows and compare them."""
-        outcome, found = Outcome(), dict[str, Comparison]()
+        written, found = encoded.written(), dict[str, Comparison]()
         for row_class, data in encoded.parts:
             target, texts = self._targets[row_class], self._sql[row_class]
             name = self.table = target.table.qualified
@@ -339,7 +339,7 @@ class _Comparer:
                 cursor.copy_expert(texts.copy_to_staging, io.BytesIO(data), len(data))
                 found[name] = Comparison(compared=encoded.rows[name])
                 continue
-            stage_rows(cursor, target, texts, data, outcome)
+            stage_rows(cursor, target, texts, data, written)
             if row_class in self._seen:
                 keys = name_list(target.table.key)
                 cursor.execute(
@@ -348,10 +348,10 @@ class _Comparer:
                     )
                 )
             cursor.execute(compare(target, texts.staging))
-            found[name] = _comparison(encoded.rows[name] - outcome.collisions[name], cursor.fetchall())
+            found[name] = _comparison(written.rows[name], cursor.fetchall())
         for name, comparison in found.items():  # of all tables, as the rows of one alone may be refused
             self.found.setdefault(name, Comparison()).add(comparison)
-        return outcome
+        return written
 
 
 def _exists(cursor: Any, name: sql.Identifier) -> bool:

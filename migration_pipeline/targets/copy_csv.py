@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, get_origin
 
 import msgspec
 
+from migration_pipeline.engine.batch import Written
 from migration_pipeline.errors import BadRow
 from migration_pipeline.profile.profile import NulPolicy
 from migration_pipeline.profile.row import Column, Row, Table, element_type
@@ -352,6 +353,15 @@ class Encoded(msgspec.Struct, frozen=True):
     def size(self) -> int:
         """Bytes of COPY input."""
         return sum(len(data) for _, data in self.parts)
+
+    def written(self) -> Written:
+        """The account of a batch of which nothing was in the tables yet."""
+        written = Written()
+        written.rows.update(self.rows)
+        written.collisions.update(self.collisions)
+        written.rounded.update(self.rounded)
+        written.nul = self.nul
+        return written
 
 
 Piece = dict[type[Row], EncodedRows]

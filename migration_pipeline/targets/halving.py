@@ -5,11 +5,9 @@ What the rows are written to is the caller's business: tables, or the temporary 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import msgspec
 import psycopg2
 
 from migration_pipeline.engine.batch import Batch, TooManyBad, Written
@@ -21,19 +19,6 @@ class Refused(Exception):  # noqa: N818  # a verdict on rows
     """A table would not hold some rows as they are; the text says why, in words that hold no values."""
 
 
-class Outcome(msgspec.Struct):
-    """What became of the rows of a batch, by table."""
-
-    changed: Counter[str] = msgspec.field(default_factory=Counter)
-    unchanged: Counter[str] = msgspec.field(default_factory=Counter)
-    newer: Counter[str] = msgspec.field(default_factory=Counter)
-    """Rows that gave way to one of a greater version."""
-    collisions: Counter[str] = msgspec.field(default_factory=Counter)
-    """Rows left out because the table calls their key equal to another's of the batch."""
-    rounded: Counter[str] = msgspec.field(default_factory=Counter)
-    """Values that a column changed, as the Row allows, by table and column."""
-
-
 class Writer(Protocol):
     """Writes encoded rows."""
 
@@ -42,8 +27,8 @@ class Writer(Protocol):
     columns: set[str]
     """Columns that a reason may name."""
 
-    def write(self, cursor: Any, encoded: Any) -> Outcome:
-        """Write the rows of a batch. Raises `psycopg2.Error` and `Refused`."""
+    def write(self, cursor: Any, encoded: Any) -> Written:
+        """Write the rows of a batch, and say what became of them. Raises `psycopg2.Error` and `Refused`."""
 
     def again(self, error: psycopg2.Error) -> bool:
         """Whether the same rows are to be written once more, in another way, after this refusal."""
@@ -59,7 +44,7 @@ def write_batch(
     expect_answer()
     cursor.execute("SAVEPOINT batch")
     try:
-        outcome = writer.write(cursor, batch.encoded)
+        made = writer.write(cursor, batch.encoded)
     except (psycopg2.Error, Refused) as error:
         refusal = error if isinstance(error, psycopg2.Error) else None
         if refusal is not None and fault_of(refusal) is not Fault.DATA:
@@ -80,18 +65,5 @@ def write_batch(
             if len(written.refused) > room:
                 raise TooManyBad(written.refused) from None
     else:
-        _count(written, batch.encoded, outcome)
+        written.add(made)
     cursor.execute("RELEASE SAVEPOINT batch")
-
-
-def _count(written: Written, encoded: Any, outcome: Outcome) -> None:
-    written.rows.update(encoded.rows)
-    written.rows.subtract(outcome.collisions)
-    written.collisions.update(encoded.collisions)
-    written.collisions.update(outcome.collisions)
-    written.changed.update(outcome.changed)
-    written.unchanged.update(outcome.unchanged)
-    written.newer.update(outcome.newer)
-    written.rounded.update(encoded.rounded)
-    written.rounded.update(outcome.rounded)
-    written.nul += encoded.nul

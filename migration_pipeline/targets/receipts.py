@@ -117,7 +117,7 @@ def read_totals(url: str, profile: str, exports: Sequence[str], timeout_seconds:
     return msgspec.convert(totals, Totals, strict=False)
 
 
-class Bad(msgspec.Struct, frozen=True):
+class QuarantineReason(msgspec.Struct, frozen=True):
     """Items of the quarantine that are bad alike."""
 
     table: str
@@ -128,10 +128,10 @@ class Bad(msgspec.Struct, frozen=True):
     files: int
 
 
-def quarantined_by_reason(url: str, profile: str, exports: Sequence[str]) -> list[Bad]:
+def quarantined_by_reason(url: str, profile: str, exports: Sequence[str]) -> list[QuarantineReason]:
     """Count the items in the quarantine by reason, the commonest first. Raises `DatabaseError`."""
     parameters = {"profile": profile, "exports": list(exports)}
-    return [Bad(*row) for row in _fetch(url, QUARANTINED_BY_REASON, parameters)]
+    return [QuarantineReason(*row) for row in _fetch(url, QUARANTINED_BY_REASON, parameters)]
 
 
 def read_landed(url: str, profile: str, tables: Iterable[Table]) -> dict[FileKey, set[str]]:

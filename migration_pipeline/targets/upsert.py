@@ -10,10 +10,11 @@ import psycopg2
 import psycopg2.errorcodes
 import psycopg2.errors
 
+from migration_pipeline.engine.batch import Written
 from migration_pipeline.profile.row import Row
 from migration_pipeline.targets.catalog import Target
 from migration_pipeline.targets.copy_csv import Encoded
-from migration_pipeline.targets.halving import Outcome, Refused
+from migration_pipeline.targets.halving import Refused
 from migration_pipeline.targets.landing import Slice
 from migration_pipeline.targets.sql import Statements
 
@@ -48,9 +49,9 @@ class TableWriter:
             return True
         return False
 
-    def write(self, cursor: Any, encoded: Encoded) -> Outcome:
+    def write(self, cursor: Any, encoded: Encoded) -> Written:
         """Write rows into their tables. Raises `psycopg2.Error`, and `Refused` for what a table would not hold as it is."""
-        outcome = Outcome()
+        written = encoded.written()
         for row_class, data in encoded.parts:
             target = self._targets[row_class]
             self.table = target.table.qualified
@@ -62,26 +63,24 @@ class TableWriter:
                 cursor.copy_expert(self.sql_of[row_class].copy, io.BytesIO(data), len(data))
                 self._took(cursor.rowcount, rows)
             else:
-                self._upsert(cursor, target, self.sql_of[row_class], data, rows, outcome)
-        return outcome
+                self._upsert(cursor, target, self.sql_of[row_class], data, written)
+        return written
 
     def _took(self, taken: int, rows: int) -> None:
         if taken != rows:
             raise Refused("the table did not take the row, and did not say why")
 
     def _upsert(
-        self, cursor: Any, target: Target, statements: Statements, data: bytes, rows: int, outcome: Outcome
+        self, cursor: Any, target: Target, statements: Statements, data: bytes, written: Written
     ) -> None:
         """Write the rows that are new or different, and leave the others alone."""
         name = target.table.qualified
         cursor.execute(statements.stage)
-        stage_rows(cursor, target, statements, data, outcome)
+        stage_rows(cursor, target, statements, data, written)
         changes = write_staged(cursor, target, statements)
-        outcome.changed[name] += changes.changed
-        outcome.newer[name] += changes.newer
-        outcome.unchanged[name] += (
-            rows - outcome.collisions[name] - changes.new - changes.changed - changes.newer
-        )
+        written.changed[name] += changes.changed
+        written.newer[name] += changes.newer
+        written.unchanged[name] += written.rows[name] - sum(changes)
 
 
 class Changes(NamedTuple):
@@ -146,7 +145,7 @@ def classify(cursor: Any, statements: Statements) -> tuple[int, int, int]:
     return new, changed if statements.update is not None else 0, newer
 
 
-def stage_rows(cursor: Any, target: Target, statements: Statements, data: bytes, outcome: Outcome) -> None:
+def stage_rows(cursor: Any, target: Target, statements: Statements, data: bytes, written: Written) -> None:
     """Copy rows into the staging table, which is there, each key once. Raises `Refused` if a column would change a value."""
     cursor.execute(statements.empty)
     cursor.copy_expert(statements.copy_to_staging, io.BytesIO(data), len(data))
@@ -156,10 +155,11 @@ def stage_rows(cursor: Any, target: Target, statements: Statements, data: bytes,
         (twins,) = cursor.fetchone()
     if statements.twins is not None:
         cursor.execute(statements.twins)
-        outcome.collisions[target.table.qualified] += cursor.rowcount
+        written.rows[target.table.qualified] -= cursor.rowcount
+        written.collisions[target.table.qualified] += cursor.rowcount
     if statements.round_trips is not None:
         cursor.execute(statements.round_trips)
         for fit, count in zip(statements.round_trip_fits, cursor.fetchone(), strict=True):
             if count and not fit.fitted:
                 raise Refused(fit.reason)
-            outcome.rounded[f"{target.table.qualified}.{fit.column.name}"] += count
+            written.rounded[f"{target.table.qualified}.{fit.column.name}"] += count

@@ -31,7 +31,7 @@ from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
-from migration_pipeline.targets.receipts import Bad, quarantined_by_reason, read_totals
+from migration_pipeline.targets.receipts import QuarantineReason, quarantined_by_reason, read_totals
 from migration_pipeline_tests.conftest import execute
 
 DOCUMENT = Path(__file__).parents[2] / "docs/metrics.md"
@@ -109,7 +109,7 @@ def test_totals_are_the_sums_of_the_receipts_of_the_plan(shop_database_url: str,
     assert totals.in_quarantine == 3
     assert set(totals.md5s) == {(p.export_id, p.file.name) for p in plan.files[:2]}
     assert quarantined_by_reason(shop_database_url, "shop", exports) == [
-        Bad("orders", "", "bad", 2, 1), Bad("orders", "", "worse", 1, 1)
+        QuarantineReason("orders", "", "bad", 2, 1), QuarantineReason("orders", "", "worse", 1, 1)
     ]  # fmt: skip
     receipt(shop_database_url, plan, 2, loaded=1, skipped={}, quarantined=0, items=2)
     assert read_totals(shop_database_url, "shop", exports, 5).unconserved == 1

@@ -32,7 +32,7 @@ from migration_pipeline.operations.client import Backfill, FileStatus, Instance,
 from migration_pipeline.operations.runs import Run, backfills, run_configs, runs
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.targets.receipts import (
-    Bad,
+    QuarantineReason,
     count_quarantined,
     quarantined_by_reason,
     read_aggregates,
@@ -94,7 +94,7 @@ class Account(msgspec.Struct, kw_only=True):
     made: datetime
     files: list[FileAccount]
     tables: list[TableAccount]
-    bad: list[Bad]
+    bad: list[QuarantineReason]
     verdicts: list[Verdict]
     backfills: list[Backfill]
     settings: list[tuple[str, str]]
