@@ -39,9 +39,6 @@ WRITE_BEHIND_BYTES = 32 << 20
 BATCH_BYTES = 16 << 20
 """Bytes of lines in a batch, whatever its number of items: an item may have 400 KB."""
 
-CANCEL_SECONDS = 10.0
-"""How long a cancelled write may take to come back before the file's failure is reported without it."""
-
 FEW = 10
 """Bad items that no file fails for, however small it is."""
 
@@ -175,7 +172,7 @@ class FileLoad:
             writer.put((last, close), last.size)
             writer.finish()
         except BaseException as error:
-            earlier = writer.abandon(self._target.cancel, CANCEL_SECONDS)
+            earlier = writer.abandon(self._target.cancel)
             if earlier is not None and earlier is not error:
                 raise earlier from error
             raise

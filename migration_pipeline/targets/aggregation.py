@@ -12,7 +12,7 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import chain, pairwise
 from typing import Any, NamedTuple, Optional
@@ -23,6 +23,7 @@ import psycopg2.errorcodes
 import psycopg2.errors
 from psycopg2 import sql
 
+from migration_pipeline.engine.threads import together
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.profile.aggregate import Aggregate
 from migration_pipeline.profile.row import Table
@@ -41,7 +42,7 @@ from migration_pipeline.targets.fits import Fit
 from migration_pipeline.targets.halving import Refused
 from migration_pipeline.targets.landing import identifier, part_of
 from migration_pipeline.targets.records import md5_of_files
-from migration_pipeline.targets.session import CANCEL_SECONDS, POLL_SECONDS, Session
+from migration_pipeline.targets.session import Session
 from migration_pipeline.targets.sql import (
     COUNT_TWINS,
     DELETE_OTHERS,
@@ -238,8 +239,8 @@ class AggregateRun:
         for thread in threads:
             thread.start()
         deadline = time.monotonic() + POOL_SECONDS
-        while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline:
-            time.sleep(POLL_SECONDS / 10)
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
         self._sessions = [session for session in self._all_sessions if id(session) in ready]
         for session in others:
             if session not in self._sessions:
@@ -345,7 +346,7 @@ class AggregateRun:
 
     def _make_all(self, parts: Sequence[Bounds]) -> list[PartReport]:
         """Make all parts and count the groups, some at once, each session in a thread of its own."""
-        made, errors = list[PartReport](), list[BaseException]()
+        made, told = list[PartReport](), 0
 
         def count(session: Session) -> None:
             session.persistently(self._count_groups)
@@ -353,49 +354,28 @@ class AggregateRun:
         def make(bounds: Bounds, session: Session) -> None:
             made.append(session.persistently(lambda cursor: self._make(cursor, bounds, session.token)))
 
-        # Iterators of a list, which threads may share. To count beside the parts, not before them, keeps all cores busy.
-        parts_left = iter([partial(make, bounds) for bounds in parts])
-        work_of: list[Iterator[Callable[[Session], None]]] = [iter([count]), *[parts_left] * len(parts)]
-        if len(self._sessions) == 1:
-            work_of = [chain([count], parts_left)]
-        sessions = self._sessions[: len(work_of)]
-        # An Event each, as a join that is interrupted may leave its thread marked as ended (bpo-45274).
-        ended = [threading.Event() for _ in sessions]
+        def run(session: Session, tasks: Iterable[Callable[[Session], None]]) -> None:
+            for task in tasks:
+                task(session)
 
-        def run(session: Session, work: Iterator[Callable[[Session], None]], end: threading.Event) -> None:
-            try:
-                while not errors and (task := next(work, None)) is not None:
-                    task(session)
-            except BaseException as error:  # raised again by whoever waits
-                errors.append(error)
-            finally:
-                end.set()
+        def tell() -> None:
+            nonlocal told
+            if len(made) > told and len(parts) > 1:
+                told = len(made)
+                rows = sum(each.rows for each in made)
+                self._say(f"{self._name}: {told:,} of {len(parts):,} parts, {rows:,} rows")
 
-        for each in zip(sessions, work_of, ended, strict=False):
-            threading.Thread(target=run, args=each, name="aggregate", daemon=True).start()
-        told = 0
-        try:
-            while not errors and not all(end.is_set() for end in ended):
-                for end in ended:
-                    end.wait(POLL_SECONDS)
-                if len(made) > told and len(parts) > 1:
-                    told = len(made)
-                    rows = sum(each.rows for each in made)
-                    self._say(f"{self._name}: {told:,} of {len(parts):,} parts, {rows:,} rows")
-        finally:
-            self._cancel(ended)
-        if errors:
-            raise errors[0]
+        # An iterator, which threads may share. To count beside the parts, not before them, keeps all cores busy.
+        left = iter([partial(make, bounds) for bounds in parts])
+        tasks: list[Iterable[Callable[[Session], None]]]
+        tasks = [[count], *[left] * len(parts)] if len(self._sessions) > 1 else [chain([count], left)]
+        works = [partial(run, *each) for each in zip(self._sessions, tasks, strict=False)]
+        together(works, self._cancel, "aggregate", tell)
         return made
 
-    def _cancel(self, ended: Sequence[threading.Event]) -> None:
-        """End what still runs, after an error or an interruption."""
-        deadline = time.monotonic() + CANCEL_SECONDS
-        while not all(end.is_set() for end in ended) and time.monotonic() < deadline:
-            for session in self._sessions:
-                session.cancel()  # more than once: the first may come between two statements
-            for end in ended:
-                end.wait(POLL_SECONDS)
+    def _cancel(self) -> None:
+        for session in self._sessions:
+            session.cancel()
 
     def _make(self, cursor: Any, bounds: Bounds, token: str) -> PartReport:
         """Make the rows of a range, in one transaction."""

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import msgspec
 import psycopg2
 
+from migration_pipeline.engine.threads import together
 from migration_pipeline.targets.connection import (
     APPLICATION,
     END_SESSION,
@@ -40,12 +41,6 @@ limit is the server's, and nobody hears of it over a network that is dead withou
 
 WATCH_SECONDS = 1.0
 """How often the time of the statement that runs is looked at."""
-
-POLL_SECONDS = 0.2
-"""How often somebody who waits for a transaction in another thread can be interrupted."""
-
-CANCEL_SECONDS = 10.0
-"""How long a cancelled transaction may take to come back before it is left alone."""
 
 
 class Session:
@@ -148,30 +143,7 @@ class Session:
     def interruptibly(self, work: Callable[[Any], Result]) -> Result:
         """Do `work` as `persistently` does, in a thread: an interruption of this one cancels it. Raises `DatabaseError`."""
         results: list[Result] = []
-        errors: list[BaseException] = []
-        # An Event, as a join that is interrupted may leave its thread marked as ended (bpo-45274).
-        done = threading.Event()
-
-        def run() -> None:
-            try:
-                results.append(self.persistently(work))
-            except BaseException as error:  # raised again by whoever waits
-                errors.append(error)
-            finally:
-                done.set()
-
-        threading.Thread(target=run, name="transaction", daemon=True).start()
-        try:
-            while not done.wait(POLL_SECONDS):
-                pass
-        except BaseException:
-            deadline = time.monotonic() + CANCEL_SECONDS
-            while not done.is_set() and time.monotonic() < deadline:
-                self.cancel()  # more than once: the first may come between two statements
-                done.wait(POLL_SECONDS)
-            raise
-        if errors:
-            raise errors[0]
+        together([lambda: results.append(self.persistently(work))], self.cancel, "transaction")
         return results[0]
 
     def _transaction(self, work: Callable[[Any], Result]) -> Result:
