@@ -151,9 +151,13 @@ class FileLoad:
         self._due = self._started + progress_seconds
 
     def run(self) -> FileReport:
-        """Load the file. Raises `MigrationError` with the file's name; nothing is recorded then."""
-        with _seldom_collected():
-            return self._run()
+        """Load the file. Raises `MigrationError`, whose `file` is set; nothing is recorded then."""
+        try:
+            with _seldom_collected():
+                return self._run()
+        except MigrationError as error:
+            error.file = error.file or self.name
+            raise
 
     def _run(self) -> FileReport:
         writer = Behind[Part](self._write, WRITE_BEHIND_BYTES)
@@ -253,10 +257,12 @@ class FileLoad:
         """Say that the file's profile is wrong, rather than its items."""
         reasons = Counter(map(reason_of, bad)).most_common(3)
         told = "; ".join(f"{reason} ({count:,} ×)" for reason, count in reasons)
+        line = max(one.number for one in bad)
         return MigrationError(
             f"{self.name}: more than {self._allowed:,} of its {self.items:,} items are bad, the last one in line "
-            f"{max(one.number for one in bad):,}: {told}. Mend the profile or the table and rerun the file, or "
-            "allow more with max_bad_items and max_bad_share"
+            f"{line:,}: {told}. Mend the profile or the table and rerun the file, or allow more with max_bad_items and "
+            "max_bad_share",
+            line=line,
         )
 
     def _tell_progress(self) -> None:

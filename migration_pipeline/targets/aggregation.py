@@ -207,7 +207,7 @@ class AggregateRun:
             first.interruptibly(lambda cursor: self._close(cursor, slices, report))
             failed = False
         except DatabaseError as error:
-            raise DatabaseError(f"aggregate {self._name}: {error}") from None
+            raise error.reworded(f"aggregate {self._name}: {error}") from None
         finally:
             for session in self._all_sessions:
                 session.close(failed)
@@ -469,7 +469,8 @@ class AggregateRun:
             line = f", line {own.count(chr(10), 0, place) + 1}" if 0 <= place < len(own) else ""
             raise MigrationError(
                 f"aggregate {self._name}: PostgreSQL refuses its SQL, {self._aggregate.path.name}{line}: "
-                f"{type(error).__name__} (SQLSTATE {state}); mend it, or the tables, then run it again"
+                f"{type(error).__name__} (SQLSTATE {state}); mend it, or the tables, then run it again",
+                sqlstate=state,
             ) from None
 
     def _within(self, alias: str, bounds: Bounds) -> sql.Composable:

@@ -185,7 +185,9 @@ def try_statements(target: Target, texts: Iterable[sql.Composable], cursor: Any)
             raise
         told = explain(error)
         cursor.execute("ROLLBACK TO SAVEPOINT trial")
-        raise SchemaError(f"table {target.table.qualified} cannot be written: {told}") from None
+        raise SchemaError(
+            f"table {target.table.qualified} cannot be written: {told}", sqlstate=error.pgcode
+        ) from None
     cursor.execute("ROLLBACK TO SAVEPOINT trial")
 
 
@@ -334,7 +336,8 @@ def _as_the_server_spells(named: str, column: Column, cursor: Any) -> Actual:
         if (error.pgcode or "")[:2] not in ("42", "22", "0A"):
             raise
         raise SchemaError(
-            f"{named}: PgType({column.pg_type!r}) is no type of this database (SQLSTATE {error.pgcode}); mend the profile"
+            f"{named}: PgType({column.pg_type!r}) is no type of this database (SQLSTATE {error.pgcode}); mend the profile",
+            sqlstate=error.pgcode,
         ) from None
     finally:
         cursor.execute("ROLLBACK TO SAVEPOINT declared")

@@ -6,7 +6,6 @@ then, so PostgreSQL itself sees to it that nothing but temporary tables is writt
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -25,7 +24,7 @@ from migration_pipeline.profile.profile import NulPolicy
 from migration_pipeline.profile.row import Row, Table
 from migration_pipeline.targets.bookkeeping import PLACE_AND_RECEIPT
 from migration_pipeline.targets.catalog import Target, read_target
-from migration_pipeline.targets.connection import DatabaseSettings
+from migration_pipeline.targets.connection import DatabaseSettings, copy_in
 from migration_pipeline.targets.copy_csv import Encoded, Piece, RowEncoder, encode, join
 from migration_pipeline.targets.ddl import read_targets
 from migration_pipeline.targets.expressions import exactly, name_list, names_of
@@ -336,7 +335,7 @@ class _Comparer:
             target, texts = self._targets[row_class], self._sql[row_class]
             name = self.table = target.table.qualified
             if target.table.landing:
-                cursor.copy_expert(texts.copy_to_staging, io.BytesIO(data), len(data))
+                copy_in(cursor, texts.copy_to_staging, data)
                 found[name] = Comparison(compared=encoded.rows[name])
                 continue
             stage_rows(cursor, target, texts, data, written)

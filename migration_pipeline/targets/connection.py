@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -90,7 +92,7 @@ class DatabaseSettings(msgspec.Struct, frozen=True):
 
 
 class DatabaseError(MigrationError):
-    """PostgreSQL refused something; the text holds SQLSTATE and names, never values."""
+    """PostgreSQL refused something; the text holds its `sqlstate` and names, never values."""
 
 
 def open_connection(url: str) -> Any:
@@ -168,7 +170,7 @@ def transaction(
             begin(cursor, settings)
             yield cursor
     except psycopg2.Error as error:
-        raise DatabaseError(explain(error)) from None  # its own text may hold more than names
+        raise refused(error) from None  # its own text may hold more than names
     finally:
         connection.close()
 
@@ -192,6 +194,11 @@ def no_database(error: psycopg2.Error) -> DatabaseError:
         f"no database: {reason}; check MIGRATION_DATABASE_URL, and that the server runs (the embedded one "
         "runs under `make dev`)"
     )
+
+
+def refused(error: psycopg2.Error) -> DatabaseError:
+    """Make the error that a user sees of PostgreSQL's."""
+    return DatabaseError(explain(error), sqlstate=error.pgcode)
 
 
 def explain(error: psycopg2.Error) -> str:
@@ -247,16 +254,42 @@ def reason_of_refusal(error: psycopg2.Error, columns: Iterable[str]) -> str:
     )
 
 
-_usual_hook = sys.excepthook
+def copy_in(cursor: Any, statement: sql.Composed, data: bytes) -> int:
+    """COPY rows in, all in one call: between two this thread would wait for Python's lock. Gives how many were taken.
 
-
-def _hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """Keep rows off stderr: of a COPY whose session was ended, psycopg2 prints the first of two errors itself.
-
-    It raises the second one, so nothing is lost.
+    Raises `psycopg2.Error`.
     """
-    if not (kind is SystemError and isinstance(error.__cause__, psycopg2.Error)):
-        _usual_hook(kind, error, traceback)
+    with _rows_off_stderr:
+        cursor.copy_expert(statement, io.BytesIO(data), len(data))
+    return int(cursor.rowcount)
 
 
-sys.excepthook = _hook
+class _RowsOffStderr:
+    """While COPYs run: of one whose session was ended, psycopg2 prints the first of two errors, which may hold a row.
+
+    It goes by `sys.excepthook`. The second error is raised, so nothing is lost.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._copies = 0
+        self._usual = sys.excepthook
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._copies += 1
+            if self._copies == 1:
+                self._usual, sys.excepthook = sys.excepthook, self._hook
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._copies -= 1
+            if not self._copies:
+                sys.excepthook = self._usual
+
+    def _hook(self, kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if not (kind is SystemError and isinstance(error.__cause__, psycopg2.Error)):
+            self._usual(kind, error, traceback)
+
+
+_rows_off_stderr = _RowsOffStderr()

@@ -69,7 +69,8 @@ def check_bookkeeping(cursor: Any) -> None:
     if lacking:
         raise SchemaError(
             f"the role lacks a privilege (SQLSTATE 42501): {role} may not write all of the bookkeeping (schema migration: {lacking}); "
-            "see the grants in docs/security.md"
+            "see the grants in docs/security.md",
+            sqlstate="42501",
         )
 
 
@@ -84,7 +85,7 @@ def check_tables(url: str, tables: Iterable[Table]) -> None:
 
     Raises `DatabaseError` where that cannot be told.
     """
-    wrong = []
+    wrong: list[SchemaError] = []
     checks: list[Callable[[Any], object]] = [
         check_bookkeeping,
         *(partial(read_target, table) for table in tables),
@@ -94,6 +95,7 @@ def check_tables(url: str, tables: Iterable[Table]) -> None:
             try:
                 check(cursor)
             except SchemaError as error:
-                wrong.append(str(error))
+                wrong.append(error)
     if wrong:
-        raise SchemaError("\n".join(wrong))
+        states = [error.sqlstate for error in wrong if error.sqlstate]
+        raise SchemaError("\n".join(map(str, wrong)), sqlstate=states[0] if states else None)

@@ -61,7 +61,7 @@ def finish(
         try:
             return session.interruptibly(work)
         except DatabaseError as error:
-            raise DatabaseError(f"finishing, {what}: {error}") from None
+            raise error.reworded(f"finishing, {what}: {error}") from None
 
     try:
         for each in profile.finishing:

@@ -12,7 +12,6 @@ whose COMMIT was not answered is recognized when it comes again.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -31,7 +30,7 @@ from migration_pipeline.targets.bookkeeping import (
     NEXT_BATCH,
     REPLACED,
 )
-from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
+from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings, copy_in
 from migration_pipeline.targets.copy_csv import COPY_OPTIONS
 from migration_pipeline.targets.session import STALLED_SECONDS
 
@@ -111,8 +110,7 @@ class Slice:
             sql.SQL(", ").join(sql.Identifier(column.name) for column in table.columns),
             sql.SQL(COPY_OPTIONS),
         )
-        cursor.copy_expert(statement, io.BytesIO(data), len(data))
-        return int(cursor.rowcount)
+        return copy_in(cursor, statement, data)
 
     def land(self, cursor: Any, rows: Mapping[str, int]) -> None:
         """Put the slice in the place of the file's former one. The file's receipt must be written before: it locks."""

@@ -27,9 +27,9 @@ from migration_pipeline.targets.connection import (
     DatabaseError,
     DatabaseSettings,
     begin,
-    explain,
     no_database,
     open_connection,
+    refused,
 )
 from migration_pipeline.targets.faults import FEW_TRIES, Fault, fault_of, wait_seconds
 
@@ -115,30 +115,34 @@ class Session:
             try:
                 return self._transaction(work)
             except psycopg2.Error as error:
-                connected = self._connection is not None
-                fault = fault_of(error, connected=connected)
-                told = explain(error) if connected or error.pgcode else str(no_database(error))
-                if fault is Fault.RECONNECT:
-                    self._lost = self._lost or connected
-                    self._drop()
-                    if self._hold and connected:
-                        raise DatabaseError(f"{told}, and what was in its transaction: start again") from None
-                if self._cancelled.is_set() or fault not in (Fault.AGAIN, Fault.RECONNECT):
-                    raise DatabaseError(told) from None
+                told, again = self._told(error)
+                if not again:
+                    raise told from None
                 wait = wait_seconds(attempt, error.pgcode, self._chance)
                 attempt += 1
                 spent = time.monotonic() - began
-                if attempt >= FEW_TRIES.get(error.pgcode or "", attempt + 1) or (
-                    spent + wait > self._settings.retry_seconds
-                ):
-                    raise DatabaseError(
+                few = FEW_TRIES.get(error.pgcode or "", attempt + 1)
+                if attempt >= few or spent + wait > self._settings.retry_seconds:
+                    raise told.reworded(
                         f"{told}; gave up after {attempt} tries in {spent:,.0f} s: when the database is well "
                         "again, rerun the file"
                     ) from None
                 self.retries += 1
                 self._on_retry(f"{told}; try {attempt + 1} in {wait:.1f} s")
                 if self._cancelled.wait(wait):
-                    raise DatabaseError(told) from None
+                    raise told from None
+
+    def _told(self, error: psycopg2.Error) -> tuple[DatabaseError, bool]:
+        """Make the error that a user sees, and say whether to try again, over a new connection where that is lost."""
+        connected = self._connection is not None
+        fault = fault_of(error, connected=connected)
+        told = refused(error) if connected or error.pgcode else no_database(error)
+        if fault is Fault.RECONNECT:
+            self._lost = self._lost or connected
+            self._drop()
+            if self._hold and connected:
+                return told.reworded(f"{told}, and what was in its transaction: start again"), False
+        return told, fault in (Fault.AGAIN, Fault.RECONNECT) and not self._cancelled.is_set()
 
     def interruptibly(self, work: Callable[[Any], Result]) -> Result:
         """Do `work` as `persistently` does, in a thread: an interruption of this one cancels it. Raises `DatabaseError`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ import psycopg2.errors
 from migration_pipeline.engine.batch import Written
 from migration_pipeline.profile.row import Row
 from migration_pipeline.targets.catalog import Target
+from migration_pipeline.targets.connection import copy_in
 from migration_pipeline.targets.copy_csv import Encoded
 from migration_pipeline.targets.halving import Refused
 from migration_pipeline.targets.landing import Slice
@@ -59,9 +59,7 @@ class TableWriter:
             if target.table.landing:
                 self._took(self._slice.copy(cursor, target.table, data), rows)
             elif self._rows_are_new and target.straight:
-                # The whole batch in one call: between two calls this thread would wait for Python's lock.
-                cursor.copy_expert(self.sql_of[row_class].copy, io.BytesIO(data), len(data))
-                self._took(cursor.rowcount, rows)
+                self._took(copy_in(cursor, self.sql_of[row_class].copy, data), rows)
             else:
                 self._upsert(cursor, target, self.sql_of[row_class], data, written)
         return written
@@ -148,7 +146,7 @@ def classify(cursor: Any, statements: Statements) -> tuple[int, int, int]:
 def stage_rows(cursor: Any, target: Target, statements: Statements, data: bytes, written: Written) -> None:
     """Copy rows into the staging table, which is there, each key once. Raises `Refused` if a column would change a value."""
     cursor.execute(statements.empty)
-    cursor.copy_expert(statements.copy_to_staging, io.BytesIO(data), len(data))
+    copy_in(cursor, statements.copy_to_staging, data)
     twins = statements.fold is not None
     while twins:
         cursor.execute(statements.fold)

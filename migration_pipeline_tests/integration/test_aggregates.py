@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -494,6 +495,8 @@ def test_sql_that_makes_other_rows_than_groups_fails_without_a_receipt(
     with pytest.raises(MigrationError, match=reason) as told:
         make(database_url, marks, ["f"])
     assert str(told.value).startswith("aggregate counts: ")
+    state = re.search(r"SQLSTATE (\w+)", str(told.value))
+    assert told.value.sqlstate == (state and state[1])
     assert query(database_url, "SELECT * FROM migration.aggregate") == []
 
 
@@ -949,5 +952,6 @@ def test_indexes_and_constraints_are_made_once(shop_database_url: str) -> None:
     made.constraint(activity, "CHECK (events < 0)", name="none")
     land(shop_database_url, shop, "f", [event("a")])
     make(shop_database_url, shop, ["f"])
-    with pytest.raises(DatabaseError, match=r"finishing, constraint none: .*SQLSTATE 23514"):
+    with pytest.raises(DatabaseError, match=r"finishing, constraint none: .*SQLSTATE 23514") as told:
         finish(shop_database_url, made, False)
+    assert told.value.sqlstate == "23514"

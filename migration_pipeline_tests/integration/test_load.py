@@ -333,8 +333,9 @@ def test_an_error_of_the_database_in_mid_file_is_the_cause_that_is_reported(
         "LANGUAGE plpgsql; CREATE TRIGGER refuse BEFORE INSERT ON order_lines EXECUTE FUNCTION refuse()",
     )
     largest = max(export.files, key=lambda file: file.items)
-    with pytest.raises(MigrationError, match=r"IoError \(SQLSTATE 58030\); the database's machine"):
+    with pytest.raises(MigrationError, match=r"IoError \(SQLSTATE 58030\); the database's machine") as told:
         load(shop_database_url, export, largest, settings=LoadSettings(batch_items=50))
+    assert (told.value.sqlstate, told.value.file) == ("58030", largest.name)
     assert query(shop_database_url, "SELECT * FROM migration.loaded_file") == []
 
 
