@@ -21,7 +21,7 @@ import msgspec
 import psycopg2
 import psycopg2.errorcodes
 import psycopg2.errors
-from psycopg2 import sql
+from psycopg2.sql import SQL, Composable, Composed, Identifier, Literal
 
 from migration_pipeline.engine.threads import together
 from migration_pipeline.errors import MigrationError
@@ -259,7 +259,7 @@ class AggregateRun:
         for _, file, _, number, counts in others:
             cursor.execute(FORGET_SLICE, (number,))
             for landing in counts:  # those of other aggregates, too: nothing knows of them any more
-                cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(part_of(landing, number)))
+                cursor.execute(SQL("DROP TABLE IF EXISTS {}").format(part_of(landing, number)))
             self._say(f"{self._name}: dropped what was landed of {file}, which the plan no longer has")
         return bool(others)
 
@@ -297,10 +297,10 @@ class AggregateRun:
         ranges = min(max(25, 4 * parts), MAX_STATISTICS_TARGET)
         cursor.execute("SELECT set_config('default_statistics_target', %s, true)", (str(ranges),))
         # Since version 18 ANALYZE looks at each slice, too, unless told not to.
-        only = sql.SQL("ONLY " if cursor.connection.server_version >= 180000 else "")
+        only = SQL("ONLY " if cursor.connection.server_version >= 180000 else "")
         for source in self._aggregate.sources:
-            columns = sql.SQL(", ").join(map(sql.Identifier, self._aggregate.by))
-            cursor.execute(sql.SQL("ANALYZE {}{} ({})").format(only, identifier(source), columns))
+            columns = SQL(", ").join(map(Identifier, self._aggregate.by))
+            cursor.execute(SQL("ANALYZE {}{} ({})").format(only, identifier(source), columns))
 
     def _count_groups(self, cursor: Any) -> None:
         """Count the distinct keys in the landing tables, whatever the profile's SELECT makes of them."""
@@ -308,14 +308,14 @@ class AggregateRun:
         # The parts keep the other cores busy. On one, sorting takes half the time of a hash table so large.
         cursor.execute("SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL enable_hashagg = off")
         by = self._aggregate.by
-        keys = sql.SQL(" UNION ALL ").join(
-            sql.SQL("SELECT {} FROM {}").format(
-                sql.SQL(", ").join(_sortable(source, name) for name in by), identifier(source)
+        keys = SQL(" UNION ALL ").join(
+            SQL("SELECT {} FROM {}").format(
+                SQL(", ").join(_sortable(source, name) for name in by), identifier(source)
             )
             for source in self._aggregate.sources
         )
         cursor.execute(
-            sql.SQL("SELECT count(*) FROM (SELECT FROM ({}) k GROUP BY {}) g").format(keys, name_list(by))
+            SQL("SELECT count(*) FROM (SELECT FROM ({}) k GROUP BY {}) g").format(keys, name_list(by))
         )
         (self._groups,) = cursor.fetchone()
 
@@ -324,7 +324,7 @@ class AggregateRun:
         bounds: list[str] = []
         if wanted > 1:
             source, by = self._aggregate.sources[0], self._aggregate.by[0]
-            statement = sql.SQL(HISTOGRAM).format(bound=self._as_key(sql.Identifier("b")))
+            statement = SQL(HISTOGRAM).format(bound=self._as_key(Identifier("b")))
             cursor.execute(statement, (qualified(source), by))
             histogram = [bound for (bound,) in cursor.fetchall()]
             step = max(1.0, len(histogram) / wanted)
@@ -381,28 +381,28 @@ class AggregateRun:
         """Make the rows of a range, in one transaction."""
         self._tune(cursor)
         target, fits = self._target, self._target.fits
-        staging = sql.Identifier("pg_temp", f"migration_{token}")
+        staging = Identifier("pg_temp", f"migration_{token}")
         parts = {
             "target": target.identifier,
             "staging": staging,
-            "select": sql.SQL(self._aggregate.sql),
+            "select": SQL(self._aggregate.sql),
             "exactly": exactly(fits, "q"),
-            "values": sql.SQL(", ").join(written(fit, "s") for fit in fits),
-            "overriding": sql.SQL("OVERRIDING SYSTEM VALUE " if target.overriding else ""),
+            "values": SQL(", ").join(written(fit, "s") for fit in fits),
+            "overriding": SQL("OVERRIDING SYSTEM VALUE " if target.overriding else ""),
             "range_of_query": self._within("q", bounds),
             "range_of_target": self._within("t", bounds),
             "columns": name_list(names_of(fits)),
-            "staged_key": sql.SQL(", ").join(as_key(fit, "s") for fit in self._key_fits),
+            "staged_key": SQL(", ").join(as_key(fit, "s") for fit in self._key_fits),
             "same_key": same_key(target, "t", "s"),
         }
         checked = [fit for fit in fits if fit.round_trip or fit.changes is not None]
         if target.straight and not checked and (inserted := self._insert(cursor, parts)) is not None:
             return PartReport(inserted, inserted, 0, 0, {})
         cursor.execute(stage(fits, staging, exact=True))
-        self._execute(cursor, sql.SQL(STAGE_PART).format(**parts))
+        self._execute(cursor, SQL(STAGE_PART).format(**parts))
         rows = cursor.rowcount
         rounded = self._rounded(cursor, checked, staging)
-        cursor.execute(sql.SQL(COUNT_TWINS).format(**parts))
+        cursor.execute(SQL(COUNT_TWINS).format(**parts))
         if (twins := cursor.fetchone()[0]) > 0:
             raise MigrationError(
                 f"aggregate {self._name}: its SQL ({self._aggregate.path.name}) makes {twins:,} rows more than there are "
@@ -415,7 +415,7 @@ class AggregateRun:
             raise MigrationError(f"aggregate {self._name}: {error}") from None
         deleted = 0
         if self._settings.delete_rows:
-            cursor.execute(sql.SQL(DELETE_OTHERS).format(**parts))
+            cursor.execute(SQL(DELETE_OTHERS).format(**parts))
             deleted = cursor.rowcount
         return PartReport(rows, changes.new, changes.changed, deleted, rounded)
 
@@ -423,7 +423,7 @@ class AggregateRun:
     def _key_fits(self) -> list[Fit]:
         return [fit for fit in self._target.fits if fit.column.name in self._table.key]
 
-    def _rounded(self, cursor: Any, checked: Sequence[Fit], staging: sql.Identifier) -> dict[str, int]:
+    def _rounded(self, cursor: Any, checked: Sequence[Fit], staging: Identifier) -> dict[str, int]:
         """Count the values that columns would change. Raises `MigrationError` where the Row does not allow it."""
         rounded = {}
         if checked:
@@ -437,18 +437,18 @@ class AggregateRun:
                     rounded[f"{self._name}.{fit.column.name}"] = count
         return rounded
 
-    def _insert(self, cursor: Any, parts: dict[str, sql.Composable]) -> int | None:
+    def _insert(self, cursor: Any, parts: dict[str, Composable]) -> int | None:
         """Insert the rows of a range that has none yet; None if it has, or gets some meanwhile."""
         # Of a table that was never analyzed, or grows just now, the planner would rather read all than use the key.
         cursor.execute("SET LOCAL enable_seqscan = off")
-        cursor.execute(sql.SQL(OCCUPIED).format(**parts))
+        cursor.execute(SQL(OCCUPIED).format(**parts))
         (occupied,) = cursor.fetchone()
         cursor.execute("SET LOCAL enable_seqscan TO DEFAULT")
         if occupied:
             return None
         cursor.execute("SAVEPOINT empty")
         try:
-            self._execute(cursor, sql.SQL(INSERT_PART).format(**parts))
+            self._execute(cursor, SQL(INSERT_PART).format(**parts))
         except psycopg2.errors.UniqueViolation:
             # Somebody else's row came in between, or the SELECT has two rows of a key: the upsert will tell.
             cursor.execute("ROLLBACK TO SAVEPOINT empty")
@@ -456,7 +456,7 @@ class AggregateRun:
         rows: int = cursor.rowcount
         return rows
 
-    def _execute(self, cursor: Any, statement: sql.Composed) -> None:
+    def _execute(self, cursor: Any, statement: Composed) -> None:
         """Run a statement that holds the profile's SELECT. Raises `MigrationError` if that is at fault, with its line."""
         try:
             cursor.execute(statement)
@@ -473,30 +473,26 @@ class AggregateRun:
                 sqlstate=state,
             ) from None
 
-    def _within(self, alias: str, bounds: Bounds) -> sql.Composable:
+    def _within(self, alias: str, bounds: Bounds) -> Composable:
         """The condition of a range. What the query gives is compared as the table compares its key."""
         name = self._table.key[0]
         # Its index finds the table's own; what the query gives is compared as the table compares its key.
-        column: sql.Composable = sql.Identifier(alias, name)
+        column: Composable = Identifier(alias, name)
         if alias == "q":
             column = self._as_key(column)
         conditions = [
-            sql.SQL("{} {} {}").format(column, sql.SQL(operator), self._as_key(sql.Literal(bound)))
+            SQL("{} {} {}").format(column, SQL(operator), self._as_key(Literal(bound)))
             for operator, bound in zip((">=", "<"), bounds, strict=True)
             if bound is not None
         ]
-        return sql.SQL(" AND ").join(conditions) if conditions else sql.SQL("true")
+        return SQL(" AND ").join(conditions) if conditions else SQL("true")
 
-    def _as_key(self, value: sql.Composable) -> sql.Composable:
+    def _as_key(self, value: Composable) -> Composable:
         """A value as the table compares the first column of its key."""
         fit = next(fit for fit in self._target.fits if fit.column.name == self._table.key[0])
-        exact = sql.SQL("{}::{}").format(value, sql.SQL(fit.staged))
-        key = sql.SQL("({})").format(sql.SQL(fit.key or fit.written).format(exact))
-        return (
-            sql.SQL("{} COLLATE {}").format(key, sql.SQL(fit.actual.collation))
-            if fit.actual.collation
-            else key
-        )
+        exact = SQL("{}::{}").format(value, SQL(fit.staged))
+        key = SQL("({})").format(SQL(fit.key or fit.written).format(exact))
+        return SQL("{} COLLATE {}").format(key, SQL(fit.actual.collation)) if fit.actual.collation else key
 
     # -- after -----------------------------------------------------------------------------------
 
@@ -527,7 +523,7 @@ class AggregateRun:
         cursor.execute(KEEP_AGGREGATE, receipt)
 
 
-def _sortable(table: Table, name: str) -> sql.Composable:
+def _sortable(table: Table, name: str) -> Composable:
     """A column, texts in the order of their bytes: any order tells them apart, and this one is quick."""
     pg_type = next(column.pg_type for column in table.columns if column.name == name)
-    return sql.SQL('{0} COLLATE "C" AS {0}' if pg_type == "text" else "{0}").format(sql.Identifier(name))
+    return SQL('{0} COLLATE "C" AS {0}' if pg_type == "text" else "{0}").format(Identifier(name))

@@ -94,8 +94,7 @@ SELECT string_agg(relname, ', ' ORDER BY relname), current_user
 KEEP_RECEIPT = _keep("loaded_file", "profile, export_id, file", now="loaded_at", once="export_time")
 
 RECEIPT_OF = _read(
-    "loaded_file",
-    " WHERE (profile, export_id, file) = (%(profile)s, %(export_id)s, %(file)s)\n   FOR UPDATE",
+    "loaded_file", " WHERE (profile, export_id, file) = (%(profile)s, %(export_id)s, %(file)s)\n   FOR UPDATE"
 )
 
 RECEIPTS = _read("loaded_file", " WHERE profile = %(profile)s\n ORDER BY export_id, file")

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 import psycopg2
-from psycopg2 import sql
+from psycopg2.sql import SQL, Composable, Identifier
 
 from migration_pipeline.errors import UsageError
 from migration_pipeline.profile.row import Column, Table
@@ -51,9 +51,9 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     """Whether triggers may change or drop what is written."""
 
     @property
-    def identifier(self) -> sql.Identifier:
+    def identifier(self) -> Identifier:
         """Its quoted name."""
-        return sql.Identifier(self.schema, self.table.name)
+        return Identifier(self.schema, self.table.name)
 
     @property
     def straight(self) -> bool:
@@ -171,7 +171,7 @@ def read_target(table: Table, cursor: Any) -> Target:
     )
 
 
-def try_statements(target: Target, texts: Iterable[sql.Composable], cursor: Any) -> None:
+def try_statements(target: Target, texts: Iterable[Composable], cursor: Any) -> None:
     """Run a table's statements with no row, before any work. Raises `SchemaError` for what the server refuses then.
 
     What a later load needs and the first does not is found so: privileges, publications, triggers on new tables.
@@ -327,9 +327,7 @@ def _as_the_server_spells(named: str, column: Column, cursor: Any) -> Actual:
     """Make a column of a type, and read what it is: ``int4`` is ``integer``, and some types have no other way to be read."""
     cursor.execute("SAVEPOINT declared")
     try:
-        cursor.execute(
-            sql.SQL("CREATE TEMP TABLE migration_declared (it {})").format(sql.SQL(column.pg_type))
-        )
+        cursor.execute(SQL("CREATE TEMP TABLE migration_declared (it {})").format(SQL(column.pg_type)))
         cursor.execute("SELECT 'pg_temp.migration_declared'::regclass::oid")
         columns: Mapping[str, Actual] = read_columns(cursor, cursor.fetchone()[0])
     except psycopg2.Error as error:

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 import psycopg2
-from psycopg2 import sql
+from psycopg2.sql import SQL, Identifier
 from typing_extensions import Self
 
 from migration_pipeline.engine.batch import Batch, Written
@@ -122,7 +122,7 @@ class ComparingTarget:
         self._coders: dict[type[Row], RowEncoder] = {}
         self._targets: dict[type[Row], Target] = {}
         self._sql: dict[type[Row], Statements] = {}
-        self._seen: dict[type[Row], sql.Identifier] = {}
+        self._seen: dict[type[Row], Identifier] = {}
         """Temporary tables of the keys of all rows."""
         self._prepared = False
         self._file = FileIdentity("", "", "", "", "")
@@ -144,10 +144,7 @@ class ComparingTarget:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._session.close(failed=error is not None)
 
@@ -171,8 +168,8 @@ class ComparingTarget:
             if self._keys and not target.table.landing:
                 self._seen[row_class] = self._temporary(f"seen_{number}")
 
-    def _temporary(self, name: str) -> sql.Identifier:
-        return sql.Identifier("pg_temp", f"migration_{self._session.token}_{name}")
+    def _temporary(self, name: str) -> Identifier:
+        return Identifier("pg_temp", f"migration_{self._session.token}_{name}")
 
     def turn_to(self, file: FileIdentity) -> None:
         """Begin with another file."""
@@ -231,7 +228,7 @@ class ComparingTarget:
         cursor.execute("SET TRANSACTION READ ONLY")
 
     def _compare_slice(
-        self, cursor: Any, target: Target, staging: sql.Identifier, comparisons: dict[str, Comparison]
+        self, cursor: Any, target: Target, staging: Identifier, comparisons: dict[str, Comparison]
     ) -> None:
         """Compare a file's rows of a landing table with its slice: as often as they occur, in whatever order."""
         name = target.table.qualified
@@ -242,13 +239,13 @@ class ComparingTarget:
             self.not_landed = True
             found.compared = -self.comparisons[name].compared  # none was compared, after all
         else:
-            theirs = sql.SQL("{} WHERE false").format(target.identifier)
+            theirs = SQL("{} WHERE false").format(target.identifier)
             if number is not None and _exists(cursor, part_of(name, number)):
-                theirs = sql.SQL("{}").format(part_of(name, number))
+                theirs = SQL("{}").format(part_of(name, number))
             cursor.execute(compare_slices(target, staging, theirs))
             missing, extra = cursor.fetchone()
             found.found += Counter({Difference("missing"): missing, Difference("extra"): extra})
-        cursor.execute(sql.SQL("DELETE FROM {}").format(staging))
+        cursor.execute(SQL("DELETE FROM {}").format(staging))
 
     # -- whole tables --------------------------------------------------------------------------------
 
@@ -271,11 +268,11 @@ class ComparingTarget:
             target = read_target(aggregate.table, cursor)
             cursor.execute(stage(target.fits, made, exact=True))
             cursor.execute("SET TRANSACTION READ ONLY")
-            cursor.execute(sql.SQL("DELETE FROM {}").format(made))
+            cursor.execute(SQL("DELETE FROM {}").format(made))
             _for_large_joins(cursor)
             cursor.execute(
-                sql.SQL("INSERT INTO {} ({}) SELECT {} FROM (\n{}\n) q").format(
-                    made, name_list(names_of(target.fits)), exactly(target.fits, "q"), sql.SQL(aggregate.sql)
+                SQL("INSERT INTO {} ({}) SELECT {} FROM (\n{}\n) q").format(
+                    made, name_list(names_of(target.fits)), exactly(target.fits, "q"), SQL(aggregate.sql)
                 )
             )
             rows = cursor.rowcount
@@ -310,7 +307,7 @@ class _Comparer:
         self,
         targets: Mapping[type[Row], Target],
         sql_of: Mapping[type[Row], Statements],
-        seen: Mapping[type[Row], sql.Identifier],
+        seen: Mapping[type[Row], Identifier],
     ) -> None:
         self._targets = targets
         self._sql = sql_of
@@ -342,9 +339,7 @@ class _Comparer:
             if row_class in self._seen:
                 keys = name_list(target.table.key)
                 cursor.execute(
-                    sql.SQL("INSERT INTO {} SELECT {} FROM {}").format(
-                        self._seen[row_class], keys, texts.staging
-                    )
+                    SQL("INSERT INTO {} SELECT {} FROM {}").format(self._seen[row_class], keys, texts.staging)
                 )
             cursor.execute(compare(target, texts.staging))
             found[name] = _comparison(written.rows[name], cursor.fetchall())
@@ -353,7 +348,7 @@ class _Comparer:
         return written
 
 
-def _exists(cursor: Any, name: sql.Identifier) -> bool:
+def _exists(cursor: Any, name: Identifier) -> bool:
     cursor.execute("SELECT to_regclass(%s) IS NOT NULL", (name.as_string(cursor),))
     return bool(cursor.fetchone()[0])
 
@@ -367,7 +362,7 @@ def _comparison(rows: int, groups: Sequence[tuple[Any, ...]]) -> Comparison:
     return made
 
 
-def _extra(cursor: Any, target: Target, seen: sql.Identifier) -> Comparison:
+def _extra(cursor: Any, target: Target, seen: Identifier) -> Comparison:
     """Find the rows of a table whose keys are not among those seen."""
     cursor.execute(extra(target, seen))
     count, examples = cursor.fetchone()

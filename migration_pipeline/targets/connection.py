@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 import psycopg2
-from psycopg2 import sql
 from psycopg2.extensions import parse_dsn
+from psycopg2.sql import SQL, Composed, Literal
 
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.targets.faults import advice, why_bad
@@ -137,9 +137,9 @@ def begin(cursor: Any, settings: DatabaseSettings, mark: str = APPLICATION) -> N
         "SET LOCAL search_path TO DEFAULT; SELECT set_config('search_path', current_setting('search_path') || ', pg_temp', true)"
     )
     cursor.execute(
-        sql.SQL("SELECT {}").format(
-            sql.SQL(", ").join(
-                sql.SQL("set_config({}, {}, true)").format(sql.Literal(name), sql.Literal(value))
+        SQL("SELECT {}").format(
+            SQL(", ").join(
+                SQL("set_config({}, {}, true)").format(Literal(name), Literal(value))
                 for name, value in values.items()
             )
         )
@@ -254,7 +254,7 @@ def reason_of_refusal(error: psycopg2.Error, columns: Iterable[str]) -> str:
     )
 
 
-def copy_in(cursor: Any, statement: sql.Composed, data: bytes) -> int:
+def copy_in(cursor: Any, statement: Composed, data: bytes) -> int:
     """COPY rows in, all in one call: between two this thread would wait for Python's lock. Gives how many were taken.
 
     Raises `psycopg2.Error`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from psycopg2 import sql
+from psycopg2.sql import SQL, Composable, Composed, Identifier, Literal
 
 from migration_pipeline.profile.row import Table
 from migration_pipeline.targets.catalog import Target
@@ -16,42 +16,35 @@ def names_of(fits: Iterable[Fit]) -> list[str]:
     return [fit.column.name for fit in fits]
 
 
-def name_list(names: Iterable[str], alias: str | None = None) -> sql.Composed:
+def name_list(names: Iterable[str], alias: str | None = None) -> Composed:
     """Quoted names with commas between."""
-    return sql.SQL(", ").join(sql.Identifier(*filter(None, (alias, name))) for name in names)
+    return SQL(", ").join(Identifier(*filter(None, (alias, name))) for name in names)
 
 
-def written(fit: Fit, alias: str) -> sql.Composed:
+def written(fit: Fit, alias: str) -> Composed:
     """A staged value as the column takes it."""
-    return sql.SQL(fit.written).format(sql.Identifier(alias, fit.column.name))
+    return SQL(fit.written).format(Identifier(alias, fit.column.name))
 
 
-def as_key(fit: Fit, alias: str | None) -> sql.Composed:
+def as_key(fit: Fit, alias: str | None) -> Composed:
     """A staged value as it is compared with the column of a key, so that the key's index finds it."""
-    value = sql.SQL(fit.key or fit.written).format(sql.Identifier(*filter(None, (alias, fit.column.name))))
-    return (
-        sql.SQL("({}) COLLATE {}").format(value, sql.SQL(fit.actual.collation))
-        if fit.actual.collation
-        else value
-    )
+    value = SQL(fit.key or fit.written).format(Identifier(*filter(None, (alias, fit.column.name))))
+    return SQL("({}) COLLATE {}").format(value, SQL(fit.actual.collation)) if fit.actual.collation else value
 
 
-def same_key(target: Target, old: str, new: str) -> sql.Composed:
+def same_key(target: Target, old: str, new: str) -> Composed:
     """The condition that a row of the table and a staged one have one key."""
     by_name = {fit.column.name: fit for fit in target.fits}
-    return sql.SQL(" AND ").join(
-        sql.SQL("{} = {}").format(sql.Identifier(old, name), as_key(by_name[name], new))
-        for name in target.table.key
+    return SQL(" AND ").join(
+        SQL("{} = {}").format(Identifier(old, name), as_key(by_name[name], new)) for name in target.table.key
     )
 
 
-def exactly(fits: Sequence[Fit], alias: str) -> sql.Composed:
+def exactly(fits: Sequence[Fit], alias: str) -> Composed:
     """Columns of a query as the types that hold the Row's values exactly."""
-    return sql.SQL(", ").join(
-        sql.SQL("{0}::{1} AS {2}").format(
-            sql.Identifier(alias, fit.column.name),
-            sql.SQL(fit.exact or fit.staged),
-            sql.Identifier(fit.column.name),
+    return SQL(", ").join(
+        SQL("{0}::{1} AS {2}").format(
+            Identifier(alias, fit.column.name), SQL(fit.exact or fit.staged), Identifier(fit.column.name)
         )
         for fit in fits
     )
@@ -66,22 +59,22 @@ def compared(target: Target) -> list[Fit]:
     ]
 
 
-def merged(fit: Fit, old: str, new: str) -> sql.Composed:
+def merged(fit: Fit, old: str, new: str) -> Composed:
     """The value of a column after an update: the staged one or, where the column merges, that of both."""
     value = written(fit, new)
     if fit.column.merge is None:
         return value
-    both = {"old": sql.Identifier(old, fit.column.name), "new": value}
-    return sql.SQL("({})").format(sql.SQL(fit.column.merge).format(**both))
+    both = {"old": Identifier(old, fit.column.name), "new": value}
+    return SQL("({})").format(SQL(fit.column.merge).format(**both))
 
 
-def sides(fit: Fit, old: str, new: str) -> tuple[sql.Composable, sql.Composable]:
+def sides(fit: Fit, old: str, new: str) -> tuple[Composable, Composable]:
     """The table's value and the one that it should be, as they are compared."""
     if fit.column.merge is not None:  # it is as it should be if the staged one is in it already
-        return sql.Identifier(old, fit.column.name), merged(fit, old, new)
+        return Identifier(old, fit.column.name), merged(fit, old, new)
     return (
-        sql.SQL(fit.theirs).format(sql.Identifier(old, fit.column.name)),
-        sql.SQL(fit.ours).format(sql.Identifier(new, fit.column.name)),
+        SQL(fit.theirs).format(Identifier(old, fit.column.name)),
+        SQL(fit.ours).format(Identifier(new, fit.column.name)),
     )
 
 
@@ -89,7 +82,7 @@ NOT_THE_SAME = "ROW({})::record OPERATOR(pg_catalog.*<>) ROW({})::record"
 """Without the casts PostgreSQL takes it for one comparison a column, by an operator of the column's type."""
 
 
-def differs(fits: Sequence[Fit], old: str, new: str) -> sql.Composable:
+def differs(fits: Sequence[Fit], old: str, new: str) -> Composable:
     """The condition that a row is not as it should be.
 
     Equal is not the same: two boxes of one area are equal, ``1 mon`` and ``30 days``, texts of some collations. So columns of
@@ -99,39 +92,37 @@ def differs(fits: Sequence[Fit], old: str, new: str) -> sql.Composable:
     for image, comparison in ((False, "ROW({}) IS DISTINCT FROM ROW({})"), (True, NOT_THE_SAME)):
         pairs = [sides(fit, old, new) for fit in fits if fit.image == image]
         if pairs:
-            theirs, ours = (sql.SQL(", ").join(side) for side in zip(*pairs, strict=True))
-            conditions.append(sql.SQL(comparison).format(theirs, ours))
-    return sql.SQL("({})").format(sql.SQL(" OR ").join(conditions)) if conditions else sql.SQL("false")
+            theirs, ours = (SQL(", ").join(side) for side in zip(*pairs, strict=True))
+            conditions.append(SQL(comparison).format(theirs, ours))
+    return SQL("({})").format(SQL(" OR ").join(conditions)) if conditions else SQL("false")
 
 
-def differs_alone(fit: Fit, old: str, new: str) -> sql.Composed:
+def differs_alone(fit: Fit, old: str, new: str) -> Composed:
     """The condition that one column is not as it should be."""
     theirs, ours = sides(fit, old, new)
-    return sql.SQL(NOT_THE_SAME if fit.image else "{} IS DISTINCT FROM {}").format(theirs, ours)
+    return SQL(NOT_THE_SAME if fit.image else "{} IS DISTINCT FROM {}").format(theirs, ours)
 
 
-def differing(fits: Sequence[Fit], old: str, new: str) -> sql.Composed:
+def differing(fits: Sequence[Fit], old: str, new: str) -> Composed:
     """An array of the names of the columns that differ."""
-    return sql.SQL("array_remove(ARRAY[{}]::text[], NULL)").format(
-        sql.SQL(", ").join(
-            sql.SQL("CASE WHEN {} THEN {} END").format(
-                differs_alone(fit, old, new), sql.Literal(fit.column.name)
-            )
+    return SQL("array_remove(ARRAY[{}]::text[], NULL)").format(
+        SQL(", ").join(
+            SQL("CASE WHEN {} THEN {} END").format(differs_alone(fit, old, new), Literal(fit.column.name))
             for fit in fits
         )
     )
 
 
-def not_older(target: Target, old: str, new: str) -> sql.Composable:
+def not_older(target: Target, old: str, new: str) -> Composable:
     """The condition that a staged row may replace the table's: of one key the greatest version stays.
 
     The same version again is the same item, made anew.
     """
     version = version_of(target)
     if version is None:
-        return sql.SQL("true")
-    return sql.SQL("({old} IS NULL OR {new} >= {old}) IS TRUE").format(
-        old=sql.Identifier(old, version.column.name), new=as_key(version, new)
+        return SQL("true")
+    return SQL("({old} IS NULL OR {new} >= {old}) IS TRUE").format(
+        old=Identifier(old, version.column.name), new=as_key(version, new)
     )
 
 
@@ -140,12 +131,10 @@ def version_of(target: Target) -> Fit | None:
     return next((fit for fit in target.fits if fit.column.name == target.table.version), None)
 
 
-def key_document(table: Table, alias: str) -> sql.Composed:
+def key_document(table: Table, alias: str) -> Composed:
     """A row's key as JSON."""
-    return sql.SQL("jsonb_build_object({})").format(
-        sql.SQL(", ").join(
-            sql.SQL("{}, {}").format(sql.Literal(name), sql.Identifier(alias, name)) for name in table.key
-        )
+    return SQL("jsonb_build_object({})").format(
+        SQL(", ").join(SQL("{}, {}").format(Literal(name), Identifier(alias, name)) for name in table.key)
     )
 
 
@@ -164,10 +153,10 @@ def given_back(fit: Fit) -> list[str]:
     return [f"({full})::text::{fit.exact or fit.staged}"]
 
 
-def comparable(target: Target, side: str) -> sql.Composed:
+def comparable(target: Target, side: str) -> Composed:
     """The columns of one side as they are compared; what must be compared by its image, by its text."""
     values = []
     for fit in target.fits:
-        value = sql.SQL(fit.ours if side == "ours" else fit.theirs).format(sql.Identifier(fit.column.name))
-        values.append(sql.SQL('({})::text COLLATE "C"').format(value) if fit.image else value)
-    return sql.SQL(", ").join(values)
+        value = SQL(fit.ours if side == "ours" else fit.theirs).format(Identifier(fit.column.name))
+        values.append(SQL('({})::text COLLATE "C"').format(value) if fit.image else value)
+    return SQL(", ").join(values)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from psycopg2 import sql
+from psycopg2.sql import SQL, Identifier, Literal
 
 from migration_pipeline.profile.aggregate import Constraint, FinishingStep, Index, Sequence
 from migration_pipeline.profile.profile import Profile
@@ -95,15 +95,15 @@ def _made(each: FinishingStep) -> Callable[[Any], bool]:
         if cursor.fetchone():
             return False
         if isinstance(each, Index):
-            statement = sql.SQL("CREATE {}INDEX {} ON {} ({})").format(
-                sql.SQL("UNIQUE " if each.unique else ""),
-                sql.Identifier(each.name),
+            statement = SQL("CREATE {}INDEX {} ON {} ({})").format(
+                SQL("UNIQUE " if each.unique else ""),
+                Identifier(each.name),
                 identifier(table),
-                sql.SQL(", ").join(map(sql.Identifier, each.columns)),
+                SQL(", ").join(map(Identifier, each.columns)),
             )
         elif isinstance(each, Constraint):
-            statement = sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {}").format(
-                identifier(table), sql.Identifier(each.name), sql.SQL(each.definition)
+            statement = SQL("ALTER TABLE {} ADD CONSTRAINT {} {}").format(
+                identifier(table), Identifier(each.name), SQL(each.definition)
             )
         cursor.execute(statement)
         return True
@@ -113,20 +113,18 @@ def _made(each: FinishingStep) -> Callable[[Any], bool]:
 
 def _sequence(each: Sequence) -> Callable[[Any], int | None]:
     """Move a sequence to the greatest value of a column, making it if it is not there; gives that, if it moved."""
-    name = sql.Identifier(*each.name.split("."))
+    name = Identifier(*each.name.split("."))
     text = ".".join(map(quote, each.name.split(".")))
 
     def work(cursor: Any) -> int | None:
         cursor.execute("SELECT to_regclass(%s)", (text,))
         if cursor.fetchone() == (None,):
-            cursor.execute(sql.SQL("CREATE SEQUENCE {}").format(name))
+            cursor.execute(SQL("CREATE SEQUENCE {}").format(name))
         cursor.execute(
-            sql.SQL(
+            SQL(
                 "SELECT setval({}, m) FROM (SELECT max({}) AS m FROM {}) t, {} s "
                 "WHERE m > last_value OR (m = last_value AND NOT is_called)"
-            ).format(
-                sql.Literal(text), sql.Identifier(each.column), identifier(table_of(each.row_class)), name
-            )
+            ).format(Literal(text), Identifier(each.column), identifier(table_of(each.row_class)), name)
         )
         moved = cursor.fetchone()
         return int(moved[0]) if moved else None
@@ -156,16 +154,16 @@ def _own_sequences(table: Table) -> Callable[[Any], dict[str, int]]:
         moved = {}
         for column, name, up in cursor.fetchall():
             cursor.execute(
-                sql.SQL(
+                SQL(
                     "SELECT setval({name}, m) FROM (SELECT {end}({column}) AS m FROM {table}) t, {sequence} s "
                     "WHERE m {beyond} last_value OR (m = last_value AND NOT is_called)"
                 ).format(
-                    name=sql.Literal(name),
-                    end=sql.SQL("max" if up else "min"),
-                    column=sql.Identifier(column),
+                    name=Literal(name),
+                    end=SQL("max" if up else "min"),
+                    column=Identifier(column),
                     table=identifier(table),
-                    sequence=sql.SQL(name),
-                    beyond=sql.SQL(">" if up else "<"),
+                    sequence=SQL(name),
+                    beyond=SQL(">" if up else "<"),
                 )
             )
             if found := cursor.fetchone():
@@ -181,7 +179,7 @@ def _analyze(table: Table) -> Callable[[Any], str]:
     def work(cursor: Any) -> str:
         notices = cursor.connection.notices
         notices.clear()
-        cursor.execute(sql.SQL("ANALYZE {}").format(identifier(table)))
+        cursor.execute(SQL("ANALYZE {}").format(identifier(table)))
         return (
             f"the role may not ANALYZE {table.qualified}: its owner should, or grant MAINTAIN on it"
             if any("permission denied" in notice for notice in notices)
@@ -201,5 +199,5 @@ def _drop_landing(cursor: Any, profile: Profile) -> int:
     for (number,) in slices:
         for table in profile.tables.values():
             if table.landing:
-                cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(part_of(table.qualified, number)))
+                cursor.execute(SQL("DROP TABLE IF EXISTS {}").format(part_of(table.qualified, number)))
     return len(slices)

@@ -16,20 +16,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
-from psycopg2 import sql
+from psycopg2.sql import SQL, Identifier
 
 from migration_pipeline.profile.row import Table
-from migration_pipeline.targets.bookkeeping import (
-    BATCHES,
-    GIVEN_UP,
-    LAND,
-    LANDED_SLICE,
-    LEFTOVERS,
-    MORE,
-    NEW_SLICE,
-    NEXT_BATCH,
-    REPLACED,
-)
+from migration_pipeline.targets import bookkeeping
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings, copy_in
 from migration_pipeline.targets.copy_csv import COPY_OPTIONS
 from migration_pipeline.targets.session import STALLED_SECONDS
@@ -61,23 +51,23 @@ class Slice:
 
     def begin(self, cursor: Any) -> None:
         """Drop what killed loads of the profile left, and begin a slice."""
-        cursor.execute(LEFTOVERS, self._file)
+        cursor.execute(bookkeeping.LEFTOVERS, self._file)
         self._drop(cursor, cursor.fetchall())
-        cursor.execute(NEW_SLICE, self._file | {"alive": self._alive})
+        cursor.execute(bookkeeping.NEW_SLICE, self._file | {"alive": self._alive})
         (self._id,) = cursor.fetchone()
         self.unlanded = True
 
     def give_up(self, cursor: Any) -> None:
         """Say that this load is no longer alive."""
-        cursor.execute(GIVEN_UP, (self._id,))
+        cursor.execute(bookkeeping.GIVEN_UP, (self._id,))
 
     def batch(self, cursor: Any) -> bool:
         """Count a batch, in its transaction; False when it is committed already, and its answer was lost."""
         self._made.clear()  # of a transaction that was rolled back nothing is there
-        cursor.execute(NEXT_BATCH, (self._alive, self._id, self._batches))
+        cursor.execute(bookkeeping.NEXT_BATCH, (self._alive, self._id, self._batches))
         if cursor.rowcount:
             return True
-        cursor.execute(BATCHES, (self._id,))
+        cursor.execute(bookkeeping.BATCHES, (self._id,))
         if cursor.fetchone() != (self._batches + 1,):
             raise DatabaseError(
                 f"{self._file['file']}: what it had landed is gone: another load took this one for dead, or has "
@@ -96,7 +86,7 @@ class Slice:
         if table.qualified not in self._there:
             cursor.execute(
                 # Nothing of it ever changes: autovacuum would only get in the way of those that read it.
-                sql.SQL(
+                SQL(
                     "CREATE TABLE IF NOT EXISTS {} (LIKE {} INCLUDING ALL EXCLUDING INDEXES) "
                     "WITH (autovacuum_enabled = off)"
                 ).format(part_of(table.qualified, self._id), identifier(table))
@@ -105,31 +95,31 @@ class Slice:
 
     def copy(self, cursor: Any, table: Table, data: bytes) -> int:
         """Copy rows into it; gives how many it took."""
-        statement = sql.SQL("COPY {} ({}) FROM STDIN WITH ({})").format(
+        statement = SQL("COPY {} ({}) FROM STDIN WITH ({})").format(
             part_of(table.qualified, self._id),
-            sql.SQL(", ").join(sql.Identifier(column.name) for column in table.columns),
-            sql.SQL(COPY_OPTIONS),
+            SQL(", ").join(Identifier(column.name) for column in table.columns),
+            SQL(COPY_OPTIONS),
         )
         return copy_in(cursor, statement, data)
 
     def land(self, cursor: Any, rows: Mapping[str, int]) -> None:
         """Put the slice in the place of the file's former one. The file's receipt must be written before: it locks."""
         counts = {table.qualified: rows.get(table.qualified, 0) for table in self._tables}
-        cursor.execute(REPLACED, self._file | {"id": self._id})
+        cursor.execute(bookkeeping.REPLACED, self._file | {"id": self._id})
         self._drop(cursor, cursor.fetchall())
         for table in self._tables:
             if counts[table.qualified]:
                 cursor.execute(
-                    sql.SQL("ALTER TABLE {} INHERIT {}").format(
+                    SQL("ALTER TABLE {} INHERIT {}").format(
                         part_of(table.qualified, self._id), identifier(table)
                     )
                 )
         self._drop_empty(cursor, counts)
-        cursor.execute(LAND, (msgspec.json.encode(counts).decode(), self._id))
+        cursor.execute(bookkeeping.LAND, (msgspec.json.encode(counts).decode(), self._id))
 
     def resume(self, cursor: Any) -> None:
         """Take up the file's landed slice, to add rows to it. The file's receipt must be locked before."""
-        cursor.execute(LANDED_SLICE, self._file)
+        cursor.execute(bookkeeping.LANDED_SLICE, self._file)
         found = cursor.fetchone()
         if found is None:
             raise DatabaseError(f"{self._file['file']}: it is not landed, or no longer: load it again")
@@ -142,32 +132,32 @@ class Slice:
             if (name := table.qualified) in rows:
                 if not counts[name]:
                     cursor.execute(
-                        sql.SQL("ALTER TABLE {} INHERIT {}").format(
+                        SQL("ALTER TABLE {} INHERIT {}").format(
                             part_of(table.qualified, self._id), identifier(table)
                         )
                     )
                 counts[name] += rows[name]
         self._drop_empty(cursor, counts)
-        cursor.execute(MORE, (msgspec.json.encode(counts).decode(), self._id))
+        cursor.execute(bookkeeping.MORE, (msgspec.json.encode(counts).decode(), self._id))
 
     def _drop(self, cursor: Any, ids: Iterable[tuple[int]]) -> None:
         for (number,) in ids:
             for table in self._tables:
-                cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(part_of(table.qualified, number)))
+                cursor.execute(SQL("DROP TABLE IF EXISTS {}").format(part_of(table.qualified, number)))
 
     def _drop_empty(self, cursor: Any, counts: Mapping[str, int]) -> None:
         """Drop tables that were made for rows which were all refused."""
         for table in self._tables:
             if not counts[table.qualified]:
-                cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(part_of(table.qualified, self._id)))
+                cursor.execute(SQL("DROP TABLE IF EXISTS {}").format(part_of(table.qualified, self._id)))
 
 
-def identifier(table: Table) -> sql.Identifier:
+def identifier(table: Table) -> Identifier:
     """A table's quoted name."""
-    return sql.Identifier(*(part for part in (table.schema, table.name) if part))
+    return Identifier(*(part for part in (table.schema, table.name) if part))
 
 
-def part_of(table: str, number: int | None) -> sql.Identifier:
+def part_of(table: str, number: int | None) -> Identifier:
     """The quoted name of a landing table's slice; `table` is its qualified name."""
     schema, _, name = table.rpartition(".")
-    return sql.Identifier(*filter(None, (schema, f"{name}_{number}")))
+    return Identifier(*filter(None, (schema, f"{name}_{number}")))

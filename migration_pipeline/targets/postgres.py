@@ -17,7 +17,7 @@ import psycopg2
 import psycopg2.errorcodes
 import psycopg2.errors
 from msgspec.structs import asdict
-from psycopg2 import sql
+from psycopg2.sql import Identifier
 from typing_extensions import Self
 
 from migration_pipeline.engine.batch import Batch, Written
@@ -25,17 +25,8 @@ from migration_pipeline.engine.file_report import FileReport
 from migration_pipeline.engine.transform import Bad
 from migration_pipeline.profile.profile import NulPolicy
 from migration_pipeline.profile.row import Row, Table
-from migration_pipeline.targets.bookkeeping import (
-    CLEAR,
-    CLEAR_OTHERS,
-    KEEP_BAD,
-    KEEP_RECEIPT,
-    OTHER_VERSIONS,
-    QUARANTINED_LINES,
-    RECEIPT_OF,
-    parameters,
-    records,
-)
+from migration_pipeline.targets import bookkeeping
+from migration_pipeline.targets.bookkeeping import parameters, records
 from migration_pipeline.targets.catalog import try_statements
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings, transaction
 from migration_pipeline.targets.copy_csv import Encoded, Piece, RowEncoder, encode, join
@@ -62,7 +53,7 @@ class FileIdentity(msgspec.Struct, frozen=True):
 
 def quarantined_lines(cursor: Any, file: FileIdentity) -> list[tuple[int, bytes]]:
     """Give a file's quarantined items: line number and line."""
-    cursor.execute(QUARANTINED_LINES, asdict(file))
+    cursor.execute(bookkeeping.QUARANTINED_LINES, asdict(file))
     return [(line, bytes(raw)) for line, raw in cursor.fetchall()]
 
 
@@ -116,10 +107,7 @@ class PostgresTarget:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._own:
             self._session.close(failed=error is not None)
@@ -140,7 +128,7 @@ class PostgresTarget:
     def _check(self, cursor: Any) -> None:
         """Compare tables and bookkeeping with the catalog, before any work."""
         targets = read_targets(cursor, self._tables)
-        cursor.execute(OTHER_VERSIONS, asdict(self._file))
+        cursor.execute(bookkeeping.OTHER_VERSIONS, asdict(self._file))
         receipts, other_versions = cursor.fetchone()
         self._coders = {
             row_class: RowEncoder(target.table, self._nul, target.fits)
@@ -152,7 +140,7 @@ class PostgresTarget:
             {
                 row_class: statements(
                     target,
-                    sql.Identifier("pg_temp", f"migration_{self._session.token}_{number}"),
+                    Identifier("pg_temp", f"migration_{self._session.token}_{number}"),
                     file,
                     # After a change of the profile rows change without any collision.
                     0 if other_versions else EXAMPLES,
@@ -193,7 +181,7 @@ class PostgresTarget:
                 if self._slice is not None:
                     self._slice.land(cursor, report.rows)
                 lines = self._quarantined.union(_lines(batch.bad), _lines(written.refused))
-                cursor.execute(CLEAR_OTHERS, asdict(self._file) | {"lines": list(lines)})
+                cursor.execute(bookkeeping.CLEAR_OTHERS, asdict(self._file) | {"lines": list(lines)})
             return written
 
         if self._slice is not None and not self._began:
@@ -230,7 +218,7 @@ class PostgresTarget:
         """
 
         def work(cursor: Any) -> Written:
-            found = records(cursor, Receipt, RECEIPT_OF, asdict(self._file))
+            found = records(cursor, Receipt, bookkeeping.RECEIPT_OF, asdict(self._file))
             if not found:
                 raise DatabaseError(
                     f"{self._file.file}: it has no receipt, so it is not loaded; load it first"
@@ -242,7 +230,7 @@ class PostgresTarget:
                 self._slice.add(cursor, written.rows)
             bad = {*_lines(batch.bad), *_lines(written.refused)}
             gone = [number for number in numbers if number not in bad]
-            cursor.execute(CLEAR, asdict(self._file) | {"lines": gone})
+            cursor.execute(bookkeeping.CLEAR, asdict(self._file) | {"lines": gone})
             if cursor.rowcount != len(gone):
                 raise DatabaseError(f"{self._file.file}: its quarantine changed meanwhile; replay it again")
             (receipt,) = found
@@ -268,10 +256,14 @@ class PostgresTarget:
 
     def _keep_bad(self, cursor: Any, bad: Bad) -> None:
         raw = psycopg2.Binary(bad.line)
-        cursor.execute(KEEP_BAD, parameters(self._file, bad, line=bad.number, raw=raw, table_name=bad.table))
+        cursor.execute(
+            bookkeeping.KEEP_BAD, parameters(self._file, bad, line=bad.number, raw=raw, table_name=bad.table)
+        )
 
     def _keep_receipt(self, cursor: Any, report: FileReport, **more: Any) -> None:
-        cursor.execute(KEEP_RECEIPT, parameters(report, self._file, changed=report.changed, **more))
+        cursor.execute(
+            bookkeeping.KEEP_RECEIPT, parameters(report, self._file, changed=report.changed, **more)
+        )
 
 
 def _lines(bad: Iterable[Bad]) -> list[int]:

@@ -8,27 +8,8 @@ from typing import Any
 import msgspec
 
 from migration_pipeline.profile.row import Table
-from migration_pipeline.targets.bookkeeping import (
-    AGGREGATES,
-    DIFFERENCES,
-    FORGET_DIFFERENCES,
-    IN_QUARANTINE,
-    KEEP_DIFFERENCE,
-    KEEP_VERIFICATION,
-    LANDED,
-    MD5S,
-    OTHER_WRITERS,
-    QUARANTINED_BY_FILE,
-    QUARANTINED_BY_REASON,
-    RECEIPTS,
-    SKIPPED,
-    TOTALS,
-    VERIFICATIONS,
-    WRITTEN,
-    Record,
-    parameters,
-    records,
-)
+from migration_pipeline.targets import bookkeeping
+from migration_pipeline.targets.bookkeeping import Record, parameters, records
 from migration_pipeline.targets.catalog import qualified
 from migration_pipeline.targets.connection import DatabaseSettings, transaction
 from migration_pipeline.targets.records import (
@@ -57,17 +38,21 @@ SERVER = "SELECT current_setting('server_version'), current_database(), current_
 
 def read_receipts(url: str, profile: str) -> dict[FileKey, Receipt]:
     """Read all receipts of a profile. Raises `DatabaseError`."""
-    return {(each.export_id, each.file): each for each in _records(url, Receipt, RECEIPTS, profile)}
+    return {
+        (each.export_id, each.file): each for each in _records(url, Receipt, bookkeeping.RECEIPTS, profile)
+    }
 
 
 def read_aggregates(url: str, profile: str) -> dict[str, AggregateReceipt]:
     """Read the receipts of a profile's aggregates, by the table's qualified name. Raises `DatabaseError`."""
-    return {each.table_name: each for each in _records(url, AggregateReceipt, AGGREGATES, profile)}
+    return {
+        each.table_name: each for each in _records(url, AggregateReceipt, bookkeeping.AGGREGATES, profile)
+    }
 
 
 def count_quarantined(url: str, profile: str) -> dict[FileKey, int]:
     """Count the items in the quarantine by file. Raises `DatabaseError`."""
-    rows = _fetch(url, QUARANTINED_BY_FILE, {"profile": profile})
+    rows = _fetch(url, bookkeeping.QUARANTINED_BY_FILE, {"profile": profile})
     return {(export_id, file): count for export_id, file, count in rows}
 
 
@@ -104,15 +89,15 @@ def read_totals(url: str, profile: str, exports: Sequence[str], timeout_seconds:
         lock_timeout_seconds=timeout_seconds, statement_timeout_seconds=timeout_seconds
     )
     with transaction(url, patience) as cursor:
-        cursor.execute(TOTALS, of)
+        cursor.execute(bookkeeping.TOTALS, of)
         names = [column.name for column in cursor.description]
         totals = dict(zip(names, map(_number, cursor.fetchone()), strict=True))
-        for name, statement in (("skipped_by_reason", SKIPPED), ("rows", WRITTEN)):
+        for name, statement in (("skipped_by_reason", bookkeeping.SKIPPED), ("rows", bookkeeping.WRITTEN)):
             cursor.execute(statement, of)
             totals[name] = {key: int(count) for key, count in cursor.fetchall()}
-        cursor.execute(IN_QUARANTINE, of)
+        cursor.execute(bookkeeping.IN_QUARANTINE, of)
         (totals["in_quarantine"],) = cursor.fetchone()
-        cursor.execute(MD5S, of)
+        cursor.execute(bookkeeping.MD5S, of)
         totals["md5s"] = {(export_id, file): md5 for export_id, file, md5 in cursor.fetchall()}
     return msgspec.convert(totals, Totals, strict=False)
 
@@ -131,7 +116,7 @@ class QuarantineReason(msgspec.Struct, frozen=True):
 def quarantined_by_reason(url: str, profile: str, exports: Sequence[str]) -> list[QuarantineReason]:
     """Count the items in the quarantine by reason, the commonest first. Raises `DatabaseError`."""
     parameters = {"profile": profile, "exports": list(exports)}
-    return [QuarantineReason(*row) for row in _fetch(url, QUARANTINED_BY_REASON, parameters)]
+    return [QuarantineReason(*row) for row in _fetch(url, bookkeeping.QUARANTINED_BY_REASON, parameters)]
 
 
 def read_landed(url: str, profile: str, tables: Iterable[Table]) -> dict[FileKey, set[str]]:
@@ -141,7 +126,7 @@ def read_landed(url: str, profile: str, tables: Iterable[Table]) -> dict[FileKey
         for table in tables:
             cursor.execute(PARTS, {"table": qualified(table)})
             parts[table.qualified] = {f"{table.schema}.{name}" for (name,) in cursor.fetchall()}
-        cursor.execute(LANDED, {"profile": profile})
+        cursor.execute(bookkeeping.LANDED, {"profile": profile})
         return {
             (export_id, file): {  # without rows a slice has no part
                 name for name in parts.keys() & rows if not rows[name] or f"{name}_{number}" in parts[name]
@@ -167,7 +152,10 @@ def empty_tables(url: str, tables: Iterable[Table]) -> set[str]:
 def other_writers(url: str, profile: str, tables: Iterable[Table]) -> list[tuple[str, str]]:
     """Name the other profiles that have loaded rows into some tables, and which: profile, table. Raises `DatabaseError`."""
     names = [name for table in tables for name in table.spellings]
-    return [(other, name) for other, name in _fetch(url, OTHER_WRITERS, {"profile": profile, "names": names})]
+    return [
+        (other, name)
+        for other, name in _fetch(url, bookkeeping.OTHER_WRITERS, {"profile": profile, "names": names})
+    ]
 
 
 def server(url: str) -> tuple[str, str, str]:
@@ -213,18 +201,18 @@ def keep_verification(
     """Keep the results of a verification in place of those before, with examples. Raises `DatabaseError`."""
     with transaction(url) as cursor:
         for each in verifications:
-            cursor.execute(KEEP_VERIFICATION, parameters(each))
-            cursor.execute(FORGET_DIFFERENCES, parameters(each))
+            cursor.execute(bookkeeping.KEEP_VERIFICATION, parameters(each))
+            cursor.execute(bookkeeping.FORGET_DIFFERENCES, parameters(each))
             for difference in differences:
                 if difference.table_name == each.table_name:
-                    cursor.execute(KEEP_DIFFERENCE, parameters(difference, profile=each.profile))
+                    cursor.execute(bookkeeping.KEEP_DIFFERENCE, parameters(difference, profile=each.profile))
 
 
 def read_verifications(url: str, profile: str) -> list[Verification]:
     """Read the last verification of each table. Raises `DatabaseError`."""
-    return _records(url, Verification, VERIFICATIONS, profile)
+    return _records(url, Verification, bookkeeping.VERIFICATIONS, profile)
 
 
 def read_differences(url: str, profile: str) -> list[tuple[str, str, list[str], Any, str]]:
     """Read the kept examples: table, kind, columns, key (values of items), file. Raises `DatabaseError`."""
-    return [tuple(row) for row in _fetch(url, DIFFERENCES, {"profile": profile})]
+    return [tuple(row) for row in _fetch(url, bookkeeping.DIFFERENCES, {"profile": profile})]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from psycopg2 import sql
+from psycopg2.sql import SQL, Composable, Composed, Identifier, Literal
 
 from migration_pipeline.targets.bookkeeping import KEEP_COLLISIONS
 from migration_pipeline.targets.catalog import Target
@@ -41,29 +41,29 @@ EXAMPLES = 20
 class Statements(msgspec.Struct, frozen=True):
     """The SQL of one table, composed once."""
 
-    staging: sql.Identifier
-    copy: sql.Composed
+    staging: Identifier
+    copy: Composed
     """COPY straight into the table."""
-    stage: sql.Composed
+    stage: Composed
     """Makes the staging table, whose types hold all values of the Row exactly, unless it is there."""
-    empty: sql.Composed
-    copy_to_staging: sql.Composed
-    fold: sql.Composed | None
+    empty: Composed
+    copy_to_staging: Composed
+    fold: Composed | None
     """Merges rows of one key in the staging table, two by two; gives whether there still are some. None where none merge."""
-    twins: sql.Composed | None
+    twins: Composed | None
     """Deletes all but one row of each key that the column calls equal; None where Python tells them apart as it does."""
-    round_trips: sql.Composed | None
+    round_trips: Composed | None
     """Counts the values that the columns `round_trip_fits` would not give back."""
     round_trip_fits: tuple[Fit, ...]
-    classify: sql.Composed
+    classify: Composed
     """Counts the staged rows that are new, different, and older than the table's."""
-    update: sql.Composed | None
+    update: Composed | None
     """Writes those that are different, gives their number and keeps examples; None for a table that is all key."""
-    insert: sql.Composed
+    insert: Composed
     """Writes those that are new."""
 
     @property
-    def trial(self) -> list[sql.Composed]:
+    def trial(self) -> list[Composed]:
         """What a load may have to do, in an order in which it can be tried without a row."""
         optional = (self.fold, self.twins, self.round_trips, self.update)
         return [
@@ -77,10 +77,10 @@ class Statements(msgspec.Struct, frozen=True):
 
 def statements(
     target: Target,
-    staging: sql.Identifier,
+    staging: Identifier,
     file: Sequence[str] = ("", "", ""),
     examples: int = 0,
-    within: sql.Composable | None = None,
+    within: Composable | None = None,
 ) -> Statements:
     """Compose a table's statements.
 
@@ -95,45 +95,44 @@ def statements(
         "staging": staging,
         "columns": name_list(names),
         "key": name_list(table.key),
-        "same_key": sql.SQL("{} AND {}").format(same_key(target, "t", "s"), within)
+        "same_key": SQL("{} AND {}").format(same_key(target, "t", "s"), within)
         if within
         else same_key(target, "t", "s"),
-        "first_key": sql.Identifier(table.key[0]) if table.key else sql.SQL(""),
-        "differs": sql.SQL("{} AND {}").format(differs(others, "t", "s"), not_older(target, "t", "s")),
-        "newer": sql.SQL("NOT {}").format(not_older(target, "t", "s")),
-        "options": sql.SQL(COPY_OPTIONS),
-        "values": sql.SQL(", ").join(written(fit, "s") for fit in fits),
-        "order": sql.SQL(", ").join(as_key(fit, "s") for fit in fits if fit.column.name in table.key),
-        "overriding": sql.SQL("OVERRIDING SYSTEM VALUE " if target.overriding else ""),
-        "changes": sql.SQL(", ").join(
-            sql.SQL("{} = {}").format(sql.Identifier(fit.column.name), merged(fit, "t", "s"))
-            for fit in others
+        "first_key": Identifier(table.key[0]) if table.key else SQL(""),
+        "differs": SQL("{} AND {}").format(differs(others, "t", "s"), not_older(target, "t", "s")),
+        "newer": SQL("NOT {}").format(not_older(target, "t", "s")),
+        "options": SQL(COPY_OPTIONS),
+        "values": SQL(", ").join(written(fit, "s") for fit in fits),
+        "order": SQL(", ").join(as_key(fit, "s") for fit in fits if fit.column.name in table.key),
+        "overriding": SQL("OVERRIDING SYSTEM VALUE " if target.overriding else ""),
+        "changes": SQL(", ").join(
+            SQL("{} = {}").format(Identifier(fit.column.name), merged(fit, "t", "s")) for fit in others
         ),
         "key_document": key_document(table, "t"),
-        "keep_collisions": sql.SQL(KEEP_COLLISIONS).format(
-            this_file=sql.SQL(", ").join(map(sql.Literal, file)),
-            table=sql.Literal(table.qualified),
-            examples=sql.Literal(examples),
+        "keep_collisions": SQL(KEEP_COLLISIONS).format(
+            this_file=SQL(", ").join(map(Literal, file)),
+            table=Literal(table.qualified),
+            examples=Literal(examples),
         ),
     }
-    parts["unless_there"] = sql.SQL("ON CONFLICT ({}) DO NOTHING" if target.arbiter else "").format(
+    parts["unless_there"] = SQL("ON CONFLICT ({}) DO NOTHING" if target.arbiter else "").format(
         *([parts["key"]] if target.arbiter else [])
     )
     spelled = tuple(fit for fit in fits if fit.round_trip)
     keyed = bool(table.key)
     return Statements(
         staging=staging,
-        copy=sql.SQL("COPY {target} ({columns}) FROM STDIN WITH ({options})").format(**parts),
+        copy=SQL("COPY {target} ({columns}) FROM STDIN WITH ({options})").format(**parts),
         stage=stage(fits, staging),
-        empty=sql.SQL("DELETE FROM {staging}").format(**parts),
-        copy_to_staging=sql.SQL("COPY {staging} ({columns}) FROM STDIN WITH ({options})").format(**parts),
+        empty=SQL("DELETE FROM {staging}").format(**parts),
+        copy_to_staging=SQL("COPY {staging} ({columns}) FROM STDIN WITH ({options})").format(**parts),
         fold=_fold(target, staging) if table.merges else None,
         twins=_twins(target, staging) if keyed and not table.merges and _loose(target) else None,
         round_trips=round_trips(spelled, staging) if spelled else None,
         round_trip_fits=spelled,
-        classify=sql.SQL(CLASSIFY if keyed else "SELECT 0, 0, 0").format(**parts),
-        update=sql.SQL(UPDATE).format(**parts) if others and keyed else None,
-        insert=sql.SQL(INSERT if keyed else "SELECT").format(**parts),
+        classify=SQL(CLASSIFY if keyed else "SELECT 0, 0, 0").format(**parts),
+        update=SQL(UPDATE).format(**parts) if others and keyed else None,
+        insert=SQL(INSERT if keyed else "SELECT").format(**parts),
     )
 
 
@@ -168,14 +167,12 @@ SELECT {values}
 """
 
 
-def stage(fits: Sequence[Fit], staging: sql.Identifier, *, exact: bool = False) -> sql.Composed:
+def stage(fits: Sequence[Fit], staging: Identifier, *, exact: bool = False) -> Composed:
     """Make a table for the exact values of some columns, which ends with its transaction; with `exact`, of any value."""
-    return sql.SQL("CREATE TEMP TABLE IF NOT EXISTS {} ({}) ON COMMIT DROP").format(
-        sql.Identifier(staging.strings[-1]),
-        sql.SQL(", ").join(
-            sql.SQL("{} {}").format(
-                sql.Identifier(fit.column.name), sql.SQL((fit.exact if exact else "") or fit.staged)
-            )
+    return SQL("CREATE TEMP TABLE IF NOT EXISTS {} ({}) ON COMMIT DROP").format(
+        Identifier(staging.strings[-1]),
+        SQL(", ").join(
+            SQL("{} {}").format(Identifier(fit.column.name), SQL((fit.exact if exact else "") or fit.staged))
             for fit in fits
         ),
     )
@@ -185,15 +182,13 @@ def _loose(target: Target) -> bool:
     return any(fit.loose for fit in target.fits if fit.column.name in target.table.key)
 
 
-def _twins(target: Target, staging: sql.Identifier) -> sql.Composed:
+def _twins(target: Target, staging: Identifier) -> Composed:
     """Of rows of one key the one with the greatest version stays, and of those the one with the greatest text."""
     version = version_of(target)
-    return sql.SQL(TWINS).format(
+    return SQL(TWINS).format(
         staging=staging,
-        keys=sql.SQL(", ").join(
-            as_key(fit, "s") for fit in target.fits if fit.column.name in target.table.key
-        ),
-        version=as_key(version, "s") if version else sql.SQL("NULL::text"),
+        keys=SQL(", ").join(as_key(fit, "s") for fit in target.fits if fit.column.name in target.table.key),
+        version=as_key(version, "s") if version else SQL("NULL::text"),
         row=name_list(names_of(target.fits), "s"),
     )
 
@@ -210,13 +205,13 @@ DELETE FROM {staging}
 """
 
 
-def round_trips(fits: Sequence[Fit], staging: sql.Identifier) -> sql.Composed:
+def round_trips(fits: Sequence[Fit], staging: Identifier) -> Composed:
     """Count the staged values of each of these columns that the column would not give back."""
-    return sql.SQL("SELECT {} FROM {} s").format(
-        sql.SQL(", ").join(
-            sql.SQL("count(*) FILTER (WHERE {})").format(
-                sql.SQL(" AND ").join(
-                    sql.SQL(read + " IS DISTINCT FROM {0}").format(sql.Identifier("s", fit.column.name))
+    return SQL("SELECT {} FROM {} s").format(
+        SQL(", ").join(
+            SQL("count(*) FILTER (WHERE {})").format(
+                SQL(" AND ").join(
+                    SQL(read + " IS DISTINCT FROM {0}").format(Identifier("s", fit.column.name))
                     for read in given_back(fit)
                 )
             )
@@ -226,34 +221,34 @@ def round_trips(fits: Sequence[Fit], staging: sql.Identifier) -> sql.Composed:
     )
 
 
-def _fold(target: Target, staging: sql.Identifier) -> sql.Composed:
+def _fold(target: Target, staging: Identifier) -> Composed:
     """Compose the statement that merges each row of a staging table with the next one of its key."""
     values, following = [], []
     for number, fit in enumerate(target.fits):
-        name, next_name = sql.Identifier(fit.column.name), sql.Identifier(f"next {number}")
+        name, next_name = Identifier(fit.column.name), Identifier(f"next {number}")
         if fit.column.merge is None:
-            values.append(sql.SQL("{}").format(name))
+            values.append(SQL("{}").format(name))
         else:
-            merge = sql.SQL(fit.column.merge).format(old=name, new=next_name)
-            values.append(sql.SQL("CASE WHEN {} THEN {} ELSE {} END").format(HAS_NEXT, merge, name))
-            following.append(sql.SQL(", lead({}) OVER twins AS {}").format(name, next_name))
+            merge = SQL(fit.column.merge).format(old=name, new=next_name)
+            values.append(SQL("CASE WHEN {} THEN {} ELSE {} END").format(HAS_NEXT, merge, name))
+            following.append(SQL(", lead({}) OVER twins AS {}").format(name, next_name))
     keys = [as_key(fit, None) for fit in target.fits if fit.column.name in target.table.key]
-    aliases = [sql.Identifier(f"key {number}") for number in range(len(keys))]
-    return sql.SQL(FOLD).format(
+    aliases = [Identifier(f"key {number}") for number in range(len(keys))]
+    return SQL(FOLD).format(
         staging=staging,
         columns=name_list(names_of(target.fits)),
-        keys=sql.SQL(", ").join(keys),
-        returned=sql.SQL(", ").join(map(sql.SQL("{} AS {}").format, keys, aliases)),
-        aliases=sql.SQL(", ").join(aliases),
-        following=sql.Composed(following),
+        keys=SQL(", ").join(keys),
+        returned=SQL(", ").join(map(SQL("{} AS {}").format, keys, aliases)),
+        aliases=SQL(", ").join(aliases),
+        following=Composed(following),
         has_next=HAS_NEXT,
         number=NUMBER,
-        values=sql.SQL(", ").join(values),
+        values=SQL(", ").join(values),
     )
 
 
-HAS_NEXT = sql.Identifier("has next")
-NUMBER = sql.Identifier("number of twin")
+HAS_NEXT = Identifier("has next")
+NUMBER = Identifier("number of twin")
 """Names that no column of a profile is likely to have."""
 
 FOLD = """
@@ -346,34 +341,31 @@ SELECT (SELECT count(*) FROM (TABLE ours EXCEPT ALL TABLE theirs) AS missing),
 """
 
 
-def compare_slices(target: Target, staging: sql.Identifier, theirs: sql.Composable) -> sql.Composed:
+def compare_slices(target: Target, staging: Identifier, theirs: Composable) -> Composed:
     """Count the staged rows that a slice has not, and those of it that are not staged."""
-    return sql.SQL(COMPARE_SLICES).format(
-        ours=comparable(target, "ours"),
-        staging=staging,
-        columns=comparable(target, "theirs"),
-        theirs=theirs,
+    return SQL(COMPARE_SLICES).format(
+        ours=comparable(target, "ours"), staging=staging, columns=comparable(target, "theirs"), theirs=theirs
     )
 
 
-def extra(target: Target, seen: sql.Identifier) -> sql.Composed:
+def extra(target: Target, seen: Identifier) -> Composed:
     """Count the rows of a table whose keys are not among those seen, with examples of keys."""
-    return sql.SQL(EXTRA).format(
+    return SQL(EXTRA).format(
         target=target.identifier,
         seen=seen,
         same_key=same_key(target, "t", "s"),
         key=key_document(target.table, "t"),
-        examples=sql.Literal(EXAMPLES),
+        examples=Literal(EXAMPLES),
     )
 
 
-def compare(target: Target, staging: sql.Identifier) -> sql.Composed:
+def compare(target: Target, staging: Identifier) -> Composed:
     """Count the staged rows that the table does not hold just so, by kind and columns, with examples of keys."""
     others = compared(target)
-    return sql.SQL(COMPARE).format(
-        examples=sql.Literal(EXAMPLES),
+    return SQL(COMPARE).format(
+        examples=Literal(EXAMPLES),
         key=key_document(target.table, "s"),
-        first_key=sql.Identifier(target.table.key[0]),
+        first_key=Identifier(target.table.key[0]),
         not_older=not_older(target, "t", "s"),
         differing=differing(others, "t", "s"),
         staging=staging,
