@@ -1,8 +1,8 @@
 """Makes the rows of an aggregate from landing tables: set-based, range by range of the key.
 
 Each range is one transaction. Where the table has no rows of a range yet, the SELECT of the profile is inserted
-as it comes; else it fills a temporary table, and the rows of it that are new or different are upserted. So a run that ends early leaves whole rows, and the next one finds them
-unchanged. The receipt is written last, once as many rows were made as there are groups, of slices that
+as it comes; else it fills a temporary table, and the rows of it that are new or different are upserted. So a run that ends
+early leaves whole rows, and the next one finds them unchanged. The receipt is written last, once as many rows were made as there are groups, of slices that
 nobody replaced meanwhile.
 """
 
@@ -14,47 +14,25 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import chain, pairwise
-from typing import Any, NamedTuple, Optional
+from itertools import chain
+from typing import Any
 
 import msgspec
-import psycopg2
-import psycopg2.errorcodes
-import psycopg2.errors
-from psycopg2.sql import SQL, Composable, Composed, Identifier, Literal
+from psycopg2.sql import SQL, Composable, Identifier
 
 from migration_pipeline.engine.threads import together
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.profile.aggregate import Aggregate
 from migration_pipeline.profile.row import Table
-from migration_pipeline.targets.bookkeeping import (
-    FORGET_SLICE,
-    HOLD_SLICES,
-    KEEP_AGGREGATE,
-    LANDED_FILES,
-    parameters,
-)
-from migration_pipeline.targets.catalog import Target, qualified, read_target
+from migration_pipeline.targets import bookkeeping
+from migration_pipeline.targets.aggregate_part import Bounds, PartMaker, PartReport
+from migration_pipeline.targets.catalog import SchemaError, read_target
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
 from migration_pipeline.targets.ddl import check_bookkeeping
-from migration_pipeline.targets.expressions import as_key, exactly, name_list, names_of, same_key, written
-from migration_pipeline.targets.fits import Fit
-from migration_pipeline.targets.halving import Refused
+from migration_pipeline.targets.expressions import name_list
 from migration_pipeline.targets.landing import identifier, part_of
 from migration_pipeline.targets.records import md5_of_files
 from migration_pipeline.targets.session import Session
-from migration_pipeline.targets.sql import (
-    COUNT_TWINS,
-    DELETE_OTHERS,
-    HISTOGRAM,
-    INSERT_PART,
-    OCCUPIED,
-    STAGE_PART,
-    round_trips,
-    stage,
-    statements,
-)
-from migration_pipeline.targets.upsert import write_staged
 
 FILES_SHOWN = 20
 """Files that are not landed which a failure names; their number is always told."""
@@ -126,21 +104,6 @@ class AggregateIdentity(msgspec.Struct, frozen=True):
     run_id: str
 
 
-Bounds = tuple[Optional[str], Optional[str]]  # noqa: UP045  # an alias that Python 3.10 can evaluate
-"""A range of the key's first column, as text: from the first on, up to but not including the second; None is no bound."""
-
-
-class PartReport(NamedTuple):
-    """What became of a range, in rows."""
-
-    rows: int
-    new: int
-    changed: int
-    deleted: int
-    rounded: dict[str, int]
-    """Values that columns changed, as the Row allows, by table and column."""
-
-
 class AggregateRun:
     """Makes an aggregate once. `files` are all that have to be landed, and all that may be."""
 
@@ -155,19 +118,18 @@ class AggregateRun:
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._aggregate = aggregate
-        self._table = aggregate.table
         self._files = files
         self._identity = identity
         self._settings = settings
         self._say = say
-        self._name = self._table.qualified
+        self._name = aggregate.table.qualified
         self._all_sessions = [
             Session(url, database, on_retry=lambda what: say(f"{self._name}: {what}"))
             for _ in range(settings.sessions + 1)
         ]
         self._sessions = self._all_sessions[:]
-        self._target: Target
-        """The table as it is, once that was read."""
+        self._maker: PartMaker
+        """Once the table was read."""
         self._groups = 0
 
     def run(self) -> AggregateReport:
@@ -189,7 +151,7 @@ class AggregateRun:
             rows = sum(counts[source.qualified] for _, counts in slices for source in self._aggregate.sources)
             wanted = self._wanted_parts(rows)
             first.interruptibly(lambda cursor: self._analyze(cursor, wanted))
-            parts = first.interruptibly(lambda cursor: self._parts(cursor, wanted))
+            parts = first.interruptibly(lambda cursor: self._maker.split(cursor, wanted))
             self._say(f"{self._name}: {rows:,} landed rows of {len(slices):,} files, in {len(parts):,} parts")
             made = self._make_all(parts)
             report = AggregateReport(
@@ -206,7 +168,9 @@ class AggregateRun:
             )
             first.interruptibly(lambda cursor: self._close(cursor, slices, report))
             failed = False
-        except DatabaseError as error:
+        except SchemaError:
+            raise
+        except MigrationError as error:
             raise error.reworded(f"aggregate {self._name}: {error}") from None
         finally:
             for session in self._all_sessions:
@@ -220,7 +184,8 @@ class AggregateRun:
         check_bookkeeping(cursor)
         for source in self._aggregate.sources:
             read_target(source, cursor)
-        self._target = read_target(self._table, cursor)
+        target = read_target(self._aggregate.table, cursor)
+        self._maker = PartMaker(self._aggregate, target, delete_rows=self._settings.delete_rows)
 
     def _use_those_that_connect(self) -> None:
         """Do without the sessions that get no connection: a pool may have fewer of them than we would use.
@@ -254,10 +219,10 @@ class AggregateRun:
     def _drop_others(self, cursor: Any) -> bool:
         """Drop what was landed of files that are none of the plan's, some at a time; gives whether there were any."""
         ours = {(file.export_id, file.file) for file in self._files}
-        cursor.execute(LANDED_FILES, (self._identity.profile,))
+        cursor.execute(bookkeeping.LANDED_FILES, (self._identity.profile,))
         others = [row for row in cursor.fetchall() if (row[0], row[1]) not in ours][:DROPPED_AT_ONCE]
         for _, file, _, number, counts in others:
-            cursor.execute(FORGET_SLICE, (number,))
+            cursor.execute(bookkeeping.FORGET_SLICE, (number,))
             for landing in counts:  # those of other aggregates, too: nothing knows of them any more
                 cursor.execute(SQL("DROP TABLE IF EXISTS {}").format(part_of(landing, number)))
             self._say(f"{self._name}: dropped what was landed of {file}, which the plan no longer has")
@@ -268,7 +233,7 @@ class AggregateRun:
         wanted = {(file.export_id, file.file): file.md5 for file in self._files}
         names = {source.qualified for source in self._aggregate.sources}
         slices, there = [], set()
-        cursor.execute(LANDED_FILES, (self._identity.profile,))
+        cursor.execute(bookkeeping.LANDED_FILES, (self._identity.profile,))
         for export_id, file, md5, number, counts in cursor.fetchall():
             if md5 == wanted.get((export_id, file)) and names <= counts.keys():
                 slices.append((number, counts))
@@ -277,7 +242,7 @@ class AggregateRun:
         if missing:
             more = f" and {len(missing) - FILES_SHOWN:,} more" if len(missing) > FILES_SHOWN else ""
             raise MigrationError(
-                f"aggregate {self._name}: {len(missing):,} of {len(self._files):,} files are not landed in "
+                f"{len(missing):,} of {len(self._files):,} files are not landed in "
                 f"{', '.join(sorted(names))}: {', '.join(missing[:FILES_SHOWN])}{more}; load them, then run it again"
             )
         return slices
@@ -319,19 +284,6 @@ class AggregateRun:
         )
         (self._groups,) = cursor.fetchone()
 
-    def _parts(self, cursor: Any, wanted: int) -> list[Bounds]:
-        """Split the key's first column into ranges of about as many landed rows each, by its histogram."""
-        bounds: list[str] = []
-        if wanted > 1:
-            source, by = self._aggregate.sources[0], self._aggregate.by[0]
-            statement = SQL(HISTOGRAM).format(bound=self._as_key(Identifier("b")))
-            cursor.execute(statement, (qualified(source), by))
-            histogram = [bound for (bound,) in cursor.fetchall()]
-            step = max(1.0, len(histogram) / wanted)
-            bounds = [histogram[int(step * n)] for n in range(1, wanted) if step * n < len(histogram)]
-        edges: list[str | None] = [None, *bounds, None]
-        return list(pairwise(edges))
-
     def _tune(self, cursor: Any) -> None:
         """Set, for this transaction alone, what a large SELECT needs and a small upsert would suffer from."""
         for name, value in (
@@ -352,7 +304,11 @@ class AggregateRun:
             session.persistently(self._count_groups)
 
         def make(bounds: Bounds, session: Session) -> None:
-            made.append(session.persistently(lambda cursor: self._make(cursor, bounds, session.token)))
+            def work(cursor: Any) -> PartReport:
+                self._tune(cursor)
+                return self._maker.make(cursor, bounds, session.token)
+
+            made.append(session.persistently(work))
 
         def run(session: Session, tasks: Iterable[Callable[[Session], None]]) -> None:
             for task in tasks:
@@ -377,142 +333,23 @@ class AggregateRun:
         for session in self._sessions:
             session.cancel()
 
-    def _make(self, cursor: Any, bounds: Bounds, token: str) -> PartReport:
-        """Make the rows of a range, in one transaction."""
-        self._tune(cursor)
-        target, fits = self._target, self._target.fits
-        staging = Identifier("pg_temp", f"migration_{token}")
-        parts = {
-            "target": target.identifier,
-            "staging": staging,
-            "select": SQL(self._aggregate.sql),
-            "exactly": exactly(fits, "q"),
-            "values": SQL(", ").join(written(fit, "s") for fit in fits),
-            "overriding": SQL("OVERRIDING SYSTEM VALUE " if target.overriding else ""),
-            "range_of_query": self._within("q", bounds),
-            "range_of_target": self._within("t", bounds),
-            "columns": name_list(names_of(fits)),
-            "staged_key": SQL(", ").join(as_key(fit, "s") for fit in self._key_fits),
-            "same_key": same_key(target, "t", "s"),
-        }
-        checked = [fit for fit in fits if fit.round_trip or fit.changes is not None]
-        if target.straight and not checked and (inserted := self._insert(cursor, parts)) is not None:
-            return PartReport(inserted, inserted, 0, 0, {})
-        cursor.execute(stage(fits, staging, exact=True))
-        self._execute(cursor, SQL(STAGE_PART).format(**parts))
-        rows = cursor.rowcount
-        rounded = self._rounded(cursor, checked, staging)
-        cursor.execute(SQL(COUNT_TWINS).format(**parts))
-        if (twins := cursor.fetchone()[0]) > 0:
-            raise MigrationError(
-                f"aggregate {self._name}: its SQL ({self._aggregate.path.name}) makes {twins:,} rows more than there are "
-                f"keys; group by {', '.join(self._aggregate.by)}"
-            )
-        texts = statements(target, staging, within=self._within("t", bounds))
-        try:
-            changes = write_staged(cursor, target, texts)
-        except Refused as error:
-            raise MigrationError(f"aggregate {self._name}: {error}") from None
-        deleted = 0
-        if self._settings.delete_rows:
-            cursor.execute(SQL(DELETE_OTHERS).format(**parts))
-            deleted = cursor.rowcount
-        return PartReport(rows, changes.new, changes.changed, deleted, rounded)
-
-    @property
-    def _key_fits(self) -> list[Fit]:
-        return [fit for fit in self._target.fits if fit.column.name in self._table.key]
-
-    def _rounded(self, cursor: Any, checked: Sequence[Fit], staging: Identifier) -> dict[str, int]:
-        """Count the values that columns would change. Raises `MigrationError` where the Row does not allow it."""
-        rounded = {}
-        if checked:
-            cursor.execute(round_trips(checked, staging))
-            for fit, count in zip(checked, cursor.fetchone(), strict=True):
-                if count and not fit.fitted:
-                    raise MigrationError(
-                        f"aggregate {self._name}: in {count:,} rows, {fit.reason}; or round it in the SQL"
-                    )
-                if count:
-                    rounded[f"{self._name}.{fit.column.name}"] = count
-        return rounded
-
-    def _insert(self, cursor: Any, parts: dict[str, Composable]) -> int | None:
-        """Insert the rows of a range that has none yet; None if it has, or gets some meanwhile."""
-        # Of a table that was never analyzed, or grows just now, the planner would rather read all than use the key.
-        cursor.execute("SET LOCAL enable_seqscan = off")
-        cursor.execute(SQL(OCCUPIED).format(**parts))
-        (occupied,) = cursor.fetchone()
-        cursor.execute("SET LOCAL enable_seqscan TO DEFAULT")
-        if occupied:
-            return None
-        cursor.execute("SAVEPOINT empty")
-        try:
-            self._execute(cursor, SQL(INSERT_PART).format(**parts))
-        except psycopg2.errors.UniqueViolation:
-            # Somebody else's row came in between, or the SELECT has two rows of a key: the upsert will tell.
-            cursor.execute("ROLLBACK TO SAVEPOINT empty")
-            return None
-        rows: int = cursor.rowcount
-        return rows
-
-    def _execute(self, cursor: Any, statement: Composed) -> None:
-        """Run a statement that holds the profile's SELECT. Raises `MigrationError` if that is at fault, with its line."""
-        try:
-            cursor.execute(statement)
-        except psycopg2.Error as error:
-            state = error.pgcode or ""
-            if not state.startswith("42") or state == psycopg2.errorcodes.INSUFFICIENT_PRIVILEGE:
-                raise
-            own, text = self._aggregate.sql, statement.as_string(cursor)
-            place = int(error.diag.statement_position or 0) - 1 - text.index(own)
-            line = f", line {own.count(chr(10), 0, place) + 1}" if 0 <= place < len(own) else ""
-            raise MigrationError(
-                f"aggregate {self._name}: PostgreSQL refuses its SQL, {self._aggregate.path.name}{line}: "
-                f"{type(error).__name__} (SQLSTATE {state}); mend it, or the tables, then run it again",
-                sqlstate=state,
-            ) from None
-
-    def _within(self, alias: str, bounds: Bounds) -> Composable:
-        """The condition of a range. What the query gives is compared as the table compares its key."""
-        name = self._table.key[0]
-        # Its index finds the table's own; what the query gives is compared as the table compares its key.
-        column: Composable = Identifier(alias, name)
-        if alias == "q":
-            column = self._as_key(column)
-        conditions = [
-            SQL("{} {} {}").format(column, SQL(operator), self._as_key(Literal(bound)))
-            for operator, bound in zip((">=", "<"), bounds, strict=True)
-            if bound is not None
-        ]
-        return SQL(" AND ").join(conditions) if conditions else SQL("true")
-
-    def _as_key(self, value: Composable) -> Composable:
-        """A value as the table compares the first column of its key."""
-        fit = next(fit for fit in self._target.fits if fit.column.name == self._table.key[0])
-        exact = SQL("{}::{}").format(value, SQL(fit.staged))
-        key = SQL("({})").format(SQL(fit.key or fit.written).format(exact))
-        return SQL("{} COLLATE {}").format(key, SQL(fit.actual.collation)) if fit.actual.collation else key
-
     # -- after -----------------------------------------------------------------------------------
 
     def _close(self, cursor: Any, slices: Sequence[Any], report: AggregateReport) -> None:
         """Write the receipt, if everything adds up."""
         # Receipts have the clock's time, of when they are written and not of when their transaction began: so later ones are
         # later.
-        cursor.execute(HOLD_SLICES)
-        cursor.execute(LANDED_FILES, (self._identity.profile,))
+        cursor.execute(bookkeeping.HOLD_SLICES)
+        cursor.execute(bookkeeping.LANDED_FILES, (self._identity.profile,))
         if [(number, counts) for _, _, _, number, counts in cursor.fetchall()] != list(slices):
-            raise MigrationError(
-                f"aggregate {self._name}: files were landed again while it was made; run it again"
-            )
+            raise MigrationError("files were landed again while it was made; run it again")
         if report.groups != report.rows:
             raise MigrationError(
-                f"aggregate {self._name}: {report.groups:,} groups of landed rows became {report.rows:,} rows: its SQL "
+                f"{report.groups:,} groups of landed rows became {report.rows:,} rows: its SQL "
                 f"({self._aggregate.path.name}) leaves groups out, or makes rows of its own; leave items out in the "
                 "route instead"
             )
-        receipt = parameters(
+        receipt = bookkeeping.parameters(
             self._identity,
             report,
             unchanged=report.unchanged,
@@ -520,7 +357,7 @@ class AggregateRun:
             sql_md5=self._aggregate.sql_md5,
             files_md5=md5_of_files((file.export_id, file.file) for file in self._files),
         )
-        cursor.execute(KEEP_AGGREGATE, receipt)
+        cursor.execute(bookkeeping.KEEP_AGGREGATE, receipt)
 
 
 def _sortable(table: Table, name: str) -> Composable:

@@ -56,6 +56,11 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
         return Identifier(self.schema, self.table.name)
 
     @property
+    def key_fits(self) -> list[Fit]:
+        """Those of the key."""
+        return [fit for fit in self.fits if fit.column.name in self.table.key]
+
+    @property
     def straight(self) -> bool:
         """Whether COPY may write straight into it: nothing can happen to a row that would have to be looked for."""
         return not self.triggers and not any(fit.round_trip for fit in self.fits)

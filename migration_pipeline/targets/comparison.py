@@ -223,7 +223,7 @@ class ComparingTarget:
             for row_class, target in self._targets.items():
                 cursor.execute(self._sql[row_class].stage)
                 if row_class in self._seen:
-                    keys = [fit for fit in target.fits if fit.column.name in target.table.key]
+                    keys = target.key_fits
                     cursor.execute(stage(keys, self._seen[row_class]))
         cursor.execute("SET TRANSACTION READ ONLY")
 

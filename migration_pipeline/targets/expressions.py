@@ -28,8 +28,13 @@ def written(fit: Fit, alias: str) -> Composed:
 
 def as_key(fit: Fit, alias: str | None) -> Composed:
     """A staged value as it is compared with the column of a key, so that the key's index finds it."""
-    value = SQL(fit.key or fit.written).format(Identifier(*filter(None, (alias, fit.column.name))))
-    return SQL("({}) COLLATE {}").format(value, SQL(fit.actual.collation)) if fit.actual.collation else value
+    return keyed(fit, Identifier(*filter(None, (alias, fit.column.name))))
+
+
+def keyed(fit: Fit, value: Composable) -> Composed:
+    """Any value of a staged column in that way."""
+    key = SQL(fit.key or fit.written).format(value)
+    return SQL("({}) COLLATE {}").format(key, SQL(fit.actual.collation)) if fit.actual.collation else key
 
 
 def same_key(target: Target, old: str, new: str) -> Composed:

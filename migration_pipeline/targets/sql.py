@@ -103,7 +103,7 @@ def statements(
         "newer": SQL("NOT {}").format(not_older(target, "t", "s")),
         "options": SQL(COPY_OPTIONS),
         "values": SQL(", ").join(written(fit, "s") for fit in fits),
-        "order": SQL(", ").join(as_key(fit, "s") for fit in fits if fit.column.name in table.key),
+        "order": SQL(", ").join(as_key(fit, "s") for fit in target.key_fits),
         "overriding": SQL("OVERRIDING SYSTEM VALUE " if target.overriding else ""),
         "changes": SQL(", ").join(
             SQL("{} = {}").format(Identifier(fit.column.name), merged(fit, "t", "s")) for fit in others
@@ -179,7 +179,7 @@ def stage(fits: Sequence[Fit], staging: Identifier, *, exact: bool = False) -> C
 
 
 def _loose(target: Target) -> bool:
-    return any(fit.loose for fit in target.fits if fit.column.name in target.table.key)
+    return any(fit.loose for fit in target.key_fits)
 
 
 def _twins(target: Target, staging: Identifier) -> Composed:
@@ -187,7 +187,7 @@ def _twins(target: Target, staging: Identifier) -> Composed:
     version = version_of(target)
     return SQL(TWINS).format(
         staging=staging,
-        keys=SQL(", ").join(as_key(fit, "s") for fit in target.fits if fit.column.name in target.table.key),
+        keys=SQL(", ").join(as_key(fit, "s") for fit in target.key_fits),
         version=as_key(version, "s") if version else SQL("NULL::text"),
         row=name_list(names_of(target.fits), "s"),
     )
@@ -232,7 +232,7 @@ def _fold(target: Target, staging: Identifier) -> Composed:
             merge = SQL(fit.column.merge).format(old=name, new=next_name)
             values.append(SQL("CASE WHEN {} THEN {} ELSE {} END").format(HAS_NEXT, merge, name))
             following.append(SQL(", lead({}) OVER twins AS {}").format(name, next_name))
-    keys = [as_key(fit, None) for fit in target.fits if fit.column.name in target.table.key]
+    keys = [as_key(fit, None) for fit in target.key_fits]
     aliases = [Identifier(f"key {number}") for number in range(len(keys))]
     return SQL(FOLD).format(
         staging=staging,

@@ -36,7 +36,7 @@ from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.sources.export import Export, read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
-from migration_pipeline.targets import aggregation, session
+from migration_pipeline.targets import session
 from migration_pipeline.targets.aggregation import (
     AggregateIdentity,
     AggregateReport,
@@ -261,7 +261,7 @@ def test_rows_that_come_into_an_empty_range_meanwhile_are_met(
     )
     ((stale,),) = query(picture_url, "SELECT count(*) FROM picture WHERE path = 'x'")
     ((gone,),) = query(picture_url, f"SELECT {len(once)} - count(*) FROM picture")
-    monkeypatch.setattr(aggregation, "OCCUPIED", "SELECT false")
+    monkeypatch.setattr("migration_pipeline.targets.sql.OCCUPIED", "SELECT false")
     report = make(picture_url, picture_profile, ["f"])
     assert query(picture_url, SELECT) == once
     assert (report.new, report.changed) == (gone, stale)
