@@ -12,7 +12,7 @@ from migration_pipeline.profile.row import Row
 
 
 class Encoder(Protocol):
-    """Makes rows ready to be written, piece by piece: a batch is many times what the CPU's cache holds."""
+    """Makes rows ready to be written, piece by piece, as computation: a batch is many times what the CPU's cache holds."""
 
     def encode(self, rows: dict[type[Row], list[Row]]) -> Any:
         """Encode some of a batch's rows. Raises any exception for one that cannot be."""

@@ -79,8 +79,12 @@ class Source(Protocol):
         """Raise `MigrationError` unless the file was complete and is the one that was promised."""
 
 
-class Target(Encoder, Protocol):
-    """Where rows go. To encode is computation; `write` is one transaction, called in a thread of its own."""
+class Target(Protocol):
+    """Where rows go. `write` is one transaction, called in a thread of its own."""
+
+    @property
+    def encoder(self) -> Encoder:
+        """Makes rows ready for it."""
 
     @property
     def retries(self) -> int:
@@ -193,7 +197,7 @@ class FileLoad:
             for lines in lists:
                 for some in self._slices(lines):
                     found, piece = encode(
-                        self._transform, self._target, self._transform(some, self._read + 1)
+                        self._transform, self._target.encoder, self._transform(some, self._read + 1)
                     )
                     self._read += len(some)
                     weight = sum(map(len, found.lines)) + sum(len(bad.line) for bad in found.bad)
@@ -221,7 +225,7 @@ class FileLoad:
 
     def _batch(self, outcome: Outcome, pieces: list[Any]) -> Batch:
         """Make a batch of what lines became, and take its items into the account."""
-        batch = Batch(self._transform, self._target, outcome, pieces)
+        batch = Batch(self._transform, self._target.encoder, outcome, pieces)
         self._counts.add(batch.counts)
         self._note(batch.bad)
         batch.room = self._room()

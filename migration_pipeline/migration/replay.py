@@ -111,7 +111,7 @@ def replay(transform: Transform, target: PostgresTarget, settings: LoadSettings)
 def _replay(
     transform: Transform, target: PostgresTarget, lines: list[bytes], numbers: list[int]
 ) -> ReplayReport:
-    batch = Batch.of(transform, target, lines, numbers)
+    batch = Batch.of(transform, target.encoder, lines, numbers)
     batch.room = len(lines)
     report = ReplayReport()
 

@@ -115,10 +115,8 @@ def dry_run(
     """
     connect(url).close()  # somebody waits for the result: a database that is not there is told at once
     transform = Transform(profile, dynamodb_json, options or profile.options(plan.options))
-    session = Session(url, database, say, hold=True)
-    session.open()
-    found, failed = [], True
-    try:
+    found = []
+    with Session(url, database, say, hold=True) as session:
         for planned in files:
             identity = FileIdentity(
                 profile.name, profile.version, planned.export_id, planned.file.name, "dry run"
@@ -127,9 +125,6 @@ def dry_run(
             with target:
                 report = _load(planned, transform, target, settings, on_progress).run()
             found.append(ComparedFile(planned, report, _as_comparisons(report, profile), 0))
-        failed = False
-    finally:
-        session.close(failed)
     names = [table.qualified for table in profile.tables.values()]
     return Compared(found, names, notes=[*_not_tried(plan, profile, files), *_wrong_rules(profile, found)])
 

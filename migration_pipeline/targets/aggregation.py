@@ -137,44 +137,43 @@ class AggregateRun:
 
         It does so when a file is not landed, and names it; and when groups and rows are not as many.
         """
-        began = time.monotonic()
-        first = self._sessions[0]
-        for session in self._all_sessions:
-            session.open()
-        failed = True
         try:
-            first.interruptibly(self._check_tables)
-            self._use_those_that_connect()
-            while first.interruptibly(self._drop_others):
-                pass
-            slices = first.interruptibly(self._landed)
-            rows = sum(counts[source.qualified] for _, counts in slices for source in self._aggregate.sources)
-            wanted = self._wanted_parts(rows)
-            first.interruptibly(lambda cursor: self._analyze(cursor, wanted))
-            parts = first.interruptibly(lambda cursor: self._maker.split(cursor, wanted))
-            self._say(f"{self._name}: {rows:,} landed rows of {len(slices):,} files, in {len(parts):,} parts")
-            made = self._make_all(parts)
-            report = AggregateReport(
-                files=len(self._files),
-                groups=self._groups,
-                rows=sum(each.rows for each in made),
-                new=sum(each.new for each in made),
-                changed=sum(each.changed for each in made),
-                deleted=sum(each.deleted for each in made),
-                rounded=dict(sum((Counter(each.rounded) for each in made), Counter())),
-                parts=len(parts),
-                retries=sum(session.retries for session in self._sessions),
-                seconds=time.monotonic() - began,
-            )
-            first.interruptibly(lambda cursor: self._close(cursor, slices, report))
-            failed = False
+            with contextlib.ExitStack() as stack:
+                for session in self._all_sessions:
+                    stack.enter_context(session)
+                return self._run()
         except SchemaError:
             raise
         except MigrationError as error:
             raise error.reworded(f"aggregate {self._name}: {error}") from None
-        finally:
-            for session in self._all_sessions:
-                session.close(failed)
+
+    def _run(self) -> AggregateReport:
+        began = time.monotonic()
+        first = self._sessions[0]
+        first.interruptibly(self._check_tables)
+        self._use_those_that_connect()
+        while first.interruptibly(self._drop_others):
+            pass
+        slices = first.interruptibly(self._landed)
+        rows = sum(counts[source.qualified] for _, counts in slices for source in self._aggregate.sources)
+        wanted = self._wanted_parts(rows)
+        first.interruptibly(lambda cursor: self._analyze(cursor, wanted))
+        parts = first.interruptibly(lambda cursor: self._maker.split(cursor, wanted))
+        self._say(f"{self._name}: {rows:,} landed rows of {len(slices):,} files, in {len(parts):,} parts")
+        made = self._make_all(parts)
+        report = AggregateReport(
+            files=len(self._files),
+            groups=self._groups,
+            rows=sum(each.rows for each in made),
+            new=sum(each.new for each in made),
+            changed=sum(each.changed for each in made),
+            deleted=sum(each.deleted for each in made),
+            rounded=dict(sum((Counter(each.rounded) for each in made), Counter())),
+            parts=len(parts),
+            retries=sum(session.retries for session in self._sessions),
+            seconds=time.monotonic() - began,
+        )
+        first.interruptibly(lambda cursor: self._close(cursor, slices, report))
         return report
 
     # -- before ----------------------------------------------------------------------------------

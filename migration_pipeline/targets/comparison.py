@@ -25,7 +25,7 @@ from migration_pipeline.profile.row import Row, Table
 from migration_pipeline.targets.bookkeeping import PLACE_AND_RECEIPT
 from migration_pipeline.targets.catalog import Target, read_target
 from migration_pipeline.targets.connection import DatabaseSettings, copy_in
-from migration_pipeline.targets.copy_csv import Encoded, Piece, RowEncoder, encode, join
+from migration_pipeline.targets.copy_csv import BatchEncoder, Encoded
 from migration_pipeline.targets.ddl import read_targets
 from migration_pipeline.targets.expressions import exactly, name_list, names_of
 from migration_pipeline.targets.halving import write_batch
@@ -119,7 +119,7 @@ class ComparingTarget:
         # What outlasts a batch is in temporary tables, and these end with their transaction.
         self._held = keys or any(table.landing for table in self._tables.values())
         self._session = Session(url, settings, on_retry, hold=self._held)
-        self._coders: dict[type[Row], RowEncoder] = {}
+        self.encoder: BatchEncoder
         self._targets: dict[type[Row], Target] = {}
         self._sql: dict[type[Row], Statements] = {}
         self._seen: dict[type[Row], Identifier] = {}
@@ -159,10 +159,7 @@ class ComparingTarget:
 
     def _check(self, cursor: Any) -> None:
         self._targets = read_targets(cursor, self._tables)
-        self._coders = {
-            row_class: RowEncoder(target.table, self._nul, target.fits)
-            for row_class, target in self._targets.items()
-        }
+        self.encoder = BatchEncoder(self._targets, self._nul)
         for number, (row_class, target) in enumerate(self._targets.items()):
             self._sql[row_class] = statements(target, self._temporary(f"{number}"))
             if self._keys and not target.table.landing:
@@ -179,14 +176,6 @@ class ComparingTarget:
         self._in_quarantine = {
             line for line, _ in self._session.persistently(lambda cursor: quarantined_lines(cursor, file))
         }
-
-    def encode(self, rows: dict[type[Row], list[Row]]) -> Piece:
-        """Encode some of a batch's rows."""
-        return encode(self._coders, rows)
-
-    def join(self, pieces: Sequence[Piece]) -> Encoded:
-        """Make a batch of pieces."""
-        return join(self._coders, pieces)
 
     # -- a batch -------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from migration_pipeline.engine.batch import Written
 from migration_pipeline.errors import BadRow
 from migration_pipeline.profile.profile import NulPolicy
 from migration_pipeline.profile.row import Column, Row, Table, element_type
+from migration_pipeline.targets.catalog import Target
 from migration_pipeline.targets.fits import Fit
 
 COPY_OPTIONS = r"""FORMAT csv, QUOTE '"', ESCAPE '\', NULL 'null'"""
@@ -368,24 +369,31 @@ Piece = dict[type[Row], EncodedRows]
 """Some rows of a batch, by table."""
 
 
-def encode(coders: Mapping[type[Row], RowEncoder], rows: Mapping[type[Row], list[Row]]) -> Piece:
-    """Encode some rows, by table."""
-    return {row_class: coders[row_class].encode(some) for row_class, some in rows.items() if some}
+class BatchEncoder:
+    """Encodes the rows of batches, of several tables."""
 
+    def __init__(self, targets: Mapping[type[Row], Target], nul: NulPolicy) -> None:
+        self._of = {
+            row_class: RowEncoder(target.table, nul, target.fits) for row_class, target in targets.items()
+        }
 
-def join(coders: Mapping[type[Row], RowEncoder], pieces: Sequence[Piece]) -> Encoded:
-    """Make a batch's COPY input of its pieces, each table's sorted by key."""
-    parts, counts, collisions, rounded, nul = [], {}, {}, Counter[str](), 0
-    for row_class, coder in coders.items():
-        some = [piece[row_class] for piece in pieces if row_class in piece]
-        if some:
-            joined = coder.join(some)
-            parts.append((row_class, joined.data))
-            name = coder.table.qualified
-            counts[name] = joined.rows
-            if left_out := sum(each.rows for each in some) - joined.rows:
-                collisions[name] = left_out
-            nul += sum(each.nul for each in some)
-            for each in some:
-                rounded.update(each.rounded)
-    return Encoded(parts, counts, collisions, rounded, nul)
+    def encode(self, rows: Mapping[type[Row], list[Row]]) -> Piece:
+        """Encode some of a batch's rows. Raises any exception for one that cannot be."""
+        return {row_class: self._of[row_class].encode(some) for row_class, some in rows.items() if some}
+
+    def join(self, pieces: Sequence[Piece]) -> Encoded:
+        """Make a batch's COPY input of its pieces, each table's sorted by key."""
+        parts, counts, collisions, rounded, nul = [], {}, {}, Counter[str](), 0
+        for row_class, coder in self._of.items():
+            some = [piece[row_class] for piece in pieces if row_class in piece]
+            if some:
+                joined = coder.join(some)
+                parts.append((row_class, joined.data))
+                name = coder.table.qualified
+                counts[name] = joined.rows
+                if left_out := sum(each.rows for each in some) - joined.rows:
+                    collisions[name] = left_out
+                nul += sum(each.nul for each in some)
+                for each in some:
+                    rounded.update(each.rounded)
+        return Encoded(parts, counts, collisions, rounded, nul)

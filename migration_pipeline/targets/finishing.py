@@ -52,18 +52,15 @@ def finish(
 ) -> FinishingReport:
     """Finish a profile's tables. Raises `DatabaseError`; steps that were done until then stay done."""
     report = FinishingReport()
-    session = Session(url, database, on_retry=say)
-    session.open()
-    failed = True
+    with Session(url, database, on_retry=say) as session:
 
-    def step(what: str, work: Callable[[Any], Any]) -> Any:
-        say(what)
-        try:
-            return session.interruptibly(work)
-        except DatabaseError as error:
-            raise error.reworded(f"finishing, {what}: {error}") from None
+        def step(what: str, work: Callable[[Any], Any]) -> Any:
+            say(what)
+            try:
+                return session.interruptibly(work)
+            except DatabaseError as error:
+                raise error.reworded(f"finishing, {what}: {error}") from None
 
-    try:
         for each in profile.finishing:
             if isinstance(each, Sequence):
                 if (value := step(f"sequence {each.name}", _sequence(each))) is not None:
@@ -80,9 +77,6 @@ def finish(
         if drop_landing:
             while some := step("dropping what is landed", lambda cursor: _drop_landing(cursor, profile)):
                 report.dropped += some
-        failed = False
-    finally:
-        session.close(failed)
     return report
 
 

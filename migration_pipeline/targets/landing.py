@@ -49,6 +49,11 @@ class Slice:
         self.unlanded = False
         """Whether there is a slice that is not in its place yet."""
 
+    @property
+    def to_begin(self) -> bool:
+        """Whether `begin` comes next. Without tables there is nothing to do, then or later."""
+        return bool(self._tables) and self._id is None
+
     def begin(self, cursor: Any) -> None:
         """Drop what killed loads of the profile left, and begin a slice."""
         cursor.execute(bookkeeping.LEFTOVERS, self._file)
@@ -63,6 +68,8 @@ class Slice:
 
     def batch(self, cursor: Any) -> bool:
         """Count a batch, in its transaction; False when it is committed already, and its answer was lost."""
+        if not self._tables:
+            return True
         self._made.clear()  # of a transaction that was rolled back nothing is there
         cursor.execute(bookkeeping.NEXT_BATCH, (self._alive, self._id, self._batches))
         if cursor.rowcount:
@@ -79,7 +86,7 @@ class Slice:
         """Take note that a batch is committed; with the last one the slice is landed."""
         self._batches += 1
         self._there |= self._made
-        self.unlanded = not last
+        self.unlanded = bool(self._tables) and not last
 
     def prepare(self, cursor: Any, table: Table) -> None:
         """Make the slice's own table, unless it is there."""
@@ -104,6 +111,8 @@ class Slice:
 
     def land(self, cursor: Any, rows: Mapping[str, int]) -> None:
         """Put the slice in the place of the file's former one. The file's receipt must be written before: it locks."""
+        if not self._tables:
+            return
         counts = {table.qualified: rows.get(table.qualified, 0) for table in self._tables}
         cursor.execute(bookkeeping.REPLACED, self._file | {"id": self._id})
         self._drop(cursor, cursor.fetchall())
@@ -119,6 +128,8 @@ class Slice:
 
     def resume(self, cursor: Any) -> None:
         """Take up the file's landed slice, to add rows to it. The file's receipt must be locked before."""
+        if not self._tables:
+            return
         cursor.execute(bookkeeping.LANDED_SLICE, self._file)
         found = cursor.fetchone()
         if found is None:
@@ -127,6 +138,8 @@ class Slice:
 
     def add(self, cursor: Any, rows: Mapping[str, int]) -> None:
         """Take rows that were copied into a landed slice into its account."""
+        if not self._tables:
+            return
         counts = {table.qualified: self._rows.get(table.qualified, 0) for table in self._tables}
         for table in self._tables:
             if (name := table.qualified) in rows:

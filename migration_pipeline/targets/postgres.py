@@ -8,7 +8,7 @@ savepoints, until the bad items stand alone.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -29,7 +29,7 @@ from migration_pipeline.targets import bookkeeping
 from migration_pipeline.targets.bookkeeping import parameters, records
 from migration_pipeline.targets.catalog import try_statements
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings, transaction
-from migration_pipeline.targets.copy_csv import Encoded, Piece, RowEncoder, encode, join
+from migration_pipeline.targets.copy_csv import BatchEncoder
 from migration_pipeline.targets.ddl import read_targets
 from migration_pipeline.targets.halving import write_batch
 from migration_pipeline.targets.landing import Slice
@@ -85,13 +85,12 @@ class PostgresTarget:
         self._file = file
         self._tables = dict(tables)
         self._nul = nul
-        self._coders: dict[type[Row], RowEncoder] = {}
+        self.encoder: BatchEncoder
         landing = [table for table in self._tables.values() if table.landing]
-        self._slice = Slice(landing, asdict(file), settings) if landing else None
+        self._slice = Slice(landing, asdict(file), settings)
         self._own = session is None
         self._session = session or Session(url, settings, on_retry)
         self._writer: TableWriter
-        self._began = False
         self._quarantined: set[int] = set()
 
     def __enter__(self) -> Self:
@@ -111,7 +110,7 @@ class PostgresTarget:
     ) -> None:
         if self._own:
             self._session.close(failed=error is not None)
-            if self._slice is not None and self._slice.unlanded:
+            if self._slice.unlanded:
                 # A load that is killed cannot say so: its slice is given up after a while.
                 with contextlib.suppress(DatabaseError), transaction(self._url, HASTE) as cursor:
                     self._slice.give_up(cursor)
@@ -130,10 +129,7 @@ class PostgresTarget:
         targets = read_targets(cursor, self._tables)
         cursor.execute(bookkeeping.OTHER_VERSIONS, asdict(self._file))
         receipts, other_versions = cursor.fetchone()
-        self._coders = {
-            row_class: RowEncoder(target.table, self._nul, target.fits)
-            for row_class, target in targets.items()
-        }
+        self.encoder = BatchEncoder(targets, self._nul)
         file = (self._file.profile, self._file.export_id, self._file.file)
         self._writer = TableWriter(
             targets,
@@ -147,21 +143,13 @@ class PostgresTarget:
                 )
                 for number, (row_class, target) in enumerate(targets.items())
             },
-            self._slice or Slice([], {}, self._session.settings),
+            self._slice,
             # A file with a receipt has its rows in the tables: no batch need find that out.
             rows_are_new=not receipts,
         )
         for row_class, target in targets.items():
             if not target.table.landing:
                 try_statements(target, self._writer.sql_of[row_class].trial, cursor)
-
-    def encode(self, rows: dict[type[Row], list[Row]]) -> Piece:
-        """Encode some of a batch's rows for COPY."""
-        return encode(self._coders, rows)
-
-    def join(self, pieces: Sequence[Piece]) -> Encoded:
-        """Make a batch's COPY input of its pieces, each table's sorted by key."""
-        return join(self._coders, pieces)
 
     def write(self, batch: Batch, close: Callable[[Written], FileReport] | None = None) -> Written:
         """Write a batch in one transaction, as `engine.load.Target` has it. Raises `DatabaseError`.
@@ -172,24 +160,21 @@ class PostgresTarget:
         """
 
         def work(cursor: Any) -> Written:
-            if self._slice is not None and not self._slice.batch(cursor):
+            if not self._slice.batch(cursor):
                 return self._write_again(cursor, batch, close)
             written = self._write(cursor, batch)
             if close is not None:
                 report = close(written)
                 self._keep_receipt(cursor, report)
-                if self._slice is not None:
-                    self._slice.land(cursor, report.rows)
+                self._slice.land(cursor, report.rows)
                 lines = self._quarantined.union(_lines(batch.bad), _lines(written.refused))
                 cursor.execute(bookkeeping.CLEAR_OTHERS, asdict(self._file) | {"lines": list(lines)})
             return written
 
-        if self._slice is not None and not self._began:
+        if self._slice.to_begin:
             self._session.persistently(self._slice.begin)
-            self._began = True
         written = self._session.persistently(work)
-        if self._slice is not None:
-            self._slice.committed(last=close is not None)
+        self._slice.committed(last=close is not None)
         self._quarantined.update(_lines(batch.bad), _lines(written.refused))
         return written
 
@@ -223,11 +208,9 @@ class PostgresTarget:
                 raise DatabaseError(
                     f"{self._file.file}: it has no receipt, so it is not loaded; load it first"
                 )
-            if self._slice is not None:
-                self._slice.resume(cursor)
+            self._slice.resume(cursor)
             written = self._write(cursor, batch)
-            if self._slice is not None:
-                self._slice.add(cursor, written.rows)
+            self._slice.add(cursor, written.rows)
             bad = {*_lines(batch.bad), *_lines(written.refused)}
             gone = [number for number in numbers if number not in bad]
             cursor.execute(bookkeeping.CLEAR, asdict(self._file) | {"lines": gone})
@@ -245,10 +228,9 @@ class PostgresTarget:
         # Deferred constraints would refuse the whole transaction at its end instead of a row.
         cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
         written = Written()
-        if self._slice is not None:
-            for row_class, _ in batch.encoded.parts:
-                if self._tables[row_class].landing:
-                    self._slice.prepare(cursor, self._tables[row_class])
+        for row_class, _ in batch.encoded.parts:
+            if self._tables[row_class].landing:
+                self._slice.prepare(cursor, self._tables[row_class])
         write_batch(cursor, batch, self._writer, written, self._session.expect_answer, batch.room)
         for bad in [*batch.bad, *written.refused]:
             self._keep_bad(cursor, bad)

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import psycopg2
+from typing_extensions import Self
 
 from migration_pipeline.engine.threads import together
 from migration_pipeline.targets.connection import (
@@ -44,7 +45,7 @@ WATCH_SECONDS = 1.0
 
 
 class Session:
-    """One connection at a time to PostgreSQL, opened when it is needed. Call `open` before, and `close` after.
+    """One connection at a time to PostgreSQL, opened when it is needed. A context manager, or `open` before and `close` after.
 
     Each transient fault is told to `on_retry`. Nothing of it outlasts a transaction: behind a pooler each may have
     another server process.
@@ -81,6 +82,13 @@ class Session:
     def settings(self) -> DatabaseSettings:
         """How patient it is."""
         return self._settings
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(failed=kind is not None)
 
     def open(self) -> None:
         """Begin to watch over the connection's time."""

@@ -488,7 +488,7 @@ def test_batches_keep_their_lines_small(database_url: str) -> None:
     p, lines = pairs("1")
     transform = Transform(p, dynamodb_json)
     target = PostgresTarget(database_url, p.tables, FileIdentity("p", "1", "e", "f", "r"))
-    batch = Batch.of(transform, target, lines, range(1, len(lines) + 1))
+    batch = Batch.of(transform, target.encoder, lines, range(1, len(lines) + 1))
     assert batch.size == batch.encoded.size + sum(map(len, lines))
 
 

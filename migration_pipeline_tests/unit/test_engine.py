@@ -74,6 +74,7 @@ class Target:
         self.rows: list[Any] = []
         self.bad: list[Bad] = []
         self.retries = 0
+        self.encoder = self
 
     def encode(self, rows: dict[type[Row], list[Row]]) -> list[Row]:
         return [row for batch in rows.values() for row in batch]
