@@ -11,13 +11,11 @@ import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from migration_pipeline.targets.records import AggregateReceipt, KeptDifference, Receipt, Verification
-
-Record = TypeVar("Record", bound=msgspec.Struct)
 
 BOOKKEEPING = files("migration_pipeline.targets").joinpath("bookkeeping.sql").read_text()
 """Schema ``migration`` and its tables; safe to run again."""
@@ -63,13 +61,6 @@ def parameters(*parts: msgspec.Struct, **more: Any) -> dict[str, Any]:
         name: msgspec.json.encode(value).decode() if isinstance(value, (dict, msgspec.Struct)) else value
         for name, value in values.items()
     }
-
-
-def records(cursor: Any, kind: type[Record], statement: str, values: Mapping[str, Any]) -> list[Record]:
-    """Run a statement, and read its rows as structs."""
-    cursor.execute(statement, values)
-    names = [column.name for column in cursor.description]
-    return [msgspec.convert(dict(zip(names, row, strict=True)), kind) for row in cursor.fetchall()]
 
 
 LACKING_COLUMNS = """

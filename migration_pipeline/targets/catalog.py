@@ -6,7 +6,6 @@ way out: the second load of a file takes another way than the first, and must no
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -16,7 +15,7 @@ from psycopg2.sql import SQL, Composable, Identifier
 
 from migration_pipeline.errors import UsageError
 from migration_pipeline.profile.row import Column, Table
-from migration_pipeline.targets.connection import explain
+from migration_pipeline.targets.connection import explain, read_as
 from migration_pipeline.targets.faults import Fault, fault_of
 from migration_pipeline.targets.fits import INTEGERS, Actual, Fit, fit_of
 
@@ -110,10 +109,12 @@ WITH RECURSIVE unwrapped AS (
 ), element AS (
     SELECT DISTINCT ON (attnum) attnum, type, typmod, is_array, never_null, filled FROM unwrapped ORDER BY attnum, depth DESC
 )
-SELECT attname, format_type(atttypid, atttypmod), format_type(e.type, NULL), format_type(e.type, e.typmod), e.is_array,
-       t.typtype = 'e', CASE WHEN attcollation NOT IN (0, 'pg_catalog."default"'::regcollation)
-                             THEN attcollation::regcollation::text ELSE '' END,
-       attnotnull OR never_null, atthasdef OR filled, attgenerated <> '', attidentity::text
+SELECT attname AS name, format_type(atttypid, atttypmod) AS type, format_type(e.type, NULL) AS element,
+       format_type(e.type, e.typmod) AS modified, e.is_array AS array, t.typtype = 'e' AS enum,
+       CASE WHEN attcollation NOT IN (0, 'pg_catalog."default"'::regcollation)
+            THEN attcollation::regcollation::text ELSE '' END AS collation,
+       attnotnull OR never_null AS not_null, atthasdef OR filled AS has_default, attgenerated <> '' AS generated,
+       attidentity::text AS identity
   FROM pg_attribute a
   JOIN element e USING (attnum)
   JOIN pg_type t ON t.oid = e.type
@@ -229,36 +230,7 @@ def _check_way(where: str, rules: bool, parent: bool) -> None:
 
 def read_columns(cursor: Any, oid: int) -> dict[str, Actual]:
     """Read a table's columns, by name."""
-    cursor.execute(COLUMNS, {"table": oid})
-    columns = {}
-    for (
-        name,
-        full,
-        element,
-        modified,
-        array,
-        enum,
-        collation,
-        not_null,
-        default,
-        generated,
-        identity,
-    ) in cursor.fetchall():
-        args = re.search(r"\(([-\d, ]+)\)", modified.removeprefix(element) or modified)
-        columns[name] = Actual(
-            name=name,
-            type=full,
-            element=element,
-            args=tuple(map(int, args[1].split(","))) if args else (),
-            array=array,
-            enum=enum,
-            collation=collation,
-            not_null=not_null,
-            has_default=default,
-            generated=generated,
-            identity=identity,
-        )
-    return columns
+    return {column.name: column for column in read_as(Actual, cursor, COLUMNS, {"table": oid})}
 
 
 def _check_others(where: str, table: Table, actual: Iterable[Actual]) -> None:

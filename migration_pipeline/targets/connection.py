@@ -7,10 +7,10 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import psycopg2
@@ -19,6 +19,8 @@ from psycopg2.sql import SQL, Composed, Literal
 
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.targets.faults import advice, why_bad
+
+Record = TypeVar("Record", bound=msgspec.Struct)
 
 APPLICATION = "migration_pipeline"
 """Our name in pg_stat_activity."""
@@ -173,6 +175,13 @@ def transaction(
         raise refused(error) from None  # its own text may hold more than names
     finally:
         connection.close()
+
+
+def read_as(kind: type[Record], cursor: Any, statement: str, parameters: Mapping[str, Any]) -> list[Record]:
+    """Run a statement, and read its rows as structs, whose fields are named as its columns. Raises `psycopg2.Error`."""
+    cursor.execute(statement, parameters)
+    names = [column.name for column in cursor.description]
+    return [msgspec.convert(dict(zip(names, row, strict=True)), kind) for row in cursor.fetchall()]
 
 
 def no_database(error: psycopg2.Error) -> DatabaseError:

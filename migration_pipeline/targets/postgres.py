@@ -26,9 +26,9 @@ from migration_pipeline.engine.transform import Bad
 from migration_pipeline.profile.profile import NulPolicy
 from migration_pipeline.profile.row import Row, Table
 from migration_pipeline.targets import bookkeeping
-from migration_pipeline.targets.bookkeeping import parameters, records
+from migration_pipeline.targets.bookkeeping import parameters
 from migration_pipeline.targets.catalog import try_statements
-from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings, transaction
+from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings, read_as, transaction
 from migration_pipeline.targets.copy_csv import BatchEncoder
 from migration_pipeline.targets.ddl import read_targets
 from migration_pipeline.targets.halving import write_batch
@@ -203,7 +203,7 @@ class PostgresTarget:
         """
 
         def work(cursor: Any) -> Written:
-            found = records(cursor, Receipt, bookkeeping.RECEIPT_OF, asdict(self._file))
+            found = read_as(Receipt, cursor, bookkeeping.RECEIPT_OF, asdict(self._file))
             if not found:
                 raise DatabaseError(
                     f"{self._file.file}: it has no receipt, so it is not loaded; load it first"

@@ -9,9 +9,9 @@ import msgspec
 
 from migration_pipeline.profile.row import Table
 from migration_pipeline.targets import bookkeeping
-from migration_pipeline.targets.bookkeeping import Record, parameters, records
+from migration_pipeline.targets.bookkeeping import parameters
 from migration_pipeline.targets.catalog import qualified
-from migration_pipeline.targets.connection import DatabaseSettings, transaction
+from migration_pipeline.targets.connection import DatabaseSettings, Record, read_as, transaction
 from migration_pipeline.targets.records import (
     AggregateReceipt,
     FileKey,
@@ -182,7 +182,7 @@ def rows_statement(table: Table) -> str:
 
 def _records(url: str, kind: type[Record], statement: str, profile: str) -> list[Record]:
     with transaction(url) as cursor:
-        return records(cursor, kind, statement, {"profile": profile})
+        return read_as(kind, cursor, statement, {"profile": profile})
 
 
 def _fetch(url: str, statement: str, parameters: Mapping[str, Any] | None) -> list[tuple[Any, ...]]:

@@ -78,11 +78,6 @@ class Session:
         self.retries = 0
         """Transactions that ran again so far."""
 
-    @property
-    def settings(self) -> DatabaseSettings:
-        """How patient it is."""
-        return self._settings
-
     def __enter__(self) -> Self:
         self.open()
         return self
