@@ -17,13 +17,13 @@ from migration_pipeline.profile.aggregate import Aggregate
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.targets.aggregation import (
     AggregateIdentity,
-    AggregateReport,
     AggregateRun,
     AggregateSettings,
     LandedFile,
 )
 from migration_pipeline.targets.connection import DatabaseSettings
 from migration_pipeline.targets.finishing import finish
+from migration_pipeline.targets.records import AggregateReport
 
 FINISHING = "finishing"
 """The last part of the key of the asset that finishes a profile's tables."""

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import msgspec
 
-from migration_pipeline.engine.batch import Batch, Written
-from migration_pipeline.engine.file_report import FileReport
+from migration_pipeline.engine.batch import Batch
 from migration_pipeline.engine.load import BATCH_BYTES, LoadSettings, reason_of
 from migration_pipeline.engine.transform import Transform
 from migration_pipeline.migration.plan import Plan
 from migration_pipeline.profile.aggregate import Options
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.sources import dynamodb_json
-from migration_pipeline.targets.bookkeeping import QUARANTINED_FILES
-from migration_pipeline.targets.connection import DatabaseSettings, transaction
+from migration_pipeline.targets.connection import DatabaseSettings
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
+from migration_pipeline.targets.receipts import files_to_replay
 
 
 class ReplayReport(msgspec.Struct, kw_only=True):
@@ -36,8 +36,8 @@ class ReplayReport(msgspec.Struct, kw_only=True):
         """Sum up."""
         for name in ("items", "loaded", "skipped", "quarantined"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        for reason, count in other.quarantined_by_reason.items():
-            self.quarantined_by_reason[reason] = self.quarantined_by_reason.get(reason, 0) + count
+        reasons = Counter(self.quarantined_by_reason) + Counter(other.quarantined_by_reason)
+        self.quarantined_by_reason = dict(reasons)
 
 
 def replay_plan(
@@ -55,15 +55,12 @@ def replay_plan(
     Those that load, or that the profile skips now, leave the quarantine, and their file's receipt counts
     them anew, in one transaction. `say` is told of each file.
     """
-    transform, total = (
-        Transform(profile, dynamodb_json, options or profile.options(plan.options)),
-        ReplayReport(),
-    )
-    waiting = _waiting(url, profile)
+    transform = Transform(profile, dynamodb_json, options or profile.options(plan.options))
+    total, waiting = ReplayReport(), files_to_replay(url, profile.name)
     for planned in plan.files:
-        if (planned.export_id, planned.file.name) not in waiting:
-            continue
         name = planned.file.name
+        if (planned.export_id, name) not in waiting:
+            continue
         identity = FileIdentity(profile.name, profile.version, planned.export_id, name, run_id)
         target = PostgresTarget(
             url,
@@ -81,12 +78,6 @@ def replay_plan(
             f"{report.quarantined:,} still in quarantine"
         )
     return total
-
-
-def _waiting(url: str, profile: Profile) -> dict[tuple[str, str], int]:
-    with transaction(url) as cursor:
-        cursor.execute(QUARANTINED_FILES, (profile.name,))
-        return {(export_id, file): count for export_id, file, count in cursor.fetchall()}
 
 
 def replay(transform: Transform, target: PostgresTarget, settings: LoadSettings) -> ReplayReport:
@@ -113,37 +104,12 @@ def _replay(
 ) -> ReplayReport:
     batch = Batch.of(transform, target.encoder, lines, numbers)
     batch.room = len(lines)
-    report = ReplayReport()
-
-    def adjust(receipt: FileReport, written: Written) -> FileReport:
-        nonlocal report
-        bad = [*batch.bad, *written.refused]
-        skipped = batch.counts.skipped
-        report = ReplayReport(
-            items=len(lines),
-            loaded=batch.counts.loaded - len(written.refused),
-            skipped=sum(skipped.values()),
-            quarantined=len(bad),
-        )
-        for one in bad:
-            reason = reason_of(one)
-            report.quarantined_by_reason[reason] = report.quarantined_by_reason.get(reason, 0) + 1
-        return msgspec.structs.replace(
-            receipt,
-            loaded=receipt.loaded + report.loaded,
-            quarantined=receipt.quarantined - report.loaded - report.skipped,
-            skipped=_sum(receipt.skipped, skipped),
-            unrouted=_sum(receipt.unrouted, batch.counts.unrouted),
-            rows=_sum(receipt.rows, written.rows),
-            collisions=_sum(receipt.collisions, written.collisions),
-            changed_rows=_sum(receipt.changed_rows, written.changed),
-            rounded=_sum(receipt.rounded, written.rounded),
-            nul=receipt.nul + written.nul,
-        )
-
-    target.replay(batch, numbers, adjust)
-    return report
-
-
-def _sum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
-    return {name: one.get(name, 0) + other.get(name, 0) for name in {**one, **other}}
+    written = target.replay(batch, numbers)
+    bad = [*batch.bad, *written.refused]
+    return ReplayReport(
+        items=len(lines),
+        loaded=batch.counts.loaded - len(written.refused),
+        skipped=sum(batch.counts.skipped.values()),
+        quarantined=len(bad),
+        quarantined_by_reason=dict(Counter(map(reason_of, bad))),
+    )

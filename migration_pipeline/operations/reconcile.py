@@ -19,9 +19,8 @@ from migration_pipeline.operations.client import FileStatus, Instance
 from migration_pipeline.operations.downstream import AssetStatus, downstream
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.profile.row import Table
-from migration_pipeline.targets.aggregation import AggregateReport
 from migration_pipeline.targets.receipts import read_aggregates, read_receipts
-from migration_pipeline.targets.records import AggregateReceipt, FileKey, Receipt
+from migration_pipeline.targets.records import AggregateReceipt, AggregateReport, FileKey, Receipt
 
 
 class Reconciled(msgspec.Struct, kw_only=True):

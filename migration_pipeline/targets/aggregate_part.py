@@ -14,7 +14,7 @@ from psycopg2.sql import SQL, Composable, Composed, Identifier, Literal
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.profile.aggregate import Aggregate
 from migration_pipeline.targets import sql
-from migration_pipeline.targets.catalog import Target, qualified
+from migration_pipeline.targets.catalog import TargetTable, qualified
 from migration_pipeline.targets.expressions import (
     as_key,
     exactly,
@@ -46,7 +46,7 @@ class PartReport(NamedTuple):
 class PartMaker:
     """Makes the rows of an aggregate, range by range, each in a transaction of the caller's. Raises `MigrationError`."""
 
-    def __init__(self, aggregate: Aggregate, target: Target, *, delete_rows: bool) -> None:
+    def __init__(self, aggregate: Aggregate, target: TargetTable, *, delete_rows: bool) -> None:
         self._aggregate = aggregate
         self._target = target
         self._delete_rows = delete_rows

@@ -31,7 +31,7 @@ from migration_pipeline.targets.connection import DatabaseError, DatabaseSetting
 from migration_pipeline.targets.ddl import check_bookkeeping
 from migration_pipeline.targets.expressions import name_list
 from migration_pipeline.targets.landing import identifier, part_of
-from migration_pipeline.targets.records import md5_of_files
+from migration_pipeline.targets.records import AggregateReport, md5_of_files
 from migration_pipeline.targets.session import Session
 
 FILES_SHOWN = 20
@@ -64,28 +64,6 @@ class AggregateSettings(msgspec.Struct, frozen=True):
     """Parallel workers that each of them may use besides, to compare rows: PostgreSQL plans no INSERT in parallel."""
     delete_rows: bool = False
     """Whether rows of the table are deleted that no landed row stands for."""
-
-
-class AggregateReport(msgspec.Struct, kw_only=True):
-    """The account of an aggregate. PartReport are of rows, but for `files`, `groups`, `parts` and `retries`."""
-
-    files: int = 0
-    groups: int = 0
-    """Distinct keys in the landing tables; each makes one row."""
-    rows: int = 0
-    new: int = 0
-    changed: int = 0
-    deleted: int = 0
-    rounded: dict[str, int] = {}
-    """Values that columns changed, as the Row allows, by table and column."""
-    parts: int = 0
-    retries: int = 0
-    seconds: float = 0.0
-
-    @property
-    def unchanged(self) -> int:
-        """Rows that were there already as they should be."""
-        return self.rows - self.new - self.changed
 
 
 class LandedFile(msgspec.Struct, frozen=True):

@@ -202,12 +202,11 @@ SELECT coalesce(table_name, ''), coalesce(sqlstate, ''), reason, count(*), count
  ORDER BY 4 DESC, 1, 2, 3
 """
 
-QUARANTINED_FILES = """
-SELECT export_id, file, count(*)
+FILES_TO_REPLAY = """
+SELECT DISTINCT export_id, file
   FROM migration.quarantine
   JOIN migration.loaded_file USING (profile, export_id, file)
- WHERE profile = %s
- GROUP BY export_id, file
+ WHERE profile = %(profile)s
 """
 """Items of files that are not loaded (any more) wait for these to be loaded, which tries them again, too."""
 

@@ -34,7 +34,7 @@ def qualified(table: Table) -> str:
     return ".".join(quote(part) for part in (table.schema, table.name) if part)
 
 
-class Target(msgspec.Struct, frozen=True, kw_only=True):
+class TargetTable(msgspec.Struct, frozen=True, kw_only=True):
     """A table that fits its Row."""
 
     table: Table
@@ -142,7 +142,7 @@ KINDS = {
 }
 
 
-def read_target(table: Table, cursor: Any) -> Target:
+def read_target(table: Table, cursor: Any) -> TargetTable:
     """Compare a `Row` with the catalog. Raises `SchemaError` naming the first difference and the way out."""
     where = f"table {table.qualified}"
     cursor.execute(TABLE, (qualified(table), qualified(table)))
@@ -167,7 +167,7 @@ def read_target(table: Table, cursor: Any) -> Target:
             f"{where}: no primary key or unique index on exactly ({', '.join(table.key)}), the Row's key; "
             "an upsert needs one: add it, or change the key"
         )
-    return Target(
+    return TargetTable(
         table=table,
         schema=schema,
         fits=fits,
@@ -177,7 +177,7 @@ def read_target(table: Table, cursor: Any) -> Target:
     )
 
 
-def try_statements(target: Target, texts: Iterable[Composable], cursor: Any) -> None:
+def try_statements(target: TargetTable, texts: Iterable[Composable], cursor: Any) -> None:
     """Run a table's statements with no row, before any work. Raises `SchemaError` for what the server refuses then.
 
     What a later load needs and the first does not is found so: privileges, publications, triggers on new tables.

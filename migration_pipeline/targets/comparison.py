@@ -7,12 +7,11 @@ then, so PostgreSQL itself sees to it that nothing but temporary tables is writt
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 import msgspec
-import psycopg2
 from psycopg2.sql import SQL, Identifier
 from typing_extensions import Self
 
@@ -23,12 +22,12 @@ from migration_pipeline.profile.aggregate import Aggregate
 from migration_pipeline.profile.profile import NulPolicy
 from migration_pipeline.profile.row import Row, Table
 from migration_pipeline.targets.bookkeeping import PLACE_AND_RECEIPT
-from migration_pipeline.targets.catalog import Target, read_target
+from migration_pipeline.targets.catalog import TargetTable, read_target
 from migration_pipeline.targets.connection import DatabaseSettings, copy_in
 from migration_pipeline.targets.copy_csv import BatchEncoder, Encoded
 from migration_pipeline.targets.ddl import read_targets
 from migration_pipeline.targets.expressions import exactly, name_list, names_of
-from migration_pipeline.targets.halving import write_batch
+from migration_pipeline.targets.halving import Writer, write_batch
 from migration_pipeline.targets.landing import part_of
 from migration_pipeline.targets.postgres import FileIdentity, quarantined_lines
 from migration_pipeline.targets.session import Session
@@ -120,7 +119,7 @@ class ComparingTarget:
         self._held = keys or any(table.landing for table in self._tables.values())
         self._session = Session(url, settings, on_retry, hold=self._held)
         self.encoder: BatchEncoder
-        self._targets: dict[type[Row], Target] = {}
+        self._targets: dict[type[Row], TargetTable] = {}
         self._sql: dict[type[Row], Statements] = {}
         self._seen: dict[type[Row], Identifier] = {}
         """Temporary tables of the keys of all rows."""
@@ -190,7 +189,7 @@ class ComparingTarget:
             if close is not None:
                 for row_class, target in self._targets.items():
                     if target.table.landing:
-                        self._compare_slice(cursor, target, comparer.staging[row_class], comparer.found)
+                        self._compare_slice(cursor, target, self._sql[row_class].staging, comparer.found)
             return written, comparer.found
 
         written, found = self._session.persistently(work)
@@ -200,8 +199,9 @@ class ComparingTarget:
         for name, comparison in found.items():
             self.comparisons[name].add(comparison)
             del self.comparisons[name].examples[EXAMPLES:]
-        for left_out in self._left_out(batch):
-            written.refuse(left_out)
+        for number, line in zip(batch.numbers, batch.lines, strict=True):
+            if number in self._in_quarantine:
+                written.refuse(Bad(number, line, LEFT_OUT))
         if close is not None:
             close(written)
         return written
@@ -212,12 +212,11 @@ class ComparingTarget:
             for row_class, target in self._targets.items():
                 cursor.execute(self._sql[row_class].stage)
                 if row_class in self._seen:
-                    keys = target.key_fits
-                    cursor.execute(stage(keys, self._seen[row_class]))
+                    cursor.execute(stage(target.key_fits, self._seen[row_class]))
         cursor.execute("SET TRANSACTION READ ONLY")
 
     def _compare_slice(
-        self, cursor: Any, target: Target, staging: Identifier, comparisons: dict[str, Comparison]
+        self, cursor: Any, target: TargetTable, staging: Identifier, comparisons: dict[str, Comparison]
     ) -> None:
         """Compare a file's rows of a landing table with its slice: as often as they occur, in whatever order."""
         name = target.table.qualified
@@ -283,42 +282,25 @@ class ComparingTarget:
         kept.bad = batch.bad
         return kept
 
-    def _left_out(self, batch: Batch) -> Iterable[Bad]:
-        for number, line in zip(batch.numbers, batch.lines, strict=True):
-            if number in self._in_quarantine:
-                yield Bad(number, line, LEFT_OUT)
 
-
-class _Comparer:
+class _Comparer(Writer):
     """Stages encoded rows and compares them with the tables."""
 
     def __init__(
         self,
-        targets: Mapping[type[Row], Target],
+        targets: Mapping[type[Row], TargetTable],
         sql_of: Mapping[type[Row], Statements],
         seen: Mapping[type[Row], Identifier],
     ) -> None:
-        self._targets = targets
-        self._sql = sql_of
+        super().__init__(targets, sql_of)
         self._seen = seen
-        self.staging = {row_class: texts.staging for row_class, texts in sql_of.items()}
         self.found: dict[str, Comparison] = {}
-        self.table: str | None = None
-        self.columns = {fit.column.name for target in targets.values() for fit in target.fits}
-
-    def name_of(self, table: str) -> str | None:
-        """A refusal names a temporary table."""
-        return self.table
-
-    def again(self, error: psycopg2.Error) -> bool:
-        """There is one way only."""
-        return False
 
     def write(self, cursor: Any, encoded: Encoded) -> Written:
         """Stage rows and compare them."""
         written, found = encoded.written(), dict[str, Comparison]()
         for row_class, data in encoded.parts:
-            target, texts = self._targets[row_class], self._sql[row_class]
+            target, texts = self.targets[row_class], self.sql_of[row_class]
             name = self.table = target.table.qualified
             if target.table.landing:
                 copy_in(cursor, texts.copy_to_staging, data)
@@ -351,7 +333,7 @@ def _comparison(rows: int, groups: Sequence[tuple[Any, ...]]) -> Comparison:
     return made
 
 
-def _extra(cursor: Any, target: Target, seen: Identifier) -> Comparison:
+def _extra(cursor: Any, target: TargetTable, seen: Identifier) -> Comparison:
     """Find the rows of a table whose keys are not among those seen."""
     cursor.execute(extra(target, seen))
     count, examples = cursor.fetchone()

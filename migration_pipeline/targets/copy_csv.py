@@ -26,7 +26,7 @@ from migration_pipeline.engine.batch import Written
 from migration_pipeline.errors import BadRow
 from migration_pipeline.profile.profile import NulPolicy
 from migration_pipeline.profile.row import Column, Row, Table, element_type
-from migration_pipeline.targets.catalog import Target
+from migration_pipeline.targets.catalog import TargetTable
 from migration_pipeline.targets.fits import Fit
 
 COPY_OPTIONS = r"""FORMAT csv, QUOTE '"', ESCAPE '\', NULL 'null'"""
@@ -372,7 +372,7 @@ Piece = dict[type[Row], EncodedRows]
 class BatchEncoder:
     """Encodes the rows of batches, of several tables."""
 
-    def __init__(self, targets: Mapping[type[Row], Target], nul: NulPolicy) -> None:
+    def __init__(self, targets: Mapping[type[Row], TargetTable], nul: NulPolicy) -> None:
         self._of = {
             row_class: RowEncoder(target.table, nul, target.fits) for row_class, target in targets.items()
         }

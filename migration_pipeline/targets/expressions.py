@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from psycopg2.sql import SQL, Composable, Composed, Identifier, Literal
 
 from migration_pipeline.profile.row import Table
-from migration_pipeline.targets.catalog import Target
+from migration_pipeline.targets.catalog import TargetTable
 from migration_pipeline.targets.fits import TIMES, Fit
 
 
@@ -37,7 +37,7 @@ def keyed(fit: Fit, value: Composable) -> Composed:
     return SQL("({}) COLLATE {}").format(key, SQL(fit.actual.collation)) if fit.actual.collation else key
 
 
-def same_key(target: Target, old: str, new: str) -> Composed:
+def same_key(target: TargetTable, old: str, new: str) -> Composed:
     """The condition that a row of the table and a staged one have one key."""
     by_name = {fit.column.name: fit for fit in target.fits}
     return SQL(" AND ").join(
@@ -55,7 +55,7 @@ def exactly(fits: Sequence[Fit], alias: str) -> Composed:
     )
 
 
-def compared(target: Target) -> list[Fit]:
+def compared(target: TargetTable) -> list[Fit]:
     """The columns by which a row is different: those of the key, too, whose type calls other values equal."""
     return [
         fit
@@ -118,7 +118,7 @@ def differing(fits: Sequence[Fit], old: str, new: str) -> Composed:
     )
 
 
-def not_older(target: Target, old: str, new: str) -> Composable:
+def not_older(target: TargetTable, old: str, new: str) -> Composable:
     """The condition that a staged row may replace the table's: of one key the greatest version stays.
 
     The same version again is the same item, made anew.
@@ -131,7 +131,7 @@ def not_older(target: Target, old: str, new: str) -> Composable:
     )
 
 
-def version_of(target: Target) -> Fit | None:
+def version_of(target: TargetTable) -> Fit | None:
     """The column of the Row's version."""
     return next((fit for fit in target.fits if fit.column.name == target.table.version), None)
 
@@ -158,7 +158,7 @@ def given_back(fit: Fit) -> list[str]:
     return [f"({full})::text::{fit.exact or fit.staged}"]
 
 
-def comparable(target: Target, side: str) -> Composed:
+def comparable(target: TargetTable, side: str) -> Composed:
     """The columns of one side as they are compared; what must be compared by its image, by its text."""
     values = []
     for fit in target.fits:

@@ -193,18 +193,16 @@ class PostgresTarget:
         """Give the file's quarantined items: line number and line. Their number is bounded by the load's limit."""
         return self._session.persistently(lambda cursor: quarantined_lines(cursor, self._file))
 
-    def replay(
-        self, batch: Batch, numbers: Iterable[int], adjust: Callable[[FileReport, Written], FileReport]
-    ) -> Written:
+    def replay(self, batch: Batch, numbers: Iterable[int]) -> Written:
         """Write items that were in the file's quarantine, and leave there only those that are bad still.
 
-        `numbers` are the line numbers of all of them; `adjust` makes the file's new receipt of the old one.
-        Raises `DatabaseError` when there is none.
+        `numbers` are the line numbers of all of them. The file's receipt counts them anew. Raises `DatabaseError`
+        when there is none.
         """
 
         def work(cursor: Any) -> Written:
-            found = read_as(Receipt, cursor, bookkeeping.RECEIPT_OF, asdict(self._file))
-            if not found:
+            receipts = read_as(Receipt, cursor, bookkeeping.RECEIPT_OF, asdict(self._file))
+            if not receipts:
                 raise DatabaseError(
                     f"{self._file.file}: it has no receipt, so it is not loaded; load it first"
                 )
@@ -216,10 +214,9 @@ class PostgresTarget:
             cursor.execute(bookkeeping.CLEAR, asdict(self._file) | {"lines": gone})
             if cursor.rowcount != len(gone):
                 raise DatabaseError(f"{self._file.file}: its quarantine changed meanwhile; replay it again")
-            (receipt,) = found
-            report = adjust(msgspec.convert(receipt, FileReport, from_attributes=True), written)
+            receipt = _replayed(receipts[0], batch, written)
             # The other rows of the file are still those of the version that loaded it.
-            self._keep_receipt(cursor, report, profile_version=receipt.profile_version)
+            self._keep_receipt(cursor, receipt, profile_version=receipt.profile_version)
             return written
 
         return self._session.persistently(work)
@@ -242,10 +239,31 @@ class PostgresTarget:
             bookkeeping.KEEP_BAD, parameters(self._file, bad, line=bad.number, raw=raw, table_name=bad.table)
         )
 
-    def _keep_receipt(self, cursor: Any, report: FileReport, **more: Any) -> None:
-        cursor.execute(
-            bookkeeping.KEEP_RECEIPT, parameters(report, self._file, changed=report.changed, **more)
-        )
+    def _keep_receipt(self, cursor: Any, account: FileReport | Receipt, **more: Any) -> None:
+        values = parameters(account, self._file, changed=account.changed, **more)
+        cursor.execute(bookkeeping.KEEP_RECEIPT, values)
+
+
+def _replayed(receipt: Receipt, batch: Batch, written: Written) -> Receipt:
+    """Count items that were in the quarantine anew."""
+    loaded, skipped = batch.counts.loaded - len(written.refused), batch.counts.skipped
+    return msgspec.structs.replace(
+        receipt,
+        loaded=receipt.loaded + loaded,
+        quarantined=receipt.quarantined - loaded - sum(skipped.values()),
+        skipped=_sum(receipt.skipped, skipped),
+        unrouted=_sum(receipt.unrouted, batch.counts.unrouted),
+        rows=_sum(receipt.rows, written.rows),
+        collisions=_sum(receipt.collisions, written.collisions),
+        changed=receipt.changed + sum(written.changed.values()),
+        changed_rows=_sum(receipt.changed_rows, written.changed),
+        rounded=_sum(receipt.rounded, written.rounded),
+        nul=receipt.nul + written.nul,
+    )
+
+
+def _sum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
+    return {name: one.get(name, 0) + other.get(name, 0) for name in {**one, **other}}
 
 
 def _lines(bad: Iterable[Bad]) -> list[int]:

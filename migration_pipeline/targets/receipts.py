@@ -56,6 +56,11 @@ def count_quarantined(url: str, profile: str) -> dict[FileKey, int]:
     return {(export_id, file): count for export_id, file, count in rows}
 
 
+def files_to_replay(url: str, profile: str) -> set[FileKey]:
+    """Name the loaded files that have items in the quarantine. Raises `DatabaseError`."""
+    return {(export, file) for export, file in _fetch(url, bookkeeping.FILES_TO_REPLAY, {"profile": profile})}
+
+
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
     """The receipts of a profile, summed up by the database; counts are of items, but for `files` and `rows`."""
 

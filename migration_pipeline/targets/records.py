@@ -8,48 +8,25 @@ from datetime import datetime
 
 import msgspec
 
+from migration_pipeline.engine.file_report import LoadedFile
 from migration_pipeline.targets.states import TableState
 
 FileKey = tuple[str, str]
 """Export id and file name."""
 
 
-class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of ``migration.loaded_file``; counts are of items, but for `rows`."""
+class Receipt(LoadedFile, frozen=True, kw_only=True):
+    """A row of ``migration.loaded_file``."""
 
     export_id: str
     file: str
     profile_version: str
-    md5: str
-    """base64(MD5) of the compressed bytes that were read."""
-    bytes: int
-    items: int
-    loaded: int
-    skipped: dict[str, int]
-    unrouted: dict[str, int]
-    quarantined: int
-    rows: dict[str, int]
-    """Rows by the table's qualified name; a table that got none may be left out."""
-    collisions: dict[str, int]
-    """Rows left out within a batch, by the table's qualified name."""
     changed: int
-    """Rows of all tables that were there with other values."""
-    changed_rows: dict[str, int] = {}
-    """The same by the table's qualified name; none of a load before they were kept."""
-    rounded: dict[str, int] = {}
-    """Values that a column changed, as the Row allows, by table and column."""
-    nul: int
-    retries: int
-    seconds: float
+    """Rows of all tables that were there with other values; a load before `changed_rows` was kept has this alone."""
     run_id: str
     export_time: datetime | None = None
     """When the table was exported; None where nobody said."""
     loaded_at: datetime
-
-    @property
-    def conserved(self) -> bool:
-        """Whether every item read is loaded, skipped or quarantined (promise P1)."""
-        return self.items == self.loaded + sum(self.skipped.values()) + self.quarantined
 
 
 def md5_of_files(files: Iterable[tuple[str, str]]) -> str:
@@ -58,27 +35,38 @@ def md5_of_files(files: Iterable[tuple[str, str]]) -> str:
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
-class AggregateReceipt(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of ``migration.aggregate``; counts are of rows, but for `files`, `groups`, `parts` and `retries`."""
+class AggregateReport(msgspec.Struct, kw_only=True):
+    """The account of an aggregate. PartReport are of rows, but for `files`, `groups`, `parts` and `retries`."""
+
+    files: int = 0
+    groups: int = 0
+    """Distinct keys in the landing tables; each makes one row."""
+    rows: int = 0
+    new: int = 0
+    changed: int = 0
+    deleted: int = 0
+    rounded: dict[str, int] = {}
+    """Values that columns changed, as the Row allows, by table and column."""
+    parts: int = 0
+    retries: int = 0
+    seconds: float = 0.0
+
+    @property
+    def unchanged(self) -> int:
+        """Rows that were there already as they should be."""
+        return self.rows - self.new - self.changed
+
+
+class AggregateReceipt(AggregateReport, frozen=True, kw_only=True):
+    """A row of ``migration.aggregate``."""
 
     table_name: str
     """Qualified."""
     profile_version: str
     sql_md5: str
-    files: int
     files_md5: str
     """`md5_of_files` of them."""
-    groups: int
-    rows: int
-    new: int
-    changed: int
     unchanged: int
-    deleted: int
-    rounded: dict[str, int] = {}
-    """Values that columns changed, as the Row allows, by table and column."""
-    parts: int
-    retries: int
-    seconds: float
     run_id: str
     made_at: datetime
 

@@ -14,7 +14,7 @@ import msgspec
 from psycopg2.sql import SQL, Composable, Composed, Identifier, Literal
 
 from migration_pipeline.targets.bookkeeping import KEEP_COLLISIONS
-from migration_pipeline.targets.catalog import Target
+from migration_pipeline.targets.catalog import TargetTable
 from migration_pipeline.targets.copy_csv import COPY_OPTIONS
 from migration_pipeline.targets.expressions import (
     as_key,
@@ -76,7 +76,7 @@ class Statements(msgspec.Struct, frozen=True):
 
 
 def statements(
-    target: Target,
+    target: TargetTable,
     staging: Identifier,
     file: Sequence[str] = ("", "", ""),
     examples: int = 0,
@@ -178,11 +178,11 @@ def stage(fits: Sequence[Fit], staging: Identifier, *, exact: bool = False) -> C
     )
 
 
-def _loose(target: Target) -> bool:
+def _loose(target: TargetTable) -> bool:
     return any(fit.loose for fit in target.key_fits)
 
 
-def _twins(target: Target, staging: Identifier) -> Composed:
+def _twins(target: TargetTable, staging: Identifier) -> Composed:
     """Of rows of one key the one with the greatest version stays, and of those the one with the greatest text."""
     version = version_of(target)
     return SQL(TWINS).format(
@@ -221,7 +221,7 @@ def round_trips(fits: Sequence[Fit], staging: Identifier) -> Composed:
     )
 
 
-def _fold(target: Target, staging: Identifier) -> Composed:
+def _fold(target: TargetTable, staging: Identifier) -> Composed:
     """Compose the statement that merges each row of a staging table with the next one of its key."""
     values, following = [], []
     for number, fit in enumerate(target.fits):
@@ -341,14 +341,14 @@ SELECT (SELECT count(*) FROM (TABLE ours EXCEPT ALL TABLE theirs) AS missing),
 """
 
 
-def compare_slices(target: Target, staging: Identifier, theirs: Composable) -> Composed:
+def compare_slices(target: TargetTable, staging: Identifier, theirs: Composable) -> Composed:
     """Count the staged rows that a slice has not, and those of it that are not staged."""
     return SQL(COMPARE_SLICES).format(
         ours=comparable(target, "ours"), staging=staging, columns=comparable(target, "theirs"), theirs=theirs
     )
 
 
-def extra(target: Target, seen: Identifier) -> Composed:
+def extra(target: TargetTable, seen: Identifier) -> Composed:
     """Count the rows of a table whose keys are not among those seen, with examples of keys."""
     return SQL(EXTRA).format(
         target=target.identifier,
@@ -359,7 +359,7 @@ def extra(target: Target, seen: Identifier) -> Composed:
     )
 
 
-def compare(target: Target, staging: Identifier) -> Composed:
+def compare(target: TargetTable, staging: Identifier) -> Composed:
     """Count the staged rows that the table does not hold just so, by kind and columns, with examples of keys."""
     others = compared(target)
     return SQL(COMPARE).format(

@@ -11,36 +11,28 @@ import psycopg2.errors
 
 from migration_pipeline.engine.batch import Written
 from migration_pipeline.profile.row import Row
-from migration_pipeline.targets.catalog import Target
+from migration_pipeline.targets.catalog import TargetTable
 from migration_pipeline.targets.connection import copy_in
 from migration_pipeline.targets.copy_csv import Encoded
-from migration_pipeline.targets.halving import Refused
+from migration_pipeline.targets.halving import Refused, Writer
 from migration_pipeline.targets.landing import Slice
 from migration_pipeline.targets.sql import Statements
 
 
-class TableWriter:
+class TableWriter(Writer):
     """Writes encoded rows into their tables: straight, or by a staging table."""
 
     def __init__(
         self,
-        targets: Mapping[type[Row], Target],
+        targets: Mapping[type[Row], TargetTable],
         sql_of: Mapping[type[Row], Statements],
         slice_: Slice,
         *,
         rows_are_new: bool,
     ) -> None:
-        self._targets = targets
-        self.sql_of = sql_of
+        super().__init__(targets, sql_of)
         self._slice = slice_
         self._rows_are_new = rows_are_new
-        self.table: str | None = None
-        self.columns = {fit.column.name for target in targets.values() for fit in target.fits}
-
-    def name_of(self, table: str) -> str | None:
-        """Partitions and slices have names of their own."""
-        names = {target.table.name: target.table.qualified for target in self._targets.values()}
-        return table if table in names.values() else names.get(table.rpartition(".")[2], self.table)
 
     def again(self, error: psycopg2.Error) -> bool:
         """After the first row that is there already, that batch and the rest of the file go by the staging table."""
@@ -53,7 +45,7 @@ class TableWriter:
         """Write rows into their tables. Raises `psycopg2.Error`, and `Refused` for what a table would not hold as it is."""
         written = encoded.written()
         for row_class, data in encoded.parts:
-            target = self._targets[row_class]
+            target = self.targets[row_class]
             self.table = target.table.qualified
             rows = encoded.rows[self.table]
             if target.table.landing:
@@ -69,7 +61,7 @@ class TableWriter:
             raise Refused("the table did not take the row, and did not say why")
 
     def _upsert(
-        self, cursor: Any, target: Target, statements: Statements, data: bytes, written: Written
+        self, cursor: Any, target: TargetTable, statements: Statements, data: bytes, written: Written
     ) -> None:
         """Write the rows that are new or different, and leave the others alone."""
         name = target.table.qualified
@@ -94,7 +86,7 @@ TRIES = 3
 """How often rows are written that are not as they should be afterwards."""
 
 
-def write_staged(cursor: Any, target: Target, statements: Statements) -> Changes:
+def write_staged(cursor: Any, target: TargetTable, statements: Statements) -> Changes:
     """Write the staged rows that are new or different. Raises `Refused` if the table does not hold them then."""
     new, changed, newer = classify(cursor, statements)
     inserted = updated = 0
@@ -113,7 +105,9 @@ def write_staged(cursor: Any, target: Target, statements: Statements) -> Changes
     return Changes(inserted, updated, newer)
 
 
-def _change(cursor: Any, target: Target, statements: Statements, new: int, changed: int) -> tuple[int, int]:
+def _change(
+    cursor: Any, target: TargetTable, statements: Statements, new: int, changed: int
+) -> tuple[int, int]:
     """Update and insert; gives the numbers of rows inserted and updated."""
     cursor.execute("SAVEPOINT change")
     inserted = updated = 0
@@ -143,7 +137,9 @@ def classify(cursor: Any, statements: Statements) -> tuple[int, int, int]:
     return new, changed if statements.update is not None else 0, newer
 
 
-def stage_rows(cursor: Any, target: Target, statements: Statements, data: bytes, written: Written) -> None:
+def stage_rows(
+    cursor: Any, target: TargetTable, statements: Statements, data: bytes, written: Written
+) -> None:
     """Copy rows into the staging table, which is there, each key once. Raises `Refused` if a column would change a value."""
     cursor.execute(statements.empty)
     copy_in(cursor, statements.copy_to_staging, data)

@@ -39,7 +39,6 @@ from migration_pipeline.sources.stream import FileStream
 from migration_pipeline.targets import session
 from migration_pipeline.targets.aggregation import (
     AggregateIdentity,
-    AggregateReport,
     AggregateRun,
     AggregateSettings,
     LandedFile,
@@ -49,6 +48,7 @@ from migration_pipeline.targets.ddl import ddl
 from migration_pipeline.targets.finishing import finish
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
 from migration_pipeline.targets.receipts import read_aggregates, read_receipts
+from migration_pipeline.targets.records import AggregateReport
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.oracle import activities, checksum, data_lines, expected
 from migration_pipeline_tests.oracle_pictures import SELECT, pictures
