@@ -30,7 +30,7 @@ from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.settings import plans_dir
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
-from migration_pipeline.targets import comparison
+from migration_pipeline.targets import sql
 from migration_pipeline.targets.aggregation import AggregateIdentity, AggregateRun, LandedFile
 from migration_pipeline.targets.comparison import Difference
 from migration_pipeline.targets.connection import DatabaseError
@@ -267,7 +267,7 @@ def test_the_server_itself_refuses_a_verification_that_writes(
     loaded: str, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        comparison, "COMPARE", "WITH gone AS (DELETE FROM orders RETURNING 1) " + comparison.COMPARE.lstrip()
+        sql, "COMPARE", "WITH gone AS (DELETE FROM orders RETURNING 1) " + sql.COMPARE.lstrip()
     )
     monkeypatch.setattr("migration_pipeline.targets.session.fault_of", lambda error, **_: None)
     with pytest.raises(DatabaseError, match="25006"):
