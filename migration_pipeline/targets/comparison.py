@@ -310,7 +310,9 @@ class _Comparer(Writer):
             if row_class in self._seen:
                 keys = name_list(target.table.key)
                 cursor.execute(
-                    SQL("INSERT INTO {} SELECT {} FROM {}").format(self._seen[row_class], keys, texts.staging)
+                    SQL("INSERT INTO {} ({}) SELECT {} FROM {}").format(
+                        self._seen[row_class], keys, keys, texts.staging
+                    )
                 )
             cursor.execute(compare(target, texts.staging))
             found[name] = _comparison(written.rows[name], cursor.fetchall())

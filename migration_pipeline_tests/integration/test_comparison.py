@@ -243,6 +243,31 @@ def test_a_row_of_a_greater_version_is_as_it_should_be(database_url: str, tmp_pa
     }
 
 
+class Turned(Row, table="turned", key=("version", "price")):
+    """Its key names the columns in another order than the table has them."""
+
+    price: int
+    version: int
+
+
+def test_a_key_may_name_its_columns_in_any_order(database_url: str, tmp_path: Path) -> None:
+    turned = Profile("turned")
+
+    @turned.route(PK=prefix("P#"))
+    def price(item: Price) -> Turned:
+        return Turned(price=item.price, version=item.version)
+
+    execute(database_url, ddl(turned.tables.values()))
+    lines = [line(n, n, 100 + n) for n in range(10)]
+    load_lines(database_url, turned, lines)
+    execute(database_url, "INSERT INTO turned (price, version) VALUES (7, 107)")
+    total = verify(plan_of_lines(turned, tmp_path, lines), turned, database_url, "run", extra=True).table(
+        "turned"
+    )
+    assert (total.same, dict(+total.found)) == (10, {Difference("extra"): 1})
+    assert [json.loads(key) for _, key in total.examples] == [{"price": 7, "version": 107}]
+
+
 def plan_of_lines(profile: Profile, folder: Path, lines: list[bytes]) -> Plan:
     """A plan of one file with these lines."""
     export = write_sample(folder, items=100, files=1, seed=1)
