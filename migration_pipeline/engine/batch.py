@@ -135,6 +135,12 @@ class Written:
         self.refused.append(bad)
         self.items_refused += 1
 
+    def copy(self) -> Written:
+        """The same once more, to go on with."""
+        copy = Written()
+        copy.add(self)
+        return copy
+
     def add(self, other: Written) -> None:
         """Sum up."""
         self.rows.update(other.rows)

@@ -26,11 +26,11 @@ from migration_pipeline.profile.aggregate import Aggregate
 from migration_pipeline.profile.row import Table
 from migration_pipeline.targets import bookkeeping
 from migration_pipeline.targets.aggregate_part import Bounds, PartMaker, PartReport
-from migration_pipeline.targets.catalog import SchemaError, read_target
+from migration_pipeline.targets.catalog import SchemaError, identifier, read_target
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
 from migration_pipeline.targets.ddl import check_bookkeeping
 from migration_pipeline.targets.expressions import name_list
-from migration_pipeline.targets.landing import identifier, part_of
+from migration_pipeline.targets.landing import part_of
 from migration_pipeline.targets.records import AggregateReport, md5_of_files
 from migration_pipeline.targets.session import Session
 

@@ -100,16 +100,16 @@ SELECT count(*) FILTER (WHERE (export_id, file) = (%(export_id)s, %(file)s)),
 
 TOTALS = """
 SELECT count(*) AS files,
-       coalesce(sum(items), 0) AS items,
-       coalesce(sum(loaded), 0) AS loaded,
-       coalesce(sum(quarantined), 0) AS quarantined,
-       coalesce(sum(retries), 0) AS retries,
-       coalesce(sum(bytes), 0) AS bytes,
+       coalesce(sum(items), 0)::bigint AS items,
+       coalesce(sum(loaded), 0)::bigint AS loaded,
+       coalesce(sum(quarantined), 0)::bigint AS quarantined,
+       coalesce(sum(retries), 0)::bigint AS retries,
+       coalesce(sum(bytes), 0)::bigint AS bytes,
        coalesce(sum(seconds), 0) AS seconds,
-       coalesce(extract(epoch FROM max(loaded_at)), 0) AS last_loaded_at,
-       coalesce(sum(s.skipped), 0) AS skipped,
+       coalesce(extract(epoch FROM max(loaded_at)), 0)::float8 AS last_loaded_at,
+       coalesce(sum(s.skipped), 0)::bigint AS skipped,
        count(*) FILTER (WHERE items <> loaded + s.skipped + quarantined) AS unconserved,
-       coalesce(sum((SELECT sum(value::bigint) FROM jsonb_each_text(unrouted))), 0) AS unrouted
+       coalesce(sum((SELECT sum(value::bigint) FROM jsonb_each_text(unrouted))), 0)::bigint AS unrouted
   FROM migration.loaded_file,
        LATERAL (SELECT coalesce(sum(value::bigint), 0) AS skipped FROM jsonb_each_text(skipped)) s
  WHERE profile = %(profile)s AND export_id = ANY(%(exports)s)

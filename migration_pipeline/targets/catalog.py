@@ -34,6 +34,11 @@ def qualified(table: Table) -> str:
     return ".".join(quote(part) for part in (table.schema, table.name) if part)
 
 
+def identifier(table: Table) -> Identifier:
+    """A table's quoted name."""
+    return Identifier(*(part for part in (table.schema, table.name) if part))
+
+
 class TargetTable(msgspec.Struct, frozen=True, kw_only=True):
     """A table that fits its Row."""
 

@@ -298,13 +298,13 @@ class _Comparer(Writer):
 
     def write(self, cursor: Any, encoded: Encoded) -> Written:
         """Stage rows and compare them."""
-        written, found = encoded.written(), dict[str, Comparison]()
+        written, found = encoded.account.copy(), dict[str, Comparison]()
         for row_class, data in encoded.parts:
             target, texts = self.targets[row_class], self.sql_of[row_class]
             name = self.table = target.table.qualified
             if target.table.landing:
                 copy_in(cursor, texts.copy_to_staging, data)
-                found[name] = Comparison(compared=encoded.rows[name])
+                found[name] = Comparison(compared=written.rows[name])
                 continue
             stage_rows(cursor, target, texts, data, written)
             if row_class in self._seen:

@@ -268,37 +268,36 @@ def copy_in(cursor: Any, statement: Composed, data: bytes) -> int:
 
     Raises `psycopg2.Error`.
     """
-    with _rows_off_stderr:
+    with _rows_off_stderr():
         cursor.copy_expert(statement, io.BytesIO(data), len(data))
     return int(cursor.rowcount)
 
 
-class _RowsOffStderr:
+_lock = threading.Lock()
+_copies = 0
+_usual_hook = sys.excepthook
+
+
+@contextmanager
+def _rows_off_stderr() -> Iterator[None]:
     """While COPYs run: of one whose session was ended, psycopg2 prints the first of two errors, which may hold a row.
 
     It goes by `sys.excepthook`. The second error is raised, so nothing is lost.
     """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._copies = 0
-        self._usual = sys.excepthook
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._copies += 1
-            if self._copies == 1:
-                self._usual, sys.excepthook = sys.excepthook, self._hook
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._copies -= 1
-            if not self._copies:
-                sys.excepthook = self._usual
-
-    def _hook(self, kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        if not (kind is SystemError and isinstance(error.__cause__, psycopg2.Error)):
-            self._usual(kind, error, traceback)
+    global _copies, _usual_hook
+    with _lock:
+        _copies += 1
+        if _copies == 1:
+            _usual_hook, sys.excepthook = sys.excepthook, _hook
+    try:
+        yield
+    finally:
+        with _lock:
+            _copies -= 1
+            if not _copies:
+                sys.excepthook = _usual_hook
 
 
-_rows_off_stderr = _RowsOffStderr()
+def _hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    if not (kind is SystemError and isinstance(error.__cause__, psycopg2.Error)):
+        _usual_hook(kind, error, traceback)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone, tzinfo
 from decimal import Decimal
@@ -340,29 +339,17 @@ def _character(escape: re.Match[bytes]) -> bytes:
     return bytes([int(escape[1], 16)]) if escape[1] else _CONTROL[escape[2]]
 
 
-class Encoded(msgspec.Struct, frozen=True):
+class Encoded(NamedTuple):
     """A batch's rows as COPY input, by table."""
 
     parts: list[tuple[type[Row], bytes]]
-    rows: dict[str, int]
-    collisions: dict[str, int]
-    rounded: dict[str, int]
-    """Values that columns change, as the Row allows, by table and column."""
-    nul: int
+    account: Written
+    """As if nothing were in the tables yet."""
 
     @property
     def size(self) -> int:
         """Bytes of COPY input."""
         return sum(len(data) for _, data in self.parts)
-
-    def written(self) -> Written:
-        """The account of a batch of which nothing was in the tables yet."""
-        written = Written()
-        written.rows.update(self.rows)
-        written.collisions.update(self.collisions)
-        written.rounded.update(self.rounded)
-        written.nul = self.nul
-        return written
 
 
 Piece = dict[type[Row], EncodedRows]
@@ -383,17 +370,15 @@ class BatchEncoder:
 
     def join(self, pieces: Sequence[Piece]) -> Encoded:
         """Make a batch's COPY input of its pieces, each table's sorted by key."""
-        parts, counts, collisions, rounded, nul = [], {}, {}, Counter[str](), 0
+        encoded = Encoded([], Written())
         for row_class, coder in self._of.items():
-            some = [piece[row_class] for piece in pieces if row_class in piece]
-            if some:
-                joined = coder.join(some)
-                parts.append((row_class, joined.data))
-                name = coder.table.qualified
-                counts[name] = joined.rows
+            if some := [piece[row_class] for piece in pieces if row_class in piece]:
+                joined, name = coder.join(some), coder.table.qualified
+                encoded.parts.append((row_class, joined.data))
+                encoded.account.rows[name] = joined.rows
                 if left_out := sum(each.rows for each in some) - joined.rows:
-                    collisions[name] = left_out
-                nul += sum(each.nul for each in some)
+                    encoded.account.collisions[name] = left_out
                 for each in some:
-                    rounded.update(each.rounded)
-        return Encoded(parts, counts, collisions, rounded, nul)
+                    encoded.account.nul += each.nul
+                    encoded.account.rounded.update(each.rounded)
+        return encoded

@@ -17,9 +17,9 @@ from migration_pipeline.profile.aggregate import Constraint, Index, Sequence
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.profile.row import Table, table_of
 from migration_pipeline.targets.bookkeeping import FORGET_SLICES, LEFTOVERS
-from migration_pipeline.targets.catalog import qualified, quote
+from migration_pipeline.targets.catalog import identifier, qualified, quote
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
-from migration_pipeline.targets.landing import identifier, part_of
+from migration_pipeline.targets.landing import part_of
 from migration_pipeline.targets.session import Session
 
 CONSTRAINT = "SELECT 1 FROM pg_constraint WHERE conrelid = to_regclass(%s) AND conname = %s"

@@ -20,6 +20,7 @@ from psycopg2.sql import SQL, Identifier
 
 from migration_pipeline.profile.row import Table
 from migration_pipeline.targets import bookkeeping
+from migration_pipeline.targets.catalog import identifier
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings, copy_in
 from migration_pipeline.targets.copy_csv import COPY_OPTIONS
 from migration_pipeline.targets.session import STALLED_SECONDS
@@ -111,20 +112,10 @@ class Slice:
 
     def land(self, cursor: Any, rows: Mapping[str, int]) -> None:
         """Put the slice in the place of the file's former one. The file's receipt must be written before: it locks."""
-        if not self._tables:
-            return
-        counts = {table.qualified: rows.get(table.qualified, 0) for table in self._tables}
-        cursor.execute(bookkeeping.REPLACED, self._file | {"id": self._id})
-        self._drop(cursor, cursor.fetchall())
-        for table in self._tables:
-            if counts[table.qualified]:
-                cursor.execute(
-                    SQL("ALTER TABLE {} INHERIT {}").format(
-                        part_of(table.qualified, self._id), identifier(table)
-                    )
-                )
-        self._drop_empty(cursor, counts)
-        cursor.execute(bookkeeping.LAND, (msgspec.json.encode(counts).decode(), self._id))
+        if self._tables:
+            cursor.execute(bookkeeping.REPLACED, self._file | {"id": self._id})
+            self._drop(cursor, cursor.fetchall())
+            self._place(cursor, bookkeeping.LAND, {}, rows)
 
     def resume(self, cursor: Any) -> None:
         """Take up the file's landed slice, to add rows to it. The file's receipt must be locked before."""
@@ -138,36 +129,25 @@ class Slice:
 
     def add(self, cursor: Any, rows: Mapping[str, int]) -> None:
         """Take rows that were copied into a landed slice into its account."""
-        if not self._tables:
-            return
-        counts = {table.qualified: self._rows.get(table.qualified, 0) for table in self._tables}
+        if self._tables:
+            self._place(cursor, bookkeeping.MORE, self._rows, rows)
+
+    def _place(self, cursor: Any, statement: str, before: Mapping[str, int], more: Mapping[str, int]) -> None:
+        """Put the first rows of each table into their place, and drop tables that were made for rows which were all refused."""
+        counts = {}
         for table in self._tables:
-            if (name := table.qualified) in rows:
-                if not counts[name]:
-                    cursor.execute(
-                        SQL("ALTER TABLE {} INHERIT {}").format(
-                            part_of(table.qualified, self._id), identifier(table)
-                        )
-                    )
-                counts[name] += rows[name]
-        self._drop_empty(cursor, counts)
-        cursor.execute(bookkeeping.MORE, (msgspec.json.encode(counts).decode(), self._id))
+            name, part = table.qualified, part_of(table.qualified, self._id)
+            counts[name] = before.get(name, 0) + more.get(name, 0)
+            if not counts[name]:
+                cursor.execute(SQL("DROP TABLE IF EXISTS {}").format(part))
+            elif not before.get(name):
+                cursor.execute(SQL("ALTER TABLE {} INHERIT {}").format(part, identifier(table)))
+        cursor.execute(statement, (msgspec.json.encode(counts).decode(), self._id))
 
     def _drop(self, cursor: Any, ids: Iterable[tuple[int]]) -> None:
         for (number,) in ids:
             for table in self._tables:
                 cursor.execute(SQL("DROP TABLE IF EXISTS {}").format(part_of(table.qualified, number)))
-
-    def _drop_empty(self, cursor: Any, counts: Mapping[str, int]) -> None:
-        """Drop tables that were made for rows which were all refused."""
-        for table in self._tables:
-            if not counts[table.qualified]:
-                cursor.execute(SQL("DROP TABLE IF EXISTS {}").format(part_of(table.qualified, self._id)))
-
-
-def identifier(table: Table) -> Identifier:
-    """A table's quoted name."""
-    return Identifier(*(part for part in (table.schema, table.name) if part))
 
 
 def part_of(table: str, number: int | None) -> Identifier:

@@ -96,7 +96,7 @@ def read_totals(url: str, profile: str, exports: Sequence[str], timeout_seconds:
     with transaction(url, patience) as cursor:
         cursor.execute(bookkeeping.TOTALS, of)
         names = [column.name for column in cursor.description]
-        totals = dict(zip(names, map(_number, cursor.fetchone()), strict=True))
+        totals = dict(zip(names, cursor.fetchone(), strict=True))
         for name, statement in (("skipped_by_reason", bookkeeping.SKIPPED), ("rows", bookkeeping.WRITTEN)):
             cursor.execute(statement, of)
             totals[name] = {key: int(count) for key, count in cursor.fetchall()}
@@ -104,7 +104,7 @@ def read_totals(url: str, profile: str, exports: Sequence[str], timeout_seconds:
         (totals["in_quarantine"],) = cursor.fetchone()
         cursor.execute(bookkeeping.MD5S, of)
         totals["md5s"] = {(export_id, file): md5 for export_id, file, md5 in cursor.fetchall()}
-    return msgspec.convert(totals, Totals, strict=False)
+    return Totals(**totals)
 
 
 class QuarantineReason(msgspec.Struct, frozen=True):
@@ -167,11 +167,6 @@ def server(url: str) -> tuple[str, str, str]:
     """Give the server's version, and the names of the database and the role. Raises `DatabaseError`."""
     ((version, database, role),) = _fetch(url, SERVER, None)
     return version, database, role
-
-
-def _number(value: Any) -> float:
-    """Decimal, as PostgreSQL sums bigint, to int; extract gives it for seconds, too."""
-    return int(value) if value == int(value) else float(value)
 
 
 def count_rows(url: str, table: Table) -> int:

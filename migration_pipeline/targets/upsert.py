@@ -43,11 +43,11 @@ class TableWriter(Writer):
 
     def write(self, cursor: Any, encoded: Encoded) -> Written:
         """Write rows into their tables. Raises `psycopg2.Error`, and `Refused` for what a table would not hold as it is."""
-        written = encoded.written()
+        written = encoded.account.copy()
         for row_class, data in encoded.parts:
             target = self.targets[row_class]
             self.table = target.table.qualified
-            rows = encoded.rows[self.table]
+            rows = written.rows[self.table]
             if target.table.landing:
                 self._took(self._slice.copy(cursor, target.table, data), rows)
             elif self._rows_are_new and target.straight:
