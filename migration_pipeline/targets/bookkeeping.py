@@ -20,17 +20,22 @@ from migration_pipeline.targets.records import AggregateReceipt, KeptDifference,
 BOOKKEEPING = files("migration_pipeline.targets").joinpath("bookkeeping.sql").read_text()
 """Schema ``migration`` and its tables; safe to run again."""
 
+
+def _columns(key: str, row: type[msgspec.Struct]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys([*key.split(", "), *row.__struct_fields__]))
+
+
 COLUMNS: dict[str, tuple[str, ...]] = {
-    "loaded_file": ("profile", *Receipt.__struct_fields__),
+    "loaded_file": _columns("profile, export_id, file", Receipt),
     "quarantine": (
         "profile", "export_id", "file", "line", "raw", "table_name", "sqlstate", "reason", "profile_version", "run_id",
         "quarantined_at",
     ),
     "collision": ("profile", "export_id", "file", "table_name", "key", "seen_at"),
     "slice": ("id", "profile", "export_id", "file", "batches", "rows", "run_id", "landed_at", "alive_until"),
-    "aggregate": ("profile", *AggregateReceipt.__struct_fields__),
-    "verification": Verification.__struct_fields__,
-    "difference": ("id", "profile", *KeptDifference.__struct_fields__),
+    "aggregate": _columns("profile, table_name", AggregateReceipt),
+    "verification": _columns("profile, table_name", Verification),
+    "difference": _columns("id, profile, table_name", KeptDifference),
 }  # fmt: skip
 """Of each table. A database that lacks one of them has the bookkeeping of an older version."""
 
