@@ -16,7 +16,7 @@ class BadExample(msgspec.Struct, frozen=True):
     sqlstate: str | None = None
 
 
-class LoadedFile(msgspec.Struct, kw_only=True):
+class LoadedFile(msgspec.Struct, frozen=True, kw_only=True):
     """The account of one file. Counts are of items, but for `rows`: one item may make several rows."""
 
     items: int = 0
@@ -53,7 +53,7 @@ class LoadedFile(msgspec.Struct, kw_only=True):
         return self.items == self.loaded + sum(self.skipped.values()) + self.quarantined
 
 
-class FileReport(LoadedFile, kw_only=True):
+class FileReport(LoadedFile, frozen=True, kw_only=True):
     """The account of a file that was loaded just now, and what only its load knows."""
 
     quarantined_by_reason: dict[str, int] = {}

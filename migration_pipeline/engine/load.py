@@ -184,10 +184,8 @@ class FileLoad:
             if earlier is not None and earlier is not error:
                 raise earlier from error
             raise
-        report = reports[-1]
-        report.retries = self._target.retries
-        report.seconds = time.monotonic() - self._started
-        return report
+        seconds = time.monotonic() - self._started
+        return msgspec.structs.replace(reports[-1], retries=self._target.retries, seconds=seconds)
 
     def _load(self, writer: Behind[Part]) -> Batch:
         """Write all batches but the last; gives that one."""

@@ -35,7 +35,7 @@ def md5_of_files(files: Iterable[tuple[str, str]]) -> str:
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
-class AggregateReport(msgspec.Struct, kw_only=True):
+class AggregateReport(msgspec.Struct, frozen=True, kw_only=True):
     """The account of an aggregate. PartReport are of rows, but for `files`, `groups`, `parts` and `retries`."""
 
     files: int = 0
