@@ -118,7 +118,8 @@ class ComparingTarget:
         # What outlasts a batch is in temporary tables, and these end with their transaction.
         self._held = keys or any(table.landing for table in self._tables.values())
         self._session = Session(url, settings, on_retry, hold=self._held)
-        self.encoder: BatchEncoder
+        self.encoder = BatchEncoder({}, nul)
+        """Of the tables, once they were read."""
         self._targets: dict[type[Row], TargetTable] = {}
         self._sql: dict[type[Row], Statements] = {}
         self._seen: dict[type[Row], Identifier] = {}

@@ -79,7 +79,8 @@ class Slice:
         if cursor.fetchone() != (self._batches + 1,):
             raise DatabaseError(
                 f"{self._file['file']}: what it had landed is gone: another load took this one for dead, or has "
-                "replaced it; load it again"
+                "replaced it; load it again",
+                file=self._file["file"],
             )
         return False
 
@@ -124,7 +125,8 @@ class Slice:
         cursor.execute(bookkeeping.LANDED_SLICE, self._file)
         found = cursor.fetchone()
         if found is None:
-            raise DatabaseError(f"{self._file['file']}: it is not landed, or no longer: load it again")
+            file = self._file["file"]
+            raise DatabaseError(f"{file}: it is not landed, or no longer: load it again", file=file)
         self._id, self._rows = found
 
     def add(self, cursor: Any, rows: Mapping[str, int]) -> None:

@@ -23,6 +23,7 @@ from typing_extensions import Self
 from migration_pipeline.engine.batch import Batch, Written
 from migration_pipeline.engine.file_report import FileReport
 from migration_pipeline.engine.transform import Bad
+from migration_pipeline.errors import MigrationError
 from migration_pipeline.profile.profile import NulPolicy
 from migration_pipeline.profile.row import Row, Table
 from migration_pipeline.targets import bookkeeping
@@ -85,7 +86,8 @@ class PostgresTarget:
         self._file = file
         self._tables = dict(tables)
         self._nul = nul
-        self.encoder: BatchEncoder
+        self.encoder = BatchEncoder({}, nul)
+        """Of the tables, once they were read."""
         landing = [table for table in self._tables.values() if table.landing]
         self._slice = Slice(landing, asdict(file), settings)
         self._own = session is None
@@ -99,9 +101,11 @@ class PostgresTarget:
         try:
             # A trigger of the table may take its time, even for no row, and whoever waits may be told to end.
             self._session.interruptibly(self._check)
-        except BaseException:
+        except BaseException as error:
             if self._own:
                 self._session.close()
+            if isinstance(error, MigrationError):
+                error.file = self._file.file
             raise
         return self
 
@@ -204,7 +208,8 @@ class PostgresTarget:
             receipts = read_as(Receipt, cursor, bookkeeping.RECEIPT_OF, asdict(self._file))
             if not receipts:
                 raise DatabaseError(
-                    f"{self._file.file}: it has no receipt, so it is not loaded; load it first"
+                    f"{self._file.file}: it has no receipt, so it is not loaded; load it first",
+                    file=self._file.file,
                 )
             self._slice.resume(cursor)
             written = self._write(cursor, batch)
@@ -213,7 +218,10 @@ class PostgresTarget:
             gone = [number for number in numbers if number not in bad]
             cursor.execute(bookkeeping.CLEAR, asdict(self._file) | {"lines": gone})
             if cursor.rowcount != len(gone):
-                raise DatabaseError(f"{self._file.file}: its quarantine changed meanwhile; replay it again")
+                raise DatabaseError(
+                    f"{self._file.file}: its quarantine changed meanwhile; replay it again",
+                    file=self._file.file,
+                )
             receipt = _replayed(receipts[0], batch, written)
             # The other rows of the file are still those of the version that loaded it.
             self._keep_receipt(cursor, receipt, profile_version=receipt.profile_version)
