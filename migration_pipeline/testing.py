@@ -104,7 +104,7 @@ def _held(connection: Any, column: Column, *values: Any) -> tuple[bool, ...]:
             held: tuple[bool, ...] = cursor.fetchone()
             return held
     except psycopg2.Error as error:
-        raise DatabaseError(f"column {column.name}: {explain(error)}") from None
+        raise DatabaseError(f"column {column.name}: {explain(error)}", sqlstate=error.pgcode) from None
 
 
 def _strategy(column: Column) -> SearchStrategy[Any]:

@@ -171,7 +171,7 @@ def _begins_with_time(text: str) -> bool:
     return bool(_TIME.match(text)) or epoch_of(re.split(r"[^0-9]", text, maxsplit=1)[0])
 
 
-class Bad(msgspec.Struct):
+class Unreadable(msgspec.Struct):
     """Lines that are no items, by reason."""
 
     reason: str
@@ -194,7 +194,7 @@ class Survey:
         self.looked_at = 0
         """Items looked at, bad ones included."""
         self.unread = dict(sample.unread)
-        self.bad: dict[str, Bad] = {}
+        self.bad: dict[str, Unreadable] = {}
         self._types = self._find_types(items)
 
     def _find_types(self, items: Iterable[Item]) -> dict[Conditions, EntityType]:
@@ -233,7 +233,7 @@ class Survey:
                 self._type_of(item).add(item, line, weight)
             except BadItem as error:
                 place = Place(line.file, line.number)
-                self.bad.setdefault(str(error), Bad(str(error), 0, place)).items += 1
+                self.bad.setdefault(str(error), Unreadable(str(error), 0, place)).items += 1
 
     def _type_of(self, item: Item) -> EntityType:
         return next(found for conditions, found in self._types.items() if holds(conditions, item))

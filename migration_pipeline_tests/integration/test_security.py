@@ -210,8 +210,9 @@ def test_without_one_of_the_grants_a_load_says_so(guarded_url: str, shop_export:
     export = read_export(str(shop_export), Storage())
     # Rows that are there already take the staging table.
     execute(guarded_url, "INSERT INTO migration.loaded_file SELECT 'shop', '" + export.id + "', f, '1', 'm', 0, 0, 0, '{}', 0, '{}', 0, 'r' FROM unnest(ARRAY['" + "','".join(file.name for file in export.files) + "']) f")  # fmt: skip
-    with pytest.raises(MigrationError, match=r"SQLSTATE 42501.*grants in docs/security\.md"):
+    with pytest.raises(MigrationError, match=r"SQLSTATE 42501.*grants in docs/security\.md") as told:
         load_shop(for_loader(guarded_url), export)
+    assert told.value.sqlstate == "42501"
 
 
 def test_the_quarantine_is_its_owners_alone(guarded_url: str) -> None:
@@ -568,8 +569,10 @@ def test_a_session_that_is_ended_at_a_row_tells_nothing_of_the_row(
             pass
 
     monkeypatch.setattr(sys, "stderr", Printed())
+    before = sys.excepthook
     report = load_lines(for_loader(url), accounts, planted()[:10])
     assert report.retries == 2
+    assert sys.excepthook is before, "what is changed for a COPY is changed back"
     assert_silent(server_log(guarded), "the server's log")
     assert_silent("".join(printed), "stderr")
 
