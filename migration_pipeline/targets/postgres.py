@@ -28,7 +28,7 @@ from migration_pipeline.profile.profile import NulPolicy
 from migration_pipeline.profile.row import Row, Table
 from migration_pipeline.targets import bookkeeping
 from migration_pipeline.targets.bookkeeping import parameters
-from migration_pipeline.targets.catalog import try_statements
+from migration_pipeline.targets.catalog import TargetTable, try_statements
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings, read_as, transaction
 from migration_pipeline.targets.copy_csv import BatchEncoder
 from migration_pipeline.targets.ddl import read_targets
@@ -68,7 +68,8 @@ class PostgresTarget:
     `url` is anything libpq takes (a URL or ``host=… dbname=…``); the usual PG* variables and ~/.pgpass
     fill in what it leaves out. Transient faults are retried; each is told to `on_retry`. Raises
     `DatabaseError` when the database cannot be reached or refuses for good, and `SchemaError` when the
-    tables are not the profile's.
+    tables are not the profile's. `tried` has the tables whose statements a file of the same run has tried, and
+    gets those that this one tries.
     """
 
     def __init__(
@@ -81,8 +82,10 @@ class PostgresTarget:
         on_retry: Callable[[str], None] = lambda _: None,
         *,
         session: Session | None = None,
+        tried: set[TargetTable] | None = None,
     ) -> None:
         self._url = url
+        self._tried = set() if tried is None else tried
         self._file = file
         self._tables = dict(tables)
         self._nul = nul
@@ -152,8 +155,9 @@ class PostgresTarget:
             rows_are_new=not receipts,
         )
         for row_class, target in targets.items():
-            if not target.table.landing:
+            if not target.table.landing and target not in self._tried:
                 try_statements(target, self._writer.sql_of[row_class].trial, cursor)
+                self._tried.add(target)
 
     def write(self, batch: Batch, close: Callable[[Written], FileReport] | None = None) -> Written:
         """Write a batch in one transaction, as `engine.load.Target` has it. Raises `DatabaseError`.
