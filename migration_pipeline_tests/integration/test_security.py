@@ -554,11 +554,26 @@ def run_all(
     ]
 
 
+STRIKES_IN_COPY = f"""
+CREATE SEQUENCE strikes;
+GRANT USAGE ON SEQUENCE strikes TO loader;
+CREATE FUNCTION strike(text) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN
+    IF nextval('strikes') <= 2 THEN {END}; END IF; RETURN true;
+END $$;
+ALTER TABLE accounts ADD CONSTRAINT struck CHECK (strike(name));
+"""
+"""A table with a trigger is never copied into."""
+
+
+@pytest.mark.parametrize(
+    ("name", "strikes"),
+    [("ended_at_a_row", STRIKES.format(what=END, each="ROW")), ("ended_in_copy", STRIKES_IN_COPY)],
+)
 def test_a_session_that_is_ended_at_a_row_tells_nothing_of_the_row(
-    guarded: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+    guarded: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, name: str, strikes: str
 ) -> None:
-    url = accounts_database(guarded, "ended_at_a_row")
-    execute(url, STRIKES.format(what=END, each="ROW"))
+    url = accounts_database(guarded, name)
+    execute(url, strikes)
     printed: list[str] = []
 
     class Printed:
