@@ -48,7 +48,7 @@ def verify(reference: str, extra: bool, keys: bool) -> None:
         compared = verification.verify(
             made, profile, url, "verify", extra=extra, say=out.print, on_progress=on_progress
         )
-    out.print(verification_table(compared, compared.names))
+    out.print(verification_table(compared))
     for note in compared.notes:
         out.print(note, markup=False)
     if keys:
