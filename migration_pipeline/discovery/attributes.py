@@ -14,7 +14,7 @@ from uuid import UUID
 
 import msgspec
 
-from migration_pipeline.sources.dynamodb_json import Value, aware, instant, number
+from migration_pipeline.sources.values import Value, aware, instant, number
 
 MAX_DISTINCT = 12
 """Different values of a text attribute up to which it is called enum-like."""

@@ -14,7 +14,7 @@ from typing import Union
 import msgspec
 
 from migration_pipeline.profile.profile import Prefix
-from migration_pipeline.sources.dynamodb_json import Value
+from migration_pipeline.sources.values import Value
 
 Item = Mapping[str, Value]
 Text = Union[str, Prefix]  # noqa: UP007  # an alias that Python 3.10 can evaluate

@@ -23,10 +23,11 @@ from migration_pipeline.discovery.keys import (
 from migration_pipeline.discovery.sampling import Line, Sample
 from migration_pipeline.errors import BadItem
 from migration_pipeline.profile.profile import Prefix
-from migration_pipeline.sources.dynamodb_json import document, whole_item
+from migration_pipeline.sources.dynamodb_json import whole_item
 from migration_pipeline.sources.export import Export
 from migration_pipeline.sources.storage import Storage, StorageError
 from migration_pipeline.sources.stream import FileStream
+from migration_pipeline.sources.values import document
 
 MAX_ATTRIBUTES = 300
 """Attributes of one entity type that are looked at; more are hardly attributes, but data in their names."""

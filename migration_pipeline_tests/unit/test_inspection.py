@@ -19,9 +19,10 @@ from migration_pipeline.discovery.keys import guess_key, guess_types
 from migration_pipeline.discovery.sampling import take_sample
 from migration_pipeline.discovery.survey import Survey, patterns, survey_everything, survey_sample
 from migration_pipeline.profile.profile import Prefix
-from migration_pipeline.sources.dynamodb_json import plain, whole_item
+from migration_pipeline.sources.dynamodb_json import whole_item
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
+from migration_pipeline.sources.values import plain
 from migration_pipeline_tests.exports import line_of, write_export
 
 
