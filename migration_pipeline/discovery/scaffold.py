@@ -18,6 +18,7 @@ from migration_pipeline.discovery.module import module_source
 from migration_pipeline.discovery.survey import Survey
 from migration_pipeline.engine.transform import Transform
 from migration_pipeline.errors import MigrationError, UsageError
+from migration_pipeline.generated import generated
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.profile.row import Row
 from migration_pipeline.sources import dynamodb_json
@@ -119,9 +120,6 @@ def imported(source: str, name: str) -> Iterator[Profile]:
     module = types.ModuleType(f"migration_pipeline_scaffold_{name}")
     sys.modules[module.__name__] = module  # where annotations are looked up
     try:
-        exec(compile(source, f"{name}.py", "exec"), module.__dict__)  # noqa: S102  # our own, and all texts in it are literals
-        profile = module.__dict__["profile"]
-        assert isinstance(profile, Profile)  # noqa: S101
-        yield profile
+        yield generated("profile", source, f"{name}.py", module.__dict__)  # all texts in it are literals
     finally:
         del sys.modules[module.__name__]

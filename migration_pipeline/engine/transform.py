@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import msgspec
 
 from migration_pipeline.errors import BadItem
+from migration_pipeline.generated import generated
 from migration_pipeline.profile.aggregate import Options
 from migration_pipeline.profile.item import Item
 from migration_pipeline.profile.profile import Prefix, Profile, Rule, wire_type
@@ -278,9 +279,7 @@ def compile_rules(
         f"        {chain}\n"
         "    return taken, places, counts, unrouted\n"
     )
-    namespace: dict[str, Any] = dict(names)
-    exec(compile(source, "<route table>", "exec"), namespace)  # noqa: S102  # constants are bound by name, not written into the source
-    return namespace["sort"]  # type: ignore[no-any-return]
+    return generated("sort", source, "route table", names)  # type: ignore[no-any-return]
 
 
 def describe(error: BaseException, function: Callable[..., Any]) -> str:

@@ -21,6 +21,7 @@ import msgspec
 from msgspec import UNSET, UnsetType, defstruct
 
 from migration_pipeline.errors import BadItem
+from migration_pipeline.generated import generated
 from migration_pipeline.profile.item import Item
 from migration_pipeline.sources.fields import (
     CONVERSIONS,
@@ -95,10 +96,10 @@ class ItemDecoder(Generic[ItemType]):
             (f"x{n}", AnyValue if nested else OneObject, msgspec.field(name=name, default=UNSET))
             for n, (name, nested) in enumerate(others)
         ]
-        names = dict(self._names)
         source = self._source([nested for _, nested in others])
-        exec(compile(source, f"<decoder of {self._item_class.__name__}>", "exec"), names)  # noqa: S102  # built from the class, no input of a user
-        return msgspec.json.Decoder(_envelope(members)).decode, names["make"]
+        label = f"decoder of {self._item_class.__name__}"
+        make = generated("make", source, label, dict(self._names))
+        return msgspec.json.Decoder(_envelope(members)).decode, make
 
     def _source(self, others: Sequence[bool]) -> str:
         """Write the function that makes an item of its wire form, one expression a field.
