@@ -144,11 +144,6 @@ class EntityType:
         return self.items == len(self._sorts) < MAX_COUNTED
 
     @property
-    def distinct_partitions(self) -> bool:
-        """Whether no two of the items have the same partition key."""
-        return self.items == len(self._partitions) < MAX_COUNTED
-
-    @property
     def per_partition(self) -> float:
         """Items for each partition key; of a sample, that is less than in the export."""
         return self.items / len(self._partitions) if 0 < len(self._partitions) < MAX_COUNTED else 1.0

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from decimal import Decimal
 from operator import attrgetter
-from typing import Annotated, Any, Generic, TypeVar, Union, get_type_hints
+from typing import Annotated, Any, Generic, TypeVar, get_type_hints
 
 import msgspec
 from msgspec import UNSET, UnsetType, defstruct
@@ -24,7 +24,7 @@ from migration_pipeline.errors import BadItem
 from migration_pipeline.generated import generated
 from migration_pipeline.profile.item import Item
 from migration_pipeline.sources.fields import (
-    CONVERSIONS,
+    NAMES,
     REST,
     braces_of_members,
     field_of,
@@ -36,10 +36,10 @@ ItemType = TypeVar("ItemType", bound=Item)
 
 Steps = tuple[Callable[[bytes], Any], Callable[[Any, bytes], ItemType]]
 
-AnyValue: Any = Union[msgspec.Raw, UnsetType]  # noqa: UP007
+AnyValue: Any = msgspec.Raw | UnsetType
 """An attribute that is not read, and whose objects are counted."""
 
-OneObject: Any = Union[Annotated[dict[str, msgspec.Raw], msgspec.Meta(min_length=1)], UnsetType]  # noqa: UP007
+OneObject: Any = Annotated[dict[str, msgspec.Raw], msgspec.Meta(min_length=1)] | UnsetType
 """An attribute that is not read, and that is one object, as `objects` counts."""
 
 
@@ -58,9 +58,9 @@ class ItemDecoder(Generic[ItemType]):
         self._item_class = item_class
         self._fields = [field_of(item_class, n, info, hints[info.name]) for n, info in enumerate(infos)]
         self._attributes = {field.attribute for field in self._fields if field.attribute is not None}
-        self._names = dict(CONVERSIONS, Item=item_class, suspect=self._suspect, whole=whole, rest=self._rest)
+        self._names = dict(NAMES, Item=item_class, suspect=self._suspect, whole=whole, rest=self._rest)
         for field in self._fields:
-            self._names.update(field.constants)
+            self._names |= field.constants
         self._has_rest = any(field.expression == REST for field in self._fields)
         others = () if self._has_rest else known
         self._passed_over = {name: False for name in others if name not in self._attributes}
@@ -81,7 +81,7 @@ class ItemDecoder(Generic[ItemType]):
         except Exception as error:
             raise BadItem(self._reason(error, line)) from None
 
-    def many(self, lines: list[bytes]) -> Iterator[ItemType]:
+    def many(self, lines: Sequence[bytes]) -> Iterator[ItemType]:
         """Read many lines, lazily.
 
         Raises any exception when one of them is bad, or odd; a call for each tells. An Item may have
@@ -214,10 +214,7 @@ class ItemDecoder(Generic[ItemType]):
         return f"its Item cannot be made: {type(error).__name__}"
 
 
-def item_decoder(item_class: type[ItemType], known: Sequence[str] = ()) -> ItemDecoder[ItemType]:
-    """Compile an `Item` class; see `ItemDecoder`."""
-    return ItemDecoder(item_class, known)
-
+item_decoder = ItemDecoder
 
 MAX_PASSED_OVER = 100
 """Unread attributes that a decoder learns. An item with others takes three times as long."""
@@ -280,27 +277,16 @@ class KeysDecoder:
     """
 
     def __init__(self, attributes: Sequence[str], typed: Collection[str] = ()) -> None:
-        key = defstruct("Key", [("S", str, "")], frozen=True, gc=False)
-        several: Any = defstruct(
-            "Typed",
-            [("S", AnyText, UNSET), ("N", AnyText, UNSET), ("BOOL", AnyBoolean, UNSET)],
-            frozen=True,
-            gc=False,
-        )
-        none, neither = key(), several()
+        self._kinds = [_Typed if name in typed else _Text for name in attributes]
         members = [
-            (f"f{n}", several, msgspec.field(name=name, default=neither))
-            if name in typed
-            else (f"f{n}", key, msgspec.field(name=name, default=none))
-            for n, name in enumerate(attributes)
+            (f"f{n}", kind, msgspec.field(name=name, default=kind()))
+            for n, (name, kind) in enumerate(zip(attributes, self._kinds, strict=True))
         ]
         self._decode = msgspec.json.Decoder(_envelope(members)).decode
+        paths = [f"Item.f{n}" + (".S" if kind is _Text else "") for n, kind in enumerate(self._kinds)]
         # The last path is repeated, so that attrgetter makes a tuple of a single attribute, too.
-        paths = [f"Item.f{n}" + ("" if name in typed else ".S") for n, name in enumerate(attributes)]
-        self._values: Callable[[Any], tuple[Any, ...]] = attrgetter(*paths, paths[-1]) if paths else _nothing
-        if any(name in typed for name in attributes):
-            read = attrgetter(*paths, paths[-1])
-            self._values = lambda line: tuple(v if isinstance(v, str) else _typed(v) for v in read(line))
+        read: Callable[[Any], tuple[Any, ...]] = attrgetter(*paths, paths[-1]) if paths else lambda _: ()
+        self._values = (lambda line: tuple(map(_typed, read(line)))) if _Typed in self._kinds else read
 
     def __call__(self, line: bytes) -> tuple[Any, ...]:
         """Read one line. Raises `BadItem`."""
@@ -311,22 +297,34 @@ class KeysDecoder:
 
     def many(self, lines: Iterable[bytes]) -> Iterator[tuple[Any, ...]]:
         """Read many lines, lazily and, where all are texts, in C."""
-        if self._values is _nothing:
+        if not self._kinds:
             return (() for _ in lines)  # whoever takes the items will see what is wrong with them
         return map(self._values, map(self._decode, lines))
 
 
-AnyText: Any = Union[str, UnsetType]  # noqa: UP007
-AnyBoolean: Any = Union[bool, UnsetType]  # noqa: UP007
+class _Text(msgspec.Struct, frozen=True, gc=False):
+    """A routing attribute, of which nothing but a text counts."""
+
+    S: str = ""
 
 
-def _typed(value: Any) -> str | Decimal | bool:
+class _Typed(msgspec.Struct, frozen=True, gc=False):
+    """A routing attribute that a rule compares with a number or a boolean."""
+
+    S: str | UnsetType = UNSET
+    N: str | UnsetType = UNSET
+    BOOL: bool | UnsetType = UNSET
+
+
+def _typed(value: str | _Typed) -> str | Decimal | bool:
     """The value of an attribute that is a text, a number or a boolean; "" of any other."""
+    if isinstance(value, str):
+        return value
     if value.S is not UNSET:
-        return str(value.S)
+        return value.S
     if value.N is not UNSET:
         return number(value.N)
-    return "" if value.BOOL is UNSET else bool(value.BOOL)
+    return "" if value.BOOL is UNSET else value.BOOL
 
 
 def wire_types(line: bytes, attributes: Iterable[str]) -> dict[str, str]:
@@ -345,14 +343,7 @@ def wire_types(line: bytes, attributes: Iterable[str]) -> dict[str, str]:
 _TYPE = re.compile(rb'\s*\{\s*"(S|N|B|BOOL|NULL|M|L|SS|NS|BS)"\s*:')
 
 
-def _nothing(_: Any) -> tuple[Any, ...]:
-    """Give the values of no attributes."""
-    return ()
-
-
-def keys_decoder(attributes: Sequence[str], typed: Collection[str] = ()) -> KeysDecoder:
-    """Compile the reader of some attributes; see `KeysDecoder`."""
-    return KeysDecoder(attributes, typed)
+keys_decoder = KeysDecoder
 
 
 def _envelope(members: Sequence[tuple[Any, ...]]) -> Any:
@@ -360,13 +351,13 @@ def _envelope(members: Sequence[tuple[Any, ...]]) -> Any:
     return defstruct("Line", [("Item", item)], frozen=True, gc=False)
 
 
-class AnyLine(msgspec.Struct, frozen=True, gc=False):
+class _AnyLine(msgspec.Struct, frozen=True, gc=False):
     """A line with all attributes of its item, as they are on the wire."""
 
     Item: dict[str, Value]
 
 
-_decode_any = msgspec.json.Decoder(AnyLine).decode
+_decode_any = msgspec.json.Decoder(_AnyLine).decode
 
 
 def whole_item(line: bytes) -> dict[str, Value]:
