@@ -309,6 +309,95 @@ def test_a_profile_that_does_not_load_says_why(
         load_profile(reference)
 
 
+LAZY = """
+import first_of_mine
+from migration_pipeline import Item, Profile, Row
+profile = Profile("mine")
+class It(Item):
+    PK: str
+class Out(Row, table="out", key="id"):
+    id: str
+@profile.route(SK="X")
+def it(item: It) -> Out:
+    from second_of_mine import made
+    return made(Out, item)
+"""
+
+
+@pytest.mark.parametrize("module", ["lazy_profile", "lazy_package.of.profiles"])
+def test_a_profile_in_the_current_folder_finds_what_lies_beside_it_and_leaves_the_path_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path.joinpath(*module.split(".")).with_suffix(".py")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(LAZY)
+    (tmp_path / "first_of_mine.py").write_text("")
+    (tmp_path / "second_of_mine.py").write_text("def made(row, item): return row(item.PK)")
+    for name in ("first_of_mine", "second_of_mine"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    before = list(sys.path)
+    profile = load_profile(f"{module}:profile")
+    assert sys.path == before
+    outcome = transform_of(profile)([b'{"Item":{"PK":{"S":"a"},"SK":{"S":"X"}}}'])
+    assert (outcome.counts.loaded, outcome.bad) == (1, [])
+
+
+ROWS = """
+from migration_pipeline import Item, Profile, Row
+class It(Item):
+    PK: str
+class Landed(Row, table="landed", landing=True):
+    id: str
+class Sum(Row, table="sums", key="id"):
+    id: str
+profile = Profile("sums")
+"""
+ROUTE = """
+from summed.rows import It, Landed, Sum, profile
+@profile.route(SK="X")
+def it(item: It) -> Landed:
+    return Landed(item.PK)
+"""
+SUMS = """
+from summed.rows import Landed, Sum, profile
+profile.aggregate(Sum, of=Landed, by="id", sql="sums.sql")
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "there", "found"),
+    [
+        (ROUTE + SUMS, "profiles/sums.sql", "profiles/sums.sql"),
+        (ROUTE + SUMS, "sums.sql", "sums.sql"),
+        (SUMS + ROUTE, "sums.sql", "sums.sql"),
+        (ROUTE + SUMS, "away/sums.sql", None),
+    ],
+    ids=["beside the routes", "beside the Row", "beside the Row, before the routes", "missing"],
+)
+def test_the_sql_of_an_aggregate_lies_beside_the_module_of_the_routes_or_of_the_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, there: str, found: str | None
+) -> None:
+    folder = tmp_path / "summed"
+    for path, text in (
+        ("rows.py", ROWS),
+        ("profiles/it.py", source),
+        (there, "SELECT id FROM landing.landed"),
+    ):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "summed"]:
+        monkeypatch.delitem(sys.modules, name)
+    if found is None:
+        with pytest.raises(
+            UsageError, match=r"its SQL cannot be read: .*/summed/profiles/sums\.sql: No such file"
+        ):
+            load_profile("summed.profiles.it:profile")
+    else:
+        assert load_profile("summed.profiles.it:profile").aggregates[0].path == folder / found
+
+
 TWICE = """
 from migration_pipeline import Item, Profile, Row
 profile = Profile("twice")
