@@ -27,8 +27,7 @@ MODULE_NAMES = frozenset(
         "date",
         "datetime",
     }
-    | {"sha256", "timedelta", "timezone", "profile", "boolean", "digest", "BOOLEANS", "json", "item"}
-    | {"dynamodb_json", "Transform", "transform", "rows", "l", "I", "O"}
+    | {"sha256", "profile", "boolean", "digest", "BOOLEANS", "item", "rows_of", "l", "I", "O"}
 )
 """Names that mean something else in generated modules."""
 

@@ -15,6 +15,7 @@ import msgspec
 from migration_pipeline.discovery.cases import cases_source
 from migration_pipeline.discovery.draft import make_draft
 from migration_pipeline.discovery.module import module_source
+from migration_pipeline.discovery.source import tidy
 from migration_pipeline.discovery.survey import Survey
 from migration_pipeline.engine.transform import Transform
 from migration_pipeline.errors import MigrationError, UsageError
@@ -60,20 +61,20 @@ def scaffold(survey: Survey, path: Path) -> Scaffold:
     """
     _check_name(path)
     draft = make_draft(survey, path.stem)
-    source = module_source(draft)
+    source = tidy(module_source(draft), path, path.stem)
     with imported(source, path.stem) as profile:
         transform = Transform(profile, dynamodb_json)
 
         def rows_of(line: bytes) -> Iterator[Row]:
             return (row for rows in transform.one(line).rows.values() for row in rows)
 
-        beside = (path.absolute().parent / "migration_pipeline").is_dir()
-        cases, number = cases_source(draft, path.stem, rows_of, beside)
+        cases, number = cases_source(draft, path.stem, rows_of)
+        test = path.with_name(f"test_{path.name}")
         outcome = transform([line.line for line in survey.sample])
         files = {
             path: source,
             path.with_name("schema.sql"): ddl(profile.tables.values()),
-            path.with_name(f"test_{path.name}"): cases,
+            test: tidy(cases, test, path.stem),
         }
     return Scaffold(
         files=files,

@@ -76,7 +76,7 @@ class Rule:
     """Of the function's second argument, if it has one."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Profile:
     """A migration's rules, in the order they are declared: the first whose conditions hold takes the item.
 

@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migration_pipeline import Integer, Item, PgType, Profile, Row, column, prefix
+from migration_pipeline import Integer, Item, Options, PgType, Profile, Row, column, prefix
 from migration_pipeline.engine.transform import Outcome, Transform, key_pattern, rules_that_cannot_hold
 from migration_pipeline.errors import BadItem, UsageError
 from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.profile.row import table_of
 from migration_pipeline.sources import dynamodb_json
+from migration_pipeline.testing import rows_of
 
 
 class Thing(Item):
@@ -436,6 +437,35 @@ def test_two_rows_of_one_table_are_refused(
             load_profile("twice_rows:profile")
     else:
         load_profile("twice_rows:profile")
+
+
+# -- rows of an item, for a profile's own tests ------------------------------------------------------
+
+
+class Doubling(Options):
+    times: int = 2
+
+
+def test_the_rows_of_an_item_are_those_that_a_load_makes() -> None:
+    made = Profile("made")
+
+    @made.route(PK=prefix("T#"))
+    def both(item: Thing, options: Doubling) -> list[Small | Other]:
+        return [Other("o"), *(Small(f"{item.PK}{n}") for n in range(item.n * options.times)), Other("p")]
+
+    item = {"PK": {"S": "T#"}, "n": {"N": "1"}}
+    assert rows_of(made, item) == [Small("T#0"), Small("T#1"), Other("o"), Other("p")]
+    assert rows_of(made, item, Doubling(1)) == [Small("T#0"), Other("o"), Other("p")]
+    assert rows_of(made, b'{"Item":{"PK":{"S":"T#"}}}') == [Other("o"), Other("p")]
+    assert rows_of(made, {"PK": {"S": "U#"}}) == []
+    with pytest.raises(BadItem, match="attribute 'n' is not a whole number"):
+        rows_of(made, {"PK": {"S": "T#"}, "n": {"N": "1.5"}})
+
+    @made.route(PK=prefix("U#"))
+    def late(item: Thing) -> Small:
+        return Small(item.PK)
+
+    assert rows_of(made, {"PK": {"S": "U#"}}) == [Small("U#")], "a rule that was added counts"
 
 
 # -- routes on numbers and booleans -----------------------------------------------------------------
