@@ -45,8 +45,7 @@ def rows_of(profile: Profile, item: Mapping[str, Any] | bytes, options: Options 
     `options` are the profile's, its defaults by default. Raises `BadItem` for an item that goes to the quarantine.
     """
     line = item if isinstance(item, bytes) else json.dumps({"Item": item}).encode()
-    rows = _compiled(profile, tuple(profile.rules), options).one(line).rows
-    return [row for of_one_table in rows.values() for row in of_one_table]
+    return _compiled(profile, tuple(profile.rules), options).one(line).all_rows
 
 
 @lru_cache(maxsize=8)

@@ -31,17 +31,8 @@ MAX_CONSTANTS = 20
 PARTITION_NAMES = ("pk", "partitionkey", "hashkey", "hash", "partition", "id")
 SORT_NAMES = ("sk", "sortkey", "rangekey", "range", "sort")
 TYPE_NAMES = (
-    "entitytype",
-    "edbe",
-    "et",
-    "itemtype",
-    "recordtype",
-    "objecttype",
-    "typename",
-    "doctype",
-    "modeltype",
-    "entity",
-)
+    "entitytype", "edbe", "et", "itemtype", "recordtype", "objecttype", "typename", "doctype", "modeltype", "entity",
+)  # fmt: skip
 """Names of attributes that say which entity type an item is, without case and punctuation."""
 
 LOOSE_TYPE_NAMES = ("type", "kind", "model")

@@ -21,7 +21,6 @@ from migration_pipeline.engine.transform import Transform
 from migration_pipeline.errors import MigrationError, UsageError
 from migration_pipeline.generated import generated
 from migration_pipeline.profile.profile import Profile
-from migration_pipeline.profile.row import Row
 from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.targets.ddl import ddl
 
@@ -64,11 +63,7 @@ def scaffold(survey: Survey, path: Path) -> Scaffold:
     source = tidy(module_source(draft), path, path.stem)
     with imported(source, path.stem) as profile:
         transform = Transform(profile, dynamodb_json)
-
-        def rows_of(line: bytes) -> Iterator[Row]:
-            return (row for rows in transform.one(line).rows.values() for row in rows)
-
-        cases, number = cases_source(draft, path.stem, rows_of)
+        cases, number = cases_source(draft, path.stem, lambda line: transform.one(line).all_rows)
         test = path.with_name(f"test_{path.name}")
         outcome = transform([line.line for line in survey.sample])
         files = {

@@ -70,6 +70,11 @@ class Outcome:
         self.bad: list[Bad] = []
         self.counts = Counts()
 
+    @property
+    def all_rows(self) -> list[Row]:
+        """The rows of all tables, those of one table together."""
+        return [row for rows in self.rows.values() for row in rows]
+
     def add(self, other: Outcome) -> None:
         """Take over what other lines became."""
         for row_class, rows in other.rows.items():

@@ -23,13 +23,7 @@ from msgspec import UNSET, UnsetType, defstruct
 from migration_pipeline.errors import BadItem
 from migration_pipeline.generated import generated
 from migration_pipeline.profile.item import Item
-from migration_pipeline.sources.fields import (
-    NAMES,
-    REST,
-    braces_of_members,
-    field_of,
-    objects,
-)
+from migration_pipeline.sources.fields import NAMES, REST, braces_of_members, field_of, objects
 from migration_pipeline.sources.values import Value, document, number
 
 ItemType = TypeVar("ItemType", bound=Item)
@@ -164,15 +158,9 @@ class ItemDecoder(Generic[ItemType]):
         """
         self._learn(line)
         text = line.decode("utf-8", "surrogateescape")  # what nobody reads need not be UTF-8
+        numbers: dict[str, Any] = dict.fromkeys(("parse_int", "parse_float", "parse_constant"), str)
         try:
-            pairs = json.loads(
-                text,
-                object_pairs_hook=_Pairs,
-                parse_int=str,
-                parse_float=str,
-                parse_constant=str,
-                strict=False,
-            )
+            pairs = json.loads(text, object_pairs_hook=_Pairs, strict=False, **numbers)
         except (ValueError, RecursionError):
             return  # what is wrong with it is in nothing that is read
         items = _Pairs(pair for pair in pairs if pair[0] == "Item")
@@ -255,11 +243,9 @@ def _passes_over(value: Any) -> bool:
 
 def _holds_object(value: Any) -> bool:
     """Whether a value is an object, or has one inside; empty ones do not count."""
-    return (
-        bool(value)
-        if isinstance(value, _Pairs)
-        else isinstance(value, list) and any(map(_holds_object, value))
-    )
+    if isinstance(value, _Pairs):
+        return bool(value)
+    return isinstance(value, list) and any(map(_holds_object, value))
 
 
 def _refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
