@@ -23,10 +23,11 @@ from migration_pipeline.discovery.keys import (
 from migration_pipeline.discovery.sampling import Line, Sample
 from migration_pipeline.errors import BadItem
 from migration_pipeline.profile.profile import Prefix
-from migration_pipeline.sources.dynamodb_json import document, whole_item
+from migration_pipeline.sources.dynamodb_json import whole_item
 from migration_pipeline.sources.export import Export
 from migration_pipeline.sources.storage import Storage, StorageError
 from migration_pipeline.sources.stream import FileStream
+from migration_pipeline.sources.values import document
 
 MAX_ATTRIBUTES = 300
 """Attributes of one entity type that are looked at; more are hardly attributes, but data in their names."""
@@ -141,11 +142,6 @@ class EntityType:
     def distinct_sorts(self) -> bool:
         """Whether no two of the items have the same sort key, whatever their partition keys are."""
         return self.items == len(self._sorts) < MAX_COUNTED
-
-    @property
-    def distinct_partitions(self) -> bool:
-        """Whether no two of the items have the same partition key."""
-        return self.items == len(self._partitions) < MAX_COUNTED
 
     @property
     def per_partition(self) -> float:

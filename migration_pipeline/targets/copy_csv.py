@@ -23,6 +23,7 @@ import msgspec
 
 from migration_pipeline.engine.batch import Written
 from migration_pipeline.errors import BadRow
+from migration_pipeline.generated import generated
 from migration_pipeline.profile.profile import NulPolicy
 from migration_pipeline.profile.row import Column, Row, Table, element_type
 from migration_pipeline.targets.catalog import TargetTable
@@ -299,8 +300,7 @@ def _compile_prepare(
             namespace[f"spell{number}"] = spellings[column.field]
             values.append(f"(None if (v := r.{column.field}) is None else spell{number}(v))")
     source = f"def prepare(r):\n    return ({', '.join(values)},)\n"
-    exec(compile(source, f"<encoder of {table.qualified}>", "exec"), namespace)  # noqa: S102  # names are a class's fields
-    return namespace["prepare"]  # type: ignore[no-any-return]
+    return generated("prepare", source, f"encoder of {table.qualified}", namespace)  # type: ignore[no-any-return]
 
 
 def _named(spell: Callable[[Any], Any] | None, column: Column, table: Table) -> Callable[[Any], Any] | None:
