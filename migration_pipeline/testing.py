@@ -80,7 +80,7 @@ def check_merges(
 
     columns = [column for column in table_of(row_class).columns if column.merge]
     if not columns:
-        raise UsageError(f"{row_class.__name__}: none of its columns merges")
+        raise UsageError(f"{row_class.__name__}: it has no column with a Merge to check")
     connection = connect(url)
     connection.autocommit = True
     try:

@@ -26,7 +26,7 @@ COMMANDS = {
         "backfill": "Launch a backfill of all files that are not materialized, then of what is made of them all.",
         "retry-failed": "Load the files again that failed or were stopped, each from its beginning; then what is made of all files.",
         "stop": "Stop the migration: cancel its backfills, terminate its runs.",
-        "replay": "Run the quarantined items of loaded files through the profile again, after it or a table was mended.",
+        "replay": "Run the quarantined items of loaded files through the profile again, after it or a table was fixed.",
     },
     "migration_pipeline.cli.observing": {
         "status": "List the files, and what is made of them all: state, items, rows, run, how far it is or why it failed.",

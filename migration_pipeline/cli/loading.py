@@ -168,7 +168,7 @@ def _await(opened: Opened, backfill_id: str, wanted: list[FileStatus], then: lis
     code = exit_status([*files, *made])
     if code:
         click.echo(
-            f"next: mend the cause, then migration-pipeline retry-failed {plan.reference} --wait", err=True
+            f"next: fix the cause, then migration-pipeline retry-failed {plan.reference} --wait", err=True
         )
     loaded = everything if then else files
     return tell_left(left(plan, profile, loaded, settings.known_database_url()), plan.reference) or code
@@ -182,7 +182,7 @@ def _tell_failed(name: str, status: FileStatus | AssetStatus) -> None:
 @click.command()
 @PROFILE
 def replay(reference: str) -> None:
-    """Run the quarantined items of loaded files through the profile again, after it or a table was mended.
+    """Run the quarantined items of loaded files through the profile again, after it or a table was fixed.
 
     Items that load, or that the profile skips now, leave the quarantine. Loading a file again does the same.
     """

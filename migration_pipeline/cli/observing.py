@@ -43,7 +43,7 @@ def status(reference: str, as_json: bool, again: bool) -> None:
     profile says may be.
     """
     if as_json and again:
-        raise UsageError("--json and --watch exclude each other; call status --json as often as you like")
+        raise UsageError("--json and --watch cannot be combined; to poll, call status --json repeatedly")
     plan, profile, instance = open_plan(reference)
     out, running = console(), list[RunningFile]()
     if again:
@@ -113,7 +113,7 @@ def metrics(references: tuple[str, ...], port: int, host: str) -> None:
     for fault in faults.values():
         click.echo(f"not served: {fault}", err=True)
     if not plans:
-        raise UsageError("there is no plan yet, so there is nothing to measure; see migration-pipeline plan")
+        raise UsageError("no plan yet, so nothing to measure; make one with: migration-pipeline plan")
     server = Server(plans, settings.webserver_url(), settings.database_url(), host, port)
     click.echo(f"serving {server.url} of {', '.join(plan.profile for plan, _ in plans)}; Ctrl-C ends it")
     with contextlib.suppress(KeyboardInterrupt):

@@ -105,7 +105,7 @@ def _tables_fit(plan: Plan, profile: Profile, url: str) -> dg.AssetCheckResult:
         wrong = str(error).splitlines()
         metadata["concerned"] = dg.MetadataValue.md("\n".join(f"- {line}" for line in wrong))
         metadata["next"] = dg.MetadataValue.md(
-            "mend them before you load: until then each file fails, in a run of its own. Tables that are not there are "
+            "fix them before you load: until then each file fails, in a run of its own. Tables that are not there are "
             f"created by `migration-pipeline ddl {profile.name} --apply`."
         )
         return dg.AssetCheckResult(passed=False, description="; ".join(wrong), metadata=metadata)
@@ -204,7 +204,7 @@ def _nothing_quarantined(plan: Plan, profile: Profile, url: str) -> dg.AssetChec
         plan,
         found,
         left.quarantined_text() if total else "the quarantine is empty",
-        next_step="see why with the statement below, mend the profile or the table, and load the items again: launch the "
+        next_step="see why with the statement below, fix the profile or the table, and load the items again: launch the "
         f"job `{plan.profile}_replay`. If they may stay there, say so in the profile: `may_quarantine={total}`. "
         "The raw lines are kept in `migration.quarantine`.",
         statement=sql.QUARANTINED_ITEMS,

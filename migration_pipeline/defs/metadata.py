@@ -24,9 +24,9 @@ AHEAD_OF_FILES = {"dagster/priority": "1"}
 """Tag of short jobs that people wait for: they leave the queue before the files of a backfill."""
 
 NEXT_STEPS = """
-- **A file failed:** open its run, whose error says what to mend. Then *Materialize*, and choose *Failed and missing*.
+- **A file failed:** open its run, whose error says what to fix. Then *Materialize*, and choose *Failed and missing*.
 - **A run was terminated:** its partition is *missing*, not failed. *Materialize*, and choose *Failed and missing*.
-- **Items are quarantined:** the run's log and the table `migration.quarantine` say why. Mend the profile or the table,
+- **Items are quarantined:** the run's log and the table `migration.quarantine` say why. Fix the profile or the table,
   then launch the job `{profile}_replay`.
 - **All files are loaded:** launch the job `{profile}_check`; green means that every item is accounted for.
 - **Dagster lost its history:** `migration-pipeline reconcile {profile}`.

@@ -76,7 +76,7 @@ class BackfillReport(msgspec.Struct, frozen=True, kw_only=True):
             lines.append(f"Failed: {', '.join(self.failed_files)}" + (f" and {more:,} more" if more else ""))
         if self.materialized < self.files:
             lines.append(
-                f"Next: mend the cause, then migration-pipeline retry-failed {self.profile}, "
+                f"Next: fix the cause, then migration-pipeline retry-failed {self.profile}, "
                 "or Failed and missing in the UI"
             )
         return "\n".join([*lines, self.url])
@@ -125,13 +125,13 @@ def load_hook(reference: str | None) -> Hook:
         raise UsageError(f"{settings.NOTIFY} is not set; name a function in it, such as my_module:function")
     module, _, name = reference.partition(":")
     if not name:
-        raise UsageError(f"{settings.NOTIFY}={reference}: name a function, such as {module}:function")
+        raise UsageError(f"{settings.NOTIFY}={reference}: expected MODULE:FUNCTION, as {module}:function")
     try:
         hook = getattr(import_here(module), name)
     except (ImportError, AttributeError) as error:
         raise UsageError(f"{settings.NOTIFY}={reference}: {error}") from error
     if not callable(hook):
-        raise UsageError(f"{settings.NOTIFY}={reference}: that is no function")
+        raise UsageError(f"{settings.NOTIFY}={reference}: this is not a function")
     return hook  # type: ignore[no-any-return]  # what it takes is documented
 
 
@@ -142,7 +142,7 @@ def _call(hook: Hook, report: BackfillReport) -> None:
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[:2][-1]  # its own frame, if it is no builtin
         raise MigrationError(
-            f"the function of {settings.NOTIFY} was not done: {type(error).__name__} at {place.filename}:{place.lineno}"
+            f"the function named in {settings.NOTIFY} failed: {type(error).__name__} at {place.filename}:{place.lineno}"
         ) from None
 
 

@@ -18,7 +18,7 @@ def unloadable_plan(name: str, fault: str) -> dg.AssetsDefinition:
         kinds={"error"},
         tags={PROFILE_TAG: name},
         description=f"**The plan of {name} does not load**, so none of its assets are here:\n\n{fault}\n\n"
-        "Mend that, then reload this code location. What was materialized stays so.",
+        "Fix that, then reload this code location. What was materialized stays so.",
     )
     def plan_does_not_load() -> None:
         raise dg.Failure(f"the plan of {name} does not load: {fault}", allow_retries=False)

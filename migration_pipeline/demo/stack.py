@@ -200,8 +200,8 @@ def _only_stack(state_dir: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise LocalError(
-                f"a local stack runs in {state_dir} already, at {settings.webserver_url()}; "
-                "end it first, by Ctrl-C where it was started"
+                f"a local stack is already running in {state_dir}, at {settings.webserver_url()}; "
+                "stop it first, with Ctrl-C in the terminal that started it"
             ) from None
         yield
 
@@ -291,7 +291,7 @@ def _beats(url: str, since: float) -> bool:
 def _check_code(url: str, module: str, code_server: Service) -> None:
     for entry in _ask(url, LOCATIONS)["workspaceOrError"]["locationEntries"]:
         if message := entry["locationOrLoadError"].get("message"):
-            raise LocalError(f"{module} cannot be loaded: {message}\nSee {code_server.log}")
+            raise LocalError(f"{module} cannot be loaded: {message}\nSee the log {code_server.log}")
 
 
 def _ask(url: str, query: str) -> Any:

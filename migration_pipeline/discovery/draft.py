@@ -101,8 +101,8 @@ def make_draft(survey: Survey, name: str) -> Draft:
     """Draft a profile. Raises `UsageError` when the items that were looked at give none."""
     if not survey.types:
         raise UsageError(
-            f"{survey.export.uri}: no items to make a profile of"
-            + (f": all {survey.bad_items:,} that were looked at are bad" if survey.bad_items else "")
+            f"{survey.export.uri}: no items to draft a profile from"
+            + (f": all {survey.bad_items:,} items read are bad" if survey.bad_items else "")
         )
     if not survey.key.attributes:
         raise UsageError(f"{survey.export.uri}: no key can be proposed: {survey.key.reason}")

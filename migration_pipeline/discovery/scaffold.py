@@ -91,7 +91,7 @@ def write(made: Scaffold, force: bool) -> None:
     there = [path for path in made.files if path.exists()]
     if there and not force:
         raise UsageError(
-            f"{there[0]} is there already; choose another name or folder, or overwrite it with --force"
+            f"{there[0]} already exists; choose another name or folder, or overwrite it with --force"
         )
     for path, text in made.files.items():
         try:
@@ -104,10 +104,10 @@ def write(made: Scaffold, force: bool) -> None:
 def _check_name(path: Path) -> None:
     if path.suffix != ".py" or not re.fullmatch(r"[a-z][a-z0-9_]*", path.stem):
         raise UsageError(
-            f"{path}: the profile is a Python module, and is named after it: lower-case letters, digits and _, then .py"
+            f"{path}: the profile is named after its Python module, so the file name must be lower-case letters, digits and _, then .py"
         )
     if path.stem in sys.stdlib_module_names or path.stem == "migration_pipeline":
-        raise UsageError(f"{path}: another module is called {path.stem}, too; choose another name")
+        raise UsageError(f"{path}: a module named {path.stem} already exists; choose another name")
 
 
 @contextmanager

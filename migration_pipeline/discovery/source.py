@@ -29,7 +29,7 @@ def _ruff(command: list[str], source: str, path: Path) -> str:
         done = subprocess.run(call, cwd=folder, input=source.encode(), capture_output=True, check=False)  # noqa: S603
         if done.returncode == 0:
             return done.stdout.decode()
-    raise MigrationError(f"{path}: ruff cannot format it: {done.stderr.decode().strip()}")
+    raise MigrationError(f"{path}: ruff failed to format this file: {done.stderr.decode().strip()}")
 
 
 def comment(text: str, indent: int = 0) -> list[str]:

@@ -276,7 +276,7 @@ class FileLoad:
         line = max(one.number for one in bad)
         return MigrationError(
             f"{self.name}: more than {self._allowed:,} of its {self.items:,} items are bad, the last one in line "
-            f"{line:,}: {told}. Mend the profile or the table and rerun the file, or allow more with max_bad_items and "
+            f"{line:,}: {told}. Fix the profile or the table and rerun the file, or allow more with max_bad_items and "
             "max_bad_share",
             line=line,
         )

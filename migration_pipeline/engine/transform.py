@@ -324,8 +324,8 @@ def rules_that_cannot_hold(profile: Profile, unrouted: Mapping[str, int]) -> lis
                 if f"{name}=({wire})" in pattern and wire not in wanted:
                     counts[wire] += count
         said += [
-            f"{count:,} items that no rule takes have {name!r} as {wire}, and the profile's rules compare it with "
-            f"{' or '.join(sorted(wanted))}, so that none can hold; {WAYS_OUT[wire].format(name=name)}"
+            f"{count:,} items that no rule takes have {name!r} as {wire}, but the profile's rules compare it with "
+            f"{' or '.join(sorted(wanted))}, so none of them can match; {WAYS_OUT[wire].format(name=name)}"
             for wire, count in counts.items()
         ]
     return said

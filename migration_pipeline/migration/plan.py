@@ -84,7 +84,7 @@ class Plan(msgspec.Struct, frozen=True):
         ]
         if not found:
             raise UsageError(
-                f"no file of the plan of {self.profile} is called {text}; "
+                f"no file in the plan of {self.profile} is named like {text}; "
                 f"migration-pipeline status {self.profile} lists them"
             )
         return found
@@ -149,8 +149,8 @@ def write_plan(plan: Plan, folder: Path) -> bool:
         there = read_plan(path)
         if there.reference != plan.reference:
             raise UsageError(
-                f"{path}: this plan was made for another profile called {plan.profile}: {there.reference}; "
-                "rename one of them, or remove the plan"
+                f"{path}: this plan belongs to another profile named {plan.profile}: {there.reference}; "
+                "rename one of the two, or remove the plan"
             )
     folder.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".tmp")
@@ -168,7 +168,7 @@ def read_plan(path: Path) -> Plan:
             f"{path}: no plan; make one with: migration-pipeline plan --profile {path.stem} EXPORT…"
         ) from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: no plan: {error}; plan again") from None
+        raise UsageError(f"{path}: not a valid plan: {error}; plan again") from None
     if plan.format != FORMAT:
         raise UsageError(
             f"{path}: the plan's format is {plan.format}, this version reads {FORMAT}; plan again"
@@ -205,14 +205,14 @@ def check_other_plans(profile: Profile, folder: Path, warn: Callable[[str], None
         try:
             other = planned_profile(read_plan(path), path)
         except UsageError as error:
-            warn(f"whether that plan writes a table of {profile.name} is not known: {error}")
+            warn(f"cannot check whether this plan writes a table of {profile.name}, too: {error}")
             continue
         for table in other.all_tables:
             if table.qualified in ours:
                 raise UsageError(
-                    f"the profile {other.name}, planned in {path}, writes the table {table.qualified} as {profile.name} "
-                    "does: each would overwrite the other's rows, and be counted for both; name another table in one "
-                    f"of them, make them one profile, or remove {path.name} if that migration is over"
+                    f"the profiles {other.name} (planned in {path}) and {profile.name} both write the table {table.qualified}: "
+                    "each would overwrite the other's rows, and counts would include both; use another table in one "
+                    f"of them, merge them into one profile, or remove {path.name} if that migration is over"
                 )
 
 
@@ -221,7 +221,7 @@ def planned_profile(plan: Plan, path: Path) -> Profile:
     profile = load_profile(plan.reference)
     if profile.name != plan.profile:
         raise UsageError(
-            f"{path}: this plan was made for the profile {plan.profile}, but {plan.reference} is now called "
+            f"{path}: this plan was made for the profile {plan.profile}, but {plan.reference} is now named "
             f"{profile.name}; plan again"
         )
     try:

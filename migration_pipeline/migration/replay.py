@@ -1,4 +1,4 @@
-"""Replays what files have in quarantine, after the profile or a table was mended: for the command line and the Dagster job alike."""
+"""Replays what files have in quarantine, after the profile or a table was fixed: for the command line and the Dagster job alike."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ UNROUTED_WAY_OUT = (
 )
 
 QUARANTINE_WAY_OUT = (
-    "mend the profile or the table, or say in the profile how many may stay there (may_quarantine=…)"
+    "fix the profile or the table, or say in the profile how many may stay there (may_quarantine=…)"
 )
 
 

@@ -198,8 +198,8 @@ def one_file(plan: Plan, text: str) -> PlannedFile:
     if len(found) > 1:
         names = ", ".join(planned.file.name for planned in found[:5])
         raise UsageError(
-            f"{text} is part of {len(found)} files' names: {names}{', …' if len(found) > 5 else ''}; "
-            "give a longer part"
+            f"{text} is part of the names of {len(found)} files: {names}{', …' if len(found) > 5 else ''}; "
+            "give a longer part of the name"
         )
     return found[0]
 

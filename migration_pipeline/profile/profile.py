@@ -125,7 +125,7 @@ class Profile:
         def add(function: Function) -> Function:
             item_class, options_class, row_classes = _signature(function)
             if options_class and self.options_class not in (None, options_class):
-                raise UsageError(f"profile {self.name}: its routes take options of two classes; use one")
+                raise UsageError(f"profile {self.name}: its routes take two Options classes; use one")
             self._expect_items_left()
             rule = Rule(
                 _checked(conditions),
@@ -154,7 +154,7 @@ class Profile:
         if self.rules and not self.rules[-1].conditions and self.rules[-1].function is None:
             raise UsageError(
                 f"profile {self.name}: no item reaches the rules after ignore(because={self.rules[-1].reason!r}), which has "
-                "no condition and takes all that is left; make it the last"
+                "no condition and takes all remaining items; make it the last rule"
             )
 
     def aggregate(
@@ -208,7 +208,7 @@ class Profile:
         """Make the profile's options of some values, which may be texts; None when it has none. Raises `UsageError`."""
         if self.options_class is None:
             if given:
-                raise UsageError(f"the profile {self.name} takes no options, but is given {', '.join(given)}")
+                raise UsageError(f"the profile {self.name} has no options, but got {', '.join(given)}")
             return None
         try:
             options: Options = msgspec.convert(given, self.options_class, strict=False)
@@ -240,7 +240,7 @@ def _checked(conditions: dict[str, Condition]) -> tuple[tuple[str, Condition], .
                 f"condition {name}={condition!r}: a float is not exact; write a whole number or Decimal({str(condition)!r})"
             )
         if isinstance(condition, Decimal) and not condition.is_finite():
-            raise UsageError(f"condition {name}={condition!r}: no item has that number")
+            raise UsageError(f"condition {name}={condition!r}: DynamoDB has no such number; use a finite one")
         text = condition.text if isinstance(condition, Prefix) else condition
         if not isinstance(text, (str, int, Decimal)) or (text == "" and not isinstance(condition, Prefix)):
             raise UsageError(
@@ -261,13 +261,13 @@ def _signature(
     parameters = list(inspect.signature(function).parameters)
     item_class = hints.get(parameters[0]) if len(parameters) in (1, 2) else None
     if not (isinstance(item_class, type) and issubclass(item_class, Item)):
-        raise UsageError(f"{where}: it takes one argument, annotated with an Item class")
+        raise UsageError(f"{where}: it must take one argument, annotated with an Item class")
     options_class = hints.get(parameters[1]) if len(parameters) == 2 else None
     if len(parameters) == 2 and not (isinstance(options_class, type) and issubclass(options_class, Options)):
-        raise UsageError(f"{where}: its second argument is to be annotated with an Options class")
+        raise UsageError(f"{where}: its second argument must be annotated with an Options class")
     row_classes = list(_row_classes(hints.get("return")))
     if not row_classes:
-        raise UsageError(f"{where}: annotate what it returns with a Row class, e.g. -> Customer")
+        raise UsageError(f"{where}: its return type must be annotated with a Row class, e.g. -> Customer")
     return item_class, options_class, row_classes
 
 
@@ -338,8 +338,8 @@ def _check_tables(reference: str, profile: Profile) -> None:
         name = table_of(row_class).spellings[-1]
         if name in writers:
             raise UsageError(
-                f"profile {reference}: the table {name} is written twice, as {writers[name]} and as {row_class.__name__}; "
-                "use one Row class, or another table"
+                f"profile {reference}: two Row classes write the table {name}, {writers[name]} and {row_class.__name__}; "
+                "use one of them, or name another table"
             )
         writers[name] = row_class.__name__
 

@@ -155,7 +155,7 @@ class RowMeta(msgspec.StructMeta):
         if bases and bases[0] is not msgspec.Struct:
             if landing and table and (key or version):
                 raise UsageError(
-                    f"{name}: a landing Row has neither key nor version; drop them, or landing=True"
+                    f"{name}: a landing Row must not have a key or version; remove them, or remove landing=True"
                 )
             if not table or not (key or landing):
                 raise UsageError(
@@ -193,7 +193,7 @@ def table_of(row_class: type[Row]) -> Table:
     schema, _, name = declared.rpartition(".")
     if landing and len(name.encode()) > LONGEST_LANDING_NAME:
         raise UsageError(
-            f"{row_class.__name__}: {name!r} is longer than the {LONGEST_LANDING_NAME} bytes of a landing table's name"
+            f"{row_class.__name__}: the name of a landing table must have at most {LONGEST_LANDING_NAME} bytes, and {name!r} is longer"
         )
     hints = get_type_hints(row_class, include_extras=True)
     docs = field_docs(row_class)
@@ -204,18 +204,18 @@ def table_of(row_class: type[Row]) -> Table:
     by_field = {c.field: c for c in columns}
     for field in key_fields:
         if field not in by_field:
-            raise UsageError(f"{row_class.__name__}: its key names {field!r}, which is none of its fields")
+            raise UsageError(f"{row_class.__name__}: its key names {field!r}, which is not one of its fields")
         if by_field[field].nullable:
-            raise UsageError(f"{row_class.__name__}: {field!r} is part of the key and cannot be None")
+            raise UsageError(f"{row_class.__name__}: {field!r} is part of the key, so it must not allow None")
     if version is not None and (version not in by_field or version in key_fields):
         raise UsageError(
-            f"{row_class.__name__}: its version names {version!r}, which is none of its fields outside the key"
+            f"{row_class.__name__}: version={version!r} must name a field that is not part of the key"
         )
     for each in columns:
         if each.merge is not None and (landing or version or each.field in key_fields):
             raise UsageError(
-                f"{row_class.__name__}.{each.field}: a column that merges is none of a key, nor of a landing Row, "
-                "nor of one with a version"
+                f"{row_class.__name__}.{each.field}: Merge is not allowed in a key column, in a landing Row, "
+                "or together with version="
             )
     return Table(
         name=name,
@@ -233,12 +233,12 @@ def _column(row_class: type[Row], field: str, name: str, annotation: Any, commen
     declared = next((m.name.strip() for m in markers if isinstance(m, PgType)), None)
     pg_type = declared or _pg_type(bare)
     if pg_type is None:
-        raise UsageError(f"{row_class.__name__}.{field}: no PostgreSQL type for {annotation!r}")
+        raise UsageError(f"{row_class.__name__}.{field}: no PostgreSQL type for {annotation!r}; see Row")
     if pg_type.lower() in ("json", "jsonb"):
         bare = Any
     merge = next((m.expression for m in markers if isinstance(m, Merge)), None)
     if merge is not None and not ("{old}" in merge and "{new}" in merge):
-        raise UsageError(f"{row_class.__name__}.{field}: a Merge's expression names {{old}} and {{new}}")
+        raise UsageError(f"{row_class.__name__}.{field}: a Merge's expression must use {{old}} and {{new}}")
     return Column(
         field,
         name,

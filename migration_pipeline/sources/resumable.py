@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 WAIT_SECONDS = (1, 2, 4, 8, 16, 32, 32, 32)
 """How long to wait after one failure and the next, while no byte comes; the failure after the last is final.
 
-Two minutes, to outlast a network that is being mended and an S3 that is making room, on top of the attempts
+Two minutes, to outlast a network that is being fixed and an S3 that is making room, on top of the attempts
 that botocore makes of each request (3 within seconds, unless the environment says otherwise). Each is cut
 by up to a half at random, so that runs do not come back together.
 """
@@ -152,7 +152,7 @@ def _code(error: Exception) -> str:
 
 
 def _is_transient(error: Exception) -> bool:
-    """Tell what another try may mend."""
+    """Tell what another try may fix."""
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return status >= 500 or status == 429 or _code(error) == "RequestTimeout"  # which is a 400

@@ -319,11 +319,11 @@ class AggregateRun:
         cursor.execute(bookkeeping.HOLD_SLICES)
         cursor.execute(bookkeeping.LANDED_FILES, (self._identity.profile,))
         if [(number, counts) for _, _, _, number, counts in cursor.fetchall()] != list(slices):
-            raise MigrationError("files were landed again while it was made; run it again")
+            raise MigrationError("files were loaded again while the aggregate was being made; run it again")
         if report.groups != report.rows:
             raise MigrationError(
                 f"{report.groups:,} groups of landed rows became {report.rows:,} rows: its SQL "
-                f"({self._aggregate.path.name}) leaves groups out, or makes rows of its own; leave items out in the "
+                f"({self._aggregate.path.name}) must make one row for each group; leave items out in the "
                 "route instead"
             )
         receipt = bookkeeping.parameters(

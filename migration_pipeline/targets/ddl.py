@@ -54,14 +54,14 @@ def check_bookkeeping(cursor: Any) -> None:
     cursor.execute("SHOW server_encoding")
     if cursor.fetchone() not in (("UTF8",), ("SQL_ASCII",)):
         raise SchemaError(
-            "the database's encoding lacks most of the characters that items may hold; load into one that was made "
+            "the database's encoding cannot hold most characters that items may have; use a database created "
             "WITH ENCODING 'UTF8'"
         )
     wanted = [(table, column) for table, columns in COLUMNS.items() for column in columns]
     cursor.execute(LACKING_COLUMNS, {"tables": [t for t, _ in wanted], "columns": [c for _, c in wanted]})
     if cursor.fetchone() != (0,):
         raise SchemaError(
-            "the database has no bookkeeping (schema migration), or that of an older version; create or "
+            "the database has no bookkeeping (schema migration), or an older version of it; create or "
             "complete it with: migration-pipeline ddl <profile> --apply"
         )
     cursor.execute(LACKING_PRIVILEGES)

@@ -78,7 +78,7 @@ class Slice:
         cursor.execute(bookkeeping.BATCHES, (self._id,))
         if cursor.fetchone() != (self._batches + 1,):
             raise DatabaseError(
-                f"{self._file['file']}: what it had landed is gone: another load took this one for dead, or has "
+                f"{self._file['file']}: its landed rows are gone: another load took this one for dead, or "
                 "replaced it; load it again",
                 file=self._file["file"],
             )
@@ -126,7 +126,7 @@ class Slice:
         found = cursor.fetchone()
         if found is None:
             file = self._file["file"]
-            raise DatabaseError(f"{file}: it is not landed, or no longer: load it again", file=file)
+            raise DatabaseError(f"{file}: its landed rows are missing; load it again", file=file)
         self._id, self._rows = found
 
     def add(self, cursor: Any, rows: Mapping[str, int]) -> None:

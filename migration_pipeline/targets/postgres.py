@@ -223,7 +223,7 @@ class PostgresTarget:
             cursor.execute(bookkeeping.CLEAR, asdict(self._file) | {"lines": gone})
             if cursor.rowcount != len(gone):
                 raise DatabaseError(
-                    f"{self._file.file}: its quarantine changed meanwhile; replay it again",
+                    f"{self._file.file}: its quarantine changed during the replay; replay it again",
                     file=self._file.file,
                 )
             receipt = _replayed(receipts[0], batch, written)

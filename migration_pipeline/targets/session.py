@@ -38,7 +38,7 @@ Result = TypeVar("Result")
 
 STALLED_SECONDS = 15.0
 """How much longer than the server's own time limit a batch may take before its connection is given up: the
-limit is the server's, and nobody hears of it over a network that is dead without a word."""
+limit is the server's, and when the network drops silently, it never reaches us."""
 
 WATCH_SECONDS = 1.0
 """How often the time of the statement that runs is looked at."""
@@ -127,7 +127,7 @@ class Session:
                 few = FEW_TRIES.get(error.pgcode or "", attempt + 1)
                 if attempt >= few or spent + wait > self._settings.retry_seconds:
                     raise told.reworded(
-                        f"{told}; gave up after {attempt} tries in {spent:,.0f} s: when the database is well "
+                        f"{told}; gave up after {attempt} tries in {spent:,.0f} s: once the database works "
                         "again, rerun the file"
                     ) from None
                 self.retries += 1
@@ -144,7 +144,7 @@ class Session:
             self._lost = self._lost or connected
             self._drop()
             if self._hold and connected:
-                return told.reworded(f"{told}, and what was in its transaction: start again"), False
+                return told.reworded(f"{told}, and its transaction with it; start again"), False
         return told, fault in (Fault.AGAIN, Fault.RECONNECT) and not self._cancelled.is_set()
 
     def interruptibly(self, work: Callable[[Any], Result]) -> Result:

@@ -58,7 +58,7 @@ class TableWriter(Writer):
 
     def _took(self, taken: int, rows: int) -> None:
         if taken != rows:
-            raise Refused("the table did not take the row, and did not say why")
+            raise Refused("the table did not store the row, and gave no reason")
 
     def _upsert(
         self, cursor: Any, target: TargetTable, statements: Statements, data: bytes, written: Written

@@ -144,7 +144,8 @@ def test_a_plan_is_made_and_the_trouble_told_where_the_code_does_not_load(
         assert status == 0
         assert "planned 3 files" in output
         assert (
-            "warning: whether that plan writes a table of shop is not known: profile gone:profile" in output
+            "warning: cannot check whether this plan writes a table of shop, too: profile gone:profile"
+            in output
         )
         assert "warning: Dagster at http" in output
         assert "until its definitions are reloaded" in output
