@@ -44,7 +44,7 @@ def export_spec(plan: Plan, profile: Profile) -> dg.AssetSpec:
         kinds={"dynamodb", "s3" if all(uri.startswith("s3://") for uri in uris) else "file"},
         tags={PROFILE_TAG: plan.profile},
         description="The DynamoDB table as it was exported. Dagster only knows of it; nothing here changes it. "
-        "Its observations say how far running files are.\n\nThe first rule that fits takes an item:\n\n"
+        "Its observations show the progress of running files.\n\nThe first rule that matches takes an item:\n\n"
         + _rules(profile),
         metadata={
             "exports": dg.MetadataValue.md(
@@ -116,7 +116,7 @@ def _conditions(rule: Rule) -> str:
         f"`{name}` = `{condition.text}…`" if isinstance(condition, Prefix) else f"`{name}` = `{condition}`"
         for name, condition in rule.conditions
     )
-    return named or "all that is left"
+    return named or "all other items"
 
 
 def _why(rule: Rule) -> str:
@@ -181,7 +181,9 @@ def file_tables(planned: PlannedFile, report: FileReport) -> Mapping[str, dg.Mar
     account += [(count, f"skipped: {reason}") for reason, count in report.skipped.items()]
     account += [(count, f"quarantined: {reason}") for reason, count in report.quarantined_by_reason.items()]
     account += [(count, f"rows of `{name}`") for name, count in report.rows.items()]
-    account += [(count, f"values made to fit the column `{name}`") for name, count in report.rounded.items()]
+    account += [
+        (count, f"values changed to fit the column `{name}`") for name, count in report.rounded.items()
+    ]
     tables = {"account": _markdown_table(("count", "of"), account)}
     if report.quarantined_examples:
         tables["quarantine_examples"] = _markdown_table(

@@ -54,7 +54,7 @@ class LoadSettings(msgspec.Struct, frozen=True):
         int,
         Meta(
             gt=0,
-            description="Items a transaction. Larger batches commit less often; smaller ones need less memory.",
+            description="Items per transaction. Larger batches commit less often; smaller ones need less memory.",
         ),
     ] = 10_000
     max_bad_items: Annotated[

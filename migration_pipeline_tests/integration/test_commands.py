@@ -329,7 +329,7 @@ def test_a_slow_file_is_seen_from_everywhere_and_stopped(night: Night, metrics: 
     os.write(terminal, b"\x03")
     screen = shown()
     assert re.search(rf"{loading['file'][:20]}.*\d+%.*items/s", screen), screen[-2000:]
-    assert re.search(r"backfill \w+ goes on; see it with .*status.*, end it with .*stop", screen)
+    assert re.search(r"backfill \w+ goes on; follow it with .*status.*, stop it with .*stop", screen)
     assert night.json()["newest_backfill"]["status"] == "REQUESTED"
 
     # stop ends it
