@@ -723,7 +723,7 @@ def test_an_aggregate_that_makes_no_sense_is_a_mistake_of_the_profile(tmp_path: 
     made, path = Profile("made"), str(tmp_path / "a.sql")
     with pytest.raises(UsageError, match=r"a\.sql is empty"):
         made.aggregate(Count, of=Mark, by="customer_id", sql=path)
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match="cannot read its SQL"):
         made.aggregate(Count, of=Mark, by="customer_id", sql="missing.sql")
     with pytest.raises(UsageError, match="by= names 'nothing', which must be a column"):
         made.aggregate(Count, of=Mark, by="nothing", sql=path)

@@ -156,7 +156,7 @@ def test_two_profiles_that_write_one_table_are_refused(
         status, output = run(*command)
         assert (status, len(output.splitlines())) == (2, 1)
         assert f"the profiles eu (planned in {path}) and us both write the table {one}" in output
-        assert "name another table in one of them" in output
+        assert "use another table in one of them" in output
         assert run(*[text.replace("us_rows", "asia_rows") for text in command])[0] == 0
     assert not plan_path(settings.plans_dir(), "us").exists()
     path.unlink()
@@ -223,8 +223,8 @@ def test_a_plan_is_made_whatever_answers_in_place_of_dagster(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"{}", "no plan: "),
-        (b"\xff", "no plan: "),
+        (b"{}", "not a valid plan: "),
+        (b"\xff", "not a valid plan: "),
         (b"format 9", "the plan's format is 9"),
         (b"other", "made for the profile other"),
     ],

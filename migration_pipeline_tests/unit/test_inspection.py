@@ -403,7 +403,7 @@ def test_scaffold_overwrites_nothing_unless_told(tmp_path: Path) -> None:
     mine, test = tmp_path / "mine.py", tmp_path / "test_mine.py"
     test.write_text("theirs")
     status, output = run("scaffold", export, "-o", str(mine))
-    assert (status, "test_mine.py is there already" in output) == (2, True)
+    assert (status, "test_mine.py already exists" in output) == (2, True)
     assert not mine.exists()
     assert test.read_text() == "theirs"
     assert run("scaffold", export, "-o", str(mine), "--force")[0] == 0

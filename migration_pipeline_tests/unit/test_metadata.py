@@ -114,7 +114,7 @@ def test_the_users_function_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert load_hook("my_hooks:tell").__name__ == "tell"
     for reference, message in (
         (None, "MIGRATION_NOTIFY is not set; name a function"),
-        ("my_hooks", "MIGRATION_NOTIFY=my_hooks: name a function"),
+        ("my_hooks", "MIGRATION_NOTIFY=my_hooks: expected MODULE:FUNCTION, as my_hooks:function"),
         ("my_hooks:shout", "MIGRATION_NOTIFY=my_hooks:shout: module 'my_hooks' has no attribute 'shout'"),
         ("no_hooks:tell", "MIGRATION_NOTIFY=no_hooks:tell: No module named 'no_hooks'"),
         ("my_hooks:number", "MIGRATION_NOTIFY=my_hooks:number: this is not a function"),
