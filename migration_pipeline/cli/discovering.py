@@ -116,7 +116,7 @@ def _tell_made(survey: Survey, made: Scaffold) -> None:
             )
     if not survey.whole:
         click.echo(
-            "attributes that only items have that were not looked at go to the document of their table"
+            "attributes found only in items that were not looked at go to the document of their table"
         )
     for reason, count in made.bad.items():
         click.echo(f"bad: {count:,} sampled items: {reason}")

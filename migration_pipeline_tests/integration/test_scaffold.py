@@ -304,7 +304,7 @@ def test_what_becomes_no_column_is_told_and_is_in_the_document(
         f"user_metas: {columns} attributes are columns; {others:,} others go to the document in column rest"
     )
     assert not columns or told in output
-    assert ("attributes that only items have that were not looked at" in output) == (number > 2 * per_file)
+    assert ("attributes found only in items that were not looked at" in output) == (number > 2 * per_file)
     check(tmp_path)
     execute(database_url, (tmp_path / "schema.sql").read_text())
     with imported((tmp_path / "mine.py").read_text(), "mine") as profile:
