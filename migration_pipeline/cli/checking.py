@@ -33,9 +33,7 @@ if TYPE_CHECKING:  # it takes Dagster, whose import costs a second
 @click.command()
 @PROFILE
 @click.option(
-    "--extra",
-    is_flag=True,
-    help="Find rows that no item makes, key by key; without this option they are only counted.",
+    "--extra", is_flag=True, help="Find rows that no item makes, key by key; otherwise they are counted."
 )
 @click.option("--keys", is_flag=True, help="Print the keys of differing rows; these are values of items.")
 def verify(reference: str, extra: bool, keys: bool) -> None:

@@ -29,10 +29,7 @@ ITEMS_PER_FILE = click.option(
     help="Items sampled from each file.",
 )
 EVERYTHING = click.option(
-    "--all",
-    "everything",
-    is_flag=True,
-    help="Read every item instead of a sample; this takes minutes for millions of items.",
+    "--all", "everything", is_flag=True, help="Read every item instead of a sample: minutes for millions."
 )
 
 
@@ -115,9 +112,7 @@ def _tell_made(survey: Survey, made: Scaffold) -> None:
                 f"{'' if rest.all_counted else ' or more'} others go to the document in column {rest.column}"
             )
     if not survey.whole:
-        click.echo(
-            "attributes found only in items that were not looked at go to the document of their table"
-        )
+        click.echo("attributes found only in items that were not looked at go to the document of their table")
     for reason, count in made.bad.items():
         click.echo(f"bad: {count:,} sampled items: {reason}")
     click.echo(

@@ -35,10 +35,7 @@ from migration_pipeline.profile.profile import Profile
 @click.command()
 @PROFILE
 @click.option(
-    "--all",
-    "everything",
-    is_flag=True,
-    help="Also load files that are materialized, again from their beginning.",
+    "--all", "everything", is_flag=True, help="Also load materialized files again, from their beginning."
 )
 @WAIT
 @click.option(

@@ -1,6 +1,6 @@
 """What Dagster shows of a migration: the descriptions of its assets, and the metadata of a loaded file.
 
-Numbers are plain, so that the UI plots them over partitions and time; beside them stands what people read: tables in
+Numbers are plain, so that the UI plots them over partitions and time; the same is added for people: tables in
 markdown, and sizes and times with their units. Nothing here holds a value of an item.
 """
 
@@ -125,7 +125,7 @@ def _why(rule: Rule) -> str:
 
 
 def _documentation(profile: Profile) -> dg.MarkdownMetadataValue:
-    """What the profile's module says of itself, and what to do when; no network is needed to read it."""
+    """The docstring of the profile's module, and what to do when something fails."""
     route = next(rule.function for rule in profile.rules if rule.function)
     module = inspect.getmodule(route)
     return dg.MetadataValue.md(
@@ -138,7 +138,7 @@ def _documentation(profile: Profile) -> dg.MarkdownMetadataValue:
 
 
 def file_metadata(planned: PlannedFile, report: FileReport, table: Table) -> Mapping[str, Any]:
-    """Say what is known of a loaded file: plain values only, which go through JSON as they are."""
+    """Make a loaded file's metadata of plain values, which JSON keeps unchanged."""
     rows = report.rows.get(table.qualified, 0)
     rounded = rounded_values(report, table)
     return {
@@ -175,15 +175,13 @@ def rounded_values(report: FileReport, table: Table) -> list[tuple[str, int]]:
 
 
 def file_tables(planned: PlannedFile, report: FileReport) -> Mapping[str, dg.MarkdownMetadataValue]:
-    """Say the same of a loaded file as people read it; with examples of its bad items, if it has any."""
+    """Make a loaded file's metadata for people: tables in markdown, with examples of its bad items if it has any."""
     account = [(report.items, f"items read, {readable_size(report.bytes)} compressed")]
     account += [(report.loaded, "items loaded")]
     account += [(count, f"skipped: {reason}") for reason, count in report.skipped.items()]
     account += [(count, f"quarantined: {reason}") for reason, count in report.quarantined_by_reason.items()]
     account += [(count, f"rows of `{name}`") for name, count in report.rows.items()]
-    account += [
-        (count, f"values changed to fit the column `{name}`") for name, count in report.rounded.items()
-    ]
+    account += [(count, f"values changed to fit column `{name}`") for name, count in report.rounded.items()]
     tables = {"account": _markdown_table(("count", "of"), account)}
     if report.quarantined_examples:
         tables["quarantine_examples"] = _markdown_table(

@@ -105,7 +105,7 @@ def _tables_asset(plan: Plan, profile: Profile, export: dg.AssetSpec) -> dg.Asse
 
 
 def replay_job(plan: Plan, profile: Profile) -> dg.JobDefinition:
-    """Build ``<profile>_replay``: quarantined items once more, after the profile or a table was fixed."""
+    """Build ``<profile>_replay``, which replays quarantined items after the profile or a table was fixed."""
     Config: Any = load_config(plan, profile)  # noqa: N806  # a class
 
     @dg.op(name=f"{profile.name}_replay_quarantine")

@@ -72,11 +72,7 @@ def _verdict(plan: Plan, profile: Profile, compared: Compared, before: Sequence[
     tables = compared.names
     faults = sum(map(compared.faults, tables))
     rows = sum(compared.table(name).compared for name in tables)
-    found = (
-        f"{faults:,} are missing, different or extra"
-        if faults
-        else "all are in the tables as the export has them"
-    )
+    found = f"{faults:,} differ from the export" if faults else "all are in the tables as the export has them"
     if compared.takes_nothing:
         found = "no route of the profile takes any item"
     left = left_of(profile, [file.report for file in compared.files])

@@ -82,7 +82,7 @@ class EmbeddedPostgres:
 
     `options` are settings by name, such as `{"port": "5499"}`, on top of `SETTINGS`. They take effect when
     the server starts, not on one that runs already. Methods raise `LocalError` when the wheel is missing or
-    the server does not do as it is told.
+    a program of the server fails.
     """
 
     def __init__(self, state_dir: Path, options: Mapping[str, str] | None = None) -> None:

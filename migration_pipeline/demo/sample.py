@@ -91,7 +91,7 @@ def write_sample(
 
     The export is named after all of these numbers, so another sample never passes for this one. The good
     items are the same whatever `files` and `bad` are. `profile` is one of `PROFILES`, whose table it is; bad
-    items are planted in the shop only. `on_progress` is told the number of items written so far. Raises
+    items are planted in the shop only. `on_progress` is called with the number of items written so far. Raises
     `UsageError` for numbers that make no sample.
     """
     if items < 0 or files < 1:

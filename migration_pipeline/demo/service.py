@@ -50,7 +50,7 @@ class Service:
         self._pid_file.write_text(str(self._process.pid))
 
     def go(self) -> None:
-        """Tell a service that was loaded ahead that it is its turn."""
+        """Let a service that was loaded ahead begin."""
         if self._process and self._process.stdin:
             with contextlib.suppress(BrokenPipeError):  # it has ended: `check` says why
                 self._process.stdin.write(b"go\n")

@@ -118,7 +118,7 @@ def _start(ends: ExitStack, port: int | None, module: str) -> Stack:
 
 
 def _note(ends: ExitStack, file: Path, url: str) -> None:
-    """Say where a part answers, for as long as it does."""
+    """Write the URL of a part to a file for as long as it runs."""
     ends.callback(file.unlink, missing_ok=True)
     file.write_text(url)
 
@@ -141,7 +141,7 @@ def _load(stack: Stack, code_socket: Path, module: str) -> None:
 
 
 def _take_turns(stack: Stack, code_socket: Path, module: str) -> None:
-    """Let one service after the other begin, each when the one before it answers."""
+    """Start the services one after another, each when the previous one answers."""
     code_server, webserver, daemon = stack.services
     _await(code_server, lambda: _accepts(code_socket))
     webserver.go()
@@ -283,7 +283,7 @@ def _answers(url: str) -> bool:
 
 
 def _beats(url: str, since: float) -> bool:
-    """Whether every daemon thread has told of itself since a time in seconds of the epoch."""
+    """Whether every daemon thread has sent a heartbeat since a time in seconds of the epoch."""
     statuses = _ask(url, DAEMONS)["instance"]["daemonHealth"]["allDaemonStatuses"]
     return all((status["lastHeartbeatTime"] or 0) >= since for status in statuses if status["required"])
 

@@ -26,7 +26,7 @@ from migration_pipeline.targets.ddl import ddl
 
 
 class Rest(msgspec.Struct):
-    """What of an entity type is no column, and goes to a document."""
+    """The attributes of an entity type that are not columns, and go to a document."""
 
     table: str
     column: str
@@ -56,7 +56,7 @@ class Scaffold(msgspec.Struct):
 def scaffold(survey: Survey, path: Path) -> Scaffold:
     """Make a profile for the module at `path`, ``schema.sql`` and a test beside it, and try it on the sample.
 
-    Raises `UsageError` when the name is none for a module, or the items make no profile.
+    Raises `UsageError` if the name is not one for a module, or no profile can be made of the items.
     """
     _check_name(path)
     draft = make_draft(survey, path.stem)

@@ -12,7 +12,7 @@ from migration_pipeline.errors import MigrationError
 
 
 def tidy(source: str, path: Path, profile: str) -> str:
-    """Format a module that is to be at `path`, beside the module `profile`, without needless imports and quotes.
+    """Format the source of a module at `path`, next to the module `profile`; removes unused imports and needless quotes.
 
     Ruff's settings are those that hold in the folder, or its own where it cannot read them. Raises `MigrationError`.
     """

@@ -266,7 +266,7 @@ def compile_rules(
 
 
 def _comparison(value: str, condition: Condition, constant: str, mixed: bool) -> tuple[Any, str]:
-    """Give what a condition compares with, and the comparison; the value of a `mixed` attribute need not be a text."""
+    """Return what a condition compares with, and the comparison; the value of a `mixed` attribute need not be a text."""
     if isinstance(condition, Prefix):
         text = f"{value}.__class__ is str and " if mixed else ""
         return condition.text, f"{text}{value}.startswith({constant})"

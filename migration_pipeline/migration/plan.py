@@ -43,7 +43,7 @@ class PlannedExport(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """Everything a backfill needs to know of its exports."""
+    """The exports, files and options of a migration: everything a backfill needs to know."""
 
     format: int
     profile: str
@@ -137,9 +137,9 @@ def plan_path(folder: Path, profile_name: str) -> Path:
 
 
 def write_plan(plan: Plan, folder: Path) -> bool:
-    """Write a plan to its place; False when the same plan is there already.
+    """Write a plan to its file; returns False if the file holds the same plan already.
 
-    Raises `UsageError` when the place is taken by another profile of the same name.
+    Raises `UsageError` if the file belongs to another profile with the same name.
     """
     path = plan_path(folder, plan.profile)
     content = msgspec.json.format(msgspec.json.encode(plan), indent=1) + b"\n"
@@ -160,7 +160,7 @@ def write_plan(plan: Plan, folder: Path) -> bool:
 
 
 def read_plan(path: Path) -> Plan:
-    """Read a plan. Raises `UsageError` when there is none, or it is none."""
+    """Read a plan. Raises `UsageError` if the file is missing or is not a valid plan."""
     try:
         plan = msgspec.json.decode(path.read_bytes(), type=Plan)
     except FileNotFoundError:
@@ -193,10 +193,10 @@ def read_plans(folder: Path) -> tuple[list[tuple[Plan, Profile]], dict[str, str]
 
 
 def check_other_plans(profile: Profile, folder: Path, warn: Callable[[str], None]) -> None:
-    """Hold a profile's tables against those of the other plans. Raises `UsageError` for a table that two of them write.
+    """Compare a profile's tables with those of the other plans. Raises `UsageError` for a table that two of them write.
 
-    Each would overwrite the rows of the other, and what is counted for one would be the rows of both. A plan that
-    cannot be read is told to `warn`.
+    Each would overwrite the rows of the other, and the counts of each would include the rows of both. A plan that
+    cannot be read is reported to `warn`.
     """
     ours = {name: table for table in profile.all_tables for name in table.spellings}
     for path in sorted(folder.glob("*.json")):
@@ -217,7 +217,7 @@ def check_other_plans(profile: Profile, folder: Path, warn: Callable[[str], None
 
 
 def planned_profile(plan: Plan, path: Path) -> Profile:
-    """Import a plan's profile. Raises `UsageError` when it is not the one that the plan was made for."""
+    """Import a plan's profile. Raises `UsageError` if the plan was made for another profile."""
     profile = load_profile(plan.reference)
     if profile.name != plan.profile:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Talks to a running Dagster by GraphQL: the same calls as its UI makes, so that a terminal has the same reach."""
+"""Talks to a running Dagster by GraphQL, with the same calls as its UI."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from migration_pipeline.profile.profile import Profile
 
 TIMEOUT_SECONDS = 60
 ANSWER_SECONDS = 10
-"""How long a webserver has to say what it is."""
+"""How long to wait for a webserver's first answer."""
 DAEMON_CATCHES_UP_SECONDS = 5
-"""A backfill launched before the daemon has the new code fails, naming partitions that "no longer" exist."""
+"""Wait before a launch: without it the daemon may have old code, and fail for partitions that "no longer" exist."""
 
 CHECK_URL = "check MIGRATION_DAGSTER_URL"
 
@@ -53,7 +53,7 @@ class DagsterClient:
         self._session.trust_env = urlsplit(self.url).hostname not in ("127.0.0.1", "localhost", "::1")
 
     def query(self, text: str, **variables: Any) -> dict[str, Any]:
-        """Run a GraphQL query or mutation; gives its `data`."""
+        """Run a GraphQL query or mutation; returns its `data`."""
         response = self._post("/graphql", {"query": text, "variables": variables})
         try:
             answer = response.json()
@@ -83,7 +83,7 @@ class DagsterClient:
             raise self._refused(response)
 
     def answers(self) -> bool:
-        """Whether it is a Dagster that is there, and not nothing, or another server."""
+        """Whether a Dagster answers, and not another server or nothing."""
         try:
             info = self._session.get(f"{self._address}/server_info", timeout=ANSWER_SECONDS).json()
         except (requests.RequestException, ValueError):
@@ -144,18 +144,18 @@ class DagsterClient:
             ) from None
 
     def _refused(self, response: requests.Response) -> DagsterClientError:
-        """Say what a web server's answer means that is not Dagster's. Its text is not told: it may be a page."""
+        """Make the error for an answer that is not Dagster's, without its text, which may be a page."""
         meaning = HTTP_ERRORS.get(response.status_code, f"check the webserver's log, or {CHECK_URL}")
         return DagsterClientError(f"{self.url} answers {response.status_code} {response.reason}: {meaning}")
 
 
 def first_line(error: Mapping[str, Any]) -> str:
-    """Give the first line of a GraphQL error's message."""
+    """Return the first line of a GraphQL error's message."""
     return str(error.get("message") or "unknown error").strip().splitlines()[0]
 
 
 def metadata_of(event: Mapping[str, Any]) -> dict[str, Any]:
-    """Give an event's metadata by label, of a query with `ENTRIES`; None for what is neither number, text nor JSON."""
+    """Return an event's metadata by label, of a query with `ENTRIES`; None for what is neither number, text nor JSON."""
     return {entry["label"]: _value(entry) for entry in event["metadataEntries"]}
 
 

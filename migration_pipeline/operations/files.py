@@ -1,4 +1,4 @@
-"""How each file of a plan is doing, as Dagster knows it."""
+"""The state of each file of a plan, as Dagster knows it."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def read_states(
 ) -> dict[str, State]:
     """Tell the state of each partition by two queries, however many files have failed.
 
-    A file whose run's worker died, or that was stopped, is missing to Dagster; its newest run tells, if it is
+    To Dagster, a file that was stopped or whose worker died is missing; its newest run says which, if it is
     among Dagster's newest `PAGE`.
     """
     found = _kept_states(client, plan, profile)

@@ -1,4 +1,4 @@
-"""What a profile says of rows that many items make, and of what is to be done once all is loaded."""
+"""Declarations in a profile for rows that many items make (aggregates), and for steps after the load (finishing)."""
 
 from __future__ import annotations
 

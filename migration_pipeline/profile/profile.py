@@ -1,4 +1,4 @@
-"""A profile: which items of an export become which rows. The only place with business in it."""
+"""A profile: which items of an export become which rows. The only place for business rules."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Profile:
     >>> shop.ignore(SK=prefix("SESSION#"), because="sessions expire within a day")
 
     Items that no rule takes are counted as *unrouted*, by the pattern of their keys, and then the migration is not
-    complete. Where all else is not wanted, the last rule says so: ``shop.ignore(because="…")``.
+    complete. To skip all other items, end with the rule ``shop.ignore(because="…")``.
     """
 
     name: str
@@ -144,13 +144,13 @@ class Profile:
     def ignore(self, *, because: str, **conditions: Condition) -> None:
         """Skip the items for which all `conditions` hold, and count them under the reason `because`.
 
-        Without conditions it takes every item that is left: then it is the last rule.
+        Without conditions it takes all remaining items, so it must be the last rule.
         """
         self._expect_items_left()
         self.rules.append(Rule(_checked(conditions), because))
 
     def _expect_items_left(self) -> None:
-        """Refuse a rule that no item can reach, as it would be taken for one that works."""
+        """Refuse a rule that no item can reach, because it would only look as if it worked."""
         if self.rules and not self.rules[-1].conditions and self.rules[-1].function is None:
             raise UsageError(
                 f"profile {self.name}: no item reaches the rules after ignore(because={self.rules[-1].reason!r}), which has "
@@ -222,12 +222,12 @@ class Profile:
 
     @property
     def routing_attributes(self) -> list[str]:
-        """The attributes that rules look at; all that is decoded of an item that nobody wants."""
+        """The attributes that rules look at; of skipped items, nothing else is decoded."""
         return list(dict.fromkeys(name for rule in self.rules for name, _ in rule.conditions))
 
 
 def _beside(definitions: Iterable[Any], name: str) -> Path:
-    """Find a file in the folder of a module that has one of the `definitions`; without it, say where it is looked for first."""
+    """Find a file in the folder of a module that has one of the `definitions`; if it is missing, return the first path tried."""
     modules = [sys.modules.get(each.__module__) for each in definitions]
     places = [Path(file).parent / name for module in modules if (file := getattr(module, "__file__", None))]
     return next((place for place in places if place.is_file()), places[0] if places else Path(name))
@@ -282,7 +282,7 @@ def _row_classes(annotation: Any) -> Iterable[type[Row]]:
 
 
 class _CurrentFolder:
-    """Finds in the current folder what is nowhere else, as what a profile imports when one of its routes is called."""
+    """Finds modules that are only in the current folder, such as those that a profile's routes import when called."""
 
     @staticmethod
     def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
@@ -309,8 +309,8 @@ def import_here(name: str) -> types.ModuleType:
 def load_profile(reference: str) -> Profile:
     """Import a profile: a shipped one by name (``shop``), any other by path (``my_package.my_module:profile``).
 
-    A profile in the current folder needs no installation; see `import_here`. Raises `UsageError` that says what of
-    it did not import.
+    A profile in the current folder needs no installation; see `import_here`. Raises `UsageError` that says what
+    could not be imported.
     """
     path = reference if ":" in reference or "." in reference else f"migration_pipeline.profiles.{reference}"
     module_name, _, variable = path.partition(":")
@@ -332,7 +332,7 @@ def load_profile(reference: str) -> Profile:
 
 
 def _check_tables(reference: str, profile: Profile) -> None:
-    """See whether each table is written in one way only."""
+    """Check that only one Row class writes each table."""
     writers: dict[str, str] = {}
     for row_class in (*profile.row_classes, *(aggregate.row_class for aggregate in profile.aggregates)):
         name = table_of(row_class).spellings[-1]

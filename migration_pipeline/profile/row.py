@@ -97,7 +97,7 @@ class Column:
 
 
 LANDING_SCHEMA = "landing"
-"""Where landing tables are that name no schema. The role that loads owns it: it makes and drops tables there."""
+"""Schema of landing tables that name none. The role that loads must own it: it makes and drops tables there."""
 
 LONGEST_LANDING_NAME = 40
 """Bytes of a landing table's name: those of its slices are longer, and PostgreSQL has 63."""

@@ -102,7 +102,7 @@ def read_export(location: str, storage: Storage, warn: Callable[[str], None] = l
 
 
 def _uri_of(location: str) -> str:
-    """Where the export lies that somebody names, by its folder or by something in it; Hadoop's schemes are S3's."""
+    """Return the URI of the export at a location, its folder or something in it; Hadoop's schemes count as S3's."""
     uri = re.sub(r"^s3[an]://", "s3://", location)
     uri = uri.rstrip("/") if is_s3(uri) else os.path.abspath(uri)
     return INSIDE.sub("", uri)

@@ -1,4 +1,4 @@
-"""An S3 object read to its end over a network and a store that fail now and then.
+"""Reads an S3 object to its end although the network and S3 fail now and then.
 
 smart-open opens, seeks and buffers; botocore repeats a request until it is answered (`AWS_RETRY_MODE`,
 `AWS_MAX_ATTEMPTS`). Between the two is the body that is made here, for what neither does (smart-open 9.0,
@@ -113,7 +113,7 @@ class _Body:
         return dict(answer)
 
     def _persist(self, attempt: Callable[[], T]) -> T:
-        """Call until it succeeds, `WAIT_SECONDS` apart; what it gives is progress, and the next call starts anew."""
+        """Call until it succeeds, `WAIT_SECONDS` apart; a success is progress, so the next call has all its tries again."""
         tries = 0
         while True:
             try:
@@ -152,7 +152,7 @@ def _code(error: Exception) -> str:
 
 
 def _is_transient(error: Exception) -> bool:
-    """Tell what another try may fix."""
+    """Tell whether another try may succeed."""
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return status >= 500 or status == 429 or _code(error) == "RequestTimeout"  # which is a 400

@@ -1,7 +1,6 @@
 """Where an export lies: an S3 prefix or a folder, read alike.
 
-Everything that talks to S3 is here, and so is the translation of its errors to lines that a person can
-act on. boto3's own retries (the `AWS_RETRY_MODE` and `AWS_MAX_ATTEMPTS` environment) serve for requests;
+Everything that talks to S3 is here, and also the translation of its errors to lines that say what to do. boto3's own retries (the `AWS_RETRY_MODE` and `AWS_MAX_ATTEMPTS` environment) serve for requests;
 a file that is being read has `resumable` besides.
 """
 
@@ -176,7 +175,7 @@ def join(folder: str, *names: str) -> str:
 
 @contextmanager
 def explained(uri: str) -> Iterator[None]:
-    """Turn what boto3, smart-open and the file system raise into one line with the way out."""
+    """Turn errors of boto3, smart-open and the file system into one line that says what to do."""
     try:
         yield
     except StorageError:

@@ -1,4 +1,4 @@
-"""The ranges of an aggregate's key: how it is split into them, and how the rows of one are made."""
+"""Splits an aggregate's key into ranges, and makes the rows of each range."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Bounds = tuple[Optional[str], Optional[str]]  # noqa: UP045  # an alias that Pyt
 
 
 class PartReport(NamedTuple):
-    """What became of a range, in rows."""
+    """The result of making a range, in rows."""
 
     rows: int
     new: int

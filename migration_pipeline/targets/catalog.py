@@ -1,7 +1,7 @@
-"""What the catalog says of a target table, held against its Row before any work.
+"""Compares a target table, as PostgreSQL's catalog describes it, with its Row before any work.
 
-A table that a load could not write to, or of which it could not say what it holds, is refused here, in one line with the
-way out: the second load of a file takes another way than the first, and must not fail where that one did not.
+A table that a load could not write, or whose contents could not be verified, is refused here, in one line that says what
+to do: the second load of a file takes another path than the first, and must not fail where that one did not.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class TargetTable(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def straight(self) -> bool:
-        """Whether COPY may write straight into it: nothing can happen to a row that would have to be looked for."""
+        """Whether COPY may write straight into it, because nothing can change a row unnoticed."""
         return not self.triggers and not any(fit.round_trip for fit in self.fits)
 
 
@@ -194,9 +194,9 @@ def read_target(table: Table, cursor: Any) -> TargetTable:
 
 
 def try_statements(target: TargetTable, texts: Iterable[Composable], cursor: Any) -> None:
-    """Run a table's statements with no row, before any work. Raises `SchemaError` for what the server refuses then.
+    """Run a table's statements without rows, before any work. Raises `SchemaError` for what the server refuses.
 
-    What a later load needs and the first does not is found so: privileges, publications, triggers on new tables.
+    This also finds what only a later load needs: privileges, publications, triggers on new tables.
     """
     cursor.execute("SAVEPOINT trial")
     try:

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, and its refusals in words that hold no values."""
+"""Connections to PostgreSQL, and texts for its errors that hold no values of items."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def read_as(kind: type[Record], cursor: Any, statement: str, parameters: Mapping
 
 
 def no_database(error: psycopg2.Error) -> DatabaseError:
-    """Say why there is no connection. libpq's text quotes the URL, or parts of it: it must not be chained."""
+    """Make the error for a failed connection. libpq's own must not be chained: it may quote parts of the URL."""
     if isinstance(error, psycopg2.ProgrammingError):
         return DatabaseError(
             "no database: MIGRATION_DATABASE_URL is not a valid connection URL; write it as "
@@ -258,7 +258,7 @@ def reason_of_refusal(error: psycopg2.Error, columns: Iterable[str]) -> str:
     """Say why a row was refused, in words that hold no values: the kind, SQLSTATE, column and constraint.
 
     PostgreSQL names the column of a value that it cannot read only in the error's context, ``COPY
-    customers, line 3, column created_at: "…"``, which ends in the value. So only one of `columns` is told.
+    customers, line 3, column created_at: "…"``, which ends in the value. So only a name in `columns` is reported.
     """
     detail = error.diag
     column = detail.column_name
@@ -280,7 +280,7 @@ def reason_of_refusal(error: psycopg2.Error, columns: Iterable[str]) -> str:
 
 
 def copy_in(cursor: Any, statement: Composed, data: bytes) -> int:
-    """COPY rows in, all in one call: between two this thread would wait for Python's lock. Gives how many were taken.
+    """COPY rows in, all in one call: between two this thread would wait for Python's lock. Returns how many were taken.
 
     Raises `psycopg2.Error`.
     """
@@ -296,9 +296,9 @@ _usual_hook = sys.excepthook
 
 @contextmanager
 def _rows_off_stderr() -> Iterator[None]:
-    """While COPYs run: of one whose session was ended, psycopg2 prints the first of two errors, which may hold a row.
+    """Keep rows off stderr while COPYs run: if a session is ended, psycopg2 prints an error that may hold a row.
 
-    It goes by `sys.excepthook`. The second error is raised, so nothing is lost.
+    It prints by `sys.excepthook`. A second error is raised, so nothing is lost.
     """
     global _copies, _usual_hook
     with _lock:

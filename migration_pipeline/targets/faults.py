@@ -73,8 +73,8 @@ def fault_of(error: psycopg2.Error, *, connected: bool = True) -> Fault:
     """Classify a refusal; with `connected` false, one of a connection that was never made.
 
     A connection that breaks leaves no SQLSTATE. Neither does one that is refused, whatever the server's
-    reason (libpq hands on only its text): there, what no waiting fixes is known by that text, where the
-    server speaks English; else it is tried again for as long as other faults are.
+    reason (libpq hands on only its text): a fault that waiting does not help is recognized by that text if the
+    server's messages are in English; else it is retried for as long as other faults.
     """
     state = error.pgcode
     if state is None:
@@ -106,11 +106,11 @@ HOPELESS = (
     "unsupported startup parameter",  # of a pooler
     "invalid ",  # of a connection option
 )
-"""Parts of libpq's texts for connections that no waiting will make."""
+"""Parts of libpq's texts for failed connections that waiting does not help."""
 
 
 def wait_seconds(attempt: int, state: str | None, chance: random.Random) -> float:
-    """Give the seconds to wait before another try, `attempt` counting from 0: doubling, with jitter, bounded.
+    """Return the seconds to wait before another try, `attempt` counting from 0: doubling, with jitter, bounded.
 
     The jitter keeps loaders that failed together from coming back together.
     """
@@ -156,5 +156,5 @@ def why_bad(state: str, *, named: bool) -> str:
 
 
 def advice(state: str | None) -> str:
-    """Give the next step after a fault that ends a file; "" when there is none to give."""
+    """Return the next step after a fault that ends a file; "" when there is none to give."""
     return ADVICE.get(state or "", ADVICE.get((state or "")[:2], ""))

@@ -64,11 +64,11 @@ class Slice:
         self.unlanded = True
 
     def give_up(self, cursor: Any) -> None:
-        """Say that this load is no longer alive."""
+        """Mark this load as no longer alive."""
         cursor.execute(bookkeeping.GIVEN_UP, (self._id,))
 
     def batch(self, cursor: Any) -> bool:
-        """Count a batch, in its transaction; False when it is committed already, and its answer was lost."""
+        """Count a batch, in its transaction; returns False if it is committed already and only the answer was lost."""
         if not self._tables:
             return True
         self._made.clear()  # of a transaction that was rolled back nothing is there
@@ -103,7 +103,7 @@ class Slice:
             self._made.add(table.qualified)
 
     def copy(self, cursor: Any, table: Table, data: bytes) -> int:
-        """Copy rows into it; gives how many it took."""
+        """Copy rows into it; returns how many it took."""
         statement = SQL("COPY {} ({}) FROM STDIN WITH ({})").format(
             part_of(table.qualified, self._id),
             SQL(", ").join(Identifier(column.name) for column in table.columns),

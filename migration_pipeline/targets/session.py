@@ -1,6 +1,6 @@
 """A connection that lasts: transactions that run again after transient faults, and can be cancelled.
 
-What is a transient fault is said by SQLSTATE (`migration_pipeline.targets.faults`), never by the driver's
+SQLSTATE decides what is a transient fault (`migration_pipeline.targets.faults`), never the driver's
 exception classes.
 """
 
@@ -47,7 +47,7 @@ WATCH_SECONDS = 1.0
 class Session:
     """One connection at a time to PostgreSQL, opened when it is needed. A context manager, or `open` before and `close` after.
 
-    Each transient fault is told to `on_retry`. Nothing of it outlasts a transaction: behind a pooler each may have
+    Each transient fault is reported to `on_retry`. Nothing of it outlasts a transaction: behind a pooler each may have
     another server process.
 
     A session with `hold` has one transaction, which `close` rolls back. A fault in it costs the work that met it, which runs
@@ -104,7 +104,7 @@ class Session:
             self._connection.cancel()
 
     def expect_answer(self) -> None:
-        """Begin to count the time of a statement anew."""
+        """Begin to count the time of a statement again."""
         self._deadline = time.monotonic() + self._settings.statement_timeout_seconds + STALLED_SECONDS
 
     def persistently(self, work: Callable[[Any], Result]) -> Result:

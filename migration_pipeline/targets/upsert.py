@@ -108,7 +108,7 @@ def write_staged(cursor: Any, target: TargetTable, statements: Statements) -> Ch
 def _change(
     cursor: Any, target: TargetTable, statements: Statements, new: int, changed: int
 ) -> tuple[int, int]:
-    """Update and insert; gives the numbers of rows inserted and updated."""
+    """Update and insert; returns the numbers of rows inserted and updated."""
     cursor.execute("SAVEPOINT change")
     inserted = updated = 0
     try:
