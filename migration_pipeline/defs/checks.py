@@ -40,7 +40,7 @@ from migration_pipeline.targets.receipts import (
 )
 
 SHOWN = 20
-"""Files that a check lists; their number is always told in full."""
+"""Files that a check lists at most; their number is always complete."""
 
 COLUMNS = """
 SELECT attrelid::regclass AS table_name, attname, format_type(atttypid, atttypmod), attnotnull

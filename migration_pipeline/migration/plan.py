@@ -21,7 +21,7 @@ from migration_pipeline.profile.profile import Profile, load_profile
 from migration_pipeline.sources.export import Export, ExportFile
 
 FORMAT = 1
-"""Raised when the file's form changes."""
+"""Increased when the file's format changes."""
 
 
 class PlannedFile(msgspec.Struct, frozen=True):

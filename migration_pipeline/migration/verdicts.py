@@ -22,7 +22,7 @@ from migration_pipeline.targets.records import AggregateReceipt, FileKey, Receip
 from migration_pipeline.targets.states import TableState
 
 PATTERNS_SHOWN = 10
-"""Patterns of keys that are told; the number of items is always told in full."""
+"""Key patterns that are shown at most; the number of items is always complete."""
 
 
 # -- files -------------------------------------------------------------------------------------------

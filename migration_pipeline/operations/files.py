@@ -19,7 +19,7 @@ State = Literal["materialized", "failed", "stopped", "running", "queued", "missi
 """`queued` files have a run that waits for its turn."""
 
 ENDED: dict[str, State] = {"FAILURE": "failed", "CANCELED": "stopped"}
-"""What a file is whose last run ended so, if it is not materialized. To Dagster a stopped one is missing."""
+"""Status of a file's last run -> state of the file, if it is not materialized. To Dagster a stopped one is missing."""
 
 BATCH = 200
 """Partitions asked about in one query."""

@@ -46,7 +46,7 @@ def prefix(text: str) -> Prefix:
 
 
 NulPolicy = Literal["quarantine", "strip", "escape"]
-"""What becomes of U+0000, which DynamoDB's strings may hold and PostgreSQL's text and jsonb may not."""
+"""What happens to U+0000, which DynamoDB's strings may hold and PostgreSQL's text and jsonb may not."""
 
 Condition = Union[str, Prefix, bool, int, Decimal]  # noqa: UP007  # an alias that Python 3.10 can evaluate
 """What an attribute must be: a text (S), a number (N) or a boolean (BOOL)."""
@@ -89,13 +89,13 @@ class Profile:
 
     name: str
     version: str = "1"
-    """Raise it when the rules change: receipts record it."""
+    """Change it when the rules change: receipts record it."""
     nul: NulPolicy = "quarantine"
-    """What becomes of U+0000 in text and jsonb: the item goes to the quarantine, or the character is left out
+    """What happens to U+0000 in text and jsonb: the item goes to the quarantine, or the character is left out
     ("strip") or written as the six characters \\u0000 ("escape"). Values changed so are counted."""
     may_quarantine: int = 0
-    """How many items may stay in the quarantine with the migration complete, as where they are broken at the source;
-    they are told all the same."""
+    """How many items may stay in the quarantine of a complete migration, such as items broken at the source; they
+    are still reported."""
     rules: list[Rule] = field(default_factory=list)
     row_classes: list[type[Row]] = field(default_factory=list)
     aggregates: list[Aggregate] = field(default_factory=list)

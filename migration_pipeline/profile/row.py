@@ -57,11 +57,11 @@ class Fits:
 Value = TypeVar("Value")
 
 Fitted = Annotated[Value, Fits()]
-"""``price: Fitted[Decimal]``: a value that the column's type cannot hold as it is becomes what the type makes of it.
+"""``price: Fitted[Decimal]``: the column's type may change a value that it cannot hold exactly.
 
 PostgreSQL's own rules decide: ``numeric(10,2)`` rounds half away from zero, ``timestamp(0)`` to the nearest second, ``real``
 to the nearest number; ``varchar(3)`` cuts off blanks, and ``char(3)`` pads with them. What a type refuses stays refused. Values
-changed so are counted by column. Without this word an item with such a value goes to the quarantine.
+changed so are counted by column. Without `Fitted`, an item with such a value goes to the quarantine.
 """
 
 SmallInt = Annotated[int, PgType("smallint")]
@@ -177,7 +177,7 @@ class Row(msgspec.Struct, frozen=True, gc=False, array_like=True, metaclass=RowM
     from a set; ``dict[str, Any]``, ``list[Any]`` and ``Any`` make ``jsonb``.
 
     Two items that make rows of one key are a *collision*: which row stays depends on the order, and a check
-    reports it. Where that is meant, ``version="updated_at"`` names a field that decides: the row with the
+    reports it. If that is intended, ``version="updated_at"`` names a field that decides: the row with the
     greater version stays, whatever the order. Or a column merges both (`Merge`).
 
     ``class Event(Row, table="shop_events", landing=True)`` is a landing table: rows without a key, that an

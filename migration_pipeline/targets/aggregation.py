@@ -35,7 +35,7 @@ from migration_pipeline.targets.records import AggregateReport, md5_of_files
 from migration_pipeline.targets.session import Session
 
 FILES_SHOWN = 20
-"""Files that are not landed which a failure names; their number is always told."""
+"""Files not landed that an error names at most; their number is always complete."""
 
 
 MAX_STATISTICS_TARGET = 10_000

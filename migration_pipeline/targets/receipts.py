@@ -134,7 +134,7 @@ def read_totals(
 
 
 class QuarantineReason(msgspec.Struct, frozen=True):
-    """Items of the quarantine that are bad alike."""
+    """Items of the quarantine with the same reason."""
 
     table: str
     """The table that refused them; "" when they did not come that far."""

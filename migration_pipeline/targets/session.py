@@ -41,7 +41,7 @@ STALLED_SECONDS = 15.0
 limit is the server's, and when the network drops silently, it never reaches us."""
 
 WATCH_SECONDS = 1.0
-"""How often the time of the statement that runs is looked at."""
+"""Seconds between two checks of the running statement's time."""
 
 
 class Session:
@@ -71,7 +71,7 @@ class Session:
         self._left = threading.Event()
         self._deadline = math.inf
         self.token = secrets.token_hex(6)
-        """Part of the names of what it makes for a transaction, so that nobody else has them."""
+        """Part of the names of temporary objects, which makes them unique."""
         self._mark = f"{APPLICATION} {self.token}"
         self._lost = False
         self._chance = random.Random()  # spreads retries, keeps no secret

@@ -52,7 +52,7 @@ from migration_pipeline.targets.states import read_states
 PACKAGES = ("migration-pipeline", "dagster", "psycopg2-binary", "msgspec", "isal", "boto3", "smart-open")
 
 SHOWN = 10
-"""Files that a verdict names; their number is always told in full."""
+"""Files that a verdict names at most; their number is always complete."""
 
 Outcome = Literal["passed", "failed", "unverified", "warning", "unknown"]
 
