@@ -6,7 +6,7 @@ from typing_extensions import Self
 
 
 class MigrationError(Exception):
-    """A fault that the user or the operator can mend; its text is the whole message.
+    """A fault that the user or the operator can fix; its text is the whole message.
 
     The command line prints it without a traceback and exits with 1; in Dagster it is the failure's
     description. It never holds a value of an item, and never a password.

@@ -1,4 +1,4 @@
-"""Runs source that was generated, so that a traceback shows the line of it that failed."""
+"""Runs generated source code, so that a traceback shows the generated line that failed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _numbers = count(1)
 
 
 def generated(name: str, source: str, label: str, names: dict[str, Any]) -> Any:
-    """Run `source`, which defines `name`, over `names`, and give what it defined.
+    """Run `source`, which defines `name`, with the globals `names`, and return what it defined.
 
     The source must hold no value of an item and no name that could be code: such are bound in `names`. It is kept
     for tracebacks, as the file ``<label, 12>``, as long as what it defined lives.

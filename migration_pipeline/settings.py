@@ -73,9 +73,9 @@ def request_payer() -> str:
 
 
 def known_database_url() -> str | None:
-    """The same where it is sure to be what Dagster loads into: it was named, or is the local stack's; else None.
+    """The target database's URL if Dagster surely loads into it (it was set, or is the local stack's); else None.
 
-    A Dagster elsewhere has a database of its own, which a terminal without the setting knows nothing of.
+    A Dagster elsewhere may load into a database that a terminal without the setting does not know.
     """
     of_the_stack = webserver_url() == _noted(webserver_url_file()).rstrip("/")
     return os.environ.get(DATABASE_URL) or (of_the_stack and _noted(database_url_file())) or None

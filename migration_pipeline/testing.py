@@ -1,4 +1,4 @@
-"""What the tests of your profile may import: the rows of an item, and the laws of a column that merges.
+"""For the tests of your profile: the rows of an item, and the laws of a column that merges.
 
     from migration_pipeline.testing import check_merges, rows_of
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 def rows_of(profile: Profile, item: Mapping[str, Any] | bytes, options: Options | None = None) -> list[Row]:
-    """Give the rows that a load makes of an item, those of one table together; none when the profile skips it.
+    """Return the rows that a load makes of an item, those of one table together; none when the profile skips it.
 
     The item is given as its attributes in DynamoDB JSON (``{"PK": {"S": "…"}}``), or as a line of an export.
     `options` are the profile's, its defaults by default. Raises `BadItem` for an item that goes to the quarantine.
@@ -69,10 +69,10 @@ def check_merges(
     values: Mapping[str, SearchStrategy[Any]] | None = None,
     max_examples: int = 200,
 ) -> None:
-    """Hold the `Merge` of each column of a Row against its laws, with random values of its type.
+    """Check the `Merge` of each column of a Row against its laws, with random values of its type.
 
-    `values` gives a strategy for the columns whose values are none of the usual types, or are to be of a
-    kind. Raises `AssertionError` naming column, law and values that break it; `DatabaseError` when
+    `values` has hypothesis strategies by column name, for columns of unusual types or that need certain
+    values. Raises `AssertionError` naming column, law and values that break it; `DatabaseError` when
     PostgreSQL refuses the expression.
     """
     from hypothesis import given, settings
@@ -80,7 +80,7 @@ def check_merges(
 
     columns = [column for column in table_of(row_class).columns if column.merge]
     if not columns:
-        raise UsageError(f"{row_class.__name__}: none of its columns merges")
+        raise UsageError(f"{row_class.__name__}: it has no column with a Merge to check")
     connection = connect(url)
     connection.autocommit = True
     try:

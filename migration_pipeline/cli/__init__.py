@@ -1,7 +1,7 @@
 """The command line: all commands by name, each imported only when it is called.
 
-Commands are thin: they read arguments, call the layers, print, and set the exit status. Exit status: 0 done, 1 something
-is failed or missing, 2 the call was wrong.
+Commands are thin: they read arguments, call the layers, print, and set the exit status: 0 done, 1 something
+failed or is missing, 2 the call was wrong.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from migration_pipeline.errors import MigrationError, UsageError
 
 COMMANDS = {
     "migration_pipeline.cli.discovering": {
-        "inspect": "Say what EXPORT holds: its entity types, their attributes, and the types that these fit.",
-        "scaffold": "Write a first profile for EXPORT, to read and to change: its module, schema.sql, and a test.",
+        "inspect": "Show what EXPORT holds: its entity types, their attributes, and the types that fit them.",
+        "scaffold": "Write a first profile for EXPORT, to read and to edit: its module, schema.sql, and a test.",
     },
     "migration_pipeline.cli.planning": {
         "plan": "Read the manifests of EXPORTS and pin their files as the profile's partitions.",
         "ddl": "Print the SQL that creates the profile's tables and the bookkeeping; running it again changes nothing.",
     },
     "migration_pipeline.cli.loading": {
-        "backfill": "Launch a backfill of all files that are not materialized, then of what is made of them all.",
-        "retry-failed": "Load the files again that failed or were stopped, each from its beginning; then what is made of all files.",
+        "backfill": "Launch a backfill of all files that are not materialized; aggregates and finishing follow.",
+        "retry-failed": "Load failed and stopped files again, each from its beginning; aggregates and finishing follow.",
         "stop": "Stop the migration: cancel its backfills, terminate its runs.",
-        "replay": "Run the quarantined items of loaded files through the profile again, after it or a table was mended.",
+        "replay": "Run the quarantined items of loaded files through the profile again, after fixing it or a table.",
     },
     "migration_pipeline.cli.observing": {
-        "status": "List the files, and what is made of them all: state, items, rows, run, how far it is or why it failed.",
-        "logs": "Print the log of the last run that tried FILE: the file's name, or a part that no other file has.",
-        "metrics": "Serve /metrics for Prometheus until Ctrl-C: of these profiles, or of all that are planned.",
+        "status": "List files, aggregates and finishing: state, items, rows, run, and progress or error.",
+        "logs": "Print the log of the last run that tried FILE: the file's name, or a unique part of it.",
+        "metrics": "Serve /metrics for Prometheus until Ctrl-C, for these profiles or for all that have a plan.",
     },
     "migration_pipeline.cli.checking": {
         "verify": "Read the export again, and compare each row that it makes with the database.",
-        "report": "Write one HTML file that tells and proves what was migrated, to attach to a change ticket.",
-        "reconcile": "Tell Dagster of what is loaded and made, as the database's receipts prove, and that it does not show.",
+        "report": "Write one HTML file that shows and proves what was migrated, to attach to a change ticket.",
+        "reconcile": "Restore in Dagster what it no longer shows: files and aggregates that the database's receipts prove.",
     },
     "migration_pipeline.demo.commands": {
         "sample": "Write a realistic export below FOLDER, in the layout that DynamoDB writes.",
@@ -45,12 +45,12 @@ COMMANDS = {
         "clean": "Remove the embedded PostgreSQL with its data, and everything else below the state folder.",
     },
 }
-"""The commands of each module, which have their names there, with _ for -. Beside each the first sentence of its help:
-`migration-pipeline --help` shows it without an import."""
+"""Module -> its commands, as functions of the same name with _ for -, each with the first sentence of its help, so that
+`migration-pipeline --help` needs no import."""
 
 
 class _Lazy(click.Command):
-    """Stands for a command whose module is imported when it is called, or its own help is asked."""
+    """A command whose module is imported only when it is called or its help is shown."""
 
     def __init__(self, module: str, name: str, sentence: str) -> None:
         super().__init__(name, help=sentence)
@@ -68,7 +68,7 @@ class _Lazy(click.Command):
 
 
 class _Group(click.Group):
-    """Prints our own errors as one line, and gives them their exit status."""
+    """The command group: prints our own errors as one line, and exits with their status."""
 
     def invoke(self, context: click.Context) -> Any:
         try:

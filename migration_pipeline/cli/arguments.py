@@ -1,4 +1,4 @@
-"""What commands have in common: the arguments that several of them take, and what is done with these."""
+"""Arguments that several commands share, and how they are opened."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Opened: TypeAlias = tuple[Plan, Profile, DagsterClient]
 
 
 def open_plan(reference: str) -> Opened:
-    """Find a profile's plan, and the instance that runs it. Raises `UsageError` if the plan is of another profile."""
+    """Read a profile's plan, and make the client of the Dagster that runs it. Raises `UsageError` if the plan is of another profile."""
     name = load_profile(reference).name if ":" in reference or "." in reference else reference
     path = plan_path(settings.plans_dir(), name)
     plan = read_plan(path)

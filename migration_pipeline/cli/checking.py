@@ -1,4 +1,4 @@
-"""The commands that prove what was loaded: to who asks, to a change ticket, and to Dagster."""
+"""The commands that prove what was loaded: verify, report and reconcile."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ if TYPE_CHECKING:  # it takes Dagster, whose import costs a second
 @click.command()
 @PROFILE
 @click.option(
-    "--extra", is_flag=True, help="Look for rows that no item makes, key by key; without, they are counted."
+    "--extra", is_flag=True, help="Find rows that no item makes, key by key; otherwise they are counted."
 )
-@click.option("--keys", is_flag=True, help="Print keys of rows at fault, which are values of items.")
+@click.option("--keys", is_flag=True, help="Print the keys of differing rows; these are values of items.")
 def verify(reference: str, extra: bool, keys: bool) -> None:
     """Read the export again, and compare each row that it makes with the database. Nothing in the tables is written.
 
@@ -59,7 +59,7 @@ def verify(reference: str, extra: bool, keys: bool) -> None:
         out.print(f"{compared.unaccounted:,} bad items are not in the quarantine: load their files again")
     if faults:
         see = "" if keys else "; see some of their keys with --keys, or in migration.difference"
-        out.print(f"{faults:,} rows are not as the export has them{see}")
+        out.print(f"{faults:,} rows differ from the export{see}")
     elif compared.takes_nothing:
         out.print(f"no route of the profile takes any of the {made.items:,} items: nothing was compared")
     else:
@@ -83,9 +83,9 @@ def verify(reference: str, extra: bool, keys: bool) -> None:
     help="The file to write.",
 )
 def report(reference: str, output: Path) -> None:
-    """Write one HTML file that tells and proves what was migrated, to attach to a change ticket.
+    """Write one HTML file that shows and proves what was migrated, to attach to a change ticket.
 
-    It needs no network to be opened. Exit status 1 if items of the plan are not accounted for, and if no verification
+    It opens without a network. Exit status 1 if items of the plan are not accounted for, or if no verification
     proves what the tables hold now.
     """
     try:
@@ -96,7 +96,7 @@ def report(reference: str, output: Path) -> None:
             f"{error}; install what reports need: pip install 'migration-pipeline[report]'"
         ) from None
     plan, profile, instance = open_plan(reference)
-    with console(stderr=True).status("gathering what is known, and counting the rows"):
+    with console(stderr=True).status("reading the receipts, and counting the rows"):
         account = gather(plan, profile, instance, settings.database_url())
     try:
         write_page(account, output)
@@ -107,16 +107,16 @@ def report(reference: str, output: Path) -> None:
             click.echo(f"{verdict.outcome}: {verdict.name}: {verdict.text}", err=True)
     click.echo(f"{account.verdict}: {output}")
     if account.verdict == "not verified":
-        click.echo(f"next: migration-pipeline verify {plan.reference}, then this again", err=True)
+        click.echo(f"next: migration-pipeline verify {plan.reference}, then this command again", err=True)
     sys.exit(0 if account.complete else 1)
 
 
 @click.command()
 @PROFILE
 def reconcile(reference: str) -> None:
-    """Tell Dagster of what is loaded and made, as the database's receipts prove, and that it does not show.
+    """Restore in Dagster what it no longer shows: files and aggregates that the database's receipts prove.
 
-    As after a run was deleted, and its materialization with it. Exit status 1 if Dagster shows files as
+    Use it when a run was deleted, and its materialization with it. Exit status 1 if Dagster shows files as
     materialized that have no receipt, or aggregates that are not made of all files as they are now.
     """
     from migration_pipeline.operations.reconcile import reconcile as report_lost
@@ -127,13 +127,13 @@ def reconcile(reference: str) -> None:
     _tell_reported(done, profile.version)
     _tell_not_reported(done, plan.reference)
     if not any(msgspec.structs.astuple(done)):
-        click.echo("nothing to do: Dagster shows all that has a receipt")
+        click.echo("nothing to do: Dagster shows everything that has a receipt")
     click.echo(count_states(read_files(instance, plan, profile)))
     sys.exit(1 if done.unproven or done.outdated else 0)
 
 
 def _tell_reported(done: Reconciled, version: str) -> None:
-    """Print what Dagster knows again; `version` is that of the profile now."""
+    """Print what was reported to Dagster; `version` is the profile's current one."""
     for file, receipt in done.reported:
         note = (
             f", by version {receipt.profile_version} of the profile (it is {version} now)"
@@ -151,7 +151,7 @@ def _tell_reported(done: Reconciled, version: str) -> None:
 
 
 def _tell_not_reported(done: Reconciled, reference: str) -> None:
-    """Print what has a receipt that proves too little, what has none, and what to do."""
+    """Print what was not reported to Dagster, what has no receipt, and what to do."""
     for file, reason in done.refused:
         click.echo(f"not reported: {file.file.name}: {reason}", err=True)
     for asset, reason in done.refused_aggregates:
@@ -160,10 +160,10 @@ def _tell_not_reported(done: Reconciled, reference: str) -> None:
             err=True,
         )
     for file in done.unproven:
-        warn(f"{file.file.name}: Dagster shows it as materialized, and the database has no receipt of it")
+        warn(f"{file.file.name}: Dagster shows it as materialized, but the database has no receipt for it")
     for asset, reason in done.outdated:
         warn(
-            f"{asset.name}: Dagster shows it as materialized, and {reason}; migration-pipeline backfill {reference} makes it again"
+            f"{asset.name}: Dagster shows it as materialized, but {reason}; migration-pipeline backfill {reference} makes it again"
         )
     if done.unproven:
         click.echo(

@@ -1,4 +1,4 @@
-"""The commands for an export that nobody knows yet: say what it holds, write a first profile for it."""
+"""The commands for a new export: inspect shows what it holds, scaffold writes a first profile for it."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ ITEMS_PER_FILE = click.option(
     type=click.IntRange(1),
     default=1_000,
     show_default=True,
-    help="Items drawn of each file.",
+    help="Items sampled from each file.",
 )
 EVERYTHING = click.option(
-    "--all", "everything", is_flag=True, help="Read every item, instead of a sample: minutes for millions."
+    "--all", "everything", is_flag=True, help="Read every item instead of a sample: minutes for millions."
 )
 
 
@@ -37,19 +37,19 @@ EVERYTHING = click.option(
 @EXPORT
 @ITEMS_PER_FILE
 @EVERYTHING
-@click.option("--json", "as_json", is_flag=True, help="Print all that was found as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print all findings as JSON.")
 @click.option(
     "--html",
     "page",
     metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write all that was found to a page for a browser.",
+    help="Write all findings to an HTML page.",
 )
 def inspect(location: str, items_per_file: int, everything: bool, as_json: bool, page: Path | None) -> None:
-    """Say what EXPORT holds: its entity types, their attributes, and the types that these fit.
+    """Show what EXPORT holds: its entity types, their attributes, and the types that fit them.
 
-    It reads a sample of every file, and says which. No text of an item is shown, but key prefixes, the
-    constants of attributes with few values, and the range of numbers and times.
+    It reads a sample of every file, and says how much. It shows no text of an item except key prefixes and the
+    constants of attributes with few values; of numbers and times it shows the range.
     """
     if page is not None:
         inspection.page_template()  # says before the survey what is not installed
@@ -76,15 +76,15 @@ def inspect(location: str, items_per_file: int, everything: bool, as_json: bool,
     required=True,
     metavar="FILE.py",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The profile's module, which gives it its name; schema.sql and a test are written beside it.",
+    help="The profile's module; the profile is named after it. schema.sql and a test are written next to it.",
 )
-@click.option("--force", is_flag=True, help="Overwrite files that are there.")
+@click.option("--force", is_flag=True, help="Overwrite existing files.")
 @ITEMS_PER_FILE
 @EVERYTHING
 def scaffold(location: str, output: Path, force: bool, items_per_file: int, everything: bool) -> None:
-    """Write a first profile for EXPORT, to read and to change: its module, schema.sql, and a test.
+    """Write a first profile for EXPORT, to read and to edit: its module, schema.sql, and a test.
 
-    It is made from a sample of every file, and tried on it. The test holds sampled items as they are.
+    It is made from a sample of every file, and tried on that sample. The test contains sampled items unchanged.
     """
     survey = _survey(location, items_per_file, everything)
     made = scaffold_of(survey, output)
@@ -97,24 +97,22 @@ def scaffold(location: str, output: Path, force: bool, items_per_file: int, ever
 
 
 def _tell_made(survey: Survey, made: Scaffold) -> None:
-    """Print what was written, what of the items has no column, and how the profile did on the sample."""
+    """Print the files written, the attributes without a column, and the profile's results on the sample."""
     for reason in survey.unread.values():
         warn(f"not read: {reason}")
     for path in made.files:
         click.echo(f"wrote {path}")
     click.echo(
-        f"{made.entity_types:,} entity types; {made.cases:,} real items are cases of the test: mind who may see it"
+        f"{made.entity_types:,} entity types; {made.cases:,} real items are cases of the test: mind who may read it"
     )
     for rest in made.rests:
         if rest.others:
             click.echo(
                 f"{rest.table}: {rest.columns:,} attributes are columns; {rest.others:,}"
-                f"{'' if rest.all_counted else ' or more'} others are none, and go to its document, the column {rest.column}"
+                f"{'' if rest.all_counted else ' or more'} others go to the document in column {rest.column}"
             )
     if not survey.whole:
-        click.echo(
-            "attributes that only items have that were not looked at go to the document of their table"
-        )
+        click.echo("attributes found only in items that were not looked at go to the document of their table")
     for reason, count in made.bad.items():
         click.echo(f"bad: {count:,} sampled items: {reason}")
     click.echo(

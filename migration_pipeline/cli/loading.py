@@ -35,32 +35,32 @@ from migration_pipeline.profile.profile import Profile
 @click.command()
 @PROFILE
 @click.option(
-    "--all", "everything", is_flag=True, help="Load materialized files, too: again, from their beginning."
+    "--all", "everything", is_flag=True, help="Also load materialized files again, from their beginning."
 )
 @WAIT
 @click.option(
     "--only",
     metavar="FILE",
     multiple=True,
-    help="Only files of this name or partition; a part of it will do, or a pattern (*, ?). May be repeated.",
+    help="Only files with this name or partition key, a part of it, or a pattern (*, ?). May be repeated.",
 )
 @click.option(
     "--files",
     "first",
     type=click.IntRange(1),
     metavar="N",
-    help="Only the first N of them: a careful first step.",
+    help="Load only the first N of them, as a careful first step.",
 )
 @click.option(
     "--dry-run",
     "dry",
     is_flag=True,
-    help="Launch nothing: read the files here, all of them unless some are chosen, and tell what their load would do. Nothing is written.",
+    help="Launch and write nothing: read the files here (all, unless some are chosen) and print what their load would do.",
 )
 def backfill(
     reference: str, everything: bool, wait: bool, only: tuple[str, ...], first: int | None, dry: bool
 ) -> None:
-    """Launch a backfill of all files that are not materialized, then of what is made of them all."""
+    """Launch a backfill of all files that are not materialized; aggregates and finishing follow."""
     opened = plan, profile, instance = open_plan(reference)
     chosen = {planned.partition for text in only for planned in plan.matching(text)}
     if dry:
@@ -86,7 +86,7 @@ def backfill(
 
 
 def _dry_run(plan: Plan, profile: Profile, files: list[PlannedFile]) -> NoReturn:
-    """Tell what a load of some files would do. Exit status 1 if it would leave items that speak against its being complete."""
+    """Print what a load of some files would do. Exit status 1 if the migration would not be complete."""
     out = console()
     with reading(out, files) as on_progress:
         compared = verification.dry_run(
@@ -113,7 +113,7 @@ def _dry_run(plan: Plan, profile: Profile, files: list[PlannedFile]) -> NoReturn
 @PROFILE
 @WAIT
 def retry_failed(reference: str, wait: bool) -> None:
-    """Load the files again that failed or were stopped, each from its beginning; then what is made of all files."""
+    """Load failed and stopped files again, each from its beginning; aggregates and finishing follow."""
     opened = plan, profile, instance = open_plan(reference)
     instance.load_plan(plan, profile)
     files = read_files(instance, plan, profile)
@@ -141,14 +141,14 @@ def _launch(opened: Opened, wanted: list[FileStatus], then: list[list[str]], tit
 
 
 def _await(opened: Opened, backfill_id: str, wanted: list[FileStatus], then: list[list[str]]) -> int:
-    """Show a backfill until it is over, then what became of it. Gives the exit status."""
+    """Show a backfill until it is over, then its result. Returns the exit status."""
     plan, profile, instance = opened
     try:
         result = watch(console(), instance, plan, profile, backfill_id, wanted, then)
     except KeyboardInterrupt:
         click.echo(
-            f"\nbackfill {backfill_id} goes on; see it with `migration-pipeline status {plan.reference} --watch`, "
-            f"end it with `migration-pipeline stop {plan.reference}`",
+            f"\nbackfill {backfill_id} goes on; follow it with `migration-pipeline status {plan.reference} --watch`, "
+            f"stop it with `migration-pipeline stop {plan.reference}`",
             err=True,
         )
         return 1
@@ -168,7 +168,7 @@ def _await(opened: Opened, backfill_id: str, wanted: list[FileStatus], then: lis
     code = exit_status([*files, *made])
     if code:
         click.echo(
-            f"next: mend the cause, then migration-pipeline retry-failed {plan.reference} --wait", err=True
+            f"next: fix the cause, then migration-pipeline retry-failed {plan.reference} --wait", err=True
         )
     loaded = everything if then else files
     return tell_left(left(plan, profile, loaded, settings.known_database_url()), plan.reference) or code
@@ -182,9 +182,9 @@ def _tell_failed(name: str, status: FileStatus | AssetStatus) -> None:
 @click.command()
 @PROFILE
 def replay(reference: str) -> None:
-    """Run the quarantined items of loaded files through the profile again, after it or a table was mended.
+    """Run the quarantined items of loaded files through the profile again, after fixing it or a table.
 
-    Items that load, or that the profile skips now, leave the quarantine. Loading a file again does the same.
+    Items that load now, or that the profile skips now, leave the quarantine. Loading a file again does the same.
     """
     made, profile, _ = open_plan(reference)
     report = replay_plan(made, profile, settings.database_url(), "replay", click.echo)
@@ -199,7 +199,7 @@ def replay(reference: str) -> None:
     )
     if report.loaded and profile.aggregates:
         click.echo(
-            f"what is made of all files does not have them yet: migration-pipeline backfill {reference} --wait"
+            f"the aggregates do not have them yet; next: migration-pipeline backfill {reference} --wait"
         )
     sys.exit(1 if report.quarantined else 0)
 
@@ -207,7 +207,7 @@ def replay(reference: str) -> None:
 @click.command()
 @PROFILE
 def stop(reference: str) -> None:
-    """Stop the migration: cancel its backfills, terminate its runs. What is materialized stays so.
+    """Stop the migration: cancel its backfills, terminate its runs. Materialized files stay materialized.
 
     A running file keeps the batches that it has committed; it is loaded from its beginning the next time.
     """
@@ -234,6 +234,6 @@ def stop(reference: str) -> None:
         )
     if exit_status(files):
         click.echo(
-            f"next: to go on, migration-pipeline backfill {plan.reference} --wait: it loads all that is not materialized"
+            f"next: to go on, migration-pipeline backfill {plan.reference} --wait loads everything that is not materialized"
         )
     sys.exit(1 if done.left or done.open_backfills else 0)

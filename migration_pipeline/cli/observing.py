@@ -34,16 +34,16 @@ from migration_pipeline.operations.status import left, status_json
 @PROFILE
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document, for scripts.")
 @click.option(
-    "--watch", "again", is_flag=True, help="Show it anew every two seconds until all is materialized."
+    "--watch", "again", is_flag=True, help="Refresh every two seconds until everything is materialized."
 )
 def status(reference: str, as_json: bool, again: bool) -> None:
-    """List the files, and what is made of them all: state, items, rows, run, how far it is or why it failed.
+    """List files, aggregates and finishing: state, items, rows, run, and progress or error.
 
     Exit status 1 unless all are materialized, a rule took every item, and no more items are in the quarantine than the
     profile says may be.
     """
     if as_json and again:
-        raise UsageError("--json and --watch exclude each other; call status --json as often as you like")
+        raise UsageError("--json and --watch cannot be combined; to poll, call status --json repeatedly")
     plan, profile, instance = open_plan(reference)
     out, running = console(), list[RunningFile]()
     if again:
@@ -71,9 +71,9 @@ def status(reference: str, as_json: bool, again: bool) -> None:
 @click.command()
 @PROFILE
 @click.argument("file")
-@click.option("--follow", "-f", is_flag=True, help="Go on with what is new until the run is over, or Ctrl-C.")
+@click.option("--follow", "-f", is_flag=True, help="Print new lines until the run is over, or Ctrl-C.")
 def logs(reference: str, file: str, follow: bool) -> None:
-    """Print the log of the last run that tried FILE: the file's name, or a part that no other file has."""
+    """Print the log of the last run that tried FILE: the file's name, or a unique part of it."""
     plan, profile, instance = open_plan(reference)
     planned = one_file(plan, file)
     run = last_run(instance, plan, profile, planned)
@@ -98,10 +98,10 @@ def logs(reference: str, file: str, follow: bool) -> None:
     help="Port to serve at; 0: a free one.",
 )
 @click.option(
-    "--host", default="127.0.0.1", show_default=True, help="Address to listen at; there is no password."
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen at; there is no authentication."
 )
 def metrics(references: tuple[str, ...], port: int, host: str) -> None:
-    """Serve /metrics for Prometheus until Ctrl-C: of these profiles, or of all that are planned.
+    """Serve /metrics for Prometheus until Ctrl-C, for these profiles or for all that have a plan.
 
     The numbers come from the running Dagster and from the receipts in the database, at each scrape.
     """
@@ -113,7 +113,7 @@ def metrics(references: tuple[str, ...], port: int, host: str) -> None:
     for fault in faults.values():
         click.echo(f"not served: {fault}", err=True)
     if not plans:
-        raise UsageError("there is no plan yet, so there is nothing to measure; see migration-pipeline plan")
+        raise UsageError("no plan yet, so nothing to measure; make one with: migration-pipeline plan")
     server = Server(plans, settings.webserver_url(), settings.database_url(), host, port)
     click.echo(f"serving {server.url} of {', '.join(plan.profile for plan, _ in plans)}; Ctrl-C ends it")
     with contextlib.suppress(KeyboardInterrupt):

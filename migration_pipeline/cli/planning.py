@@ -36,14 +36,14 @@ RELOAD_SECONDS = 30
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Files that a backfill loads in one run; for exports of thousands of small files, a few hundred.",
+    help="Files that a backfill loads in one run; for thousands of small files, use a few hundred.",
 )
 @click.option(
     "--option",
     "options",
     metavar="NAME=VALUE",
     multiple=True,
-    help="A value for an option of the profile, for all that is done with the plan. May be repeated.",
+    help="A value for one of the profile's options, for everything done with the plan. May be repeated.",
 )
 @click.argument("exports", nargs=-1, required=True)
 def plan(reference: str, files_per_run: int, options: tuple[str, ...], exports: tuple[str, ...]) -> None:
@@ -82,7 +82,7 @@ def _options(given: Sequence[str]) -> dict[str, str]:
 
 
 def _show_plan(plan: Plan, profile: Profile, changed: bool) -> None:
-    """Have a Dagster that runs load the plan; else its UI goes on with the one before. A plan can be made without one."""
+    """Make a running Dagster load the plan; otherwise its UI keeps the previous one. Without a Dagster, only warn."""
     instance = DagsterClient(settings.webserver_url(), RELOAD_SECONDS)
     if not instance.answers():
         if instance.url != settings.DEFAULT_WEBSERVER_URL:  # somebody has named it
@@ -94,13 +94,13 @@ def _show_plan(plan: Plan, profile: Profile, changed: bool) -> None:
     try:
         instance.load_plan(plan, profile, changed=changed)
     except MigrationError as error:
-        warn(f"{error}; until its definitions are reloaded, Dagster goes on with the plan that it knows")
+        warn(f"{error}; until its definitions are reloaded, Dagster goes on with the plan that it has")
 
 
 @click.command()
 @PROFILE
 @click.option(
-    "--apply", "apply_it", is_flag=True, help="Run it on the database of MIGRATION_DATABASE_URL, too."
+    "--apply", "apply_it", is_flag=True, help="Also run it on the database in MIGRATION_DATABASE_URL."
 )
 def ddl(reference: str, apply_it: bool) -> None:
     """Print the SQL that creates the profile's tables and the bookkeeping; running it again changes nothing."""

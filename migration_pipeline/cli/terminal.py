@@ -1,4 +1,4 @@
-"""What people see on a terminal: the table of files and the summary. The live part is in `cli/watch.py`."""
+"""What the commands print: tables of files, summaries, warnings. The live display is in `cli/watch.py`."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def status_table(files: Sequence[FileStatus], running: Sequence[RunningFile] = ()) -> Table:
-    """One line a file: state, items, rows, run, and how far it is or why it failed."""
+    """Make a table with a line for each file: state, items, rows, run, and progress or error."""
     now = {file.planned.partition: file for file in running}
     table = _table(("file", "state"), ("items", "rows"))
     table.add_column("run", no_wrap=True)
@@ -68,7 +68,7 @@ def status_table(files: Sequence[FileStatus], running: Sequence[RunningFile] = (
 
 
 def _table(words: Sequence[str], numbers: Sequence[str]) -> Table:
-    """A table without lines: columns of words, which are not folded, and then of numbers."""
+    """Make a table without borders: first columns of words, which are not folded, then columns of numbers."""
     made = Table(box=None, header_style="bold", pad_edge=False)
     for name in words:
         made.add_column(name, no_wrap=True)
@@ -82,7 +82,7 @@ def _state(status: FileStatus | AssetStatus) -> Text:
 
 
 def downstream_table(assets: Sequence[AssetStatus]) -> Table:
-    """One line an asset: state, rows, run, and why it failed."""
+    """Make a table with a line for each asset: state, rows, run, and why it failed."""
     table = _table(("then", "state"), ("rows",))
     table.add_column("run", no_wrap=True)
     table.add_column("error")
@@ -93,7 +93,7 @@ def downstream_table(assets: Sequence[AssetStatus]) -> Table:
 
 
 def how_far(file: RunningFile) -> str:
-    """Write a running file's progress: ``45%, 61,700 items/s, 0:24 left``."""
+    """Format a running file's progress: ``45%, 61,700 items/s, 0:24 left``."""
     progress = file.progress
     retries = f", {file.retries:,} retries" if file.retries else ""
     if not file.items:
@@ -150,14 +150,14 @@ def _names(done: Sequence[dict[str, Any]], label: str) -> list[str]:
 
 
 def exit_status(states: Sequence[FileStatus | AssetStatus]) -> int:
-    """0 if all are materialized, else 1."""
+    """Return 0 if all are materialized, else 1."""
     return 0 if all(each.state == "materialized" for each in states) else 1
 
 
 def tell_left(items: Left, reference: str = "") -> int:
-    """Name the items that no rule takes, and those in the quarantine. Gives the exit status that they make.
+    """Print how many items no rule takes, and how many are in the quarantine. Returns the exit status.
 
-    `reference` is how the profile of files that were loaded is called; without it nothing is loaded yet.
+    `reference` names the profile in the next step that is printed; without it nothing is loaded yet.
     """
     for line in items.lines(reference):
         click.echo(line)
@@ -170,19 +170,19 @@ def warn(text: str) -> None:
 
 
 def log_line(line: LogLine) -> str:
-    """Write a line of a run's log: time of day, level where it matters, text."""
+    """Format a line of a run's log: time of day, level where it matters, text."""
     level = "" if line.level in ("INFO", "DEBUG") else f"{line.level}: "
     return stamped(f"{level}{line.text}", line.time)
 
 
 def stamped(text: str, when: float | None = None) -> str:
-    """Put the time of day before a line: that of `when`, in seconds of the epoch, or now."""
+    """Put the time of day before a line: of `when`, in seconds of the epoch, or now."""
     return f"{time.strftime('%H:%M:%S', time.localtime(when))}  {text}"
 
 
 @contextmanager
 def reading(out: Console, files: Sequence[PlannedFile]) -> Iterator[OnProgress]:
-    """Show how far files are read that this process reads, a bar on a terminal and a line a file in a pipe."""
+    """Show the progress of files that this process reads: a bar on a terminal, a line for each file in a pipe."""
     total, current = sum(file.file.items for file in files), ""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=out, disable=not out.is_terminal, transient=True) as bar:
@@ -203,7 +203,7 @@ def reading(out: Console, files: Sequence[PlannedFile]) -> Iterator[OnProgress]:
 
 
 def verification_table(compared: Compared) -> Table:
-    """One line a table: rows of the export, and what became of them."""
+    """Make a table with a line for each table: rows of the export, and how they compare."""
     kinds = ("missing", "different", "newer", "extra")
     made = _table(("table",), ("rows of the export", "same", *kinds))
     made.add_column("columns that differ")
@@ -216,7 +216,7 @@ def verification_table(compared: Compared) -> Table:
 
 
 def dry_run_table(compared: Compared) -> Table:
-    """One line a table: what a load would do to its rows."""
+    """Make a table with a line for each table: what a load would do to its rows."""
     made = _table(("table",), ("rows", "new", "changed", "unchanged", "kept, being newer"))
     for name in compared.names:
         total = compared.table(name)

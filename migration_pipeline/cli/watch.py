@@ -1,4 +1,4 @@
-"""The live part of the terminal: a backfill until it is over, and the state of all files until they are loaded.
+"""The live displays: a backfill until it is over, and the state of all files until they are loaded.
 
 In a pipe it writes a line when something changes, and once a minute while files are running.
 """
@@ -49,10 +49,10 @@ def watch(
     launched: Sequence[FileStatus],
     then: Sequence[Sequence[str]] = (),
 ) -> Backfill:
-    """Show a backfill's progress until it is over: overall, of each running file, and of what is made of them all.
+    """Show a backfill's progress until it is over: overall, of each running file, and of the assets that follow.
 
     `launched` are its files as they were before: a file is done when another run has materialized it. `then`
-    are the keys of the assets that come after them.
+    are the keys of the assets that follow the files (aggregates, finishing).
     """
     before = {file.partition: file.run_id for file in launched}
     total = sum(file.file.items for file in launched)
@@ -78,7 +78,7 @@ def watch(
 
 
 def _making(instance: DagsterClient, profile: Profile, keys: Sequence[Sequence[str]]) -> str:
-    """Tell which of these assets is made now, in the last words of its run; "" for none."""
+    """Return the last log line of the run that makes one of these assets now; "" for none."""
     said_by = {table.name: f"{table.qualified}: " for table in profile.all_tables}
     for asset in downstream(instance, profile):
         if asset.key in keys and asset.state == "running":
@@ -179,7 +179,7 @@ class _Board:
             self._made = making
 
     def newly_failed(self, files: Sequence[FileStatus]) -> list[FileStatus]:
-        """Give the files that have failed since the last call; on a terminal only: in a pipe they come at the end."""
+        """Return files that failed since the last call; none in a pipe, where they are printed at the end."""
         failed = [file for file in files if file.state == "failed" and file.partition not in self._failed]
         self._failed.update(file.partition for file in failed)
         return failed if self._out.is_terminal else []
@@ -198,9 +198,9 @@ def _speed(items_per_second: float | None) -> str:
 
 
 def watch_status(out: Console, instance: DagsterClient, plan: Plan, profile: Profile) -> list[FileStatus]:
-    """Show all files again and again until all are materialized; gives them as they are then.
+    """Show all files, refreshed until all are materialized; returns their final states.
 
-    An instance that does not answer for a while is waited for.
+    It waits for a Dagster that does not answer for a while.
     """
     follow = Follow(instance, plan)
     said = ""
@@ -226,7 +226,7 @@ def watch_status(out: Console, instance: DagsterClient, plan: Plan, profile: Pro
 
 
 def _fitting(out: Console, files: Sequence[FileStatus], running: Sequence[RunningFile]) -> Group:
-    """The table of as many files as the terminal has lines for: first those that somebody wants to see."""
+    """Make a table of as many files as the terminal has lines for, the most interesting first."""
     room = max(out.height - 4, 3)
     order = ("failed", "running", "stopped", "queued", "missing", "materialized")
     chosen = sorted(files, key=lambda file: order.index(file.state))[:room] if len(files) > room else files

@@ -27,7 +27,7 @@ from migration_pipeline.targets.finishing import finish
 from migration_pipeline.targets.records import AggregateReport
 
 STATEMENT_SECONDS = 3600.0
-"""A statement over a part of the landed rows takes longer than one over a batch."""
+"""A statement over many landed rows takes longer than one over a batch."""
 
 
 class PatienceConfig(dg.Config):
@@ -36,12 +36,12 @@ class PatienceConfig(dg.Config):
     retry_seconds: float = Field(
         default=DatabaseSettings().retry_seconds,
         ge=0,
-        description="How long a transaction is tried again after transient faults of the database.",
+        description="How long a transaction is retried after transient faults of the database.",
     )
     lock_timeout_seconds: float = Field(
         default=DatabaseSettings().lock_timeout_seconds,
         gt=0,
-        description="How long a statement waits for a lock before its transaction is tried again.",
+        description="How long a statement waits for a lock before its transaction is retried.",
     )
     statement_timeout_seconds: float = Field(
         default=STATEMENT_SECONDS, gt=0, description="How long a statement may take."
@@ -49,7 +49,7 @@ class PatienceConfig(dg.Config):
 
     @property
     def database(self) -> DatabaseSettings:
-        """What of it the connection wants to know."""
+        """The settings of the connection."""
         return msgspec.convert(self.model_dump(), DatabaseSettings)
 
 
@@ -59,32 +59,32 @@ class AggregateConfig(PatienceConfig):
     part_rows: int = Field(
         default=AggregateSettings().part_rows,
         gt=0,
-        description="Landed rows that a transaction makes rows of, about. The key is split into ranges accordingly.",
+        description="Landed rows that one transaction aggregates, about. The key is split into ranges accordingly.",
     )
     sessions: int = Field(
         default=AggregateSettings().sessions,
         gt=0,
-        description="Transactions at once, each in a connection; another one counts the groups.",
+        description="Transactions at once, each on its own connection; one more counts the groups.",
     )
     work_mem_mb: int = Field(
         default=AggregateSettings().work_mem_mb,
         gt=0,
-        description="work_mem of these connections, in megabytes: of the database's memory.",
+        description="work_mem of these connections, in megabytes of the database server's memory.",
     )
     parallel_workers: int = Field(
         default=AggregateSettings().parallel_workers,
         ge=0,
         description="max_parallel_workers_per_gather of these connections. PostgreSQL uses them where rows are "
-        "compared with those of the table; an INSERT of new ones it never makes parallel.",
+        "compared with those of the table; it never makes an INSERT of new ones parallel.",
     )
     delete_rows: bool = Field(
         default=AggregateSettings().delete_rows,
-        description="Delete the rows of the table that no landed row stands for.",
+        description="Delete rows of the table that no landed row makes any more.",
     )
 
     @property
     def aggregate(self) -> AggregateSettings:
-        """What of it the aggregate wants to know."""
+        """The settings of the aggregate."""
         return msgspec.convert(self.model_dump(), AggregateSettings)
 
 
@@ -93,7 +93,7 @@ class FinishingConfig(PatienceConfig):
 
     drop_landing: bool = Field(
         default=False,
-        description="Drop what files have landed. To make an aggregate again, they then have to be loaded again.",
+        description="Drop the landed rows. To make an aggregate again, all files must then be loaded again.",
     )
 
 
@@ -110,7 +110,7 @@ def _aggregate_asset(plan: Plan, profile: Profile, aggregate: Aggregate) -> dg.A
     sources = ", ".join(f"`{source.qualified}`" for source in aggregate.sources)
     spec = table_spec(plan, profile, table, export_spec(plan, profile)).replace_attributes(
         deps=[dg.AssetKey([plan.profile, source.name]) for source in aggregate.sources],
-        description=f"{table.comment}\n\nMade of what all files have in {sources}, one row for each "
+        description=f"{table.comment}\n\nMade from the rows of all files in {sources}, one row for each "
         f"`{', '.join(aggregate.by)}`, by the SELECT in `{aggregate.path.name}`.".lstrip(),
     )
     spec = spec.merge_attributes(metadata={"sql": dg.MetadataValue.md(f"```sql\n{aggregate.sql};\n```")})
@@ -119,7 +119,7 @@ def _aggregate_asset(plan: Plan, profile: Profile, aggregate: Aggregate) -> dg.A
     @dg.multi_asset(
         name=f"{profile.name}_{table.name}",
         specs=[spec],
-        description=f"Makes {table.qualified} of all landed files of the profile {profile.name}.",
+        description=f"Makes {table.qualified} from all landed files of the profile {profile.name}.",
     )
     def make(
         context: dg.AssetExecutionContext, config: AggregateConfig, database: Database
@@ -160,8 +160,8 @@ def _finishing_asset(plan: Plan, profile: Profile) -> dg.AssetsDefinition:
         group_name=plan.profile,
         kinds={"postgres"},
         code_version=profile.version,
-        description="What is done once all is loaded: indexes and constraints of the profile, sequences set past the "
-        "loaded keys, statistics. It may be repeated.",
+        description="Runs after all files are loaded: makes the profile's indexes and constraints, sets sequences past the "
+        "loaded keys, gathers statistics. Safe to repeat.",
     )
     def finishing(
         context: dg.AssetExecutionContext, config: FinishingConfig, database: Database

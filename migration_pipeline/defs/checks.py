@@ -1,4 +1,4 @@
-"""Asset checks: what the database says was loaded, held against the plan. None of them reads S3.
+"""Asset checks: compare what the database says was loaded with the plan. None of them reads S3.
 
 They belong to the export, which no run materializes, so that they run when somebody asks (in the UI, or as the
 job ``<profile>_check``) and not with every file. Their metadata holds names and numbers, never values.
@@ -40,7 +40,7 @@ from migration_pipeline.targets.receipts import (
 )
 
 SHOWN = 20
-"""Files that a check lists; their number is always told in full."""
+"""Files that a check lists at most; their number is always complete."""
 
 COLUMNS = """
 SELECT attrelid::regclass AS table_name, attname, format_type(atttypid, atttypmod), attnotnull
@@ -77,7 +77,7 @@ def migration_checks(plan: Plan, profile: Profile) -> list[dg.AssetChecksDefinit
         *(
             make(
                 f"made_of_all_files_{aggregate.table.qualified.replace('.', '_')}",
-                f"{aggregate.table.qualified} was made after the last file was loaded, a row of each group, and has its rows.",
+                f"{aggregate.table.qualified} was made after the last file was loaded, with a row for each group, and still has these rows.",
                 partial(_made_of_all_files, aggregate),
             )
             for aggregate in profile.aggregates
@@ -90,7 +90,7 @@ def check_job(plan: Plan, checks: Sequence[dg.AssetChecksDefinition]) -> Any:
     return dg.define_asset_job(
         f"{plan.profile}_check",
         selection=dg.AssetSelection.checks(*checks),
-        description=f"Holds what the database says was loaded against the plan of {plan.profile}.",
+        description=f"Compares what the database says was loaded with the plan of {plan.profile}.",
         tags={PROFILE_TAG: plan.profile, **AHEAD_OF_FILES},
     )
 
@@ -105,15 +105,15 @@ def _tables_fit(plan: Plan, profile: Profile, url: str) -> dg.AssetCheckResult:
         wrong = str(error).splitlines()
         metadata["concerned"] = dg.MetadataValue.md("\n".join(f"- {line}" for line in wrong))
         metadata["next"] = dg.MetadataValue.md(
-            "mend them before you load: until then each file fails, in a run of its own. Tables that are not there are "
+            "fix them before you load: until then each file fails, in a run of its own. Tables that are not there are "
             f"created by `migration-pipeline ddl {profile.name} --apply`."
         )
         return dg.AssetCheckResult(passed=False, description="; ".join(wrong), metadata=metadata)
     if others := other_writers(url, profile.name, tables):
         metadata["concerned"] = _table(("profile", "table"), others)
         metadata["next"] = dg.MetadataValue.md(
-            "name another table in one of the profiles: each overwrites the other's rows, and what is counted here are "
-            "the rows of both. Of a migration that is over, remove the receipts (`DELETE FROM migration.loaded_file "
+            "name another table in one of the profiles: each overwrites the other's rows, and the counts here include "
+            "the rows of both. If one migration is over, remove its receipts (`DELETE FROM migration.loaded_file "
             "WHERE profile = …`, and of `migration.aggregate`)."
         )
         told = "; ".join(f"the profile {other} has loaded rows into {table}, too" for other, table in others)
@@ -160,8 +160,8 @@ def _items_conserved(plan: Plan, profile: Profile, url: str) -> dg.AssetCheckRes
         plan,
         wrong,
         f"items are accounted for in {len(loaded) - len(wrong):,} of {len(loaded):,} loaded files",
-        next_step="materialize these partitions again. If the numbers stay apart, the export is damaged (compare it "
-        "with its manifest), or this is a mistake of ours: please report it with this table.",
+        next_step="materialize these partitions again. If the numbers still differ, the export is damaged (compare it "
+        "with its manifest), or this is a defect of the pipeline: please report it with this table.",
         statement=sql.RECEIPTS,
         numbers={
             "files_loaded": len(loaded),
@@ -183,8 +183,8 @@ def _md5_matches(plan: Plan, profile: Profile, url: str) -> dg.AssetCheckResult:
     return _result(
         plan,
         wrong,
-        f"the checksum is the manifest's in {len(loaded) - len(wrong):,} of {len(loaded):,} loaded files",
-        next_step="the plan was made again after they were loaded, and the files hold something else now: materialize "
+        f"the checksum matches the manifest in {len(loaded) - len(wrong):,} of {len(loaded):,} loaded files",
+        next_step="the plan was made again after they were loaded, and the files have changed: materialize "
         "these partitions again.",
         statement=sql.RECEIPTS,
         numbers={"files_loaded": len(loaded)},
@@ -204,7 +204,7 @@ def _nothing_quarantined(plan: Plan, profile: Profile, url: str) -> dg.AssetChec
         plan,
         found,
         left.quarantined_text() if total else "the quarantine is empty",
-        next_step="see why with the statement below, mend the profile or the table, and load the items again: launch the "
+        next_step="see why with the statement below, fix the profile or the table, and load the items again: launch the "
         f"job `{plan.profile}_replay`. If they may stay there, say so in the profile: `may_quarantine={total}`. "
         "The raw lines are kept in `migration.quarantine`.",
         statement=sql.QUARANTINED_ITEMS,
@@ -226,8 +226,8 @@ def _nothing_unrouted(plan: Plan, profile: Profile, url: str) -> dg.AssetCheckRe
         plan,
         found,
         left.unrouted_text if left.unrouted else "a rule took every item",
-        next_step="add a route for these keys to the profile, or an `ignore` that says why they are not wanted, as its "
-        "last rule without a condition for all that is left, and materialize these partitions again.",
+        next_step="add a route for these keys to the profile, or an `ignore` that says why they are not wanted (as "
+        "the last rule and without conditions, it takes all other items), and materialize these partitions again.",
         statement=sql.RECEIPTS,
         numbers={"items": plan.items, "unrouted": sum(left.unrouted.values())},
         more={"patterns": _table(("keys", "items"), by_count)} if found else {},
@@ -235,17 +235,17 @@ def _nothing_unrouted(plan: Plan, profile: Profile, url: str) -> dg.AssetCheckRe
 
 
 CHECKS: tuple[tuple[str, str, Evaluate], ...] = (
-    ("tables_fit", "Bookkeeping and tables are there and fit the profile, and no other profile has loaded rows into them.",
+    ("tables_fit", "Bookkeeping and tables exist and fit the profile, and no other profile has loaded rows into them.",
      _tables_fit),
     ("all_files_loaded", "Each file of the plan has a receipt in the database.", _all_files_loaded),
     ("items_conserved", "In each loaded file: items in the manifest = items read = loaded + skipped + quarantined, and the "
      "quarantine holds the quarantined ones.", _items_conserved),
-    ("md5_matches", "Each loaded file was read with the bytes that the manifest promises.", _md5_matches),
-    ("nothing_quarantined", "No item of the plan's files is in the quarantine, or no more than the profile says may be.",
+    ("md5_matches", "The bytes of each loaded file have the MD5 in the manifest.", _md5_matches),
+    ("nothing_quarantined", "No item of the plan's files is in the quarantine, or no more than the profile allows.",
      _nothing_quarantined),
     ("nothing_unrouted", "Each item of the loaded files was taken by a route, or ignored by a rule.", _nothing_unrouted),
 )  # fmt: skip
-"""Name and description of those that every plan has."""
+"""The checks that every plan has: name, description, function."""
 
 
 def _no_key_collisions(table: Table, plan: Plan, profile: Profile, url: str) -> dg.AssetCheckResult:
@@ -263,8 +263,8 @@ def _no_key_collisions(table: Table, plan: Plan, profile: Profile, url: str) -> 
     }
     if not rows.passed:
         metadata["next"] = dg.MetadataValue.md(
-            "see keys with the first statement below; not every one is kept. Then make the key tell such items apart, or "
-            f"name a `version` in the Row of {table.qualified}, and load all files again. Rows that somebody deleted from "
+            "see keys with the first statement below (not all are kept). Then choose a key that tells such items apart, or "
+            f"name a `version` in the Row of {table.qualified}, and load all files again. Rows that were deleted from "
             "the table since are counted here, too."
         )
     metadata["sql"] = _code(sql.pasteable(sql.COLLISIONS, parameters) + "\n\n" + rows_statement(table) + ";")
@@ -301,7 +301,7 @@ def _result(
     passed: bool | None = None,
     more: Mapping[str, dg.MetadataValue[Any]] | None = None,
 ) -> dg.AssetCheckResult:
-    """Pass if no file is concerned, unless `passed` says otherwise; list those that are, and say what to do next."""
+    """Build a result that lists the `concerned` files and the next step; it passes if there are none, or as `passed` says."""
     metadata: dict[str, Any] = {**numbers, "files_concerned": len(concerned), **(more or {})}
     if concerned:
         columns = ("partition", *concerned[0][1])

@@ -1,7 +1,7 @@
 """Run config of a load, as Dagster's launchpad shows it.
 
-Which settings there are, their limits and descriptions stand in the structs that the engine and the connection take,
-and in the profile's options.
+The settings, their limits and descriptions come from the structs that the engine and the connection take, and from
+the profile's options.
 """
 
 from typing import Any
@@ -19,22 +19,22 @@ from migration_pipeline.targets.connection import DatabaseSettings
 
 
 class _Config(dg.Config):
-    """Run config of a load. Nothing here changes the result of one that is no dry run."""
+    """Run config of a load. Except for the dry run, nothing here changes what is loaded."""
 
     dry_run: bool = Field(
         default=False,
-        description="Only tell what a load would do: new, changed and unchanged rows, bad items. Nothing is "
+        description="Only report what a load would do: new, changed and unchanged rows, bad items. Nothing is "
         "written or materialized.",
     )
 
     @property
     def load(self) -> LoadSettings:
-        """What of it the engine wants to know."""
+        """The settings of the engine."""
         return msgspec.convert(self.model_dump(), LoadSettings)
 
     @property
     def database(self) -> DatabaseSettings:
-        """What of it the connection wants to know."""
+        """The settings of the connection."""
         return msgspec.convert(self.model_dump(), DatabaseSettings)
 
 
@@ -53,12 +53,12 @@ def load_config(plan: Plan, profile: Profile) -> type[Any]:
 
 
 def options_of(config: Any, profile: Profile) -> Options | None:
-    """Make the profile's options of a run's config. Raises `UsageError` for values outside their limits."""
+    """Make the profile's options from a run's config. Raises `UsageError` for values outside their limits."""
     return profile.options(config.options.model_dump() if profile.options_class else {})
 
 
 def _fields(defaults: msgspec.Struct) -> dict[str, Any]:
-    """Make a config's fields of a struct's."""
+    """Make config fields from a struct's."""
     limits = ("gt", "ge", "lt", "le", "description")
     return {
         name: (

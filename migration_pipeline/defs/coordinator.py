@@ -14,7 +14,7 @@ from migration_pipeline.defs.metadata import PROFILE_TAG
 
 
 class TaggingRunCoordinator(QueuedRunCoordinator):
-    """Dagster's queue; a run gets the tag `PROFILE_TAG` that its assets have, where they agree."""
+    """Dagster's queue, which gives a run the tag `PROFILE_TAG` of its assets if they all have the same."""
 
     def submit_run(self, context: SubmitRunContext) -> DagsterRun:
         """Tag the run, and put it into the queue."""

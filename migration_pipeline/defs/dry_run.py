@@ -24,7 +24,7 @@ def observe_dry_run(
     database: DatabaseSettings,
     options: Options | None,
 ) -> None:
-    """Run a file dry: record what a load would do as observations of the tables, and materialize none."""
+    """Dry-run a file: record what a load would do as observations of the tables, and materialize nothing."""
     telling = Telling(context, planned, profile.name)
     telling.begin()
     compared = verification.dry_run(

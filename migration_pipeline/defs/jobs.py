@@ -1,4 +1,4 @@
-"""The job of a migration for those who look for jobs: all its files, by one name."""
+"""The job ``<profile>_migrate``: loads all files of a migration, for those who look for it under Jobs."""
 
 from typing import Any
 
@@ -10,9 +10,9 @@ from migration_pipeline.profile.profile import Profile
 
 
 def migrate_job(plan: Plan, profile: Profile) -> Any:
-    """Build the job ``<profile>_migrate``: the tables that files are loaded into.
+    """Build the job ``<profile>_migrate``, which materializes the tables that files are loaded into.
 
-    It names them, and not the group: what is no partition of a file would be run anew with each file.
+    It selects these tables, not the group: assets without partitions would run again with each file.
     """
     tables = [dg.AssetKey([plan.profile, table.name]) for table in profile.tables.values()]
     return dg.define_asset_job(

@@ -1,8 +1,8 @@
-"""Starts runs as Dagster does by default, and notices when one is gone: a reboot, or the end of a code server.
+"""Starts runs as Dagster does by default, and notices runs that have died, as after a reboot or the end of a code server.
 
 Dagster's own `DefaultRunLauncher` cannot tell a dead run from a long one, so a run that was cut off stays
 STARTED for ever and keeps its place in the queue. With the check below, the daemon's run monitoring fails it,
-and run retries start it anew: see `run_monitoring` and `run_retries` in dagster.yaml.
+and run retries start it again: see `run_monitoring` and `run_retries` in dagster.yaml.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from dagster._grpc.types import GetCurrentRunsResult
 from dagster._serdes import ConfigurableClassData, deserialize_value
 
 MISSES = 2
-"""Checks in a row, `run_monitoring.poll_interval_seconds` apart, that must see no life before a run is called
-dead: while a code server starts again, one check may come at a bad moment."""
+"""Checks in a row, `run_monitoring.poll_interval_seconds` apart, that must find a run dead before it counts as
+dead: one check alone may come while a code server restarts."""
 
 
 class _Miss(msgspec.Struct, frozen=True):
-    """Checks in a row that saw no life, and the last event that the run had written then."""
+    """Checks in a row that found a run dead, and the last event that it had written then."""
 
     count: int
     last_event: int
@@ -29,9 +29,9 @@ class _Miss(msgspec.Struct, frozen=True):
 class CheckedRunLauncher(DefaultRunLauncher):
     """Dagster's default launcher, with a check of the run's health.
 
-    A run lives as long as its code server says so, or it writes to its log; see `MISSES`. What cannot be
-    known counts as life: a run that is failed too late costs time, and one that is failed too early would be
-    loaded twice at once.
+    A run counts as alive while its code server has it or it writes to its log; see `MISSES`. If neither can be
+    known, it counts as alive: failing a run too late costs time, but failing it too early would load its files
+    twice at once.
     """
 
     def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
@@ -44,7 +44,7 @@ class CheckedRunLauncher(DefaultRunLauncher):
         return True
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        """Tell whether a run lives; the daemon fails it when the status is other than RUNNING."""
+        """Check whether a run is alive; the daemon fails it if the status is not RUNNING."""
         reason = self._missing(run)
         if not reason:
             self._misses.pop(run.run_id, None)

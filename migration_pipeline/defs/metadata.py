@@ -1,6 +1,6 @@
 """What Dagster shows of a migration: the descriptions of its assets, and the metadata of a loaded file.
 
-Numbers are plain, so that the UI plots them over partitions and time; beside them stands what people read: tables in
+Numbers are plain, so that the UI plots them over partitions and time; the same is added for people: tables in
 markdown, and sizes and times with their units. Nothing here holds a value of an item.
 """
 
@@ -24,9 +24,9 @@ AHEAD_OF_FILES = {"dagster/priority": "1"}
 """Tag of short jobs that people wait for: they leave the queue before the files of a backfill."""
 
 NEXT_STEPS = """
-- **A file failed:** open its run, whose error says what to mend. Then *Materialize*, and choose *Failed and missing*.
+- **A file failed:** open its run, whose error says what to fix. Then *Materialize*, and choose *Failed and missing*.
 - **A run was terminated:** its partition is *missing*, not failed. *Materialize*, and choose *Failed and missing*.
-- **Items are quarantined:** the run's log and the table `migration.quarantine` say why. Mend the profile or the table,
+- **Items are quarantined:** the run's log and the table `migration.quarantine` say why. Fix the profile or the table,
   then launch the job `{profile}_replay`.
 - **All files are loaded:** launch the job `{profile}_check`; green means that every item is accounted for.
 - **Dagster lost its history:** `migration-pipeline reconcile {profile}`.
@@ -44,7 +44,7 @@ def export_spec(plan: Plan, profile: Profile) -> dg.AssetSpec:
         kinds={"dynamodb", "s3" if all(uri.startswith("s3://") for uri in uris) else "file"},
         tags={PROFILE_TAG: plan.profile},
         description="The DynamoDB table as it was exported. Dagster only knows of it; nothing here changes it. "
-        "Its observations say how far running files are.\n\nThe first rule that fits takes an item:\n\n"
+        "Its observations show the progress of running files.\n\nThe first rule that matches takes an item:\n\n"
         + _rules(profile),
         metadata={
             "exports": dg.MetadataValue.md(
@@ -116,7 +116,7 @@ def _conditions(rule: Rule) -> str:
         f"`{name}` = `{condition.text}…`" if isinstance(condition, Prefix) else f"`{name}` = `{condition}`"
         for name, condition in rule.conditions
     )
-    return named or "all that is left"
+    return named or "all other items"
 
 
 def _why(rule: Rule) -> str:
@@ -125,7 +125,7 @@ def _why(rule: Rule) -> str:
 
 
 def _documentation(profile: Profile) -> dg.MarkdownMetadataValue:
-    """What the profile's module says of itself, and what to do when; no network is needed to read it."""
+    """The docstring of the profile's module, and what to do when something fails."""
     route = next(rule.function for rule in profile.rules if rule.function)
     module = inspect.getmodule(route)
     return dg.MetadataValue.md(
@@ -138,7 +138,7 @@ def _documentation(profile: Profile) -> dg.MarkdownMetadataValue:
 
 
 def file_metadata(planned: PlannedFile, report: FileReport, table: Table) -> Mapping[str, Any]:
-    """Say what is known of a loaded file: plain values only, which go through JSON as they are."""
+    """Make a loaded file's metadata of plain values, which JSON keeps unchanged."""
     rows = report.rows.get(table.qualified, 0)
     rounded = rounded_values(report, table)
     return {
@@ -175,13 +175,13 @@ def rounded_values(report: FileReport, table: Table) -> list[tuple[str, int]]:
 
 
 def file_tables(planned: PlannedFile, report: FileReport) -> Mapping[str, dg.MarkdownMetadataValue]:
-    """Say the same of a loaded file as people read it; with examples of its bad items, if it has any."""
+    """Make a loaded file's metadata for people: tables in markdown, with examples of its bad items if it has any."""
     account = [(report.items, f"items read, {readable_size(report.bytes)} compressed")]
     account += [(report.loaded, "items loaded")]
     account += [(count, f"skipped: {reason}") for reason, count in report.skipped.items()]
     account += [(count, f"quarantined: {reason}") for reason, count in report.quarantined_by_reason.items()]
     account += [(count, f"rows of `{name}`") for name, count in report.rows.items()]
-    account += [(count, f"values made to fit the column `{name}`") for name, count in report.rounded.items()]
+    account += [(count, f"values changed to fit column `{name}`") for name, count in report.rounded.items()]
     tables = {"account": _markdown_table(("count", "of"), account)}
     if report.quarantined_examples:
         tables["quarantine_examples"] = _markdown_table(

@@ -32,7 +32,7 @@ from migration_pipeline.targets.connection import DatabaseError
 from migration_pipeline.targets.receipts import other_writers
 
 FAILURES_SHOWN = 20
-"""Failed files of one run that its failure lists; all of them are in its log."""
+"""Failed files that a run's failure lists at most; the run's log has all of them."""
 
 
 class Database(dg.ConfigurableResource):  # type: ignore[type-arg]  # generic only in its private base
@@ -70,7 +70,7 @@ def _tables_asset(plan: Plan, profile: Profile, export: dg.AssetSpec) -> dg.Asse
         with suppress(DatabaseError):  # the load tells it, or outlasts it
             for other, name in other_writers(database.url, profile.name, tables.values()):
                 context.log.warning(
-                    f"{name}: the profile {other} has loaded rows into it, too; each overwrites the other's"
+                    f"{name}: the profile {other} has loaded rows into it, too; each overwrites the other's rows"
                 )
         for partition in context.partition_keys:
             planned = files[partition]
@@ -105,7 +105,7 @@ def _tables_asset(plan: Plan, profile: Profile, export: dg.AssetSpec) -> dg.Asse
 
 
 def replay_job(plan: Plan, profile: Profile) -> dg.JobDefinition:
-    """Build ``<profile>_replay``: quarantined items once more, after the profile or a table was mended."""
+    """Build ``<profile>_replay``, which replays quarantined items after the profile or a table was fixed."""
     Config: Any = load_config(plan, profile)  # noqa: N806  # a class
 
     @dg.op(name=f"{profile.name}_replay_quarantine")

@@ -1,4 +1,4 @@
-"""Tells somebody that a backfill is over: a sensor, off until it is switched on, and one function of the user's.
+"""Notifies of finished backfills: a sensor, off until it is switched on, calls one function of the user's.
 
 The function is named by the setting ``MIGRATION_NOTIFY``, as ``my_module:function``, and takes a `BackfillReport`::
 
@@ -6,8 +6,8 @@ The function is named by the setting ``MIGRATION_NOTIFY``, as ``my_module:functi
         webhook = os.environ["SLACK_WEBHOOK_URL"]
         requests.post(webhook, json={"text": report.text}, timeout=10).raise_for_status()
 
-A function that raises fails the sensor's tick, which shows in the UI, and is called again at the next one: a backfill
-is told of once, or more often, but not never.
+If the function raises, the sensor's tick fails, which shows in the UI, and the next tick calls it again: each backfill
+is reported at least once.
 """
 
 import os
@@ -29,13 +29,13 @@ from migration_pipeline.profile.profile import Profile, import_here
 SENSOR = "tell_of_finished_backfills"
 
 SECONDS = 15
-"""Between two looks of the sensor."""
+"""Seconds between two ticks of the sensor."""
 
 LOOKED_AT = 100
-"""Newest backfills that a look considers."""
+"""Newest backfills that a tick considers."""
 
 NAMED = 10
-"""Failed files that a report names; their number is always told in full."""
+"""Failed files that a report names at most; their number is always complete."""
 
 Planned = Sequence[tuple[Plan, Profile]]
 
@@ -76,7 +76,7 @@ class BackfillReport(msgspec.Struct, frozen=True, kw_only=True):
             lines.append(f"Failed: {', '.join(self.failed_files)}" + (f" and {more:,} more" if more else ""))
         if self.materialized < self.files:
             lines.append(
-                f"Next: mend the cause, then migration-pipeline retry-failed {self.profile}, "
+                f"Next: fix the cause, then migration-pipeline retry-failed {self.profile}, "
                 "or Failed and missing in the UI"
             )
         return "\n".join([*lines, self.url])
@@ -86,9 +86,9 @@ Hook = Callable[[BackfillReport], object]
 
 
 def backfill_sensor(plans: Planned) -> dg.SensorDefinition:
-    """Build the sensor, which tells of one backfill a look, the oldest first.
+    """Build the sensor, which reports one backfill at each tick, the oldest first.
 
-    What was over before it was first switched on is not told of. Its cursor is the ids of the backfills that are over.
+    Backfills that ended before it was first switched on are not reported. Its cursor holds the ids of those that are over.
     """
 
     @dg.sensor(
@@ -125,24 +125,24 @@ def load_hook(reference: str | None) -> Hook:
         raise UsageError(f"{settings.NOTIFY} is not set; name a function in it, such as my_module:function")
     module, _, name = reference.partition(":")
     if not name:
-        raise UsageError(f"{settings.NOTIFY}={reference}: name a function, such as {module}:function")
+        raise UsageError(f"{settings.NOTIFY}={reference}: expected MODULE:FUNCTION, as {module}:function")
     try:
         hook = getattr(import_here(module), name)
     except (ImportError, AttributeError) as error:
         raise UsageError(f"{settings.NOTIFY}={reference}: {error}") from error
     if not callable(hook):
-        raise UsageError(f"{settings.NOTIFY}={reference}: that is no function")
+        raise UsageError(f"{settings.NOTIFY}={reference}: this is not a function")
     return hook  # type: ignore[no-any-return]  # what it takes is documented
 
 
 def _call(hook: Hook, report: BackfillReport) -> None:
-    """Call the user's function. What it raises is told by type and place: its text may name a secret address."""
+    """Call the user's function. Its exceptions are reported by type and place only: their text may name a secret address."""
     try:
         hook(report)
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[:2][-1]  # its own frame, if it is no builtin
         raise MigrationError(
-            f"the function of {settings.NOTIFY} was not done: {type(error).__name__} at {place.filename}:{place.lineno}"
+            f"the function named in {settings.NOTIFY} failed: {type(error).__name__} at {place.filename}:{place.lineno}"
         ) from None
 
 
@@ -191,7 +191,7 @@ def _status(backfill: PartitionBackfill, failed: bool) -> Literal["succeeded", "
 
 
 def _plan_of(plans: Planned, backfill: PartitionBackfill) -> tuple[Plan, Profile] | None:
-    """Give the plan that a backfill is of: one of its assets, or of its jobs; None for another project's."""
+    """Return the plan that a backfill belongs to, by its assets or its job; None for another project's."""
     for plan, profile in plans:
         keys = backfill.asset_selection or ()
         if any(key.path[0] == plan.profile for key in keys) or backfill.job_name == f"{plan.profile}_migrate":
@@ -200,7 +200,7 @@ def _plan_of(plans: Planned, backfill: PartitionBackfill) -> tuple[Plan, Profile
 
 
 def _partitions(plan: Plan, backfill: PartitionBackfill) -> list[str]:
-    """Give the partitions that a backfill was to load, in the plan's order."""
+    """Return the partitions that a backfill was to load, in the plan's order."""
     names = set(backfill.partition_names or ())
     if data := backfill.asset_backfill_data:
         for subset in data.target_subset.partitions_subsets_by_asset_key.values():

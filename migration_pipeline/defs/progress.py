@@ -1,9 +1,9 @@
-"""Says how the load of a file goes: in the run's log for people, and as observations of the export for programs.
+"""Reports the progress of a file's load: in the run's log for people, as observations of the export for programs.
 
-The engine decides when progress is told, so that what a file adds to the event log is bounded: nothing for a file of a few
+The engine decides when progress is reported, so that what a file adds to the event log is bounded: nothing for a file of a few
 seconds, forty-five of each for one of an hour (`migration_pipeline.engine.load.PROGRESS_GROWTH`). A transaction that runs
-again is told at once. Observations are the export's, not the tables': what is known is how much of a file is read, and it
-is one event however many tables.
+again is reported at once. Observations are of the export, not of the tables, because progress is how much of a file is
+read, and so it is one event for any number of tables.
 """
 
 import dagster as dg
@@ -16,7 +16,7 @@ from migration_pipeline.migration.units import readable_size, readable_time
 
 
 class Telling:
-    """Tells Dagster of one file. Its methods are the hooks of a load; `retry` may come from another thread."""
+    """Reports the load of one file to Dagster. Its methods are hooks of the load; `retry` may be called from another thread."""
 
     def __init__(self, context: dg.AssetExecutionContext, planned: PlannedFile, profile: str) -> None:
         self._context = context
@@ -26,7 +26,7 @@ class Telling:
         self._retries = 0
 
     def begin(self) -> None:
-        """Tell that the load begins. Only of a run of several files it takes an event to know which one that is."""
+        """Report that the load begins; as an event only in a run of several files, to show which file it is."""
         file = self._file
         text = f"start, {file.items:,} items, {readable_size(file.size)}, from {file.uri}"
         self._context.log.info(f"{file.name}: {text}")
@@ -34,13 +34,13 @@ class Telling:
             self._observe(text)
 
     def progress(self, progress: Progress) -> None:
-        """Tell how far it is."""
+        """Report how far the load is."""
         self._progress = progress
         self._context.log.info(f"{self._file.name}: {sentence(progress)}")
         self._observe(sentence(progress))
 
     def retry(self, fault: str) -> None:
-        """Tell of a transaction that runs again, and why."""
+        """Report a transaction that runs again, and why."""
         self._retries += 1
         self._context.log.warning(f"{self._file.name}: {fault}")
         self._observe(fault)
@@ -63,7 +63,7 @@ class Telling:
 
 
 def sentence(progress: Progress) -> str:
-    """Write progress as a log line has it: ``45%, 1,234 of 2,742 items, 61,700 items/s, 24 s left``."""
+    """Format progress as in a log line: ``45%, 1,234 of 2,742 items, 61,700 items/s, 24 s left``."""
     left = "" if progress.eta_seconds is None else f", {readable_time(progress.eta_seconds)} left"
     return (
         f"{progress.share:.0%}, {progress.items:,} of {progress.total_items:,} items, "

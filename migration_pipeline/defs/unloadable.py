@@ -1,4 +1,4 @@
-"""A plan that does not load, as one whose profile has an error: its own failure, which leaves the other plans alone."""
+"""Shows a plan that does not load, such as one whose profile has an error; the other plans are not affected."""
 
 import dagster as dg
 
@@ -6,9 +6,9 @@ from migration_pipeline.defs.metadata import PROFILE_TAG
 
 
 def unloadable_plan(name: str, fault: str) -> dg.AssetsDefinition:
-    """Build the one asset of such a plan, ``[profile, plan_does_not_load]``, in place of all others.
+    """Build the asset ``[profile, plan_does_not_load]``, which stands in for all assets of such a plan.
 
-    Its description says why; who materializes it gets the same as the failure of the run.
+    Its description says why the plan does not load; materializing it fails with the same text.
     """
     dg.get_dagster_logger().error(f"the plan of {name} does not load: {fault}")
 
@@ -18,7 +18,7 @@ def unloadable_plan(name: str, fault: str) -> dg.AssetsDefinition:
         kinds={"error"},
         tags={PROFILE_TAG: name},
         description=f"**The plan of {name} does not load**, so none of its assets are here:\n\n{fault}\n\n"
-        "Mend that, then reload this code location. What was materialized stays so.",
+        "Fix this, then reload the code location. Materialized partitions stay materialized.",
     )
     def plan_does_not_load() -> None:
         raise dg.Failure(f"the plan of {name} does not load: {fault}", allow_retries=False)

@@ -1,7 +1,7 @@
 """The check ``rows_match_export`` and its job.
 
-It reads all of the export again, which takes about as long as loading it; so it is not among those of
-the job ``<profile>_check``.
+It reads the whole export again, which takes about as long as loading it, so it is not part of the job
+``<profile>_check``.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class VerifyConfig(dg.Config):
 
     extra: bool = Field(
         default=False,
-        description="Also look for each row that no item makes, key by key. Without, they are only counted.",
+        description="Also find each row that no item makes, key by key; otherwise such rows are only counted.",
     )
 
 
@@ -72,9 +72,7 @@ def _verdict(plan: Plan, profile: Profile, compared: Compared, before: Sequence[
     tables = compared.names
     faults = sum(map(compared.faults, tables))
     rows = sum(compared.table(name).compared for name in tables)
-    found = (
-        f"{faults:,} are not as they should be" if faults else "all are in the tables as the export has them"
-    )
+    found = f"{faults:,} differ from the export" if faults else "all are in the tables as the export has them"
     if compared.takes_nothing:
         found = "no route of the profile takes any item"
     left = left_of(profile, [file.report for file in compared.files])
@@ -94,7 +92,7 @@ def _verdict(plan: Plan, profile: Profile, compared: Compared, before: Sequence[
     if faults or compared.unaccounted:
         metadata["next"] = dg.MetadataValue.md(
             "see keys of such rows with the statement below. Load the files concerned again: materialize their "
-            "partitions; what somebody changed in the tables since is overwritten then."
+            "partitions; this overwrites later changes in the tables."
             + (f"\n\n{extra_text(extra, before, plan.reference)}" if extra else "")
         )
         metadata["sql"] = dg.MetadataValue.md(

@@ -2,7 +2,7 @@
 
 A service spends seconds on importing Dagster and a moment on starting. The imports of all can go side by side.
 The starts cannot: with SQLite storage, a webserver and a daemon that start at once have crashed. So each
-imports what it needs, and waits on its standard input for the word that it is its turn.
+imports what it needs, and waits for a line on its standard input before it starts.
 """
 
 from __future__ import annotations

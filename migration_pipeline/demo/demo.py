@@ -45,7 +45,7 @@ STATE = (
 
 
 def run_demo(items: int, files: int) -> int:
-    """Migrate a sample export through Dagster's queue and daemon; gives the exit status."""
+    """Migrate a sample export through Dagster's queue and daemon; returns the exit status."""
     out = console()
     began = time.monotonic()
     for name in settings.OF_A_DEPLOYMENT:
@@ -85,7 +85,7 @@ def run_demo(items: int, files: int) -> int:
 
 
 def _conclude(out: Console, files: list[FileStatus], then: list[AssetStatus], seconds: float) -> int:
-    """Print the summary and what failed; gives the exit status."""
+    """Print the summary and what failed; returns the exit status."""
     out.print(summary(files))
     failed = [file for file in files if file.state != "materialized"]
     for file in failed:

@@ -82,7 +82,7 @@ class EmbeddedPostgres:
 
     `options` are settings by name, such as `{"port": "5499"}`, on top of `SETTINGS`. They take effect when
     the server starts, not on one that runs already. Methods raise `LocalError` when the wheel is missing or
-    the server does not do as it is told.
+    a program of the server fails.
     """
 
     def __init__(self, state_dir: Path, options: Mapping[str, str] | None = None) -> None:
@@ -213,7 +213,7 @@ class EmbeddedPostgres:
         deadline = time.monotonic() + READY_SECONDS
         while self._pid_file_line(8) != "ready":
             if time.monotonic() > deadline or not self.running:
-                raise LocalError.with_log("PostgreSQL does not become ready", self._log)
+                raise LocalError.with_log("PostgreSQL did not become ready", self._log)
             time.sleep(0.05)
 
     def _pid_file_line(self, number: int) -> str:
@@ -262,7 +262,7 @@ def _server_user() -> pwd.struct_passwd | None:
         with contextlib.suppress(KeyError):
             return pwd.getpwnam(name)
     raise LocalError(
-        f"PostgreSQL does not run as root, and there is none of the users {', '.join(UNPRIVILEGED)}"
+        f"PostgreSQL refuses to run as root; create one of the users {', '.join(UNPRIVILEGED)}, or run as another user"
     )
 
 

@@ -91,15 +91,15 @@ def write_sample(
 
     The export is named after all of these numbers, so another sample never passes for this one. The good
     items are the same whatever `files` and `bad` are. `profile` is one of `PROFILES`, whose table it is; bad
-    items are planted in the shop only. `on_progress` is told the number of items written so far. Raises
+    items are planted in the shop only. `on_progress` is called with the number of items written so far. Raises
     `UsageError` for numbers that make no sample.
     """
     if items < 0 or files < 1:
-        raise UsageError(f"A sample has 0 items or more in 1 file or more, not {items} in {files}.")
+        raise UsageError(f"A sample needs at least 0 items and 1 file, not {items} items in {files} files.")
     if profile not in PROFILES:
         raise UsageError(f"There is no sample of {profile}, only of {', '.join(PROFILES)}.")
     if bad and profile != "shop":
-        raise UsageError(f"Bad items are planted in the sample of the shop only, not of {profile}.")
+        raise UsageError(f"Bad items can be planted only in the sample of shop, not of {profile}.")
     size_in_words = f"{items} items in {files} files, {bad} bad"
     export = _Export(seed, size_in_words if profile == "shop" else f"{profile}: {size_in_words}", profile)
     mix = _Mix(items, seed)

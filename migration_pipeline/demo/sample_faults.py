@@ -63,7 +63,7 @@ def plant(mix: Iterable[tuple[str, int]], items: int, bad: int, seed: int) -> di
     wanted = (position for position, (kind, _) in enumerate(mix) if kind in _WANTED)
     chosen = nsmallest(bad, wanted, key=lambda _: random()) if bad else []
     if bad != len(chosen):
-        raise UsageError(f"{items} items have room for {len(chosen)} bad ones, not for {bad}.")
+        raise UsageError(f"{items} items can hold at most {len(chosen)} bad ones, not {bad}.")
     return dict(sorted((position, FAULTS[turn % len(FAULTS)]) for turn, position in enumerate(chosen)))
 
 

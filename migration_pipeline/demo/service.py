@@ -50,7 +50,7 @@ class Service:
         self._pid_file.write_text(str(self._process.pid))
 
     def go(self) -> None:
-        """Tell a service that was loaded ahead that it is its turn."""
+        """Let a service that was loaded ahead begin."""
         if self._process and self._process.stdin:
             with contextlib.suppress(BrokenPipeError):  # it has ended: `check` says why
                 self._process.stdin.write(b"go\n")
@@ -69,7 +69,7 @@ class Service:
                     os.killpg(self._group(), sign)
                 self._await_end()
         if self._is_running():
-            raise LocalError(f"a process of {self.name} does not end; it writes to {self.log}")
+            raise LocalError(f"a process of {self.name} does not end; see its log {self.log}")
         if self._process:
             with self._process:  # closes its input, and reaps it
                 self._process = None
@@ -96,5 +96,5 @@ class Service:
             return int(self._pid_file.read_text())
         except (FileNotFoundError, ValueError):
             raise LocalError(
-                f"a process of {self.name} is left from an earlier stack; it writes to {self.log}"
+                f"a process of {self.name} is left over from an earlier stack; see its log {self.log}, and end it"
             ) from None

@@ -118,7 +118,7 @@ def _start(ends: ExitStack, port: int | None, module: str) -> Stack:
 
 
 def _note(ends: ExitStack, file: Path, url: str) -> None:
-    """Say where a part answers, for as long as it does."""
+    """Write the URL of a part to a file for as long as it runs."""
     ends.callback(file.unlink, missing_ok=True)
     file.write_text(url)
 
@@ -141,7 +141,7 @@ def _load(stack: Stack, code_socket: Path, module: str) -> None:
 
 
 def _take_turns(stack: Stack, code_socket: Path, module: str) -> None:
-    """Let one service after the other begin, each when the one before it answers."""
+    """Start the services one after another, each when the previous one answers."""
     code_server, webserver, daemon = stack.services
     _await(code_server, lambda: _accepts(code_socket))
     webserver.go()
@@ -200,8 +200,8 @@ def _only_stack(state_dir: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise LocalError(
-                f"a local stack runs in {state_dir} already, at {settings.webserver_url()}; "
-                "end it first, by Ctrl-C where it was started"
+                f"a local stack is already running in {state_dir}, at {settings.webserver_url()}; "
+                "stop it first, with Ctrl-C in the terminal that started it"
             ) from None
         yield
 
@@ -283,7 +283,7 @@ def _answers(url: str) -> bool:
 
 
 def _beats(url: str, since: float) -> bool:
-    """Whether every daemon thread has told of itself since a time in seconds of the epoch."""
+    """Whether every daemon thread has sent a heartbeat since a time in seconds of the epoch."""
     statuses = _ask(url, DAEMONS)["instance"]["daemonHealth"]["allDaemonStatuses"]
     return all((status["lastHeartbeatTime"] or 0) >= since for status in statuses if status["required"])
 
@@ -291,7 +291,7 @@ def _beats(url: str, since: float) -> bool:
 def _check_code(url: str, module: str, code_server: Service) -> None:
     for entry in _ask(url, LOCATIONS)["workspaceOrError"]["locationEntries"]:
         if message := entry["locationOrLoadError"].get("message"):
-            raise LocalError(f"{module} cannot be loaded: {message}\nSee {code_server.log}")
+            raise LocalError(f"{module} cannot be loaded: {message}\nSee the log {code_server.log}")
 
 
 def _ask(url: str, query: str) -> Any:

@@ -1,1 +1,1 @@
-"""What an export holds, found out by looking: entity types by their keys, attributes and what they would fit."""
+"""Finds out what an export holds: entity types by their keys, their attributes, and the types these fit."""

@@ -1,6 +1,6 @@
-"""What the values of one attribute are like, gathered item by item in bounded memory, and the types they fit.
+"""Statistics of one attribute's values, gathered item by item in bounded memory, and the types they fit.
 
-Whether a value fits a type is asked of the code that loads it, so that a proposal keeps its word.
+The code that loads values decides whether a value fits a type, so that proposals are right.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Turns a survey into the draft of a profile: classes, fields, keys and the decisions that are open."""
+"""Turns a survey into the draft of a profile: classes, fields, keys and open decisions."""
 
 from __future__ import annotations
 
@@ -98,11 +98,11 @@ class Draft(msgspec.Struct):
 
 
 def make_draft(survey: Survey, name: str) -> Draft:
-    """Draft a profile. Raises `UsageError` when the items that were looked at give none."""
+    """Draft a profile. Raises `UsageError` if the items that were looked at make none."""
     if not survey.types:
         raise UsageError(
-            f"{survey.export.uri}: no items to make a profile of"
-            + (f": all {survey.bad_items:,} that were looked at are bad" if survey.bad_items else "")
+            f"{survey.export.uri}: no items to draft a profile from"
+            + (f": all {survey.bad_items:,} items read are bad" if survey.bad_items else "")
         )
     if not survey.key.attributes:
         raise UsageError(f"{survey.export.uri}: no key can be proposed: {survey.key.reason}")
@@ -198,7 +198,7 @@ class _Fields:
         self._enough = survey.whole or found.items >= ENOUGH
 
     def required(self, attribute: Attribute) -> bool:
-        """Whether an item without the attribute is to be a bad one."""
+        """Whether an item without the attribute is a bad one."""
         return self._enough and self._found.always_there(attribute)
 
     def add_key(self, name: str) -> Field:

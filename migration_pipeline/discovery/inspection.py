@@ -1,4 +1,4 @@
-"""What a survey found, for people and programs: plain facts, and from them tables on a terminal and an HTML page.
+"""Presents the findings of a survey: plain facts for programs, tables on a terminal, and an HTML page.
 
 No text of an item is among the facts, except what names its type (``CUSTOMER#``, ``PROFILE``) and the
 constants of enum-like attributes. Numbers and times show their least and greatest value.
@@ -32,7 +32,7 @@ MAX_LISTED = 60
 
 
 def facts(survey: Survey) -> dict[str, Any]:
-    """Give all that was found as plain values, ready for JSON. Shares are of the items looked at, 0 to 1."""
+    """Return all that was found as plain values, ready for JSON. Shares are of the items looked at, 0 to 1."""
     export, sample = survey.export, survey.sample
     return {
         "export": {
@@ -111,7 +111,7 @@ def _range(attribute: Attribute) -> list[str] | None:
 
 
 def scope(found: dict[str, Any]) -> str:
-    """Say what was looked at, and with that what is claimed."""
+    """Describe which items were looked at: the findings claim nothing beyond them."""
     export, looked = found["export"], found["looked_at"]
     files = f"{looked['files']:,} of {export['files']:,} files"
     if looked["all"]:
@@ -141,7 +141,7 @@ def troubles(found: dict[str, Any]) -> list[str]:
 
 
 def percent(share: float) -> str:
-    """A share for people; what is there is never 0 %, and what is not all of it never 100 %."""
+    """Format a share for people: 0 % only for zero, 100 % only for all."""
     if 0 < share < 0.001:
         return "< 0.1 %"
     if 0.999 < share < 1:
@@ -150,7 +150,7 @@ def percent(share: float) -> str:
 
 
 def further(kind: dict[str, Any], listed: int | None = None) -> str:
-    """Say how many attributes of an entity type are not `listed`; "" when none is left. All that are known are by default."""
+    """Say how many attributes of an entity type are not `listed` (by default, all known ones are); "" for none."""
     unlisted = kind["attributes"][listed:] if listed is not None else []
     if not (count := len(unlisted) + kind["further_attributes"]):
         return ""

@@ -38,7 +38,7 @@ class Names:
         self._taken = set(taken)
 
     def give(self, *wishes: str) -> str:
-        """Give the first wish that is free, or the last with a number."""
+        """Return the first wish that is free, or the last with a number."""
         numbered = (f"{wishes[-1]}_{number}" for number in count(2))
         name = next(name for name in chain(wishes, numbered) if name not in self._taken)
         self._taken.add(name)

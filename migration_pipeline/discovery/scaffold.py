@@ -26,7 +26,7 @@ from migration_pipeline.targets.ddl import ddl
 
 
 class Rest(msgspec.Struct):
-    """What of an entity type is no column, and goes to a document."""
+    """The attributes of an entity type that are not columns, and go to a document."""
 
     table: str
     column: str
@@ -56,7 +56,7 @@ class Scaffold(msgspec.Struct):
 def scaffold(survey: Survey, path: Path) -> Scaffold:
     """Make a profile for the module at `path`, ``schema.sql`` and a test beside it, and try it on the sample.
 
-    Raises `UsageError` when the name is none for a module, or the items make no profile.
+    Raises `UsageError` if the name is not one for a module, or no profile can be made of the items.
     """
     _check_name(path)
     draft = make_draft(survey, path.stem)
@@ -91,7 +91,7 @@ def write(made: Scaffold, force: bool) -> None:
     there = [path for path in made.files if path.exists()]
     if there and not force:
         raise UsageError(
-            f"{there[0]} is there already; choose another name or folder, or overwrite it with --force"
+            f"{there[0]} already exists; choose another name or folder, or overwrite it with --force"
         )
     for path, text in made.files.items():
         try:
@@ -104,10 +104,10 @@ def write(made: Scaffold, force: bool) -> None:
 def _check_name(path: Path) -> None:
     if path.suffix != ".py" or not re.fullmatch(r"[a-z][a-z0-9_]*", path.stem):
         raise UsageError(
-            f"{path}: the profile is a Python module, and is named after it: lower-case letters, digits and _, then .py"
+            f"{path}: the profile is named after its Python module, so the file name must be lower-case letters, digits and _, then .py"
         )
     if path.stem in sys.stdlib_module_names or path.stem == "migration_pipeline":
-        raise UsageError(f"{path}: another module is called {path.stem}, too; choose another name")
+        raise UsageError(f"{path}: a module named {path.stem} already exists; choose another name")
 
 
 @contextmanager

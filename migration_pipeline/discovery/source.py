@@ -12,7 +12,7 @@ from migration_pipeline.errors import MigrationError
 
 
 def tidy(source: str, path: Path, profile: str) -> str:
-    """Format a module that is to be at `path`, beside the module `profile`, without needless imports and quotes.
+    """Format the source of a module at `path`, next to the module `profile`; removes unused imports and needless quotes.
 
     Ruff's settings are those that hold in the folder, or its own where it cannot read them. Raises `MigrationError`.
     """
@@ -29,7 +29,7 @@ def _ruff(command: list[str], source: str, path: Path) -> str:
         done = subprocess.run(call, cwd=folder, input=source.encode(), capture_output=True, check=False)  # noqa: S603
         if done.returncode == 0:
             return done.stdout.decode()
-    raise MigrationError(f"{path}: ruff cannot format it: {done.stderr.decode().strip()}")
+    raise MigrationError(f"{path}: ruff failed to format this file: {done.stderr.decode().strip()}")
 
 
 def comment(text: str, indent: int = 0) -> list[str]:

@@ -244,7 +244,7 @@ def _readable(sample: Sample) -> Iterator[tuple[Line, Item]]:
 
 
 def survey_sample(sample: Sample, on_items: Callable[[int], None] = lambda _: None) -> Survey:
-    """Look at the items of a sample. `on_items` is told how many more were looked at."""
+    """Look at the items of a sample. `on_items` is called with how many more were looked at."""
     made = Survey(sample)
     for file in sample.files:
         made.add(file.lines, file.file.items / len(file.lines) if file.lines else 0)
@@ -255,7 +255,7 @@ def survey_sample(sample: Sample, on_items: Callable[[int], None] = lambda _: No
 def survey_everything(sample: Sample, storage: Storage, on_items: Callable[[int], None]) -> Survey:
     """Look at every item of an export. The sample decides which key and entity types are looked for.
 
-    Files are compared with the manifest as a load does. `on_items` is told how many more items were read.
+    Files are compared with the manifest as a load does. `on_items` is called with how many more items were read.
     """
     made = Survey(sample)
     made.everything = True

@@ -1,4 +1,4 @@
-"""A batch: items on their way into the target in one transaction, and what became of them there."""
+"""A batch: items that are written to the target in one transaction, and the result of that."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from migration_pipeline.profile.row import Row
 
 
 class Encoder(Protocol):
-    """Makes rows ready to be written, piece by piece, as computation: a batch is many times what the CPU's cache holds."""
+    """Encodes rows for writing, without I/O and piece by piece, because a batch is far larger than the CPU's cache."""
 
     def encode(self, rows: dict[type[Row], list[Row]]) -> Any:
         """Encode some of a batch's rows. Raises any exception for one that cannot be."""
 
     def join(self, pieces: Sequence[Any]) -> Any:
-        """Make what the target writes of pieces that `encode` gave; its `size` is in bytes."""
+        """Join pieces that `encode` returned into what the target writes; its `size` is in bytes."""
 
 
 def encode(transform: Transform, encoder: Encoder, outcome: Outcome) -> tuple[Outcome, Any]:
-    """Encode what lines became; gives it without the rows, which are in the piece.
+    """Encode the rows of an outcome; returns the outcome without its rows, and the encoded piece.
 
     A row that cannot be encoded makes its item a bad one.
     """
@@ -63,8 +63,8 @@ class TooManyBad(MigrationError):  # noqa: N818  # a verdict on a file
 class Batch:
     """Items that became rows, encoded, with the lines they came from.
 
-    The lines are kept until the rows are committed: of a batch that the database refuses, each half is made
-    anew from them.
+    The lines are kept until the rows are committed: if the database refuses a batch, each half is made again
+    from them.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Batch:
         return encoded + sum(map(len, self.lines)) + sum(len(bad.line) for bad in self.bad)
 
     def halves(self) -> list[Batch]:
-        """Make the batch anew in two parts of as many items each, or one more. It must have two items or more."""
+        """Make two batches of half of the items each. It must have at least two items."""
         middle = len(self.lines) // 2
         parts = [slice(None, middle), slice(middle, None)]
         return [self.anew(self.lines[part], self.numbers[part]) for part in parts]
@@ -110,7 +110,7 @@ class Batch:
 
 
 class Written:
-    """What became of batches in the target."""
+    """The result of writing batches to the target."""
 
     def __init__(self) -> None:
         self.rows = Counter[str]()

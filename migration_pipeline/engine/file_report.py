@@ -1,4 +1,4 @@
-"""What is known of a file's load: while it runs (`Progress`), when it is done (`FileReport`) and ever after (`LoadedFile`)."""
+"""The account of a file's load: while it runs (`Progress`), when it is done (`FileReport`) and kept afterwards (`LoadedFile`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class BadExample(msgspec.Struct, frozen=True):
 
 
 class LoadedFile(msgspec.Struct, frozen=True, kw_only=True):
-    """The account of one file. Counts are of items, but for `rows`: one item may make several rows."""
+    """The account of one file. Counts are of items, except `rows`: one item may make several rows."""
 
     items: int = 0
     """Items read."""

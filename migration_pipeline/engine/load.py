@@ -1,7 +1,7 @@
 """Loads one export file: lines → rows → batches → target, and the account of it.
 
-The order of steps is what the promises rest on: every batch is one transaction, and the items that cannot
-be loaded go to the quarantine in it; the last batch is held back until the file is verified against its
+The promises rest on the order of steps: every batch is one transaction, and the items that cannot be
+loaded go to the quarantine in it; the last batch is held back until the file is verified against its
 manifest and every item is accounted for; it commits together with the file's receipt. So a receipt is
 there exactly if the whole file is.
 """
@@ -48,13 +48,13 @@ EXAMPLES = 10
 
 
 class LoadSettings(msgspec.Struct, frozen=True):
-    """What an operator may tune. None of it changes the result of a load that ends well."""
+    """Settings that an operator may tune. None of them changes the result of a load that succeeds."""
 
     batch_items: Annotated[
         int,
         Meta(
             gt=0,
-            description="Items a transaction. Larger batches commit less often; smaller ones need less memory.",
+            description="Items per transaction. Larger batches commit less often; smaller ones need less memory.",
         ),
     ] = 10_000
     max_bad_items: Annotated[
@@ -71,7 +71,7 @@ class LoadSettings(msgspec.Struct, frozen=True):
     ] = 0.1
 
     def bad_items_allowed(self, items: int) -> int:
-        """Give the number of bad items that a file of so many items may have."""
+        """Return the number of bad items that a file of so many items may have."""
         return min(self.max_bad_items, max(FEW, int(self.max_bad_share * items)))
 
 
@@ -98,14 +98,14 @@ class Target(Protocol):
 
     @property
     def encoder(self) -> Encoder:
-        """Makes rows ready for it."""
+        """Encodes rows for this target."""
 
     @property
     def retries(self) -> int:
         """Transactions that ran again so far."""
 
     def write(self, batch: Batch, close: Callable[[Written], FileReport] | None = None) -> Written:
-        """Write a batch and its bad items in one transaction; bad ones that show there are isolated by halving.
+        """Write a batch and its bad items in one transaction; items that the database refuses are isolated by halving.
 
         With the last batch `close` gives the file's receipt, which is written in the same transaction. It
         may be called again if the transaction has to be.
@@ -202,7 +202,7 @@ class FileLoad:
         return msgspec.structs.replace(reports[-1], retries=self._target.retries, seconds=seconds)
 
     def _load(self, writer: Behind[Part]) -> Batch:
-        """Write all batches but the last; gives that one."""
+        """Write all batches but the last; returns that one."""
         outcome, pieces, size = Outcome([]), list[Any](), 0
         lists = ahead(self._source, READ_AHEAD)
         try:
@@ -270,13 +270,13 @@ class FileLoad:
                 self._examples.append(_example(one))
 
     def _too_many(self, bad: list[Bad]) -> MigrationError:
-        """Say that the file's profile is wrong, rather than its items."""
+        """Make the error for too many bad items: then the profile is wrong, not the items."""
         reasons = Counter(map(reason_of, bad)).most_common(3)
         told = "; ".join(f"{reason} ({count:,} ×)" for reason, count in reasons)
         line = max(one.number for one in bad)
         return MigrationError(
             f"{self.name}: more than {self._allowed:,} of its {self.items:,} items are bad, the last one in line "
-            f"{line:,}: {told}. Mend the profile or the table and rerun the file, or allow more with max_bad_items and "
+            f"{line:,}: {told}. Fix the profile or the table and rerun the file, or allow more with max_bad_items and "
             "max_bad_share",
             line=line,
         )
@@ -289,7 +289,7 @@ class FileLoad:
             self._on_progress(Progress(self._read, self.items, self._source.bytes_read, now - self._started))
 
     def _settled(self, last: Batch, written: Written) -> FileReport:
-        """Complete the account, with the last batch as it was written, and hold it against promise P1."""
+        """Complete the account, with the last batch as it was written, and check promise P1."""
         total = Written()
         total.add(self._written)
         total.add(written)
@@ -324,7 +324,7 @@ class FileLoad:
 
 
 def reason_of(bad: Bad) -> str:
-    """Say why an item is bad, with the table where it shows there; the same for all items bad alike."""
+    """Say why an item is bad, with the table that refused it, if any; equal for items with the same fault."""
     return f"{bad.table}: {bad.reason}" if bad.table else bad.reason
 
 

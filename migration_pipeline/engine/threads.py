@@ -1,4 +1,4 @@
-"""Threads beside one's own: one reads ahead, one writes behind, and some work together.
+"""Threads beside the caller's: one reads ahead, one writes behind, and several work together.
 
 Reading (gunzip, MD5, the network) and writing (COPY) spend their time in C or waiting, without Python's
 lock, so they run beside decoding on another core. Both are bounded: reading ahead by a number of chunks,
@@ -158,7 +158,7 @@ class Behind(Generic[T]):
             self._changed.notify_all()
 
     def abandon(self, cancel: Callable[[], None], seconds: float = CANCEL_SECONDS) -> BaseException | None:
-        """Drop what waits, `cancel` what is being written, wait up to `seconds`; gives a write's own earlier error."""
+        """Drop what waits, `cancel` what is being written, wait up to `seconds`; returns a write's own earlier error."""
         with self._changed:
             earlier = self._error
             self._waiting.clear()

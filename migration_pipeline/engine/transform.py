@@ -60,7 +60,7 @@ class Bad(msgspec.Struct, frozen=True):
 
 
 class Outcome:
-    """What lines became: rows by table, and counts of the items that became none."""
+    """The result of transforming lines: rows by table, and counts of the items that became none."""
 
     def __init__(self, row_classes: Iterable[type[Row]]) -> None:
         self.rows: dict[type[Row], list[Row]] = {row_class: [] for row_class in row_classes}
@@ -76,7 +76,7 @@ class Outcome:
         return [row for rows in self.rows.values() for row in rows]
 
     def add(self, other: Outcome) -> None:
-        """Take over what other lines became."""
+        """Add the outcome of other lines."""
         for row_class, rows in other.rows.items():
             self.rows[row_class] += rows
         self.numbers += other.numbers
@@ -86,7 +86,7 @@ class Outcome:
 
 
 class Counts:
-    """How many items went which way."""
+    """Counts of items by outcome."""
 
     def __init__(self) -> None:
         self.loaded = 0
@@ -266,7 +266,7 @@ def compile_rules(
 
 
 def _comparison(value: str, condition: Condition, constant: str, mixed: bool) -> tuple[Any, str]:
-    """Give what a condition compares with, and the comparison; the value of a `mixed` attribute need not be a text."""
+    """Return what a condition compares with, and the comparison; the value of a `mixed` attribute need not be a text."""
     if isinstance(condition, Prefix):
         text = f"{value}.__class__ is str and " if mixed else ""
         return condition.text, f"{text}{value}.startswith({constant})"
@@ -314,7 +314,7 @@ def _shape(value: Any, wire: str) -> str:
 
 
 def rules_that_cannot_hold(profile: Profile, unrouted: Mapping[str, int]) -> list[str]:
-    """Say which attributes are another type in this export than all rules want, by the patterns of items that none took."""
+    """Warn of attributes whose type in this export matches no rule's condition, by the key patterns of unrouted items."""
     said = []
     for name in profile.routing_attributes:
         wanted = profile.wire_types(name)
@@ -324,8 +324,8 @@ def rules_that_cannot_hold(profile: Profile, unrouted: Mapping[str, int]) -> lis
                 if f"{name}=({wire})" in pattern and wire not in wanted:
                     counts[wire] += count
         said += [
-            f"{count:,} items that no rule takes have {name!r} as {wire}, and the profile's rules compare it with "
-            f"{' or '.join(sorted(wanted))}, so that none can hold; {WAYS_OUT[wire].format(name=name)}"
+            f"{count:,} items that no rule takes have {name!r} as {wire}, but the profile's rules compare it with "
+            f"{' or '.join(sorted(wanted))}, so none of them can match; {WAYS_OUT[wire].format(name=name)}"
             for wire, count in counts.items()
         ]
     return said

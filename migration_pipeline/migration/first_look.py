@@ -1,4 +1,4 @@
-"""Looks at the first items of an export with the profile's rules, when it is planned: a mistake is cheap to find then."""
+"""Tries the profile's rules on the first items of an export when it is planned, to find mistakes early."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ ITEMS = 1_000
 
 
 def first_look(profile: Profile, exports: Sequence[Export], storage: Storage) -> list[str]:
-    """Give warnings, each one line, on what the rules make of the first items. A file that cannot be read is one."""
+    """Return warnings of one line each about the rules on the first items, or about a file that cannot be read."""
     file = next((file for export in exports for file in export.files if file.items), None)
     if file is None:
         return []
     try:
         lines = _first_lines(FileStream(file, storage))
     except MigrationError as error:
-        return [f"the first items could not be looked at: {error}"]
+        return [f"cannot read the first items: {error}"]
     outcome = Transform(profile, dynamodb_json).numbered(lines, range(1, len(lines) + 1))
     said = rules_that_cannot_hold(profile, outcome.counts.unrouted)
     if not outcome.lines and not outcome.bad:

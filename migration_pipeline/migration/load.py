@@ -24,9 +24,9 @@ from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
 
 
 def described(defaults: msgspec.Struct) -> Iterator[tuple[str, Any, msgspec.Meta]]:
-    """Give what an operator may set of a struct: name, type, and limits with a description.
+    """Return the fields of a struct that an operator may set: name, type, and limits with a description.
 
-    Of settings, what has a description; of a profile's options, all.
+    Of settings, these are the fields with a description; of a profile's options, all.
     """
     plain = get_type_hints(type(defaults))
     for name, annotation in get_type_hints(type(defaults), include_extras=True).items():
@@ -36,7 +36,7 @@ def described(defaults: msgspec.Struct) -> Iterator[tuple[str, Any, msgspec.Meta
 
 
 def default_settings() -> dict[str, Any]:
-    """Name -> default of all that a run's config may set for its loads, but for the profile's options."""
+    """Name -> default of all settings that a run config has for loads, except the profile's options."""
     structs = (LoadSettings(), DatabaseSettings())
     return {name: getattr(struct, name) for struct in structs for name, *_ in described(struct)}
 
@@ -72,7 +72,7 @@ class Loader:
     ) -> FileReport:
         """Load a file, saying in `log` how it went. Raises `MigrationError`; then the file has no receipt.
 
-        `on_retry` is told of each transaction that runs again, and why, perhaps from another thread.
+        `on_retry` is called for each transaction that runs again, and why, perhaps from another thread.
         """
         file, profile = planned.file, self._profile
         identity = FileIdentity(
@@ -124,7 +124,7 @@ class Loader:
 
 
 def _time(text: str) -> str | None:
-    """Give an export's time as it stands, if it is one; a manifest made by hand may have any text."""
+    """Return an export's time as it stands, if it is one; a manifest made by hand may have any text."""
     try:
         datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Names under which Dagster keeps a migration, for those who tell it (`defs/`) and those who ask it. Free of Dagster.
+"""Names of a migration in Dagster, for the code that defines it (`defs/`) and that queries it. Imports no Dagster.
 
 The key of an asset is ``[profile, name]``.
 """

@@ -21,7 +21,7 @@ from migration_pipeline.profile.profile import Profile, load_profile
 from migration_pipeline.sources.export import Export, ExportFile
 
 FORMAT = 1
-"""Raised when the file's form changes."""
+"""Increased when the file's format changes."""
 
 
 class PlannedFile(msgspec.Struct, frozen=True):
@@ -43,7 +43,7 @@ class PlannedExport(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """Everything a backfill needs to know of its exports."""
+    """The exports, files and options of a migration: everything a backfill needs to know."""
 
     format: int
     profile: str
@@ -84,7 +84,7 @@ class Plan(msgspec.Struct, frozen=True):
         ]
         if not found:
             raise UsageError(
-                f"no file of the plan of {self.profile} is called {text}; "
+                f"no file in the plan of {self.profile} is named like {text}; "
                 f"migration-pipeline status {self.profile} lists them"
             )
         return found
@@ -137,9 +137,9 @@ def plan_path(folder: Path, profile_name: str) -> Path:
 
 
 def write_plan(plan: Plan, folder: Path) -> bool:
-    """Write a plan to its place; False when the same plan is there already.
+    """Write a plan to its file; returns False if the file holds the same plan already.
 
-    Raises `UsageError` when the place is taken by another profile of the same name.
+    Raises `UsageError` if the file belongs to another profile with the same name.
     """
     path = plan_path(folder, plan.profile)
     content = msgspec.json.format(msgspec.json.encode(plan), indent=1) + b"\n"
@@ -149,8 +149,8 @@ def write_plan(plan: Plan, folder: Path) -> bool:
         there = read_plan(path)
         if there.reference != plan.reference:
             raise UsageError(
-                f"{path}: this plan was made for another profile called {plan.profile}: {there.reference}; "
-                "rename one of them, or remove the plan"
+                f"{path}: this plan belongs to another profile named {plan.profile}: {there.reference}; "
+                "rename one of the two, or remove the plan"
             )
     folder.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".tmp")
@@ -160,7 +160,7 @@ def write_plan(plan: Plan, folder: Path) -> bool:
 
 
 def read_plan(path: Path) -> Plan:
-    """Read a plan. Raises `UsageError` when there is none, or it is none."""
+    """Read a plan. Raises `UsageError` if the file is missing or is not a valid plan."""
     try:
         plan = msgspec.json.decode(path.read_bytes(), type=Plan)
     except FileNotFoundError:
@@ -168,7 +168,7 @@ def read_plan(path: Path) -> Plan:
             f"{path}: no plan; make one with: migration-pipeline plan --profile {path.stem} EXPORT…"
         ) from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: no plan: {error}; plan again") from None
+        raise UsageError(f"{path}: not a valid plan: {error}; plan again") from None
     if plan.format != FORMAT:
         raise UsageError(
             f"{path}: the plan's format is {plan.format}, this version reads {FORMAT}; plan again"
@@ -193,10 +193,10 @@ def read_plans(folder: Path) -> tuple[list[tuple[Plan, Profile]], dict[str, str]
 
 
 def check_other_plans(profile: Profile, folder: Path, warn: Callable[[str], None]) -> None:
-    """Hold a profile's tables against those of the other plans. Raises `UsageError` for a table that two of them write.
+    """Compare a profile's tables with those of the other plans. Raises `UsageError` for a table that two of them write.
 
-    Each would overwrite the rows of the other, and what is counted for one would be the rows of both. A plan that
-    cannot be read is told to `warn`.
+    Each would overwrite the rows of the other, and the counts of each would include the rows of both. A plan that
+    cannot be read is reported to `warn`.
     """
     ours = {name: table for table in profile.all_tables for name in table.spellings}
     for path in sorted(folder.glob("*.json")):
@@ -205,23 +205,23 @@ def check_other_plans(profile: Profile, folder: Path, warn: Callable[[str], None
         try:
             other = planned_profile(read_plan(path), path)
         except UsageError as error:
-            warn(f"whether that plan writes a table of {profile.name} is not known: {error}")
+            warn(f"cannot check whether this plan writes a table of {profile.name}, too: {error}")
             continue
         for table in other.all_tables:
             if table.qualified in ours:
                 raise UsageError(
-                    f"the profile {other.name}, planned in {path}, writes the table {table.qualified} as {profile.name} "
-                    "does: each would overwrite the other's rows, and be counted for both; name another table in one "
-                    f"of them, make them one profile, or remove {path.name} if that migration is over"
+                    f"the profiles {other.name} (planned in {path}) and {profile.name} both write the table {table.qualified}: "
+                    "each would overwrite the other's rows, and counts would include both; use another table in one "
+                    f"of them, merge them into one profile, or remove {path.name} if that migration is over"
                 )
 
 
 def planned_profile(plan: Plan, path: Path) -> Profile:
-    """Import a plan's profile. Raises `UsageError` when it is not the one that the plan was made for."""
+    """Import a plan's profile. Raises `UsageError` if the plan was made for another profile."""
     profile = load_profile(plan.reference)
     if profile.name != plan.profile:
         raise UsageError(
-            f"{path}: this plan was made for the profile {plan.profile}, but {plan.reference} is now called "
+            f"{path}: this plan was made for the profile {plan.profile}, but {plan.reference} is now named "
             f"{profile.name}; plan again"
         )
     try:

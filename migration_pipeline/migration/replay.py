@@ -1,4 +1,4 @@
-"""Replays what files have in quarantine, after the profile or a table was mended: for the command line and the Dagster job alike."""
+"""Replays the quarantined items of files, after the profile or a table was fixed; for the command line and the Dagster job."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def replay_plan(
     """Run the quarantined items of a plan's loaded files through the profile again. Raises `MigrationError`.
 
     Those that load, or that the profile skips now, leave the quarantine, and their file's receipt counts
-    them anew, in one transaction. `say` is told of each file.
+    them anew, in one transaction. `say` is called with a line for each file.
     """
     transform = Transform(profile, dynamodb_json, options or profile.options(plan.options))
     total, waiting = ReplayReport(), files_to_replay(url, profile.name)
@@ -83,7 +83,7 @@ def replay_plan(
 def replay(transform: Transform, target: PostgresTarget, settings: LoadSettings) -> ReplayReport:
     """Replay a file's quarantined items. Raises `MigrationError`; each batch that was written stays so.
 
-    There is no limit to how many may still be bad: they are in quarantine already.
+    Any number of items may still be bad: they are in the quarantine already.
     """
     total = ReplayReport()
     numbers: list[int] = []

@@ -1,4 +1,4 @@
-"""How numbers are spelled for people: sizes, times, moments. The same in the terminal, in Dagster and in the report."""
+"""Formats sizes and times for people: the same in the terminal, in Dagster and in the report."""
 
 from __future__ import annotations
 

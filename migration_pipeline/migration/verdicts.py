@@ -1,7 +1,7 @@
-"""What may be called complete, and what may not.
+"""Decides whether a migration is complete.
 
-One set of rules for all who judge: the commands, the checks, the report and the metrics. Each brings what it knows; none
-has a rule of its own.
+One set of rules for the commands, the checks, the report and the metrics: they bring the facts, and have no rules of
+their own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from migration_pipeline.targets.records import AggregateReceipt, FileKey, Receip
 from migration_pipeline.targets.states import TableState
 
 PATTERNS_SHOWN = 10
-"""Patterns of keys that are told; the number of items is always told in full."""
+"""Key patterns that are shown at most; the number of items is always complete."""
 
 
 # -- files -------------------------------------------------------------------------------------------
@@ -31,7 +31,7 @@ Found = TypeVar("Found", Receipt, ReceiptSummary)
 
 
 def loaded_files(plan: Plan, receipts: Mapping[FileKey, Found]) -> list[tuple[PlannedFile, Found]]:
-    """The plan's files that have a receipt, in load order; those of other exports tell nothing of this plan."""
+    """The plan's files that have a receipt, with it, in load order; receipts of other exports are ignored."""
     return [(p, r) for p in plan.files if (r := receipts.get((p.export_id, p.file.name))) is not None]
 
 
@@ -41,7 +41,7 @@ def receipts_of(plan: Plan, receipts: Mapping[FileKey, Found]) -> list[Found]:
 
 
 def matches(planned: PlannedFile, receipt: Receipt | ReceiptSummary) -> bool:
-    """Whether a file was read with the bytes that its manifest promises."""
+    """Whether a file's bytes had the MD5 that its manifest names."""
     return receipt.md5 == planned.file.md5
 
 
@@ -54,7 +54,7 @@ def conserved(planned: PlannedFile, receipt: Receipt | ReceiptSummary) -> bool:
 
 
 class Left(msgspec.Struct, frozen=True, kw_only=True):
-    """Items of files that became no row although nobody said that they should not."""
+    """Items that became no row without a rule saying so: quarantined and unrouted ones."""
 
     quarantined: int
     unrouted: Mapping[str, int]
@@ -64,18 +64,18 @@ class Left(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def too_many_quarantined(self) -> bool:
-        """Whether more are in the quarantine than the profile says may be there."""
+        """Whether the quarantine holds more items than the profile allows."""
         return self.quarantined > self.may_quarantine
 
     @property
     def faults(self) -> bool:
-        """Whether they speak against calling the migration complete."""
+        """Whether they keep the migration from being complete."""
         return self.too_many_quarantined or bool(self.unrouted)
 
     def lines(self, reference: str = "") -> list[str]:
-        """Name them with their numbers, and say what to do.
+        """Lines that count these items and say what to do.
 
-        `reference` is how the profile of files that were loaded is called; without it nothing is loaded yet.
+        `reference` names the profile in the next step; without it nothing is loaded yet.
         """
         lines = []
         if self.unrouted:
@@ -92,7 +92,7 @@ class Left(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def unrouted_text(self) -> str:
-        """Say how many items no rule takes, and the patterns of their keys, the commonest first."""
+        """The number of items that no rule takes, and the patterns of their keys, the commonest first."""
         ordered = sorted(self.unrouted.items(), key=lambda pair: (-pair[1], pair[0]))
         shown = "; ".join(f"{pattern} ({count:,})" for pattern, count in ordered[:PATTERNS_SHOWN])
         more = (
@@ -101,22 +101,20 @@ class Left(msgspec.Struct, frozen=True, kw_only=True):
         return f"no rule takes {sum(self.unrouted.values()):,} items, with keys {shown}{more}"
 
     def quarantined_text(self, loaded: bool = True) -> str:
-        """Say how many items are in the quarantine, or would be, and how many the profile says may be there."""
-        allowed = f", of {self.may_quarantine:,} that the profile allows" if self.may_quarantine else ""
+        """The number of items that are in the quarantine, or would be, and how many the profile allows."""
+        allowed = f", and the profile allows {self.may_quarantine:,}" if self.may_quarantine else ""
         return f"{self.quarantined:,} items {'are in' if loaded else 'would go to'} the quarantine{allowed}"
 
 
 UNROUTED_WAY_OUT = (
-    'give them a route, or end the profile with profile.ignore(because="…"), which takes all that is left'
+    'give them a route, or end the profile with profile.ignore(because="…"), which skips all other items'
 )
 
-QUARANTINE_WAY_OUT = (
-    "mend the profile or the table, or say in the profile how many may stay there (may_quarantine=…)"
-)
+QUARANTINE_WAY_OUT = "fix the profile or the table, or allow that many in the profile (may_quarantine=…)"
 
 
 def left_of(profile: Profile, files: Iterable[Any]) -> Left:
-    """Sum up what is left of files: of anything with `quarantined` and `unrouted`, as reports and receipts have them."""
+    """Sum up the quarantined and unrouted items of files, from their reports or receipts."""
     quarantined, unrouted = 0, Counter[str]()
     for file in files:
         quarantined += file.quarantined
@@ -125,7 +123,7 @@ def left_of(profile: Profile, files: Iterable[Any]) -> Left:
 
 
 def left_now(plan: Plan, profile: Profile, kept: Mapping[FileKey, int], receipts: Iterable[Receipt]) -> Left:
-    """Sum up what is left of a plan now. `kept` counts the items in the quarantine by file, those of failed ones, too."""
+    """Sum up the quarantined and unrouted items of a plan now. `kept` counts the quarantine by file, failed ones included."""
     quarantined = sum(kept.get((p.export_id, p.file.name), 0) for p in plan.files)
     return msgspec.structs.replace(left_of(profile, receipts), quarantined=quarantined)
 
@@ -139,17 +137,17 @@ def exports_before(plan: Plan, receipts: Iterable[FileKey]) -> list[str]:
 
 
 def extra_text(rows: int, before: Sequence[str], reference: str) -> str:
-    """Say whose the rows may be that no item makes, and what to do with them."""
+    """Explain rows that no item makes, and what to do with them."""
     loaded = f"; exports loaded before: {', '.join(before)}" if before else ""
     return (
-        f"{rows:,} rows are there that no item of this plan makes{loaded}; nothing here deletes a row: see their keys with "
+        f"{rows:,} rows in the tables come from no item of this plan{loaded}; no command deletes them: see their keys with "
         f"migration-pipeline verify {reference} --extra --keys, then delete them, or empty the tables and load again "
         "(docs/verification.md has the SQL)"
     )
 
 
 class Rows(msgspec.Struct, frozen=True, kw_only=True):
-    """What the receipts of the plan's files say of a table, and how many rows it has."""
+    """A table's rows: how many the receipts of the plan's files say were written, and how many it has."""
 
     written: int
     """Rows."""
@@ -158,11 +156,11 @@ class Rows(msgspec.Struct, frozen=True, kw_only=True):
     there: int
     """Rows in the table now."""
     decides: str = ""
-    """What the profile has decide between two rows of a key; "" where there must be one only."""
+    """What decides between two rows with one key (version, merge); "" where keys must not repeat."""
 
     @property
     def replaced(self) -> int:
-        """Rows that are not there, because another took their place or somebody deleted them. At least so many."""
+        """Rows written that are not in the table, at least: another replaced them, or they were deleted."""
         return max(self.written - self.there, 0)
 
     @property
@@ -174,22 +172,22 @@ class Rows(msgspec.Struct, frozen=True, kw_only=True):
     def text(self) -> str:
         """What was found."""
         if self.decides:
-            return f"{self.written:,} rows written, {self.there:,} there: {self.decides}"
+            return f"{self.written:,} rows written, {self.there:,} in the table: {self.decides}"
         if not self.passed:
             return (
                 f"{self.replaced:,} of {self.written:,} rows written are not in the table, and {self.within_batches:,} "
-                "met another of their key in one batch"
+                "have the key of another in their batch"
             )
-        return f"{self.written:,} rows written, {self.there:,} there"
+        return f"{self.written:,} rows written, {self.there:,} in the table"
 
 
 def rows_of(table: Table, receipts: Sequence[Receipt], there: int) -> Rows:
-    """Hold the receipts of the plan's files against the number of rows in a table."""
+    """Compare the rows that the plan's receipts count with the number of rows in a table."""
     decides = ""
     if table.version is not None:
-        decides = f"of one key the greater {table.version} stays"
+        decides = f"of rows with one key, the greatest {table.version} stays"
     elif table.merges:
-        decides = "rows of one key are merged"
+        decides = "rows with one key are merged"
     elif table.landing and not there:
         decides = "finishing has dropped them since"
     return Rows(
@@ -204,13 +202,13 @@ def rows_of(table: Table, receipts: Sequence[Receipt], there: int) -> Rows:
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether an aggregate is what its SQL makes of all files of the plan."""
+    """Whether an aggregate is up to date: made by the profile's SQL from all files of the plan."""
 
     receipt: AggregateReceipt | None
     waits: int = 0
     """Files of the plan that are not loaded. While there are some, nothing is wrong with the aggregate."""
     fault: str = ""
-    """Why it is not; "" if it is, or waits."""
+    """Why it is not up to date; "" if it is, or waits."""
 
     @property
     def text(self) -> str:
@@ -227,10 +225,10 @@ def made_of_all(
     loaded: Sequence[Receipt | ReceiptSummary],
     rows: int | None = None,
 ) -> Made:
-    """Judge an aggregate by its receipt and those of the plan's files; `rows` are the table's now, None if unknown."""
+    """Judge an aggregate by its receipt and those of the plan's files; `rows` counts the table now, None if unknown."""
     if waits := len(plan.files) - len(loaded):
         return Made(receipt=receipt, waits=waits)
-    fault = aggregate_fault(aggregate, receipt, loaded, rows) if receipt else "it was not made yet"
+    fault = aggregate_fault(aggregate, receipt, loaded, rows) if receipt else "it has not been made yet"
     return Made(receipt=receipt, fault=fault)
 
 
@@ -240,19 +238,19 @@ def aggregate_fault(
     files: Sequence[Receipt | ReceiptSummary],
     rows: int | None = None,
 ) -> str:
-    """Say why an aggregate is not what its SQL makes of those files; "" if it is."""
+    """Say why an aggregate is not up to date with these files; "" if it is."""
     if later := sum(file.loaded_at > made.made_at for file in files):
         return f"{later:,} files were loaded after it was made"
     if made.files != len(files):
-        return f"it was made of {made.files:,} files, and the plan has {len(files):,}"
+        return f"it was made of {made.files:,} files, but the plan has {len(files):,}"
     if made.files_md5 != md5_of_files((file.export_id, file.file) for file in files):
         return "it was made of other files than the plan has"
     if made.sql_md5 != aggregate.sql_md5:
-        return "it was made by another SQL than the profile has now"
+        return "the profile's SQL has changed since it was made"
     if made.groups != made.rows:
         return f"{made.groups:,} groups of landed rows became {made.rows:,} rows"
     if rows is not None and rows < made.rows:
-        return f"{made.rows:,} rows were made, {rows:,} are in the table"
+        return f"{made.rows:,} rows were made, but {rows:,} are in the table"
     return ""
 
 
@@ -270,16 +268,16 @@ def not_verified(
 ) -> str:
     """Say why the last verification does not prove what a table holds now; "" if it does.
 
-    It has to be of the plan's files and the profile as it is, begun after the last load, replay and making of the
-    table, and the table has to be the one that it saw, row for row.
+    A verification counts if it compared the plan's files by the current profile, began after the last load, replay
+    and making of the table, and the table has not changed since, row for row.
     """
     if found is None or found.began_at is None or found.state is None:
-        return "nobody has compared them yet"
+        return "they have not been compared yet"
     began: datetime = found.began_at
     if found.files_md5 != md5_of_files((planned.export_id, planned.file.name) for planned in plan.files):
         return "they were compared with other files than the plan has"
     if found.profile_version != profile.version:
-        return "they were compared with what another version of the profile makes"
+        return "they were compared by another version of the profile"
     if later := sum(receipt.loaded_at > began for receipt in receipts):
         return f"{later:,} files were loaded or replayed since"
     if made is not None and made.made_at > began:

@@ -1,4 +1,4 @@
-"""Holds an export against the database, for the command line and Dagster alike: after a load, and before one.
+"""Compares an export with the database, before a load (dry run) and after it (verify); for the command line and Dagster.
 
 Both read the files as a load does. A verification writes to none of the tables (`targets.comparison`); a dry run is a load whose
 transaction is rolled back.
@@ -32,7 +32,7 @@ from migration_pipeline.targets.states import read_states
 
 
 class ComparedFile(msgspec.Struct):
-    """One file, held against the database."""
+    """One file, compared with the database."""
 
     planned: PlannedFile
     report: FileReport
@@ -44,7 +44,7 @@ class ComparedFile(msgspec.Struct):
 
 
 class Compared(msgspec.Struct):
-    """All files, and what the tables hold besides."""
+    """The results for all files, and for tables as wholes."""
 
     files: list[ComparedFile]
     names: list[str]
@@ -75,7 +75,7 @@ class Compared(msgspec.Struct):
         return any(r.items for r in reports) and not any(r.loaded or r.quarantined for r in reports)
 
     def faults(self, name: str) -> int:
-        """Rows of a table that are not as the export has them."""
+        """The number of a table's rows that differ from the export."""
         total = self.table(name)
         return sum(total.count(kind) for kind in ("missing", "different", "extra"))
 
@@ -150,7 +150,7 @@ def _not_tried(plan: Plan, profile: Profile, files: Sequence[PlannedFile]) -> li
 
 
 def _as_comparisons(report: FileReport, profile: Profile) -> dict[str, Comparison]:
-    """What a load wrote, as what it found: new rows were missing, changed ones different."""
+    """Turn a load's report into comparisons: new rows count as missing, changed ones as different."""
     found = {}
     for name in (table.qualified for table in profile.tables.values()):
         rows, changed = report.rows.get(name, 0), report.changed_rows.get(name, 0)
@@ -175,8 +175,8 @@ def verify(
 ) -> Compared:
     """Read all files of the plan again, and compare each row with the database.
 
-    Rows that no item makes are counted; with `extra` they are looked for key by key, which counts them right
-    where items share a key, too, and gives examples. The result is kept in ``migration.verification``, examples
+    Rows that no item makes are counted; with `extra` they are searched key by key, which is exact even if
+    items share a key, and gives examples. The result is kept in ``migration.verification``, examples
     in ``migration.difference``. Raises `MigrationError`.
     """
     patient = msgspec.structs.replace(settings, max_bad_items=max(1, plan.items), max_bad_share=1.0)
@@ -232,7 +232,7 @@ def _verification(profile: Profile, run_id: str, compared: Compared, table: str)
 
 
 def _differences(compared: Compared) -> Iterator[KeptDifference]:
-    """Give the examples of all tables, those of tables as wholes without a file."""
+    """Return the examples of all tables, those of tables as wholes without a file."""
     found = [(file.planned.export_id, file.planned.file.name, file.tables) for file in compared.files]
     for export_id, file, tables in [*found, ("", "", compared.whole)]:
         for table in compared.names:

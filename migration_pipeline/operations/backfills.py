@@ -44,7 +44,7 @@ def launch(
     title: str,
     then: Sequence[Sequence[str]] = (),
 ) -> str:
-    """Launch a backfill of some files through Dagster's queue; gives its id.
+    """Launch a backfill of some files through Dagster's queue; returns its id.
 
     `then` are keys of assets without partitions, which Dagster makes once all these files are loaded.
     """
@@ -73,7 +73,7 @@ def read_backfill(client: DagsterClient, backfill_id: str) -> Backfill:
 
 
 def backfills(client: DagsterClient, plan: Plan) -> list[Backfill]:
-    """Give the profile's backfills among Dagster's newest `NEWEST_BACKFILLS`, newest first."""
+    """Return the profile's backfills among Dagster's newest `NEWEST_BACKFILLS`, newest first."""
     answer = client.query(BACKFILLS, limit=NEWEST_BACKFILLS)["partitionBackfillsOrError"]
     return [_backfill(one) for one in answer.get("results", []) if is_of(one, plan.profile)]
 
@@ -142,7 +142,7 @@ def _cancel(client: DagsterClient, backfill_id: str) -> None:
 
 
 def _terminate(client: DagsterClient, run_ids: Sequence[str]) -> list[str]:
-    """Ask for runs to end, as the UI's Terminate does; gives those that will.
+    """Ask for runs to end, as the UI's Terminate does; returns those that will.
 
     One that has ended in between will not, nor one that is just being started: ask again for that.
     """

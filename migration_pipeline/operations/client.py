@@ -1,4 +1,4 @@
-"""Talks to a running Dagster by GraphQL: the same calls as its UI makes, so that a terminal has the same reach."""
+"""Talks to a running Dagster by GraphQL, with the same calls as its UI."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from migration_pipeline.profile.profile import Profile
 
 TIMEOUT_SECONDS = 60
 ANSWER_SECONDS = 10
-"""How long a webserver has to say what it is."""
+"""How long to wait for a webserver's first answer."""
 DAEMON_CATCHES_UP_SECONDS = 5
-"""A backfill launched before the daemon has the new code fails, naming partitions that "no longer" exist."""
+"""Wait before a launch: without it the daemon may have old code, and fail for partitions that "no longer" exist."""
 
 CHECK_URL = "check MIGRATION_DAGSTER_URL"
 
 HTTP_ERRORS = {
-    401: "it wants to know who asks; put user and password into MIGRATION_DAGSTER_URL (https://user:password@host), or a line "
+    401: "it requires a login; put user and password into MIGRATION_DAGSTER_URL (https://user:password@host), or a line "
     "into ~/.netrc",
-    403: "it does not let this user in; ask whoever runs it",
-    404: f"a web server is there, and no Dagster at this path; {CHECK_URL}, with the path prefix of dagster-webserver",
-    502: "a proxy is there, and no Dagster behind it; see that dagster-webserver runs",
-    503: "a proxy is there, and Dagster behind it takes no calls; see that dagster-webserver runs",
-    504: "a proxy is there, and Dagster behind it did not answer in time; try again",
+    403: "this user has no access; ask its administrator",
+    404: f"a web server answers, but there is no Dagster at this path; {CHECK_URL}, with the path prefix of dagster-webserver",
+    502: "a proxy answers, but cannot reach Dagster behind it; check that dagster-webserver runs",
+    503: "a proxy answers, but Dagster behind it accepts no requests; check that dagster-webserver runs",
+    504: "a proxy answers, but Dagster behind it did not respond in time; try again",
 }
-"""What an answer of a web server means that is not Dagster's, and the way out."""
+"""HTTP status → what it means when the answer is not Dagster's, and what to do."""
 
 
 class DagsterClientError(MigrationError):
@@ -53,7 +53,7 @@ class DagsterClient:
         self._session.trust_env = urlsplit(self.url).hostname not in ("127.0.0.1", "localhost", "::1")
 
     def query(self, text: str, **variables: Any) -> dict[str, Any]:
-        """Run a GraphQL query or mutation; gives its `data`."""
+        """Run a GraphQL query or mutation; returns its `data`."""
         response = self._post("/graphql", {"query": text, "variables": variables})
         try:
             answer = response.json()
@@ -64,7 +64,7 @@ class DagsterClient:
         if not response.ok:
             raise self._refused(response)
         if not isinstance(answer, dict) or "data" not in answer:
-            raise DagsterClientError(f"{self.url} answers, but not as Dagster does; {CHECK_URL}")
+            raise DagsterClientError(f"{self.url} answers, but it is not Dagster; {CHECK_URL}")
         data: dict[str, Any] = answer["data"]
         return data
 
@@ -83,7 +83,7 @@ class DagsterClient:
             raise self._refused(response)
 
     def answers(self) -> bool:
-        """Whether it is a Dagster that is there, and not nothing, or another server."""
+        """Whether a Dagster answers, and not another server or nothing."""
         try:
             info = self._session.get(f"{self._address}/server_info", timeout=ANSWER_SECONDS).json()
         except (requests.RequestException, ValueError):
@@ -106,7 +106,7 @@ class DagsterClient:
             if failure or time.monotonic() > deadline:
                 raise DagsterClientError(
                     f"Dagster at {self.url} does not know the plan of {plan.profile}: "
-                    + (failure or "its code location reads its plans elsewhere; check MIGRATION_PLANS there")
+                    + (failure or "its code location reads other plans; check MIGRATION_PLANS there")
                 )
             time.sleep(0.5)
         # The webserver has the new code. The daemon, which has no call to ask it, looks every second.
@@ -131,12 +131,12 @@ class DagsterClient:
             return self._session.post(f"{self._address}{path}", json=document, timeout=self._timeout)
         except requests.Timeout:
             raise DagsterClientError(
-                f"Dagster at {self.url} did not answer within {self._timeout:g} s; it may be busy: try again, or look into "
+                f"Dagster at {self.url} did not answer within {self._timeout:g} s; it may be busy: try again, or check "
                 "its log"
             ) from None
         except requests.exceptions.SSLError:
             raise DagsterClientError(
-                f"the certificate of {self.url} is not trusted; name its authority in REQUESTS_CA_BUNDLE"
+                f"the certificate of {self.url} is not trusted; set REQUESTS_CA_BUNDLE to a file with the certificate of its authority"
             ) from None
         except requests.RequestException:
             raise DagsterClientError(
@@ -144,18 +144,18 @@ class DagsterClient:
             ) from None
 
     def _refused(self, response: requests.Response) -> DagsterClientError:
-        """Say what a web server's answer means that is not Dagster's. Its text is not told: it may be a page."""
-        meaning = HTTP_ERRORS.get(response.status_code, f"look into the webserver's log, or {CHECK_URL}")
+        """Make the error for an answer that is not Dagster's, without its text, which may be a page."""
+        meaning = HTTP_ERRORS.get(response.status_code, f"check the webserver's log, or {CHECK_URL}")
         return DagsterClientError(f"{self.url} answers {response.status_code} {response.reason}: {meaning}")
 
 
 def first_line(error: Mapping[str, Any]) -> str:
-    """Give the first line of a GraphQL error's message."""
+    """Return the first line of a GraphQL error's message."""
     return str(error.get("message") or "unknown error").strip().splitlines()[0]
 
 
 def metadata_of(event: Mapping[str, Any]) -> dict[str, Any]:
-    """Give an event's metadata by label, of a query with `ENTRIES`; None for what is neither number, text nor JSON."""
+    """Return an event's metadata by label, of a query with `ENTRIES`; None for what is neither number, text nor JSON."""
     return {entry["label"]: _value(entry) for entry in event["metadataEntries"]}
 
 

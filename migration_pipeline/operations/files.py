@@ -1,4 +1,4 @@
-"""How each file of a plan is doing, as Dagster knows it."""
+"""The state of each file of a plan, as Dagster knows it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ State = Literal["materialized", "failed", "stopped", "running", "queued", "missi
 """`queued` files have a run that waits for its turn."""
 
 ENDED: dict[str, State] = {"FAILURE": "failed", "CANCELED": "stopped"}
-"""What a file is whose last run ended so, if it is not materialized. To Dagster a stopped one is missing."""
+"""Status of a file's last run -> state of the file, if it is not materialized. To Dagster a stopped one is missing."""
 
 BATCH = 200
 """Partitions asked about in one query."""
@@ -69,7 +69,7 @@ def read_states(
 ) -> dict[str, State]:
     """Tell the state of each partition by two queries, however many files have failed.
 
-    A file whose run's worker died, or that was stopped, is missing to Dagster; its newest run tells, if it is
+    To Dagster, a file that was stopped or whose worker died is missing; its newest run says which, if it is
     among Dagster's newest `PAGE`.
     """
     found = _kept_states(client, plan, profile)

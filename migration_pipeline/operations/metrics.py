@@ -1,8 +1,8 @@
 """Serves ``/metrics`` for Prometheus: what Dagster says of the files, and what the database's receipts say.
 
 Two sources, because each may be wrong alone: a worker that died leaves a file *running* in Dagster, without a
-receipt and without a word in its log; a materialization without a receipt was loaded somewhere else. A source
-that does not answer is a metric, `migration_up`, and its numbers are left out, never told as zeros.
+receipt and with a silent log; a materialization without a receipt was loaded somewhere else. A source
+that does not answer is a metric, `migration_up`, and its numbers are left out, never reported as zeros.
 
 A scrape costs a fixed number of queries, however many files there are: of Dagster four and one for each running
 file, of the database five, or six where the profile has aggregates.
@@ -75,7 +75,7 @@ Numbers = TypeVar("Numbers")
 
 
 class _Source(Generic[Numbers]):
-    """Asks one source in a thread of its own, one question at a time: one that hangs is not asked again."""
+    """Queries one source in a thread of its own, one query at a time: a source that hangs is not queried again."""
 
     def __init__(self, name: str, ask: Callable[[], Numbers]) -> None:
         self.name = name
@@ -244,7 +244,7 @@ class MigrationCollector(Collector):
         self._made = -FRESH_SECONDS
 
     def collect(self) -> Iterable[Metric]:
-        """Ask both sources, and give what they answered in time."""
+        """Ask both sources, and return what they answered in time."""
         with self._lock:
             if time.monotonic() - self._made >= FRESH_SECONDS:
                 asked: list[Future[Any]] = [

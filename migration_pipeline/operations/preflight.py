@@ -1,8 +1,8 @@
-"""What a backfill looks at in the database before it launches anything, and what `status` tells of it.
+"""Checks the database before a backfill launches anything, and for `status`.
 
-Whether the tables fit: else each file of thousands would fail in a run of its own. And whether that is there, and as it
-should be, which Dagster shows as materialized: a table may have been made anew, what a plan has landed is dropped once
-an aggregate is made of another, and of a replay Dagster knows nothing.
+Do the tables fit? If not, each of thousands of files would fail in a run of its own. And does the database hold what
+Dagster shows as materialized? A table may have been created again, landed rows of a plan are dropped once an aggregate
+is made of another plan's, and Dagster does not know of replays.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from migration_pipeline.targets.ddl import check_tables
 from migration_pipeline.targets.receipts import empty_tables, read_landed, read_receipts
 from migration_pipeline.targets.records import FileKey, Receipt
 
-UNLANDED = "no longer landed, for an aggregate that is to be made"
+UNLANDED = "without the landed rows that an aggregate needs"
 
 
 def tables_fit(profile: Profile) -> str:
-    """Hold all tables against the profile; gives why that cannot be told from here, or "". Raises `SchemaError`."""
+    """Compare all tables with the profile; returns why that is impossible from here, or "". Raises `SchemaError`."""
     url = settings.known_database_url()
     if url is None:
-        return f"the tables are not checked from here, as {settings.DATABASE_URL} is not set"
+        return f"cannot check the tables from here: {settings.DATABASE_URL} is not set"
     try:
         check_tables(url, profile.all_tables)
     except DatabaseError as error:
-        return f"the tables are not checked from here: {error}"
+        return f"cannot check the tables from here: {error}"
     return ""
 
 
 def mark_lost(
     plan: Plan, profile: Profile, files: Sequence[FileStatus], assets: Sequence[AssetStatus]
 ) -> list[str]:
-    """Make *missing* what Dagster shows as materialized and the database does not have; says of how many files, and why.
+    """Mark as *missing* what Dagster shows as materialized but the database does not have; returns lines that say why.
 
-    So is an aggregate that is not made of all files as they are now. What a file has landed is missed only if an
-    aggregate is to be made of it, which would fail then: once all is made, it may go. Where the database cannot be
-    reached from here, only Dagster knows.
+    So are aggregates that are not made of all files as they are now. Missing landed rows count only if an aggregate
+    still has to be made of them: once all are made, the rows may be dropped. Where the database cannot be
+    reached from here, Dagster's states stay.
     """
     url = settings.known_database_url()
     if url is None:
@@ -72,7 +72,7 @@ def mark_lost(
 
 
 def _mark(plan: Plan, files: Iterable[FileStatus], fault: Callable[[PlannedFile], str]) -> Counter[str]:
-    """Make materialized files missing that have a fault; counts them by it."""
+    """Mark materialized files with a fault as missing; returns how many, by fault."""
     planned = plan.by_partition()
     found = Counter[str]()
     for file in files:
@@ -83,7 +83,7 @@ def _mark(plan: Plan, files: Iterable[FileStatus], fault: Callable[[PlannedFile]
 
 
 def _fault(file: PlannedFile, receipts: Mapping[FileKey, Receipt], empty: set[str]) -> str:
-    """Say why a file is not loaded, whatever Dagster says; "" if nothing speaks against it."""
+    """Say why the database does not have a file as loaded; "" if it does."""
     receipt = receipts.get(_key(file))
     if receipt is None or not matches(file, receipt):
         return "without a receipt in the database"

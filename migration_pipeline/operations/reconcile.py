@@ -1,4 +1,4 @@
-"""Tells Dagster again what it lost: files that are loaded and aggregates that are made, as their receipts prove.
+"""Restores in Dagster what it lost: files that are loaded and aggregates that are made, as their receipts prove.
 
 Deleting a run deletes its materializations, and a new Dagster instance knows none. The receipt of a file lies in
 the target database and was committed with the file's last batch, so it is still there; that of an aggregate, too.
@@ -27,7 +27,7 @@ from migration_pipeline.targets.records import AggregateReceipt, AggregateReport
 
 
 class Reconciled(msgspec.Struct, kw_only=True):
-    """What was done, by file, and what was not."""
+    """The result of a reconciliation: what was reported to Dagster, and what was not."""
 
     reported: list[tuple[FileStatus, Receipt]] = []
     """Reported as materialized."""
@@ -118,7 +118,7 @@ def _reason_against(
     profile: Profile,
     client: DagsterClient,
 ) -> str:
-    """Say why a file is not as its receipt says; "" when nothing speaks against it."""
+    """Say why a receipt does not prove that its file is loaded; "" if it does."""
     if status.run_id and status.run_id != receipt.run_id:
         started = datetime.fromtimestamp(run_start(client, status.run_id), timezone.utc)
         if started > receipt.loaded_at:

@@ -1,4 +1,4 @@
-"""How far the files are that runs are loading now, as the observations in the runs' event logs tell."""
+"""Progress of the files that runs are loading now, from the observations in the runs' event logs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Follow:
         self._logs: dict[str, _RunLog] = {}
 
     def running(self) -> list[RunningFile]:
-        """Give the files that runs are loading now, in load order."""
+        """Return the files that runs are loading now, in load order."""
         files = self._plan.by_partition()
         self._logs = {
             run.id: self._logs.get(run.id)
@@ -94,7 +94,7 @@ class _RunLog:
 
 
 def _told(line: LogLine) -> FileProgress | None:
-    """What an event says of a file's progress; None for any other event."""
+    """Read a file's progress from an event; None for any other event."""
     try:
         return msgspec.convert(line.metadata, FileProgress) if line.metadata else None
     except msgspec.ValidationError:

@@ -1,7 +1,7 @@
-"""The runs of one plan in a running Dagster, and what they say.
+"""The runs of one plan in a running Dagster, and their logs.
 
-A run belongs to a plan when it loads assets of its profile. What a run says is its event log, which is in
-Dagster's storage, so it can be read from anywhere, and also after the run's worker is gone.
+A run belongs to a plan when it loads assets of its profile. Its event log is in Dagster's storage, so it can be
+read from anywhere, and also after the run's worker has ended.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ SHOWN_EVENTS = {
     "RunCanceledEvent": "run terminated",
     "RunSuccessEvent": "run succeeded",
 }
-"""GraphQL types of the events that tell an operator something, and our words for those whose own say nothing; the
-rest is Dagster's own machinery."""
+"""GraphQL types of the events that matter to an operator, with our text for those without a useful one; the rest is
+Dagster's internals."""
 
 
 class Run(msgspec.Struct, kw_only=True, frozen=True):
@@ -72,7 +72,7 @@ class LogLine(msgspec.Struct, frozen=True):
 
 
 def runs(client: DagsterClient, plan: Plan, statuses: Sequence[str], newest: int | None = None) -> list[Run]:
-    """Give the plan's runs that have one of Dagster's `statuses` (or any), newest first.
+    """Return the plan's runs that have one of Dagster's `statuses` (or any), newest first.
 
     With `newest`, of that many newest runs of the whole Dagster.
     """
@@ -90,7 +90,7 @@ def runs(client: DagsterClient, plan: Plan, statuses: Sequence[str], newest: int
 
 
 def last_run(client: DagsterClient, plan: Plan, profile: Profile, planned: PlannedFile) -> Run | None:
-    """Give the last run that tried a file; None when none did, or it is deleted."""
+    """Return the last run that tried a file; None when none did, or it is deleted."""
     key = {"path": table_keys(profile)[0]}
     node = client.query(LAST_RUN, key=key, partition=planned.partition)["assetNodeOrError"]
     run = node.get("latestRunForPartition")
@@ -129,7 +129,7 @@ def run_start(client: DagsterClient, run_id: str) -> float:
 
 
 def run_configs(client: DagsterClient, run_ids: Sequence[str]) -> dict[str, str]:
-    """Give the run config of runs as YAML, by run id. It may hold secrets."""
+    """Return the run config of runs as YAML, by run id. It may hold secrets."""
     found: dict[str, str] = {}
     for start in range(0, len(run_ids), PAGE):
         answer = client.query(CONFIGS, runs=list(run_ids[start : start + PAGE]))["runsOrError"]
@@ -143,7 +143,7 @@ def run_configs(client: DagsterClient, run_ids: Sequence[str]) -> dict[str, str]
 def log_lines(
     client: DagsterClient, run_id: str, cursor: str | None = None
 ) -> tuple[list[LogLine], str | None]:
-    """Read a run's log from after `cursor` on, oldest first; gives the cursor to go on from, too.
+    """Read a run's log from after `cursor` on, oldest first; returns the cursor to go on from, too.
 
     A deleted run has none.
     """
@@ -171,7 +171,7 @@ def _line(event: Mapping[str, Any]) -> LogLine:
 
 
 def _failure(event: Mapping[str, Any]) -> str:
-    """Give the first line of what a step failed with."""
+    """Return the first line of what a step failed with."""
     described = (event["failureMetadata"] or {}).get("description")
     if described:
         return str(described).splitlines()[0]
@@ -181,7 +181,7 @@ def _failure(event: Mapping[str, Any]) -> str:
 
 
 def run_error(client: DagsterClient, run_id: str) -> str:
-    """Give the first line of what a run failed with; "" when it did not fail."""
+    """Return the first line of what a run failed with; "" when it did not fail."""
     lines, _ = log_lines(client, run_id)
     told = {line.kind: line.text for line in reversed(lines) if line.kind in (STEP_FAILED, RUN_FAILED)}
     if STEP_FAILED in told:
@@ -198,8 +198,8 @@ def one_file(plan: Plan, text: str) -> PlannedFile:
     if len(found) > 1:
         names = ", ".join(planned.file.name for planned in found[:5])
         raise UsageError(
-            f"{text} is part of {len(found)} files' names: {names}{', …' if len(found) > 5 else ''}; "
-            "give a longer part"
+            f"{text} is part of the names of {len(found)} files: {names}{', …' if len(found) > 5 else ''}; "
+            "give a longer part of the name"
         )
     return found[0]
 
@@ -207,7 +207,7 @@ def one_file(plan: Plan, text: str) -> PlannedFile:
 def file_log(
     client: DagsterClient, run: Run, planned: PlannedFile, *, follow: bool = False
 ) -> Iterator[LogLine]:
-    """Yield what a run says of a file, and of itself; with `follow`, until the run is over."""
+    """Yield the lines of a run's log about a file, and about the run; with `follow`, until the run is over."""
     cursor: str | None = None
     while True:
         over = not follow or run_status(client, run.id) not in (*WAITING, *EXECUTING)

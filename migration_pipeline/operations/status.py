@@ -31,7 +31,7 @@ class _Account(msgspec.Struct, frozen=True):
 def left(plan: Plan, profile: Profile, files: Sequence[FileStatus], url: str | None) -> Left:
     """Sum up the items of materialized files that are in the quarantine, and those that no rule took.
 
-    A receipt that is newer than the file's materialization tells it: a replay may have taken items out since. Where the
+    If a file's receipt is newer than its materialization, the receipt counts: a replay may have changed it since. If the
     database is not known, or cannot be reached from here, the numbers are those of the load.
     """
     receipts: dict[FileKey, Receipt] = {}
@@ -50,7 +50,7 @@ def left(plan: Plan, profile: Profile, files: Sequence[FileStatus], url: str | N
 
 
 def _account(file: FileStatus, receipt: Receipt | None) -> Receipt | _Account:
-    """What tells of a file; a receipt of another database would be the older one."""
+    """The account of a file: its receipt if that is newer, else its materialization."""
     if receipt and receipt.md5 == file.file.md5 and receipt.loaded_at.timestamp() > file.materialized_at:
         return receipt
     return _Account(file.metadata.get("quarantined", 0), file.metadata.get("unrouted_by_keys", {}))

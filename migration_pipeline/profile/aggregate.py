@@ -1,4 +1,4 @@
-"""What a profile says of rows that many items make, and of what is to be done once all is loaded."""
+"""Declarations in a profile for rows that many items make (aggregates), and for steps after the load (finishing)."""
 
 from __future__ import annotations
 
@@ -58,23 +58,23 @@ def make_aggregate(
     where = f"aggregate {row_class.__name__}"
     table = table_of(row_class)
     if table.landing or table.version or table.merges:
-        raise UsageError(f"{where}: its Row has a key, and neither a version nor columns that merge")
+        raise UsageError(f"{where}: an aggregate's Row must have a key and must not use version= or Merge")
     if len(by) != len(table.key):
         raise UsageError(
-            f"{where}: by={', '.join(by)} is to name as many columns as its key ({', '.join(table.key)})"
+            f"{where}: by={', '.join(by)} must name {len(table.key)} columns, one for each key column ({', '.join(table.key)})"
         )
     for source in map(table_of, of):
         columns = {column.name: column for column in source.columns}
         for name in by:
             if not source.landing or name not in columns or columns[name].nullable:
                 raise UsageError(
-                    f"{where}: {name!r} is to be a column, and not one that may be None, of the landing table "
+                    f"{where}: by= names {name!r}, which must be a column, never None, of the landing table "
                     f"{source.qualified}"
                 )
     try:
         sql = path.read_text(encoding="utf-8").strip().removesuffix(";").rstrip()
     except OSError as error:
-        raise UsageError(f"{where}: its SQL cannot be read: {path}: {error.strerror}") from None
+        raise UsageError(f"{where}: cannot read its SQL: {path}: {error.strerror}") from None
     if not sql:
         raise UsageError(f"{where}: {path} is empty; write a SELECT into it")
     return Aggregate(row_class, of, by, sql, path)

@@ -1,4 +1,4 @@
-"""Reads what stands below the fields of a class: the docstrings that Python itself does not keep.
+"""Reads the docstrings below the fields of a class, which Python itself does not keep.
 
 Editors and documentation tools know the form, an attribute docstring (PEP 257); at run time it is in the source only.
 """
@@ -14,9 +14,9 @@ from itertools import pairwise
 
 
 def field_docs(cls: type) -> dict[str, str]:
-    """Give the docstring of each field of a class that has one, inherited fields included.
+    """Return the docstring of each field of a class that has one, inherited fields included.
 
-    A class whose source is not to be had, as one typed into an interpreter, has none.
+    A class without source, such as one typed into an interpreter, has none.
     """
     docs: dict[str, str] = {}
     for base in reversed(cls.__mro__):

@@ -58,7 +58,7 @@ An item without such attributes is not read a second time.
 
 
 def attribute(name: str | None = None, *, default: Any = msgspec.NODEFAULT) -> Any:
-    """Name the DynamoDB attribute a field is read from, where that is no Python name of your liking.
+    """Name the DynamoDB attribute that a field is read from, if the field has another name.
 
     ``created_at: datetime = attribute("createdAt")`` reads the attribute ``createdAt``. With `default`,
     an item that lacks the attribute gets that value.

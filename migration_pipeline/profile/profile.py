@@ -1,4 +1,4 @@
-"""A profile: which items of an export become which rows. The only place with business in it."""
+"""A profile: which items of an export become which rows. The only place for business rules."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def prefix(text: str) -> Prefix:
 
 
 NulPolicy = Literal["quarantine", "strip", "escape"]
-"""What becomes of U+0000, which DynamoDB's strings may hold and PostgreSQL's text and jsonb may not."""
+"""What happens to U+0000, which DynamoDB's strings may hold and PostgreSQL's text and jsonb may not."""
 
 Condition = Union[str, Prefix, bool, int, Decimal]  # noqa: UP007  # an alias that Python 3.10 can evaluate
 """What an attribute must be: a text (S), a number (N) or a boolean (BOOL)."""
@@ -84,18 +84,18 @@ class Profile:
     >>> shop.ignore(SK=prefix("SESSION#"), because="sessions expire within a day")
 
     Items that no rule takes are counted as *unrouted*, by the pattern of their keys, and then the migration is not
-    complete. Where all else is not wanted, the last rule says so: ``shop.ignore(because="…")``.
+    complete. To skip all other items, end with the rule ``shop.ignore(because="…")``.
     """
 
     name: str
     version: str = "1"
-    """Raise it when the rules change: receipts record it."""
+    """Change it when the rules change: receipts record it."""
     nul: NulPolicy = "quarantine"
-    """What becomes of U+0000 in text and jsonb: the item goes to the quarantine, or the character is left out
+    """What happens to U+0000 in text and jsonb: the item goes to the quarantine, or the character is left out
     ("strip") or written as the six characters \\u0000 ("escape"). Values changed so are counted."""
     may_quarantine: int = 0
-    """How many items may stay in the quarantine with the migration complete, as where they are broken at the source;
-    they are told all the same."""
+    """How many items may stay in the quarantine of a complete migration, such as items broken at the source; they
+    are still reported."""
     rules: list[Rule] = field(default_factory=list)
     row_classes: list[type[Row]] = field(default_factory=list)
     aggregates: list[Aggregate] = field(default_factory=list)
@@ -125,7 +125,7 @@ class Profile:
         def add(function: Function) -> Function:
             item_class, options_class, row_classes = _signature(function)
             if options_class and self.options_class not in (None, options_class):
-                raise UsageError(f"profile {self.name}: its routes take options of two classes; use one")
+                raise UsageError(f"profile {self.name}: its routes take two Options classes; use one")
             self._expect_items_left()
             rule = Rule(
                 _checked(conditions),
@@ -144,17 +144,17 @@ class Profile:
     def ignore(self, *, because: str, **conditions: Condition) -> None:
         """Skip the items for which all `conditions` hold, and count them under the reason `because`.
 
-        Without conditions it takes every item that is left: then it is the last rule.
+        Without conditions it takes all remaining items, so it must be the last rule.
         """
         self._expect_items_left()
         self.rules.append(Rule(_checked(conditions), because))
 
     def _expect_items_left(self) -> None:
-        """Refuse a rule that no item can reach, as it would be taken for one that works."""
+        """Refuse a rule that no item can reach, because it would only look as if it worked."""
         if self.rules and not self.rules[-1].conditions and self.rules[-1].function is None:
             raise UsageError(
                 f"profile {self.name}: no item reaches the rules after ignore(because={self.rules[-1].reason!r}), which has "
-                "no condition and takes all that is left; make it the last"
+                "no condition and takes all remaining items; make it the last rule"
             )
 
     def aggregate(
@@ -208,7 +208,7 @@ class Profile:
         """Make the profile's options of some values, which may be texts; None when it has none. Raises `UsageError`."""
         if self.options_class is None:
             if given:
-                raise UsageError(f"the profile {self.name} takes no options, but is given {', '.join(given)}")
+                raise UsageError(f"the profile {self.name} has no options, but got {', '.join(given)}")
             return None
         try:
             options: Options = msgspec.convert(given, self.options_class, strict=False)
@@ -222,12 +222,12 @@ class Profile:
 
     @property
     def routing_attributes(self) -> list[str]:
-        """The attributes that rules look at; all that is decoded of an item that nobody wants."""
+        """The attributes that rules look at; of skipped items, nothing else is decoded."""
         return list(dict.fromkeys(name for rule in self.rules for name, _ in rule.conditions))
 
 
 def _beside(definitions: Iterable[Any], name: str) -> Path:
-    """Find a file in the folder of a module that has one of the `definitions`; without it, say where it is looked for first."""
+    """Find a file in the folder of a module that has one of the `definitions`; if it is missing, return the first path tried."""
     modules = [sys.modules.get(each.__module__) for each in definitions]
     places = [Path(file).parent / name for module in modules if (file := getattr(module, "__file__", None))]
     return next((place for place in places if place.is_file()), places[0] if places else Path(name))
@@ -240,7 +240,7 @@ def _checked(conditions: dict[str, Condition]) -> tuple[tuple[str, Condition], .
                 f"condition {name}={condition!r}: a float is not exact; write a whole number or Decimal({str(condition)!r})"
             )
         if isinstance(condition, Decimal) and not condition.is_finite():
-            raise UsageError(f"condition {name}={condition!r}: no item has that number")
+            raise UsageError(f"condition {name}={condition!r}: DynamoDB has no such number; use a finite one")
         text = condition.text if isinstance(condition, Prefix) else condition
         if not isinstance(text, (str, int, Decimal)) or (text == "" and not isinstance(condition, Prefix)):
             raise UsageError(
@@ -261,13 +261,13 @@ def _signature(
     parameters = list(inspect.signature(function).parameters)
     item_class = hints.get(parameters[0]) if len(parameters) in (1, 2) else None
     if not (isinstance(item_class, type) and issubclass(item_class, Item)):
-        raise UsageError(f"{where}: it takes one argument, annotated with an Item class")
+        raise UsageError(f"{where}: it must take one argument, annotated with an Item class")
     options_class = hints.get(parameters[1]) if len(parameters) == 2 else None
     if len(parameters) == 2 and not (isinstance(options_class, type) and issubclass(options_class, Options)):
-        raise UsageError(f"{where}: its second argument is to be annotated with an Options class")
+        raise UsageError(f"{where}: its second argument must be annotated with an Options class")
     row_classes = list(_row_classes(hints.get("return")))
     if not row_classes:
-        raise UsageError(f"{where}: annotate what it returns with a Row class, e.g. -> Customer")
+        raise UsageError(f"{where}: its return type must be annotated with a Row class, e.g. -> Customer")
     return item_class, options_class, row_classes
 
 
@@ -282,7 +282,7 @@ def _row_classes(annotation: Any) -> Iterable[type[Row]]:
 
 
 class _CurrentFolder:
-    """Finds in the current folder what is nowhere else, as what a profile imports when one of its routes is called."""
+    """Finds modules that are only in the current folder, such as those that a profile's routes import when called."""
 
     @staticmethod
     def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
@@ -309,8 +309,8 @@ def import_here(name: str) -> types.ModuleType:
 def load_profile(reference: str) -> Profile:
     """Import a profile: a shipped one by name (``shop``), any other by path (``my_package.my_module:profile``).
 
-    A profile in the current folder needs no installation; see `import_here`. Raises `UsageError` that says what of
-    it did not import.
+    A profile in the current folder needs no installation; see `import_here`. Raises `UsageError` that says what
+    could not be imported.
     """
     path = reference if ":" in reference or "." in reference else f"migration_pipeline.profiles.{reference}"
     module_name, _, variable = path.partition(":")
@@ -332,14 +332,14 @@ def load_profile(reference: str) -> Profile:
 
 
 def _check_tables(reference: str, profile: Profile) -> None:
-    """See whether each table is written in one way only."""
+    """Check that only one Row class writes each table."""
     writers: dict[str, str] = {}
     for row_class in (*profile.row_classes, *(aggregate.row_class for aggregate in profile.aggregates)):
         name = table_of(row_class).spellings[-1]
         if name in writers:
             raise UsageError(
-                f"profile {reference}: the table {name} is written twice, as {writers[name]} and as {row_class.__name__}; "
-                "use one Row class, or another table"
+                f"profile {reference}: two Row classes write the table {name}, {writers[name]} and {row_class.__name__}; "
+                "use one of them, or name another table"
             )
         writers[name] = row_class.__name__
 

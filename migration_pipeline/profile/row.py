@@ -57,11 +57,11 @@ class Fits:
 Value = TypeVar("Value")
 
 Fitted = Annotated[Value, Fits()]
-"""``price: Fitted[Decimal]``: a value that the column's type cannot hold as it is becomes what the type makes of it.
+"""``price: Fitted[Decimal]``: the column's type may change a value that it cannot hold exactly.
 
 PostgreSQL's own rules decide: ``numeric(10,2)`` rounds half away from zero, ``timestamp(0)`` to the nearest second, ``real``
 to the nearest number; ``varchar(3)`` cuts off blanks, and ``char(3)`` pads with them. What a type refuses stays refused. Values
-changed so are counted by column. Without this word an item with such a value goes to the quarantine.
+changed so are counted by column. Without `Fitted`, an item with such a value goes to the quarantine.
 """
 
 SmallInt = Annotated[int, PgType("smallint")]
@@ -97,7 +97,7 @@ class Column:
 
 
 LANDING_SCHEMA = "landing"
-"""Where landing tables are that name no schema. The role that loads owns it: it makes and drops tables there."""
+"""Schema of landing tables that name none. The role that loads must own it: it makes and drops tables there."""
 
 LONGEST_LANDING_NAME = 40
 """Bytes of a landing table's name: those of its slices are longer, and PostgreSQL has 63."""
@@ -155,7 +155,7 @@ class RowMeta(msgspec.StructMeta):
         if bases and bases[0] is not msgspec.Struct:
             if landing and table and (key or version):
                 raise UsageError(
-                    f"{name}: a landing Row has neither key nor version; drop them, or landing=True"
+                    f"{name}: a landing Row must not have a key or version; remove them, or remove landing=True"
                 )
             if not table or not (key or landing):
                 raise UsageError(
@@ -177,7 +177,7 @@ class Row(msgspec.Struct, frozen=True, gc=False, array_like=True, metaclass=RowM
     from a set; ``dict[str, Any]``, ``list[Any]`` and ``Any`` make ``jsonb``.
 
     Two items that make rows of one key are a *collision*: which row stays depends on the order, and a check
-    reports it. Where that is meant, ``version="updated_at"`` names a field that decides: the row with the
+    reports it. If that is intended, ``version="updated_at"`` names a field that decides: the row with the
     greater version stays, whatever the order. Or a column merges both (`Merge`).
 
     ``class Event(Row, table="shop_events", landing=True)`` is a landing table: rows without a key, that an
@@ -193,7 +193,7 @@ def table_of(row_class: type[Row]) -> Table:
     schema, _, name = declared.rpartition(".")
     if landing and len(name.encode()) > LONGEST_LANDING_NAME:
         raise UsageError(
-            f"{row_class.__name__}: {name!r} is longer than the {LONGEST_LANDING_NAME} bytes of a landing table's name"
+            f"{row_class.__name__}: the name of a landing table must have at most {LONGEST_LANDING_NAME} bytes, and {name!r} is longer"
         )
     hints = get_type_hints(row_class, include_extras=True)
     docs = field_docs(row_class)
@@ -204,18 +204,18 @@ def table_of(row_class: type[Row]) -> Table:
     by_field = {c.field: c for c in columns}
     for field in key_fields:
         if field not in by_field:
-            raise UsageError(f"{row_class.__name__}: its key names {field!r}, which is none of its fields")
+            raise UsageError(f"{row_class.__name__}: its key names {field!r}, which is not one of its fields")
         if by_field[field].nullable:
-            raise UsageError(f"{row_class.__name__}: {field!r} is part of the key and cannot be None")
+            raise UsageError(f"{row_class.__name__}: {field!r} is part of the key, so it must not allow None")
     if version is not None and (version not in by_field or version in key_fields):
         raise UsageError(
-            f"{row_class.__name__}: its version names {version!r}, which is none of its fields outside the key"
+            f"{row_class.__name__}: version={version!r} must name a field that is not part of the key"
         )
     for each in columns:
         if each.merge is not None and (landing or version or each.field in key_fields):
             raise UsageError(
-                f"{row_class.__name__}.{each.field}: a column that merges is none of a key, nor of a landing Row, "
-                "nor of one with a version"
+                f"{row_class.__name__}.{each.field}: Merge is not allowed in a key column, in a landing Row, "
+                "or together with version="
             )
     return Table(
         name=name,
@@ -233,12 +233,12 @@ def _column(row_class: type[Row], field: str, name: str, annotation: Any, commen
     declared = next((m.name.strip() for m in markers if isinstance(m, PgType)), None)
     pg_type = declared or _pg_type(bare)
     if pg_type is None:
-        raise UsageError(f"{row_class.__name__}.{field}: no PostgreSQL type for {annotation!r}")
+        raise UsageError(f"{row_class.__name__}.{field}: no PostgreSQL type for {annotation!r}; see Row")
     if pg_type.lower() in ("json", "jsonb"):
         bare = Any
     merge = next((m.expression for m in markers if isinstance(m, Merge)), None)
     if merge is not None and not ("{old}" in merge and "{new}" in merge):
-        raise UsageError(f"{row_class.__name__}.{field}: a Merge's expression names {{old}} and {{new}}")
+        raise UsageError(f"{row_class.__name__}.{field}: a Merge's expression must use {{old}} and {{new}}")
     return Column(
         field,
         name,

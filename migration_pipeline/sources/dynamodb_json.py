@@ -394,7 +394,7 @@ def _line_reason(error: Exception) -> str:
     text = str(error)
     # Here, and only here, msgspec echoes what is on the line.
     if text.startswith("Invalid enum value"):
-        text = "a value that is none of the allowed" + _place(text)
+        text = "a value that is not allowed" + _place(text)
     elif (found := _UNKNOWN.match(text)) and found[1] not in Value.__struct_fields__:
         text = "a type that DynamoDB does not know" + _place(text)
     return text.replace(" - at `$", " at `$").removeprefix("JSON is malformed: ")

@@ -102,7 +102,7 @@ def read_export(location: str, storage: Storage, warn: Callable[[str], None] = l
 
 
 def _uri_of(location: str) -> str:
-    """Where the export lies that somebody names, by its folder or by something in it; Hadoop's schemes are S3's."""
+    """Return the URI of the export at a location, its folder or something in it; Hadoop's schemes count as S3's."""
     uri = re.sub(r"^s3[an]://", "s3://", location)
     uri = uri.rstrip("/") if is_s3(uri) else os.path.abspath(uri)
     return INSIDE.sub("", uri)
@@ -133,7 +133,7 @@ def _decode(into: type[Decoded], content: bytes, where: str) -> Decoded:
     try:
         return msgspec.json.decode(content, type=into)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ExportError(f"{where}: no manifest of a DynamoDB export: {error}") from None
+        raise ExportError(f"{where}: not a valid manifest of a DynamoDB export: {error}") from None
 
 
 def _check_kind(summary: _Summary, where: str) -> None:
@@ -165,10 +165,10 @@ def _resolve(listed: list[_File], uri: str, where: str, storage: Storage) -> tup
         # A prefix may begin with a slash; another path that does is none of an export's.
         rooted = key.startswith("/") and not re.search(r"/AWSDynamoDB/[^/]+/data/[^/]+$", key)
         if ".." in key.split("/") or rooted or not re.fullmatch(r"[\w.\-]+", name):
-            raise ExportError(f"{where}, line {line}: refused: its key leads out of the export: {key!r}")
+            raise ExportError(f"{where}, line {line}: refused: its key points outside the export: {key!r}")
         if not name.endswith(".json.gz"):
             raise ExportError(
-                f"{where}, line {line}: {name} is no .json.gz file, as a DynamoDB JSON export has"
+                f"{where}, line {line}: {name} is not a .json.gz file, as all files of a DynamoDB JSON export are"
             )
         if name not in there:
             moved = own_prefix is not None and not key.startswith(own_prefix)
@@ -187,7 +187,7 @@ def _resolve(listed: list[_File], uri: str, where: str, storage: Storage) -> tup
     archived = [f for f in files if there[f.name].archived and not storage.is_restored(f.uri)]
     if archived:
         raise StorageError(
-            f"{data}: {len(archived):,} of {len(files):,} files lie in an archive (Glacier), {archived[0].name} among them; "
+            f"{data}: {len(archived):,} of {len(files):,} files are archived (Glacier), {archived[0].name} among them; "
             "restore them first (aws s3api restore-object), then plan again"
         )
     return tuple(sorted(files, key=lambda f: f.name))
@@ -204,4 +204,4 @@ def _not_an_export(uri: str, storage: Storage) -> Exception:
     hint = f"; did you mean {near[0]}?" if near else "; give …/AWSDynamoDB/<export id>"
     if not is_s3(uri) and not os.path.isdir(uri):
         return StorageError(f"{uri}: no such folder{hint if near else ''}")
-    return ExportError(f"{uri}: no DynamoDB export: it has no manifest-summary.json{hint}")
+    return ExportError(f"{uri}: not a DynamoDB export: it has no manifest-summary.json{hint}")

@@ -46,7 +46,7 @@ def field_of(item_class: type[Item], index: int, info: msgspec.structs.FieldInfo
     form = form_of(bare, markers)
     if form is None:
         raise UsageError(
-            f"{item_class.__name__}.{info.name}: no DynamoDB type reads as {annotation!r}; see Item"
+            f"{item_class.__name__}.{info.name}: no DynamoDB type can be read as {annotation!r}; see Item for the supported types"
         )
     required = not optional and info.default is msgspec.NODEFAULT
     if required and len(form.types) == 1:

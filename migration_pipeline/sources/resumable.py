@@ -1,4 +1,4 @@
-"""An S3 object read to its end over a network and a store that fail now and then.
+"""Reads an S3 object to its end although the network and S3 fail now and then.
 
 smart-open opens, seeks and buffers; botocore repeats a request until it is answered (`AWS_RETRY_MODE`,
 `AWS_MAX_ATTEMPTS`). Between the two is the body that is made here, for what neither does (smart-open 9.0,
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 WAIT_SECONDS = (1, 2, 4, 8, 16, 32, 32, 32)
 """How long to wait after one failure and the next, while no byte comes; the failure after the last is final.
 
-Two minutes, to outlast a network that is being mended and an S3 that is making room, on top of the attempts
+Two minutes, to outlast a network that is being fixed and an S3 that is making room, on top of the attempts
 that botocore makes of each request (3 within seconds, unless the environment says otherwise). Each is cut
 by up to a half at random, so that runs do not come back together.
 """
@@ -113,7 +113,7 @@ class _Body:
         return dict(answer)
 
     def _persist(self, attempt: Callable[[], T]) -> T:
-        """Call until it succeeds, `WAIT_SECONDS` apart; what it gives is progress, and the next call starts anew."""
+        """Call until it succeeds, `WAIT_SECONDS` apart; a success is progress, so the next call has all its tries again."""
         tries = 0
         while True:
             try:
@@ -152,7 +152,7 @@ def _code(error: Exception) -> str:
 
 
 def _is_transient(error: Exception) -> bool:
-    """Tell what another try may mend."""
+    """Tell whether another try may succeed."""
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return status >= 500 or status == 429 or _code(error) == "RequestTimeout"  # which is a 400

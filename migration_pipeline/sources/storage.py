@@ -1,7 +1,6 @@
 """Where an export lies: an S3 prefix or a folder, read alike.
 
-Everything that talks to S3 is here, and so is the translation of its errors to lines that a person can
-act on. boto3's own retries (the `AWS_RETRY_MODE` and `AWS_MAX_ATTEMPTS` environment) serve for requests;
+Everything that talks to S3 is here, and also the translation of its errors to lines that say what to do. boto3's own retries (the `AWS_RETRY_MODE` and `AWS_MAX_ATTEMPTS` environment) serve for requests;
 a file that is being read has `resumable` besides.
 """
 
@@ -176,15 +175,15 @@ def join(folder: str, *names: str) -> str:
 
 @contextmanager
 def explained(uri: str) -> Iterator[None]:
-    """Turn what boto3, smart-open and the file system raise into one line with the way out."""
+    """Turn errors of boto3, smart-open and the file system into one line that says what to do."""
     try:
         yield
     except StorageError:
         raise
     except ObjectChangedError as error:
         raise StorageError(
-            f"{uri}: changed while it was read; load it again once nobody writes it, "
-            "and plan again if the export is another one"
+            f"{uri}: changed while it was read; load it again once nothing writes to it, "
+            "and plan again if the export was replaced"
         ) from error
     except Exception as error:
         # smart-open keeps the S3 error it met as backend_error, or chains it.
@@ -195,7 +194,7 @@ def explained(uri: str) -> Iterator[None]:
         if text is None:
             raise
         if isinstance(error, ReadFailedError) and error.tries > 1:
-            text += f"; given up after {error.tries} tries in a row: load the file again when S3 is well"
+            text += f"; gave up after {error.tries} tries in a row: load the file again once S3 works"
         raise StorageError(text) from error
 
 
@@ -224,7 +223,7 @@ def _explanation(error: BaseException, uri: str) -> str | None:
                 "another region; enable it, or export the table again with another key"
             )
         if code == "InvalidObjectState":
-            return f"{uri}: it lies in an archive (Glacier); restore it first (aws s3api restore-object)"
+            return f"{uri}: the file is archived (Glacier); restore it first (aws s3api restore-object)"
         if code in ("AccessDenied", "403", "AllAccessDisabled"):
             return f"{uri}: access denied; the role needs s3:GetObject and s3:ListBucket on this prefix, and kms:Decrypt where a key of yours encrypts it"
         if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"):

@@ -101,13 +101,13 @@ class FileStream:
             if room < 0:
                 raise self._error(
                     f"its {self.file.size:,} bytes decompress to more than {MAX_EXPANSION} times as many: "
-                    "no DynamoDB export, but a gzip bomb; copy the file again"
+                    "it is not a DynamoDB export but a gzip bomb; copy the file again"
                 )
             lines = (rest + data).split(b"\n")
             rest = lines.pop()
             if len(rest) > MAX_LINE_BYTES:
                 raise self._error(
-                    f"line {self.lines_read + len(lines) + 1:,} is longer than {MAX_LINE_BYTES:,} bytes: no DynamoDB item"
+                    f"line {self.lines_read + len(lines) + 1:,} is longer than {MAX_LINE_BYTES:,} bytes, so it is not a DynamoDB item; copy the file again"
                 )
             if lines:
                 self._count(len(lines))
@@ -121,7 +121,7 @@ class FileStream:
         if self.lines_read > self.file.items:
             raise self._error(
                 f"it holds more items than the {self.file.items:,} that the manifest says; copy the export "
-                "again, or plan again if it is another one"
+                "again, or plan again if it was replaced"
             )
 
     def verify(self) -> None:
@@ -129,7 +129,7 @@ class FileStream:
         if self.md5 != self.file.md5:
             raise self._error(
                 f"its MD5 is {self.md5}, but the manifest says {self.file.md5}; copy the file again, "
-                "or plan again if the export is another one"
+                "or plan again if the export was replaced"
             )
         if self.lines_read != self.file.items:
             raise self._error(

@@ -1,4 +1,4 @@
-"""The ranges of an aggregate's key: how it is split into them, and how the rows of one are made."""
+"""Splits an aggregate's key into ranges, and makes the rows of each range."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Bounds = tuple[Optional[str], Optional[str]]  # noqa: UP045  # an alias that Pyt
 
 
 class PartReport(NamedTuple):
-    """What became of a range, in rows."""
+    """The result of making a range, in rows."""
 
     rows: int
     new: int
@@ -113,7 +113,7 @@ class PartMaker:
         cursor.execute(SQL(sql.COUNT_TWINS).format(**parts))
         if (twins := cursor.fetchone()[0]) > 0:
             raise MigrationError(
-                f"its SQL ({self._aggregate.path.name}) makes {twins:,} rows more than there are keys; group by "
+                f"its SQL ({self._aggregate.path.name}) returns {twins:,} rows more than there are keys; GROUP BY "
                 f"{', '.join(self._aggregate.by)}"
             )
         try:
@@ -149,7 +149,7 @@ class PartMaker:
             line = f", line {own.count(chr(10), 0, place) + 1}" if 0 <= place < len(own) else ""
             raise MigrationError(
                 f"PostgreSQL refuses its SQL, {self._aggregate.path.name}{line}: {type(error).__name__} (SQLSTATE {state}); "
-                "mend it, or the tables, then run it again",
+                "fix it, or the tables, then run it again",
                 sqlstate=state,
             ) from None
         return int(cursor.rowcount)

@@ -1,9 +1,9 @@
 """Makes the rows of an aggregate from landing tables: set-based, range by range of the key.
 
-Each range is one transaction. Where the table has no rows of a range yet, the SELECT of the profile is inserted
-as it comes; else it fills a temporary table, and the rows of it that are new or different are upserted. So a run that ends
-early leaves whole rows, and the next one finds them unchanged. The receipt is written last, once as many rows were made as there are groups, of slices that
-nobody replaced meanwhile.
+Each range is one transaction. If the table has no rows of a range yet, the result of the profile's SELECT is inserted
+directly; else it fills a temporary table, and its rows that are new or different are upserted. So a run that ends early
+leaves complete rows, and the next one finds them unchanged. The receipt is written last, if there are as many rows as
+groups and no slice was replaced meanwhile.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from migration_pipeline.targets.records import AggregateReport, md5_of_files
 from migration_pipeline.targets.session import Session
 
 FILES_SHOWN = 20
-"""Files that are not landed which a failure names; their number is always told."""
+"""Files not landed that an error names at most; their number is always complete."""
 
 
 MAX_STATISTICS_TARGET = 10_000
@@ -52,10 +52,10 @@ DROPPED_AT_ONCE = 100
 
 
 class AggregateSettings(msgspec.Struct, frozen=True):
-    """What an operator may tune. Only `delete_rows` changes the result."""
+    """Settings that an operator may tune. Only `delete_rows` changes the result."""
 
     part_rows: int = 1_500_000
-    """Landed rows that one transaction is to make rows of, about. Each reads through all of them to find its own."""
+    """Landed rows that one transaction aggregates, about. Each transaction reads all landed rows to find its own."""
     sessions: int = 2
     """Transactions at once, each in a connection of its own; another one counts the groups meanwhile."""
     work_mem_mb: int = 64
@@ -63,7 +63,7 @@ class AggregateSettings(msgspec.Struct, frozen=True):
     parallel_workers: int = 2
     """Parallel workers that each of them may use besides, to compare rows: PostgreSQL plans no INSERT in parallel."""
     delete_rows: bool = False
-    """Whether rows of the table are deleted that no landed row stands for."""
+    """Whether to delete rows of the table that no landed row makes any more."""
 
 
 class LandedFile(msgspec.Struct, frozen=True):
@@ -165,9 +165,9 @@ class AggregateRun:
         self._maker = PartMaker(self._aggregate, target, delete_rows=self._settings.delete_rows)
 
     def _use_those_that_connect(self) -> None:
-        """Do without the sessions that get no connection: a pool may have fewer of them than we would use.
+        """Drop the sessions that get no connection: a pool may have fewer connections than we want.
 
-        To wait for it, with one in hand that somebody else waits for, could be for ever.
+        Waiting for one while holding another that somebody else waits for could be a deadlock.
         """
         ready = {id(self._all_sessions[0])}
 
@@ -194,7 +194,7 @@ class AggregateRun:
             )
 
     def _drop_others(self, cursor: Any) -> bool:
-        """Drop what was landed of files that are none of the plan's, some at a time; gives whether there were any."""
+        """Drop landed rows of files that are not in the plan, some at a time; returns whether there were any."""
         ours = {(file.export_id, file.file) for file in self._files}
         cursor.execute(bookkeeping.LANDED_FILES, (self._identity.profile,))
         others = [row for row in cursor.fetchall() if (row[0], row[1]) not in ours][:DROPPED_AT_ONCE]
@@ -206,7 +206,7 @@ class AggregateRun:
         return bool(others)
 
     def _landed(self, cursor: Any) -> list[tuple[int, dict[str, int]]]:
-        """Give the slices of the plan's files: ids, and rows by landing table. Raises `MigrationError` if one is missing."""
+        """Return the slices of the plan's files: ids, and rows by landing table. Raises `MigrationError` if one is missing."""
         wanted = {(file.export_id, file.file): file.md5 for file in self._files}
         names = {source.qualified for source in self._aggregate.sources}
         slices, there = [], set()
@@ -231,9 +231,9 @@ class AggregateRun:
         return -(-wanted // sessions) * sessions if wanted > 1 or rows > FEW_ROWS else 1
 
     def _analyze(self, cursor: Any, parts: int) -> None:
-        """Let the planner know of how many groups there are, and `_parts` where to split them.
+        """Gather statistics of the landing tables, for the planner and to split the key into ranges.
 
-        Statistics of a landing table as a whole are nobody else's care.
+        Nothing else gathers statistics of a landing table as a whole.
         """
         # The sample has 300 rows a range. A few ranges a part tell them apart, and 100, the default, take longer.
         ranges = min(max(25, 4 * parts), MAX_STATISTICS_TARGET)
@@ -319,11 +319,11 @@ class AggregateRun:
         cursor.execute(bookkeeping.HOLD_SLICES)
         cursor.execute(bookkeeping.LANDED_FILES, (self._identity.profile,))
         if [(number, counts) for _, _, _, number, counts in cursor.fetchall()] != list(slices):
-            raise MigrationError("files were landed again while it was made; run it again")
+            raise MigrationError("files were loaded again while the aggregate was being made; run it again")
         if report.groups != report.rows:
             raise MigrationError(
                 f"{report.groups:,} groups of landed rows became {report.rows:,} rows: its SQL "
-                f"({self._aggregate.path.name}) leaves groups out, or makes rows of its own; leave items out in the "
+                f"({self._aggregate.path.name}) must make one row for each group; leave items out in the "
                 "route instead"
             )
         receipt = bookkeeping.parameters(

@@ -37,11 +37,11 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "verification": _columns("profile, table_name", Verification),
     "difference": _columns("id, profile, table_name", KeptDifference),
 }  # fmt: skip
-"""Of each table. A database that lacks one of them has the bookkeeping of an older version."""
+"""The columns of each table. A database that lacks one of them has the bookkeeping of an older version."""
 
 
 def _keep(table: str, key: str = "", *, now: str = "", once: str = "") -> str:
-    """Insert a row, or write it over that of the same key; `now` gets the time, and `once` keeps its value if there is no new one."""
+    """SQL that inserts a row or replaces that of the same key; column `now` gets the time, `once` keeps its value if the new one is NULL."""
     names = [name for name in COLUMNS[table] if name != "id"]
     values = ["clock_timestamp()" if name == now else f"%({name})s" for name in names]
     insert = f"INSERT INTO migration.{table} ({', '.join(names)}) VALUES ({', '.join(values)})"
@@ -54,13 +54,13 @@ def _keep(table: str, key: str = "", *, now: str = "", once: str = "") -> str:
 
 
 def _read(table: str, rest: str) -> str:
-    """Read whole rows."""
+    """SQL that reads whole rows."""
     names = textwrap.fill(", ".join(COLUMNS[table]), 100, subsequent_indent="       ", break_on_hyphens=False)
     return f"SELECT {names}\n  FROM migration.{table}\n{rest}"
 
 
 def parameters(*parts: msgspec.Struct, **more: Any) -> dict[str, Any]:
-    """Give the values of a statement, by name: the fields of structs, documents as JSON."""
+    """Return the values of a statement, by name: the fields of structs, documents as JSON."""
     values = {name: value for part in parts for name, value in msgspec.structs.asdict(part).items()} | more
     return {
         name: msgspec.json.encode(value).decode() if isinstance(value, (dict, msgspec.Struct)) else value

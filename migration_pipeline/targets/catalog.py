@@ -1,7 +1,7 @@
-"""What the catalog says of a target table, held against its Row before any work.
+"""Compares a target table, as PostgreSQL's catalog describes it, with its Row before any work.
 
-A table that a load could not write to, or of which it could not say what it holds, is refused here, in one line with the
-way out: the second load of a file takes another way than the first, and must not fail where that one did not.
+A table that a load could not write, or whose contents could not be verified, is refused here, in one line that says what
+to do: the second load of a file takes another path than the first, and must not fail where that one did not.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class TargetTable(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def straight(self) -> bool:
-        """Whether COPY may write straight into it: nothing can happen to a row that would have to be looked for."""
+        """Whether COPY may write straight into it, because nothing can change a row unnoticed."""
         return not self.triggers and not any(fit.round_trip for fit in self.fits)
 
 
@@ -149,15 +149,15 @@ SELECT array_agg(a.attname::text ORDER BY a.attname), i.indimmediate AND m.amnam
 
 KINDS = {
     "v": "is a view: name the table behind it",
-    "m": "is a materialized view, which only its own query fills: name a table",
-    "f": "is a foreign table, in which no transaction of this server decides: load into the table where it lies",
+    "m": "is a materialized view, which only its own query can fill: name a table",
+    "f": "is a foreign table, which this server's transactions do not control: load into the table on its own server",
     "S": "is a sequence: name a table",
     "c": "is a composite type: name a table",
 }
 
 
 def read_target(table: Table, cursor: Any) -> TargetTable:
-    """Compare a `Row` with the catalog. Raises `SchemaError` naming the first difference and the way out."""
+    """Compare a `Row` with the catalog. Raises `SchemaError`, which names the first difference and what to do."""
     where = f"table {table.qualified}"
     cursor.execute(TABLE, (qualified(table), qualified(table)))
     found = cursor.fetchone()
@@ -170,7 +170,7 @@ def read_target(table: Table, cursor: Any) -> TargetTable:
     _check_way(where, rules, parent and not table.landing)
     if hidden:
         raise SchemaError(
-            f"{where}: row-level security hides rows of it from the role {role}, so that nobody could say what it holds; "
+            f"{where}: row-level security hides rows from the role {role}, so its contents could not be verified; "
             "load as its owner, or as a role with BYPASSRLS"
         )
     actual = read_columns(cursor, oid)
@@ -194,9 +194,9 @@ def read_target(table: Table, cursor: Any) -> TargetTable:
 
 
 def try_statements(target: TargetTable, texts: Iterable[Composable], cursor: Any) -> None:
-    """Run a table's statements with no row, before any work. Raises `SchemaError` for what the server refuses then.
+    """Run a table's statements without rows, before any work. Raises `SchemaError` for what the server refuses.
 
-    What a later load needs and the first does not is found so: privileges, publications, triggers on new tables.
+    This also finds what only a later load needs: privileges, publications, triggers on new tables.
     """
     cursor.execute("SAVEPOINT trial")
     try:
@@ -216,15 +216,15 @@ def try_statements(target: TargetTable, texts: Iterable[Composable], cursor: Any
 def _check_kind(where: str, table: Table, kind: str, persistence: str) -> None:
     if kind != "r" and (kind != "p" or table.landing):
         raise SchemaError(
-            f"{where} {KINDS.get(kind, 'is partitioned, and a landing table has slices of its own')}"
+            f"{where} {KINDS.get(kind, 'is partitioned, but a landing table must not be: it gets slices of its own')}"
         )
     if persistence == "u":
         raise SchemaError(
-            f"{where} is unlogged, or a partition of it is: a crash of the server would empty it, and receipts would say that "
-            f"files are loaded; ALTER TABLE {qualified(table)} SET LOGGED"
+            f"{where} is unlogged, or one of its partitions is: a server crash would empty it while receipts still say that "
+            f"files are loaded; run ALTER TABLE {qualified(table)} SET LOGGED"
         )
     if persistence == "t":
-        raise SchemaError(f"{where} is a temporary table, which ends with its session: name another")
+        raise SchemaError(f"{where} is a temporary table, dropped with its session: name another")
 
 
 def _check_publication(where: str, table: Table, oid: int, cursor: Any) -> None:
@@ -232,20 +232,20 @@ def _check_publication(where: str, table: Table, oid: int, cursor: Any) -> None:
     (publication,) = cursor.fetchone()
     if publication is not None:
         raise SchemaError(
-            f"{where}: the publication {publication} publishes its updates, and it has no replica identity, so that "
-            f"PostgreSQL refuses them; ALTER TABLE {qualified(table)} REPLICA IDENTITY USING INDEX … or FULL"
+            f"{where}: the publication {publication} publishes its updates, but it has no replica identity, so "
+            f"PostgreSQL refuses them; run ALTER TABLE {qualified(table)} REPLICA IDENTITY USING INDEX … or FULL"
         )
 
 
 def _check_way(where: str, rules: bool, parent: bool) -> None:
     if rules:
         raise SchemaError(
-            f"{where} has rules, which rewrite an INSERT and not a COPY; drop them, or make them triggers"
+            f"{where} has rules, which apply to INSERT but not to COPY; drop them, or replace them with triggers"
         )
     if parent:
         raise SchemaError(
-            f"{where} has tables that inherit from it (INHERITS), in which a key may be once more; make them partitions, or "
-            "name a table without"
+            f"{where} has tables that inherit from it (INHERITS), which may hold the same key again; make them partitions, or "
+            "name a table without such children"
         )
 
 
@@ -277,7 +277,7 @@ def _fit(where: str, table: Table, column: Column, actual: Actual | None, cursor
         raise SchemaError(f"{named} is generated, so the Row cannot write it; leave it out of the Row")
     if actual.identity == "a" and column.name not in table.key:
         raise SchemaError(
-            f"{named} is GENERATED ALWAYS AS IDENTITY, which no UPDATE may write; ALTER TABLE {qualified(table)} "
+            f"{named} is GENERATED ALWAYS AS IDENTITY, which an UPDATE must not write; run ALTER TABLE {qualified(table)} "
             f"ALTER COLUMN {quote(column.name)} SET GENERATED BY DEFAULT, or leave it out of the Row"
         )
     if column.declared:
@@ -291,11 +291,11 @@ def _fit(where: str, table: Table, column: Column, actual: Actual | None, cursor
         )
     if column.name == table.version and (fit.fitted or fit.round_trip):
         raise SchemaError(
-            f"{named} is {actual.type}, and the Row's version: it would call two versions one; widen it, or read it as its type"
+            f"{named} is {actual.type}, which could make two different versions equal; use a wider type, or declare the field with this type"
         )
     if column.name in table.key and "." in actual.element:
         raise SchemaError(
-            f"{named} is {actual.element}, whose schema is not in the search_path, so that its operators are not found; "
+            f"{named} is {actual.element}, whose schema is not in the search_path, so its operators are not found; run "
             "ALTER ROLE … SET search_path = …, or move the extension"
         )
     if actual.not_null and column.nullable:
@@ -332,7 +332,7 @@ def _as_the_server_spells(named: str, column: Column, cursor: Any) -> Actual:
         if (error.pgcode or "")[:2] not in ("42", "22", "0A"):
             raise
         raise SchemaError(
-            f"{named}: PgType({column.pg_type!r}) is no type of this database (SQLSTATE {error.pgcode}); mend the profile",
+            f"{named}: PgType({column.pg_type!r}) is not a type of this database (SQLSTATE {error.pgcode}); fix the profile, or create the type",
             sqlstate=error.pgcode,
         ) from None
     finally:

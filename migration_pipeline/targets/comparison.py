@@ -1,4 +1,4 @@
-"""Compares rows with what the tables hold, and writes none: what a verification and a dry run rest on.
+"""Compares rows with what the tables hold, and writes none: the basis of a verification.
 
 Each batch goes into temporary tables and is joined to its tables there, set-based. The transaction is read-only by
 then, so PostgreSQL itself sees to it that nothing but temporary tables is written.

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, and its refusals in words that hold no values."""
+"""Connections to PostgreSQL, and texts for its errors that hold no values of items."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ PARAMETERS: dict[str, tuple[str, str | None]] = {
     "target_session_attrs": ("read-write", "PGTARGETSESSIONATTRS"),
     # A server that does not answer within it is tried again; libpq's own default is to wait for ever.
     "connect_timeout": ("10", "PGCONNECT_TIMEOUT"),
-    # A peer that is gone without a word (a failover, a firewall) is noticed after 30 + 3 * 10 idle seconds,
+    # A peer that disappeared silently (a failover, a firewall) is noticed after 30 + 3 * 10 idle seconds,
     # or 60 seconds after something was sent to it; the kernel's own defaults take hours.
     "keepalives_idle": ("30", None),
     "keepalives_interval": ("10", None),
@@ -68,7 +68,7 @@ PARAMETERS: dict[str, tuple[str, str | None]] = {
 
 
 IDLE_SECONDS = 60.0
-"""How long the server waits for us within a transaction. Where the network is dead without a word, it would
+"""How long the server waits for us within a transaction. When the network drops silently, it would otherwise
 hold the locks of a transaction that was given up long ago, and the next try would wait for them."""
 
 
@@ -202,23 +202,22 @@ def read_as(kind: type[Record], cursor: Any, statement: str, parameters: Mapping
 
 
 def no_database(error: psycopg2.Error) -> DatabaseError:
-    """Say why there is no connection. libpq's text quotes the URL, or parts of it: it must not be chained."""
+    """Make the error for a failed connection. libpq's own must not be chained: it may quote parts of the URL."""
     if isinstance(error, psycopg2.ProgrammingError):
         return DatabaseError(
-            "no database: MIGRATION_DATABASE_URL is no connection URL; write it as "
+            "no database: MIGRATION_DATABASE_URL is not a valid connection URL; write it as "
             "postgresql://user@host:port/database, with %-escapes for special characters in a password"
         )
     if "unsupported startup parameter: options" in str(error):
         return DatabaseError(
-            "no database: the pooler takes no options; leave them out of the URL. Where none are in it, the server's "
-            "standard_conforming_strings is off, and we may not change it: ALTER ROLE … SET standard_conforming_strings = on"
+            "no database: the pooler accepts no options; remove them from the URL. If the URL has none, turn on the server's "
+            "standard_conforming_strings, which the pooler keeps us from doing: ALTER ROLE … SET standard_conforming_strings = on"
         )
-    # Of a mistyped URL any part may be of the password.
-    # A quote within it is followed by more of it.
+    # libpq may echo the password, so quoted text is redacted. A quote inside the password does not end it.
     reason = re.sub(r'".*?"(?=[\s,:]|$)', '"…"', (str(error).strip().splitlines() or ["connection lost"])[0])
     return DatabaseError(
-        f"no database: {reason}; check MIGRATION_DATABASE_URL, and that the server runs (the embedded one "
-        "runs under `make dev`)"
+        f"no database: {reason}; check MIGRATION_DATABASE_URL, and that the server is running (`make dev` "
+        "starts the embedded one)"
     )
 
 
@@ -259,7 +258,7 @@ def reason_of_refusal(error: psycopg2.Error, columns: Iterable[str]) -> str:
     """Say why a row was refused, in words that hold no values: the kind, SQLSTATE, column and constraint.
 
     PostgreSQL names the column of a value that it cannot read only in the error's context, ``COPY
-    customers, line 3, column created_at: "…"``, which ends in the value. So only one of `columns` is told.
+    customers, line 3, column created_at: "…"``, which ends in the value. So only a name in `columns` is reported.
     """
     detail = error.diag
     column = detail.column_name
@@ -281,7 +280,7 @@ def reason_of_refusal(error: psycopg2.Error, columns: Iterable[str]) -> str:
 
 
 def copy_in(cursor: Any, statement: Composed, data: bytes) -> int:
-    """COPY rows in, all in one call: between two this thread would wait for Python's lock. Gives how many were taken.
+    """COPY rows in, all in one call: between two this thread would wait for Python's lock. Returns how many were taken.
 
     Raises `psycopg2.Error`.
     """
@@ -297,9 +296,9 @@ _usual_hook = sys.excepthook
 
 @contextmanager
 def _rows_off_stderr() -> Iterator[None]:
-    """While COPYs run: of one whose session was ended, psycopg2 prints the first of two errors, which may hold a row.
+    """Keep rows off stderr while COPYs run: if a session is ended, psycopg2 prints an error that may hold a row.
 
-    It goes by `sys.excepthook`. The second error is raised, so nothing is lost.
+    It prints by `sys.excepthook`. A second error is raised, so nothing is lost.
     """
     global _copies, _usual_hook
     with _lock:

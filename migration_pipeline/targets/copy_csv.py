@@ -2,7 +2,7 @@ r"""Encodes rows for COPY, in C.
 
 PostgreSQL's CSV reader can be told to read what a JSON encoder writes: ``QUOTE '"'``, ``ESCAPE '\'`` and
 ``NULL 'null'`` make a JSON array, less its brackets, a valid CSV line. So a list of rows is one
-call of msgspec's encoder. What JSON and this CSV spell differently is mended afterwards, and only where it
+call of msgspec's encoder. What JSON and this CSV spell differently is fixed afterwards, and only where it
 occurs: JSON's escapes of control characters (``\n``), which CSV wants as the characters themselves.
 
 Types whose JSON form PostgreSQL would not read as the column's type (bytea, arrays, jsonb) are turned to

@@ -1,4 +1,4 @@
-"""The SQL that makes a profile's tables and our bookkeeping, and the check of what is there against it."""
+"""The SQL that creates a profile's tables and our bookkeeping, and the check of existing ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def ddl(tables: Iterable[Table]) -> str:
 
 
 def create_tables(url: str, tables: Iterable[Table]) -> None:
-    """Run the DDL; what is there already stays as it is. Raises `DatabaseError`."""
+    """Run the DDL; existing tables stay as they are. Raises `DatabaseError`."""
     with transaction(url) as cursor:
         cursor.execute(ddl(tables))
 
@@ -50,18 +50,18 @@ def literal(text: str) -> str:
 
 
 def check_bookkeeping(cursor: Any) -> None:
-    """See whether all of the bookkeeping is there, in its newest form. Raises `SchemaError`."""
+    """Check that all of the bookkeeping exists, in its newest form. Raises `SchemaError`."""
     cursor.execute("SHOW server_encoding")
     if cursor.fetchone() not in (("UTF8",), ("SQL_ASCII",)):
         raise SchemaError(
-            "the database's encoding lacks most of the characters that items may hold; load into one that was made "
+            "the database's encoding cannot hold most characters that items may have; use a database created "
             "WITH ENCODING 'UTF8'"
         )
     wanted = [(table, column) for table, columns in COLUMNS.items() for column in columns]
     cursor.execute(LACKING_COLUMNS, {"tables": [t for t, _ in wanted], "columns": [c for _, c in wanted]})
     if cursor.fetchone() != (0,):
         raise SchemaError(
-            "the database has no bookkeeping (schema migration), or that of an older version; create or "
+            "the database has no bookkeeping (schema migration), or an older version of it; create or "
             "complete it with: migration-pipeline ddl <profile> --apply"
         )
     cursor.execute(LACKING_PRIVILEGES)
@@ -83,7 +83,7 @@ def read_targets(cursor: Any, tables: Mapping[type[Row], Table]) -> dict[type[Ro
 def check_tables(url: str, tables: Iterable[Table]) -> None:
     """Compare bookkeeping and tables with the catalog. Raises `SchemaError` with a line for each that does not fit.
 
-    Raises `DatabaseError` where that cannot be told.
+    Raises `DatabaseError` if the catalog cannot be read.
     """
     wrong: list[SchemaError] = []
     checks: list[Callable[[Any], object]] = [

@@ -121,7 +121,7 @@ def differing(fits: Sequence[Fit], old: str, new: str) -> Composed:
 def not_older(target: TargetTable, old: str, new: str) -> Composable:
     """The condition that a staged row may replace the table's: of one key the greatest version stays.
 
-    The same version again is the same item, made anew.
+    The same version again is the same item, made again.
     """
     version = version_of(target)
     if version is None:

@@ -73,8 +73,8 @@ def fault_of(error: psycopg2.Error, *, connected: bool = True) -> Fault:
     """Classify a refusal; with `connected` false, one of a connection that was never made.
 
     A connection that breaks leaves no SQLSTATE. Neither does one that is refused, whatever the server's
-    reason (libpq hands on only its text): there, what no waiting mends is known by that text, where the
-    server speaks English; else it is tried again for as long as other faults are.
+    reason (libpq hands on only its text): a fault that waiting does not help is recognized by that text if the
+    server's messages are in English; else it is retried for as long as other faults.
     """
     state = error.pgcode
     if state is None:
@@ -106,11 +106,11 @@ HOPELESS = (
     "unsupported startup parameter",  # of a pooler
     "invalid ",  # of a connection option
 )
-"""Parts of libpq's texts for connections that no waiting will make."""
+"""Parts of libpq's texts for failed connections that waiting does not help."""
 
 
 def wait_seconds(attempt: int, state: str | None, chance: random.Random) -> float:
-    """Give the seconds to wait before another try, `attempt` counting from 0: doubling, with jitter, bounded.
+    """Return the seconds to wait before another try, `attempt` counting from 0: doubling, with jitter, bounded.
 
     The jitter keeps loaders that failed together from coming back together.
     """
@@ -129,21 +129,21 @@ ADVICE = {
     "21000": "two rows of one key met in one statement, which is a defect of the pipeline: please report it",
     "22P05": "the database's encoding lacks a character: use a database whose encoding is UTF8",
     "42501": "the role lacks a privilege: see the grants in docs/security.md",
-    "428C9": "a column is GENERATED ALWAYS: leave it out of the Row, or make it BY DEFAULT",
+    "428C9": "a column is GENERATED ALWAYS: remove it from the Row, or make it BY DEFAULT",
     "42883": "a type has no such operator or function: name another type in the Row, or install its extension",
     "42P10": "no unique index is on exactly the Row's key: make one, or change the key",
-    "42804": "a column has another type than when the load began: check the table against the profile, then rerun the file",
-    "42": "the tables are not what they were when the load began: check them against the profile, then rerun the file",
+    "42804": "the type of a column changed after the load began: check the table against the profile, then rerun the file",
+    "42": "the tables changed after the load began: check them against the profile, then rerun the file",
     "55000": "the table is not ready for the statement: give a published table a replica identity, or see its triggers",
     "P0001": "a trigger raised an error: see the table's triggers",
-    "58": "the database's machine has trouble with its files: look into its log, then rerun the file",
+    "58": "the database server has trouble with its files: check its log, then rerun the file",
 }
 """The next step, by SQLSTATE or its class."""
 
 WHY_BAD = {
-    "22P05": "the database's encoding lacks a character of it",
+    "22P05": "the database's encoding lacks one of its characters",
     "P0001": "a trigger of the table refused the row",
-    "54000": "a value of it is too long for an index",
+    "54000": "one of its values is too long for an index",
 }
 """What a refusal of a row means, by SQLSTATE, where its name does not say it."""
 
@@ -151,10 +151,10 @@ WHY_BAD = {
 def why_bad(state: str, *, named: bool) -> str:
     """Say what the refusal of a row means; "" where that is plain. `named`: it names a column or constraint."""
     if state == "23514" and not named:  # check_violation, of no constraint
-        return "no partition of the table takes the row"
+        return "the table has no partition for the row"
     return WHY_BAD.get(state, "")
 
 
 def advice(state: str | None) -> str:
-    """Give the next step after a fault that ends a file; "" when there is none to give."""
+    """Return the next step after a fault that ends a file; "" when there is none to give."""
     return ADVICE.get(state or "", ADVICE.get((state or "")[:2], ""))

@@ -1,4 +1,4 @@
-"""What is done once all is loaded: indexes, constraints, sequences, statistics; landing tables dropped if told to.
+"""Finishing, after all files are loaded: indexes, constraints, sequences, statistics; landed rows dropped if asked for.
 
 Each step is a transaction of its own and sees for itself whether there is anything to do, so that all of it
 can be repeated.
@@ -32,7 +32,7 @@ SELECT 1
 
 
 class FinishingReport(msgspec.Struct, kw_only=True):
-    """What was done. What was there already is in none of the lists."""
+    """The account of a finishing. Its lists name only what was done now, not what existed already."""
 
     made: list[str] = []
     """Indexes and constraints that were made."""
@@ -84,7 +84,7 @@ def finish(
 
 
 def _made(each: Index | Constraint, cursor: Any) -> bool:
-    """Make an index or a constraint unless there is one of its name; gives whether it was made."""
+    """Make an index or a constraint unless there is one of its name; returns whether it was made."""
     table = table_of(each.row_class)
     cursor.execute(INDEX if isinstance(each, Index) else CONSTRAINT, (qualified(table), each.name))
     if cursor.fetchone():
@@ -105,7 +105,7 @@ def _made(each: Index | Constraint, cursor: Any) -> bool:
 
 
 def _sequence(each: Sequence, cursor: Any) -> int | None:
-    """Move a sequence to the greatest value of a column, making it if it is not there; gives that, if it moved."""
+    """Move a sequence to the greatest value of a column, making it if it is not there; returns that, if it moved."""
     name = ".".join(map(quote, each.name.split(".")))
     cursor.execute("SELECT to_regclass(%s)", (name,))
     if cursor.fetchone() == (None,):
@@ -114,7 +114,7 @@ def _sequence(each: Sequence, cursor: Any) -> int | None:
 
 
 def _moved(cursor: Any, sequence: str, column: str, table: Table, *, up: bool = True) -> int | None:
-    """Move a sequence to the last value of a column, in its direction; gives that, if it moved."""
+    """Move a sequence to the last value of a column, in its direction; returns that, if it moved."""
     cursor.execute(
         SQL(
             "SELECT setval({name}, m) FROM (SELECT {end}({column}) AS m FROM {table}) t, {sequence} s "
@@ -144,7 +144,7 @@ SELECT a.attname, s.seqrelid::regclass::text, s.seqincrement > 0
 
 
 def _own_sequences(table: Table, cursor: Any) -> dict[str, int]:
-    """Move the sequences of a table's identity and serial columns past what was loaded into these; gives those that moved.
+    """Move the sequences of a table's identity and serial columns past what was loaded into these; returns those that moved.
 
     Else the next row that somebody else inserts would be refused as a duplicate of one that is there.
     """
@@ -154,7 +154,7 @@ def _own_sequences(table: Table, cursor: Any) -> dict[str, int]:
 
 
 def _analyze(table: Table, cursor: Any) -> str:
-    """Gather a table's statistics; gives a warning when the role may not."""
+    """Gather a table's statistics; returns a warning when the role may not."""
     notices = cursor.connection.notices
     notices.clear()
     cursor.execute(SQL("ANALYZE {}").format(identifier(table)))
@@ -164,7 +164,7 @@ def _analyze(table: Table, cursor: Any) -> str:
 
 
 def _drop_landing(profile: Profile, cursor: Any) -> int:
-    """Drop some slices, those that failed and killed loads have left among them; gives how many."""
+    """Drop some slices, those that failed and killed loads have left among them; returns how many."""
     cursor.execute(FORGET_SLICES, (profile.name,))
     slices = cursor.fetchall()
     if not slices:

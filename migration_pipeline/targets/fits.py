@@ -1,10 +1,10 @@
-"""What a column's type makes of the values of a Row: decided once a table, from the catalog.
+"""Decides how a column's type takes the values of a Row: once for each table, from the catalog.
 
-A table holds a value exactly, or somebody is told. For each column one of these is true:
+A table holds a value exactly, or the change is reported. For each column one of these is true:
 
 - its type holds all values of the Row's type exactly, or refuses them;
 - it changes some of them, and Python can tell which: `Fit.changes`, asked of each value before it is sent;
-- it changes some, and only the server can tell: the value is staged as it is, written to the column's type and read back.
+- it changes some, and only the server can say which: the value is staged as it is, written to the column's type and read back.
 
 A value that would be changed makes its item a bad one, unless the Row says that it may be (`Fitted`).
 """

@@ -64,11 +64,11 @@ class Slice:
         self.unlanded = True
 
     def give_up(self, cursor: Any) -> None:
-        """Say that this load is no longer alive."""
+        """Mark this load as no longer alive."""
         cursor.execute(bookkeeping.GIVEN_UP, (self._id,))
 
     def batch(self, cursor: Any) -> bool:
-        """Count a batch, in its transaction; False when it is committed already, and its answer was lost."""
+        """Count a batch, in its transaction; returns False if it is committed already and only the answer was lost."""
         if not self._tables:
             return True
         self._made.clear()  # of a transaction that was rolled back nothing is there
@@ -78,7 +78,7 @@ class Slice:
         cursor.execute(bookkeeping.BATCHES, (self._id,))
         if cursor.fetchone() != (self._batches + 1,):
             raise DatabaseError(
-                f"{self._file['file']}: what it had landed is gone: another load took this one for dead, or has "
+                f"{self._file['file']}: its landed rows are gone: another load took this one for dead, or "
                 "replaced it; load it again",
                 file=self._file["file"],
             )
@@ -103,7 +103,7 @@ class Slice:
             self._made.add(table.qualified)
 
     def copy(self, cursor: Any, table: Table, data: bytes) -> int:
-        """Copy rows into it; gives how many it took."""
+        """Copy rows into it; returns how many it took."""
         statement = SQL("COPY {} ({}) FROM STDIN WITH ({})").format(
             part_of(table.qualified, self._id),
             SQL(", ").join(Identifier(column.name) for column in table.columns),
@@ -126,7 +126,7 @@ class Slice:
         found = cursor.fetchone()
         if found is None:
             file = self._file["file"]
-            raise DatabaseError(f"{file}: it is not landed, or no longer: load it again", file=file)
+            raise DatabaseError(f"{file}: its landed rows are missing; load it again", file=file)
         self._id, self._rows = found
 
     def add(self, cursor: Any, rows: Mapping[str, int]) -> None:

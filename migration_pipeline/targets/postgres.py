@@ -53,7 +53,7 @@ class FileIdentity(msgspec.Struct, frozen=True):
 
 
 def quarantined_lines(cursor: Any, file: FileIdentity) -> list[tuple[int, bytes]]:
-    """Give a file's quarantined items: line number and line."""
+    """Return a file's quarantined items: line number and line."""
     cursor.execute(bookkeeping.QUARANTINED_LINES, asdict(file))
     return [(line, bytes(raw)) for line, raw in cursor.fetchall()]
 
@@ -66,7 +66,7 @@ class PostgresTarget:
     """Writes the rows of one file to PostgreSQL. Use as a context manager: it holds one connection.
 
     `url` is anything libpq takes (a URL or ``host=… dbname=…``); the usual PG* variables and ~/.pgpass
-    fill in what it leaves out. Transient faults are retried; each is told to `on_retry`. Raises
+    fill in what it leaves out. Transient faults are retried; each is reported to `on_retry`. Raises
     `DatabaseError` when the database cannot be reached or refuses for good, and `SchemaError` when the
     tables are not the profile's. `tried` has the tables whose statements a file of the same run has tried, and
     gets those that this one tries.
@@ -198,13 +198,13 @@ class PostgresTarget:
         return written
 
     def quarantined(self) -> list[tuple[int, bytes]]:
-        """Give the file's quarantined items: line number and line. Their number is bounded by the load's limit."""
+        """Return the file's quarantined items: line number and line. Their number is bounded by the load's limit."""
         return self._session.persistently(lambda cursor: quarantined_lines(cursor, self._file))
 
     def replay(self, batch: Batch, numbers: Iterable[int]) -> Written:
         """Write items that were in the file's quarantine, and leave there only those that are bad still.
 
-        `numbers` are the line numbers of all of them. The file's receipt counts them anew. Raises `DatabaseError`
+        `numbers` are the line numbers of all of them. The file's receipt counts them again. Raises `DatabaseError`
         when there is none.
         """
 
@@ -223,7 +223,7 @@ class PostgresTarget:
             cursor.execute(bookkeeping.CLEAR, asdict(self._file) | {"lines": gone})
             if cursor.rowcount != len(gone):
                 raise DatabaseError(
-                    f"{self._file.file}: its quarantine changed meanwhile; replay it again",
+                    f"{self._file.file}: its quarantine changed during the replay; replay it again",
                     file=self._file.file,
                 )
             receipt = _replayed(receipts[0], batch, written)
@@ -257,7 +257,7 @@ class PostgresTarget:
 
 
 def _replayed(receipt: Receipt, batch: Batch, written: Written) -> Receipt:
-    """Count items that were in the quarantine anew."""
+    """Count items that were in the quarantine again."""
     loaded, skipped = batch.counts.loaded - len(written.refused), batch.counts.skipped
     return msgspec.structs.replace(
         receipt,

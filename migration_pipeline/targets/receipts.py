@@ -1,4 +1,4 @@
-"""Reads the bookkeeping: what the database itself says was loaded, made and compared."""
+"""Reads the bookkeeping: what was loaded, made and compared, as the database itself says."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def files_to_replay(url: str, profile: str) -> set[FileKey]:
 
 
 class ReceiptSummary(msgspec.Struct, frozen=True):
-    """What there is of a file's receipt to judge it by."""
+    """The part of a file's receipt that verdicts need."""
 
     export_id: str
     file: str
@@ -134,7 +134,7 @@ def read_totals(
 
 
 class QuarantineReason(msgspec.Struct, frozen=True):
-    """Items of the quarantine that are bad alike."""
+    """Items of the quarantine with the same reason."""
 
     table: str
     """The table that refused them; "" when they did not come that far."""
@@ -151,7 +151,7 @@ def quarantined_by_reason(url: str, profile: str, exports: Sequence[str]) -> lis
 
 
 def read_landed(url: str, profile: str, tables: Iterable[Table]) -> dict[FileKey, set[str]]:
-    """Give for each landed file of a profile those of some landing tables that its slice is in. Raises `DatabaseError`."""
+    """Return, for each landed file of a profile, which of these landing tables its slice is in. Raises `DatabaseError`."""
     with transaction(url) as cursor:
         parts: dict[str, set[str]] = {}
         for table in tables:
@@ -190,7 +190,7 @@ def other_writers(url: str, profile: str, tables: Iterable[Table]) -> list[tuple
 
 
 def server(url: str) -> tuple[str, str, str]:
-    """Give the server's version, and the names of the database and the role. Raises `DatabaseError`."""
+    """Return the server's version, and the names of the database and the role. Raises `DatabaseError`."""
     ((version, database, role),) = _fetch(url, SERVER, None)
     return version, database, role
 

@@ -89,12 +89,12 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str
     verified_at: datetime | None = None
     began_at: datetime | None = None
-    """None of one that was kept before this was."""
+    """None for verifications kept by older versions."""
     profile_version: str = ""
     files_md5: str = ""
     """`md5_of_files` of those that were read."""
     state: TableState | None = None
-    """What the table was when it began: what is changed while it reads counts as changed since."""
+    """The table's state when the verification began, so that changes while it reads count as later ones."""
 
 
 class KeptDifference(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,6 +1,6 @@
 """A connection that lasts: transactions that run again after transient faults, and can be cancelled.
 
-What is a transient fault is said by SQLSTATE (`migration_pipeline.targets.faults`), never by the driver's
+SQLSTATE decides what is a transient fault (`migration_pipeline.targets.faults`), never the driver's
 exception classes.
 """
 
@@ -38,16 +38,16 @@ Result = TypeVar("Result")
 
 STALLED_SECONDS = 15.0
 """How much longer than the server's own time limit a batch may take before its connection is given up: the
-limit is the server's, and nobody hears of it over a network that is dead without a word."""
+limit is the server's, and when the network drops silently, it never reaches us."""
 
 WATCH_SECONDS = 1.0
-"""How often the time of the statement that runs is looked at."""
+"""Seconds between two checks of the running statement's time."""
 
 
 class Session:
     """One connection at a time to PostgreSQL, opened when it is needed. A context manager, or `open` before and `close` after.
 
-    Each transient fault is told to `on_retry`. Nothing of it outlasts a transaction: behind a pooler each may have
+    Each transient fault is reported to `on_retry`. Nothing of it outlasts a transaction: behind a pooler each may have
     another server process.
 
     A session with `hold` has one transaction, which `close` rolls back. A fault in it costs the work that met it, which runs
@@ -71,7 +71,7 @@ class Session:
         self._left = threading.Event()
         self._deadline = math.inf
         self.token = secrets.token_hex(6)
-        """Part of the names of what it makes for a transaction, so that nobody else has them."""
+        """Part of the names of temporary objects, which makes them unique."""
         self._mark = f"{APPLICATION} {self.token}"
         self._lost = False
         self._chance = random.Random()  # spreads retries, keeps no secret
@@ -104,7 +104,7 @@ class Session:
             self._connection.cancel()
 
     def expect_answer(self) -> None:
-        """Begin to count the time of a statement anew."""
+        """Begin to count the time of a statement again."""
         self._deadline = time.monotonic() + self._settings.statement_timeout_seconds + STALLED_SECONDS
 
     def persistently(self, work: Callable[[Any], Result]) -> Result:
@@ -127,7 +127,7 @@ class Session:
                 few = FEW_TRIES.get(error.pgcode or "", attempt + 1)
                 if attempt >= few or spent + wait > self._settings.retry_seconds:
                     raise told.reworded(
-                        f"{told}; gave up after {attempt} tries in {spent:,.0f} s: when the database is well "
+                        f"{told}; gave up after {attempt} tries in {spent:,.0f} s: once the database works "
                         "again, rerun the file"
                     ) from None
                 self.retries += 1
@@ -144,7 +144,7 @@ class Session:
             self._lost = self._lost or connected
             self._drop()
             if self._hold and connected:
-                return told.reworded(f"{told}, and what was in its transaction: start again"), False
+                return told.reworded(f"{told}, and its transaction with it; start again"), False
         return told, fault in (Fault.AGAIN, Fault.RECONNECT) and not self._cancelled.is_set()
 
     def interruptibly(self, work: Callable[[Any], Result]) -> Result:

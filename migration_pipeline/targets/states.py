@@ -1,4 +1,4 @@
-"""What tells that a table is no longer as it was: its identity, its columns, and the transactions that wrote its rows.
+"""Detects that a table has changed: by its identity, its columns, and the transactions that wrote its rows.
 
 A row that is inserted or updated bears the id of a new transaction (``xmin``), and one that is deleted is missing from its
 transaction's. So a table whose rows are counted by transaction, with the same counts as before, has the very rows
@@ -44,11 +44,11 @@ class TableState(msgspec.Struct, frozen=True, kw_only=True):
     """Digest of the transactions that wrote the rows, with how many each."""
 
     def change_since(self, then: TableState) -> str:
-        """Say in what it is no longer the table of `then`; "" if it is."""
+        """Say what has changed since `then`; "" if nothing has."""
         if not self.oid:
-            return "it is not there"
+            return "it does not exist"
         if self.oid != then.oid:
-            return "the table was made anew since"
+            return "the table was created again since"
         if self.columns != then.columns:
             return "its columns were changed since"
         if (self.rows, self.writers) != (then.rows, then.writers):

@@ -58,7 +58,7 @@ class TableWriter(Writer):
 
     def _took(self, taken: int, rows: int) -> None:
         if taken != rows:
-            raise Refused("the table did not take the row, and did not say why")
+            raise Refused("the table did not store the row, and gave no reason")
 
     def _upsert(
         self, cursor: Any, target: TargetTable, statements: Statements, data: bytes, written: Written
@@ -74,7 +74,7 @@ class TableWriter(Writer):
 
 
 class Changes(NamedTuple):
-    """What became of staged rows; the others are there unchanged."""
+    """Counts of what was done with staged rows; the others existed unchanged."""
 
     new: int
     changed: int
@@ -83,7 +83,7 @@ class Changes(NamedTuple):
 
 
 TRIES = 3
-"""How often rows are written that are not as they should be afterwards."""
+"""Tries to write rows that another session or a trigger changes meanwhile."""
 
 
 def write_staged(cursor: Any, target: TargetTable, statements: Statements) -> Changes:
@@ -97,7 +97,7 @@ def write_staged(cursor: Any, target: TargetTable, statements: Statements) -> Ch
         inserted, updated = inserted + done[0], updated + done[1]
         if done == (new, changed) and not target.triggers:
             break
-        # Somebody else wrote rows of these keys in between, or a trigger had its way with ours.
+        # Another session wrote rows with these keys in between, or a trigger changed ours.
         new, changed, _ = classify(cursor, statements)
     else:
         if new or changed:
@@ -108,7 +108,7 @@ def write_staged(cursor: Any, target: TargetTable, statements: Statements) -> Ch
 def _change(
     cursor: Any, target: TargetTable, statements: Statements, new: int, changed: int
 ) -> tuple[int, int]:
-    """Update and insert; gives the numbers of rows inserted and updated."""
+    """Update and insert; returns the numbers of rows inserted and updated."""
     cursor.execute("SAVEPOINT change")
     inserted = updated = 0
     try:

@@ -221,7 +221,7 @@ def out_of_memory(case: Case) -> None:
 @fault
 def input_output_error(case: Case) -> None:
     """58030."""
-    fails_at_once(case, "58030", "look into its log")
+    fails_at_once(case, "58030", "check its log")
 
 
 @fault
@@ -341,7 +341,7 @@ def answers_cut(case: Case) -> None:
 
 @fault
 def answers_stalled(case: Case) -> None:
-    """The network goes dead without a word: no answer comes through, nothing is closed."""
+    """The network drops silently: no answer comes through, nothing is closed."""
     case.settings = msgspec.structs.replace(case.settings, statement_timeout_seconds=0.5)
     case.batch_items = 20  # more answers
     through_proxy(
@@ -550,7 +550,7 @@ def every_item_bad(case: Case) -> None:
         case.execute(f"ALTER TABLE {table} ADD CONSTRAINT never CHECK (false)")
     errors = case.load_all(case.url())
     assert len(errors) == sum(1 for file in case.files if file.items)
-    assert all(re.search("more than .* items are bad.*Mend the profile or the table", e) for e in errors)
+    assert all(re.search("more than .* items are bad.*Fix the profile or the table", e) for e in errors)
     for table in tables:
         case.execute(f"ALTER TABLE {table} DROP CONSTRAINT never")
 

@@ -442,7 +442,7 @@ def whole(shared: Local) -> Local:
 def test_reconcile_tells_dagster_what_it_lost_and_nothing_else(whole: Local) -> None:
     local = whole
     assert local.command("reconcile", "shop") == (
-        0, "nothing to do: Dagster shows all that has a receipt\n3 of 3 files materialized\n",
+        0, "nothing to do: Dagster shows everything that has a receipt\n3 of 3 files materialized\n",
     )  # fmt: skip
     before = local.files()
     one, other, third = before

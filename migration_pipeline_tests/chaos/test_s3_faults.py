@@ -273,7 +273,9 @@ def test_an_object_that_changes_while_it_is_read_fails_the_file(faulty: FaultyS3
     """Also where the store does not know If-Match; and a file of the same size."""
     other = packed(lines_like(2))[: len(CONTENT)].ljust(len(CONTENT), b"\0")
     faulty.plan([Answer("truncate", after_bytes=HALF), Answer(header, first=lambda: put(other))])
-    assert_fails(a_file(), "changed while it was read; load it again once nobody writes it, and plan again")
+    assert_fails(
+        a_file(), "changed while it was read; load it again once nothing writes to it, and plan again"
+    )
     assert len(faulty.asked) == 2
 
 
@@ -408,5 +410,5 @@ def test_a_line_without_end_is_stopped_early(faulty: FaultyS3) -> None:
     content = gzip.compress(b"one\n" + bytes(30 << 20))
     put(content)
     source = a_file(content, 2)
-    assert_fails(source, "line 2 is longer than 8,388,608 bytes: no DynamoDB item")
+    assert_fails(source, "line 2 is longer than 8,388,608 bytes, so it is not a DynamoDB item")
     assert source.lines_read == 1

@@ -723,13 +723,15 @@ def test_an_aggregate_that_makes_no_sense_is_a_mistake_of_the_profile(tmp_path: 
     made, path = Profile("made"), str(tmp_path / "a.sql")
     with pytest.raises(UsageError, match=r"a\.sql is empty"):
         made.aggregate(Count, of=Mark, by="customer_id", sql=path)
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match="cannot read its SQL"):
         made.aggregate(Count, of=Mark, by="customer_id", sql="missing.sql")
-    with pytest.raises(UsageError, match="'nothing' is to be a column"):
+    with pytest.raises(UsageError, match="by= names 'nothing', which must be a column"):
         made.aggregate(Count, of=Mark, by="nothing", sql=path)
-    with pytest.raises(UsageError, match=r"'customer_id' is to be a column, .* of the landing table counts"):
+    with pytest.raises(
+        UsageError, match=r"'customer_id', which must be a column, .* of the landing table counts"
+    ):
         made.aggregate(Count, of=Count, by="customer_id", sql=path)
-    with pytest.raises(UsageError, match="neither key nor version"):
+    with pytest.raises(UsageError, match="must not have a key or version"):
 
         class _Bad(Row, table="bad", landing=True, key="a"):
             a: str
@@ -816,7 +818,7 @@ def test_files_that_land_meanwhile_keep_the_receipt_back(shop_database_url: str)
         if "landed rows" in said:
             land(shop_database_url, shop, "f", [event(f"{n:05}") for n in range(500)])
 
-    with pytest.raises(MigrationError, match="landed again while it was made"):
+    with pytest.raises(MigrationError, match="loaded again while the aggregate was being made"):
         make(shop_database_url, shop, ["f"], again)
     assert query(shop_database_url, "SELECT * FROM migration.aggregate") == []
 

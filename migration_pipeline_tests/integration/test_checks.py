@@ -142,17 +142,17 @@ def test_quarantined_items_fail_unless_the_profile_allows_them_and_must_be_those
     assert failed(run(plan, loaded, replace(shop, may_quarantine=bad - 1))) == {"nothing_quarantined"}
     allowed = run(plan, loaded, replace(shop, may_quarantine=bad))
     assert failed(allowed) == set()
-    told = f"{bad} items are in the quarantine, of {bad} that the profile allows"
+    told = f"{bad} items are in the quarantine, and the profile allows {bad}"
     assert allowed["nothing_quarantined"].description == told
 
 
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
-        ("DELETE FROM migration.aggregate", "it was not made yet"),
+        ("DELETE FROM migration.aggregate", "it has not been made yet"),
         ("UPDATE migration.loaded_file SET loaded_at = now() WHERE file = (SELECT min(file) FROM migration.loaded_file)", "1 files were loaded after it was made"),
-        ("UPDATE migration.aggregate SET files = files + 1", "it was made of 5 files, and the plan has 4"),
-        ("UPDATE migration.aggregate SET sql_md5 = 'x'", "it was made by another SQL than the profile has now"),
+        ("UPDATE migration.aggregate SET files = files + 1", "it was made of 5 files, but the plan has 4"),
+        ("UPDATE migration.aggregate SET sql_md5 = 'x'", "the profile's SQL has changed since it was made"),
         ("UPDATE migration.aggregate SET groups = groups + 1", " groups of landed rows became "),
         ("DELETE FROM customer_activity WHERE customer_id = (SELECT min(customer_id) FROM customer_activity)", " rows were made, "),
     ],

@@ -268,7 +268,7 @@ def test_a_careful_first_step(night: Night) -> None:
     status, output = night.run("backfill", "night", "--only", name)
     assert (status, output) == (0, "1 of 1 files materialized: nothing to launch (--all loads them again)\n")
     status, output = night.run("backfill", "night", "--only", "no-such-file")
-    assert (status, "no file of the plan of night is called no-such-file" in output) == (2, True)
+    assert (status, "no file in the plan of night is named like no-such-file" in output) == (2, True)
 
 
 def test_a_slow_file_is_seen_from_everywhere_and_stopped(night: Night, metrics: Metrics) -> None:
@@ -329,7 +329,7 @@ def test_a_slow_file_is_seen_from_everywhere_and_stopped(night: Night, metrics: 
     os.write(terminal, b"\x03")
     screen = shown()
     assert re.search(rf"{loading['file'][:20]}.*\d+%.*items/s", screen), screen[-2000:]
-    assert re.search(r"backfill \w+ goes on; see it with .*status.*, end it with .*stop", screen)
+    assert re.search(r"backfill \w+ goes on; follow it with .*status.*, stop it with .*stop", screen)
     assert night.json()["newest_backfill"]["status"] == "REQUESTED"
 
     # stop ends it

@@ -489,7 +489,7 @@ def test_on_the_command_line(plan: Plan, shop_database_url: str, monkeypatch: py
     assert "nothing was written" in output
     status, output = command("verify", "shop")
     assert status == 1
-    assert "rows are not as the export has them; see some of their keys with --keys" in output
+    assert "rows differ from the export; see some of their keys with --keys" in output
     load_shop(shop_database_url, read_export(plan.exports[0].uri, Storage()))
     make_activity(shop_database_url, plan)
     status, output = command("verify", "shop", "--extra")

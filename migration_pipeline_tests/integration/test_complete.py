@@ -205,7 +205,7 @@ def test_items_in_the_quarantine_are_no_success_unless_the_profile_allows_them(c
     case.profile(more=", may_quarantine=2")
     case.plan()
     status, output = case.verify()
-    assert (status, "2 items are in the quarantine, of 2 that the profile allows" in output) == (0, True)
+    assert (status, "2 items are in the quarantine, and the profile allows 2" in output) == (0, True)
     assert case.command("backfill", case.reference, "--dry-run")[0] == 0
     status, output = case.report()
     assert (status, "warning: nothing is in the quarantine: 2 items" in output) == (0, True), output
@@ -231,11 +231,11 @@ CHANGES = {
     ),
     "the table": (
         "CREATE TABLE s AS TABLE stock; DROP TABLE stock; ALTER TABLE s ADD PRIMARY KEY (sku); ALTER TABLE s RENAME TO stock",
-        "the table was made anew since",
+        "the table was created again since",
     ),
     "a column": ("ALTER TABLE stock ALTER amount TYPE numeric", "its columns were changed since"),
     "all rows": ("TRUNCATE stock", "its rows were changed since"),
-    "no table": ("DROP TABLE stock", "it is not there"),
+    "no table": ("DROP TABLE stock", "it does not exist"),
 }
 
 
@@ -246,7 +246,7 @@ def verified(case: Case) -> Case:
     case.load()
     _, output = case.report()
     assert output.splitlines()[-2].startswith("not verified: ")
-    assert f"next: migration-pipeline verify {case.reference}, then this again" in output
+    assert f"next: migration-pipeline verify {case.reference}, then this command again" in output
     assert case.verify()[0] == 0
     assert case.report()[0] == 0
     return case
@@ -346,8 +346,8 @@ def test_a_newer_export_is_judged_by_itself_and_rows_of_the_older_one_are_named(
     case.plan(final[:6], final[6:], export_id="01700000000000-final")
     case.load()
     expected = (
-        "2 rows are there that no item of this plan makes; exports loaded before: 01600000000000-rehearsal; nothing here "
-        "deletes a row"
+        "2 rows in the tables come from no item of this plan; exports loaded before: 01600000000000-rehearsal; no command "
+        "deletes them"
     )
     status, output = case.verify("--extra")
     assert (status, expected in output) == (1, True), output
@@ -395,7 +395,7 @@ def test_an_aggregate_stays_verified_when_what_had_landed_is_dropped_and_not_whe
     assert command(*report)[0] == 0
     make(shop_database_url, shop, files_of(export))
     status, output = command(*report)
-    assert (status, "the rows of customer_activity are the export's: not verified: they were made again" in output) == (
+    assert (status, "the rows of customer_activity match the export: not verified: they were made again" in output) == (
         1, True
     )  # fmt: skip
     assert command("verify", "shop")[0] == 0

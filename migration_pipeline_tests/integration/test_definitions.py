@@ -159,7 +159,7 @@ def test_assets_say_what_an_operator_needs(shop_export: Path) -> None:
     assert landed.metadata["dagster/column_schema"].constraints.other == []  # a landing table has no key
     assert activity.parent_keys == {landed.key}
     assert activity.description == (
-        "What each customer did, in sum: from events in all files.\n\nMade of what all files have in "
+        "What each customer did, in sum: from events in all files.\n\nMade from the rows of all files in "
         "`landing.shop_events`, one row for each `customer_id`, by the SELECT in `customer_activity.sql`."
     )
     assert export.kinds == {"dynamodb", "file"}  # an export in a folder

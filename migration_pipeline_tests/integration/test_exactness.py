@@ -310,7 +310,7 @@ def test_a_table_of_our_own_ddl_passes_its_own_check(database_url: str, bare: An
             "is numeric(12,2), but the Row names numeric(10,2)",
         ),
         (Annotated[str, PgType("varchar(20)")], "text", "is text, but the Row names character varying(20)"),
-        (Annotated[str, PgType("no_such_type")], "text", "is no type of this database (SQLSTATE 42704)"),
+        (Annotated[str, PgType("no_such_type")], "text", "is not a type of this database (SQLSTATE 42704)"),
         (Annotated[int, PgType("bigint")], "numeric(5)", "but the Row names bigint"),
         (int, "text", "is text, but the Row makes bigint"),
         (D, "money", "is money, but the Row makes numeric"),
@@ -506,7 +506,7 @@ def test_a_rule_on_another_type_is_told_by_plan_dry_run_and_verify(
     assert planned.exit_code == 0
     dry = run.invoke(main, ["backfill", f"{module}:profile", "--dry-run"])
     verified = run.invoke(main, ["verify", f"{module}:profile"])
-    said = "have 'kind' as N, and the profile's rules compare it with S, so that none can hold; write a number: kind=1"
+    said = "have 'kind' as N, but the profile's rules compare it with S, so none of them can match; write a number: kind=1"
     if condition == "1":
         assert said not in planned.output + dry.output + verified.output
         assert dry.exit_code == 0

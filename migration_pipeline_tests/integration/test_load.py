@@ -94,7 +94,7 @@ def test_a_bookkeeping_of_an_older_version_is_told_before_any_work(
     shop_database_url: str, export: Export, table: str, column: str
 ) -> None:
     execute(shop_database_url, f"ALTER TABLE migration.{table} DROP COLUMN {column}")
-    with pytest.raises(MigrationError, match="or that of an older version; create or complete it with"):
+    with pytest.raises(MigrationError, match="or an older version of it; create or complete it with"):
         load_all(shop_database_url, export)
     create_tables(shop_database_url, [])
     load_all(shop_database_url, export)
@@ -333,7 +333,7 @@ def test_an_error_of_the_database_in_mid_file_is_the_cause_that_is_reported(
         "LANGUAGE plpgsql; CREATE TRIGGER refuse BEFORE INSERT ON order_lines EXECUTE FUNCTION refuse()",
     )
     largest = max(export.files, key=lambda file: file.items)
-    with pytest.raises(MigrationError, match=r"IoError \(SQLSTATE 58030\); the database's machine") as told:
+    with pytest.raises(MigrationError, match=r"IoError \(SQLSTATE 58030\); the database server") as told:
         load(shop_database_url, export, largest, settings=LoadSettings(batch_items=50))
     assert (told.value.sqlstate, told.value.file) == ("58030", largest.name)
     assert query(shop_database_url, "SELECT * FROM migration.loaded_file") == []

@@ -144,7 +144,7 @@ def test_nothing_speaks_against_it(whole: Judged) -> None:
 
 
 LATER = "1 files were loaded after it was made"
-OTHER_SQL = "it was made by another SQL than the profile has now"
+OTHER_SQL = "the profile's SQL has changed since it was made"
 
 
 @pytest.mark.parametrize("fault", [LATER, OTHER_SQL])
@@ -172,7 +172,7 @@ def test_an_aggregate_is_out_of_date(whole: Judged, fault: str, monkeypatch: pyt
 def test_what_nobody_has_compared_is_not_verified_and_else_complete(whole: Judged) -> None:
     """To know whether a verification still holds takes a look at each row: that is for the report alone."""
     execute(whole.url, "DELETE FROM migration.verification WHERE table_name = 'orders'")
-    assert whole.report() == ("not verified", {"the rows of orders are the export's"})
+    assert whole.report() == ("not verified", {"the rows of orders match the export"})
     assert whole.checks() == set()
     assert whole.status()[0] == 0
     assert whole.reconcile()[0] == 0
@@ -219,7 +219,7 @@ def test_a_file_that_was_read_with_other_bytes(whole: Judged) -> None:
     name = whole.export.files[0].name
     execute(whole.url, f"UPDATE migration.loaded_file SET md5 = 'other' WHERE file = '{name}'")
     verdict, reasons = whole.report()
-    assert (verdict, reasons) == ("not complete", {"the bytes are the export's"})
+    assert (verdict, reasons) == ("not complete", {"the bytes match the manifest"})
     assert whole.checks() == {"md5_matches"}
     code, document = whole.status()
     (file,) = (each for each in document["by_file"] if each["state"] != "materialized")

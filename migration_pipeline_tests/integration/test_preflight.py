@@ -144,7 +144,8 @@ def test_a_plan_is_made_and_the_trouble_told_where_the_code_does_not_load(
         assert status == 0
         assert "planned 3 files" in output
         assert (
-            "warning: whether that plan writes a table of shop is not known: profile gone:profile" in output
+            "warning: cannot check whether this plan writes a table of shop, too: profile gone:profile"
+            in output
         )
         assert "warning: Dagster at http" in output
         assert "until its definitions are reloaded" in output
@@ -169,7 +170,7 @@ def test_a_plan_that_comes_back_is_landed_again(
     assert status == 0, output
     assert run(loaded, "plan", "--profile", "shop", exports[0])[0] == 0
     assert {file["error"] for file in missing(loaded)} == {
-        "materialized in Dagster, but no longer landed, for an aggregate that is to be made"
+        "materialized in Dagster, but without the landed rows that an aggregate needs"
     }
     status, output = run(loaded, "retry-failed", "shop")
     assert status == 0, output
@@ -178,7 +179,7 @@ def test_a_plan_that_comes_back_is_landed_again(
     status, output = run(loaded, "backfill", "shop", "--wait")
     assert status == 0, output
     assert output.startswith(
-        "3 files are materialized in Dagster, but no longer landed, for an aggregate that is to be made: they count as missing\n"
+        "3 files are materialized in Dagster, but without the landed rows that an aggregate needs: they count as missing\n"
     )
     assert query(loaded.database_url, "SELECT sum((rows ->> 'landing.shop_events')::bigint) FROM migration.slice") == [
         query(loaded.database_url, "SELECT count(*) FROM landing.shop_events")[0]
@@ -256,7 +257,7 @@ def test_a_terminal_that_does_not_know_the_database_launches_all_the_same(
     status, output = run(loaded, "backfill", "shop", "--all", "--only", empty, "--wait", **settings)
     assert status == 0, output
     (line,) = [line for line in output.splitlines() if line.startswith("warning: ")]
-    assert line.startswith("warning: the tables are not checked from here")
+    assert line.startswith("warning: cannot check the tables from here")
     assert ("MIGRATION_DATABASE_URL is not set" if where == "not named" else "no database: ") in line
 
 

@@ -540,6 +540,6 @@ def test_two_replays_at_once_count_their_items_once(
         assert replay_file(database_url, mended).loaded == 1
         before = receipt(database_url)
         monkeypatch.setattr(late, "quarantined", lambda: seen)
-        with pytest.raises(MigrationError, match="its quarantine changed meanwhile"):
+        with pytest.raises(MigrationError, match="its quarantine changed during the replay"):
             replay(Transform(mended, dynamodb_json), late, LoadSettings())
     assert receipt(database_url) == before

@@ -189,9 +189,7 @@ def test_an_access_point_stands_in_a_bucket_s_place() -> None:
 
 def test_archived_files_are_found_by_their_listing(bucket: str, shop_export: Path) -> None:
     key = copied(bucket, shop_export, "cold/", "cold/", StorageClass="GLACIER")
-    with pytest.raises(
-        StorageError, match=r"4 of 4 files lie in an archive \(Glacier\), .* restore them first"
-    ):
+    with pytest.raises(StorageError, match=r"4 of 4 files are archived \(Glacier\), .* restore them first"):
         read_export(f"s3://{bucket}/{key}", Storage())
     s3 = boto3.client("s3")
     for found in s3.list_objects_v2(Bucket=bucket, Prefix=f"{key}/data/")["Contents"]:

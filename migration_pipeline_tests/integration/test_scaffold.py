@@ -209,7 +209,7 @@ def test_messy_items_are_scaffolded_and_load_at_once(database_url: str, tmp_path
     assert 'Profile("mine", nul="escape")' in source
     undeclarable = ('"""', "back\\slash", "line\nbreak", "n\0l")
     columns = len({"PK", LONG_NAME, *MESSY}) - len(undeclarable)
-    assert f"user_profiles: {columns} attributes are columns; 4 others are none, and go to its" in output
+    assert f"user_profiles: {columns} attributes are columns; 4 others go to the" in output
     execute(database_url, (tmp_path / "schema.sql").read_text())
     with imported(source, "mine") as profile:
         reports = load(database_url, export, profile)
@@ -300,9 +300,11 @@ def test_what_becomes_no_column_is_told_and_is_in_the_document(
     assert status == 0, output
     sampled = take_sample(read_export(str(export), Storage()), Storage(), per_file)
     others = len({name for line in sampled for name in json.loads(line.line)["Item"]} - {"SK"}) - columns
-    told = f"user_metas: {columns} attributes are columns; {others:,} others are none, and go to its document, the column rest"
+    told = (
+        f"user_metas: {columns} attributes are columns; {others:,} others go to the document in column rest"
+    )
     assert not columns or told in output
-    assert ("attributes that only items have that were not looked at" in output) == (number > 2 * per_file)
+    assert ("attributes found only in items that were not looked at" in output) == (number > 2 * per_file)
     check(tmp_path)
     execute(database_url, (tmp_path / "schema.sql").read_text())
     with imported((tmp_path / "mine.py").read_text(), "mine") as profile:

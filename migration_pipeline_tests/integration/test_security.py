@@ -859,5 +859,5 @@ def test_a_file_outside_of_its_export_is_refused(shop_export: Path, tmp_path: Pa
         summary = json.loads((shop_export / "manifest-summary.json").read_bytes()) | {"itemCount": 0}
         (tmp_path / "manifest-files.json").write_bytes(manifest)
         (tmp_path / "manifest-summary.json").write_text(json.dumps(summary))
-        with pytest.raises(MigrationError, match="leads out of the export"):
+        with pytest.raises(MigrationError, match="points outside the export"):
             read_export(str(tmp_path), Storage())

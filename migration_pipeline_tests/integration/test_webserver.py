@@ -52,18 +52,18 @@ def url(server: Any) -> str:
     [
         (
             401,
-            "answers 401 Unauthorized: it wants to know who asks; put user and password into MIGRATION_DAGSTER_URL",
+            "answers 401 Unauthorized: it requires a login; put user and password into MIGRATION_DAGSTER_URL",
         ),
-        (403, "answers 403 Forbidden: it does not let this user in"),
+        (403, "answers 403 Forbidden: this user has no access"),
         (
             404,
-            "answers 404 Not Found: a web server is there, and no Dagster at this path; check MIGRATION_DAGSTER_URL",
+            "answers 404 Not Found: a web server answers, but there is no Dagster at this path; check MIGRATION_DAGSTER_URL",
         ),
-        (502, "answers 502 Bad Gateway: a proxy is there, and no Dagster behind it"),
-        (503, "answers 503 Service Unavailable: a proxy is there"),
-        (504, "answers 504 Gateway Timeout: a proxy is there"),
-        (500, "answers 500 Internal Server Error: look into the webserver's log"),
-        (200, "answers, but not as Dagster does; check MIGRATION_DAGSTER_URL"),
+        (502, "answers 502 Bad Gateway: a proxy answers, but cannot reach Dagster behind it"),
+        (503, "answers 503 Service Unavailable: a proxy answers"),
+        (504, "answers 504 Gateway Timeout: a proxy answers"),
+        (500, "answers 500 Internal Server Error: check the webserver's log"),
+        (200, "answers, but it is not Dagster; check MIGRATION_DAGSTER_URL"),
     ],
 )
 def test_each_answer_of_another_server_has_its_own_word(server: Any, status: int, words: str) -> None:

@@ -89,7 +89,7 @@ def test_a_plan_holds_values_of_the_profiles_options(tmp_path: Path) -> None:
         status, output = run(*plan, "--option", option)
         assert (status, reason in output) == (2, True), output
     status, output = run("plan", "--profile", "shop", export, "--option", "max_id=1")
-    assert (status, "the profile shop takes no options, but is given max_id" in output) == (2, True), output
+    assert (status, "the profile shop has no options, but got max_id" in output) == (2, True), output
     assert run(*plan)[1].startswith("planned"), "a plan without it is another one"
     assert read_plan(plan_path(settings.plans_dir(), "pictures")).options == {}
 
@@ -117,7 +117,7 @@ def test_a_plan_of_another_profile_is_refused(tmp_path: Path, monkeypatch: pytes
     assert run("plan", "--profile", "first_one:profile", export)[0] == 0
     status, output = run("plan", "--profile", "second_one:profile", export)
     assert status == 2
-    assert "this plan was made for another profile called same: first_one:profile" in output
+    assert "this plan belongs to another profile named same: first_one:profile" in output
     status, output = run("status", "second_one:profile")
     assert status == 2
     assert "this plan was made for another profile: first_one:profile" in output
@@ -133,7 +133,7 @@ def test_a_profile_that_was_renamed_is_refused(tmp_path: Path, monkeypatch: pyte
     del sys.modules["third_one"]
     status, output = run("status", "before")
     assert status == 2
-    assert "third_one:profile is now called afterwards; plan again" in output
+    assert "third_one:profile is now named afterwards; plan again" in output
 
 
 @pytest.mark.parametrize(
@@ -155,8 +155,8 @@ def test_two_profiles_that_write_one_table_are_refused(
     for command in (["plan", "--profile", "us_rows:profile", export], ["ddl", "us_rows:profile"]):
         status, output = run(*command)
         assert (status, len(output.splitlines())) == (2, 1)
-        assert f"the profile eu, planned in {path}, writes the table {one} as us does" in output
-        assert "name another table in one of them" in output
+        assert f"the profiles eu (planned in {path}) and us both write the table {one}" in output
+        assert "use another table in one of them" in output
         assert run(*[text.replace("us_rows", "asia_rows") for text in command])[0] == 0
     assert not plan_path(settings.plans_dir(), "us").exists()
     path.unlink()
@@ -177,7 +177,7 @@ def test_a_plan_of_a_profile_that_does_not_import_breaks_no_other(
         status, output = run(*command)
         assert status == 0
         (warning,) = [line for line in output.splitlines() if line.startswith("warning: ")]
-        assert warning.startswith("warning: whether that plan writes a table of shop is not known: ")
+        assert warning.startswith("warning: cannot check whether this plan writes a table of shop, too: ")
         assert "fourth_one" in warning
 
 
@@ -223,8 +223,8 @@ def test_a_plan_is_made_whatever_answers_in_place_of_dagster(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"{}", "no plan: "),
-        (b"\xff", "no plan: "),
+        (b"{}", "not a valid plan: "),
+        (b"\xff", "not a valid plan: "),
         (b"format 9", "the plan's format is 9"),
         (b"other", "made for the profile other"),
     ],

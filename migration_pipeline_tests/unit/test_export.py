@@ -88,7 +88,7 @@ def test_a_manifest_that_counts_wrong_is_refused(export: Path) -> None:
     [
         ({"outputFormat": "ION"}, "format is ION; only DYNAMODB_JSON"),
         ({"exportType": "INCREMENTAL_EXPORT"}, "INCREMENTAL_EXPORT; only full exports"),
-        ({"itemCount": "many"}, "no manifest of a DynamoDB export"),
+        ({"itemCount": "many"}, "not a valid manifest of a DynamoDB export"),
     ],
 )
 def test_an_export_of_another_kind_is_refused(export: Path, changes: dict[str, Any], message: str) -> None:
@@ -108,7 +108,7 @@ def test_a_key_that_leads_out_of_the_export_is_refused(export: Path, key: str) -
 
 def test_a_file_of_another_format_is_refused(export: Path) -> None:
     change_first_file(export, dataFileS3Key="AWSDynamoDB/x/data/a.ion.gz")
-    with pytest.raises(ExportError, match=r"a.ion.gz is no .json.gz file"):
+    with pytest.raises(ExportError, match=r"a.ion.gz is not a .json.gz file"):
         read(export)
 
 
@@ -141,7 +141,7 @@ def test_a_folder_that_is_no_export_says_where_one_is(export: Path, tmp_path: Pa
         with pytest.raises(ExportError, match=rf"did you mean .*{export.name}\?"):
             read(near)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ExportError, match=r"no DynamoDB export: it has no manifest-summary.json"):
+    with pytest.raises(ExportError, match=r"not a DynamoDB export: it has no manifest-summary.json"):
         read(tmp_path / "empty")
     with pytest.raises(StorageError, match="no such folder"):
         read(tmp_path / "nowhere")

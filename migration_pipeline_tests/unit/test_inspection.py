@@ -369,7 +369,7 @@ def test_an_empty_export_is_told_and_makes_no_profile(tmp_path: Path) -> None:
     status, output = run("inspect", str(export))
     assert (status, output.splitlines()[0]) == (0, "All 0 items of 2 files were read.")
     status, output = run("scaffold", str(export), "-o", str(tmp_path / "mine.py"))
-    assert (status, output) == (2, f"error: {export}: no items to make a profile of\n")
+    assert (status, output) == (2, f"error: {export}: no items to draft a profile from\n")
     assert not (tmp_path / "mine.py").exists()
 
 
@@ -388,7 +388,7 @@ def test_a_single_item_makes_a_profile_in_which_nothing_is_required(tmp_path: Pa
 def test_only_bad_lines_make_no_profile(tmp_path: Path) -> None:
     export = write_export(tmp_path, [[b"{", b"[]"]])
     status, output = run("scaffold", str(export), "-o", str(tmp_path / "mine.py"))
-    assert (status, "no items to make a profile of: all 2 that were looked at are bad" in output) == (2, True)
+    assert (status, "no items to draft a profile from: all 2 items read are bad" in output) == (2, True)
 
 
 def test_a_key_that_no_profile_can_name_is_refused(tmp_path: Path) -> None:
@@ -403,7 +403,7 @@ def test_scaffold_overwrites_nothing_unless_told(tmp_path: Path) -> None:
     mine, test = tmp_path / "mine.py", tmp_path / "test_mine.py"
     test.write_text("theirs")
     status, output = run("scaffold", export, "-o", str(mine))
-    assert (status, "test_mine.py is there already" in output) == (2, True)
+    assert (status, "test_mine.py already exists" in output) == (2, True)
     assert not mine.exists()
     assert test.read_text() == "theirs"
     assert run("scaffold", export, "-o", str(mine), "--force")[0] == 0

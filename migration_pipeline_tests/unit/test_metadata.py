@@ -97,7 +97,7 @@ def test_a_report_says_it_in_a_few_lines() -> None:
     assert report.text.splitlines() == [
         "Backfill abc of shop failed after 1 h 01 min: 1,980 of 2,000 files materialized, 12 failed, 8 missing",
         f"Failed: {', '.join(names)} and 2 more",
-        "Next: mend the cause, then migration-pipeline retry-failed shop, or Failed and missing in the UI",
+        "Next: fix the cause, then migration-pipeline retry-failed shop, or Failed and missing in the UI",
         "http://d/abc",
     ]
     whole = BackfillReport(
@@ -114,10 +114,10 @@ def test_the_users_function_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert load_hook("my_hooks:tell").__name__ == "tell"
     for reference, message in (
         (None, "MIGRATION_NOTIFY is not set; name a function"),
-        ("my_hooks", "MIGRATION_NOTIFY=my_hooks: name a function"),
+        ("my_hooks", "MIGRATION_NOTIFY=my_hooks: expected MODULE:FUNCTION, as my_hooks:function"),
         ("my_hooks:shout", "MIGRATION_NOTIFY=my_hooks:shout: module 'my_hooks' has no attribute 'shout'"),
         ("no_hooks:tell", "MIGRATION_NOTIFY=no_hooks:tell: No module named 'no_hooks'"),
-        ("my_hooks:number", "MIGRATION_NOTIFY=my_hooks:number: that is no function"),
+        ("my_hooks:number", "MIGRATION_NOTIFY=my_hooks:number: this is not a function"),
     ):
         with pytest.raises(UsageError, match=message):
             load_hook(reference)

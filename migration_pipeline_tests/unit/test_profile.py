@@ -111,7 +111,7 @@ def test_a_row_without_table_or_key_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "message"), [("b", "names 'b'"), ("c", "'c' is part of the key and cannot be None")]
+    ("key", "message"), [("b", "names 'b'"), ("c", "'c' is part of the key, so it must not allow None")]
 )
 def test_a_key_that_is_no_column_is_refused(key: str, message: str) -> None:
     class Wrong(Row, table="t", key=key):
@@ -257,13 +257,13 @@ def test_declarations_that_make_no_sense_are_refused() -> None:
     p = Profile("p")
     with pytest.raises(UsageError, match="use a non-empty string"):
         p.ignore(PK="", because="empty")
-    with pytest.raises(UsageError, match="takes one argument, annotated with an Item class"):
+    with pytest.raises(UsageError, match="must take one argument, annotated with an Item class"):
 
         @p.route(PK="1")
         def untyped(item):  # type: ignore[no-untyped-def]
             return None
 
-    with pytest.raises(UsageError, match="annotate what it returns with a Row class"):
+    with pytest.raises(UsageError, match="its return type must be annotated with a Row class"):
 
         @p.route(PK="1")
         def unreturned(item: Thing) -> None:
@@ -392,7 +392,7 @@ def test_the_sql_of_an_aggregate_lies_beside_the_module_of_the_routes_or_of_the_
         monkeypatch.delitem(sys.modules, name)
     if found is None:
         with pytest.raises(
-            UsageError, match=r"its SQL cannot be read: .*/summed/profiles/sums\.sql: No such file"
+            UsageError, match=r"cannot read its SQL: .*/summed/profiles/sums\.sql: No such file"
         ):
             load_profile("summed.profiles.it:profile")
     else:
@@ -432,7 +432,7 @@ def test_two_rows_of_one_table_are_refused(
     monkeypatch.delitem(sys.modules, "twice_rows", raising=False)
     if refused:
         with pytest.raises(
-            UsageError, match=r"the table public\.out is written twice, as Out and as Also; use"
+            UsageError, match=r"two Row classes write the table public\.out, Out and Also; use"
         ):
             load_profile("twice_rows:profile")
     else:
@@ -550,7 +550,7 @@ def test_a_number_is_the_same_in_whatever_spelling(value: Decimal, exponent: int
 
 @pytest.mark.parametrize(
     ("condition", "words"),
-    [(1.5, "a float is not exact; write a whole number or Decimal('1.5')"), (Decimal("NaN"), "no item has that number"),
+    [(1.5, "a float is not exact; write a whole number or Decimal('1.5')"), (Decimal("NaN"), "DynamoDB has no such number"),
      (None, "use a non-empty string"), ("", "use a non-empty string"), (b"x", "use a non-empty string")],
 )  # fmt: skip
 def test_a_condition_that_compares_with_nothing_is_refused(condition: Any, words: str) -> None:
@@ -564,7 +564,7 @@ def test_rules_that_can_never_hold_are_told_with_the_way_out() -> None:
     unrouted = Transform(made, dynamodb_json)([kind_line('{"N":"1"}')] * 3).counts.unrouted
     (said,) = rules_that_cannot_hold(made, unrouted)
     assert said == (
-        "3 items that no rule takes have 'kind' as N, and the profile's rules compare it with S, so that none can hold; "
+        "3 items that no rule takes have 'kind' as N, but the profile's rules compare it with S, so none of them can match; "
         "write a number: kind=1"
     )
     assert rules_that_cannot_hold(kinds(kind=2), unrouted) == []

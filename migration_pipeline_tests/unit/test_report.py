@@ -114,7 +114,7 @@ def test_all_is_well() -> None:
     ("name", "files", "tables"),
     [
         ("every file is loaded", [missing(1)], []),
-        ("the bytes are the export's", [file_of(1, md5="other")], []),
+        ("the bytes match the manifest", [file_of(1, md5="other")], []),
         ("items are conserved", [file_of(1, loaded=99)], []),
         ("items are conserved", [file_of(1, loaded=90, skipped={"a": 9})], []),
         ("t has as many rows as were written", [file_of(1)], [table(100, 99)]),
@@ -136,9 +136,9 @@ def test_what_speaks_against_it(name: str, files: list[FileAccount], tables: lis
 @pytest.mark.parametrize(
     ("found", "outcome", "text"),
     [
-        (table(9, 3, decides="rows of one key are merged"), "passed", "rows of one key are merged"),
+        (table(9, 3, decides="rows with one key are merged"), "passed", "rows with one key are merged"),
         (table(9, 8), "failed", "1 of 9 rows written are not in the table"),
-        (table(3, 3), "passed", "3 rows written, 3 there"),
+        (table(3, 3), "passed", "3 rows written, 3 in the table"),
     ],
 )
 def test_rows_are_counted(found: TableAccount, outcome: str, text: str) -> None:
@@ -164,16 +164,16 @@ def test_an_aggregate_is_made_of_all_files(made: Made, outcome: str, complete: b
 @pytest.mark.parametrize(
     ("verified", "unverified", "outcome", "text"),
     [
-        (verification(), "", "passed", "100 of 100 rows of the export are the table's"),
+        (verification(), "", "passed", "100 of 100 rows of the export match the table"),
         (verification(newer=5, same=95), "", "passed", "95 of 100 rows"),
-        (None, "nobody has compared them yet", "unverified", "migration-pipeline verify shop"),
+        (None, "they have not been compared yet", "unverified", "migration-pipeline verify shop"),
         (verification(missing=1, same=99), "", "failed", "1 are missing"),
         (verification(different=2, same=98), "", "failed", "2 different"),
         (
             verification(extra=3),
             "",
             "failed",
-            "3 rows are there that no item of this plan makes; nothing here",
+            "3 rows in the tables come from no item of this plan; no command",
         ),
         (verification(), "2 files were loaded or replayed since", "unverified", "replayed since"),
         (verification(missing=1), "its rows were changed since", "unverified", "changed since"),
@@ -184,7 +184,7 @@ def test_what_a_verification_found(
 ) -> None:
     found = table(100, 100, verified=verified, unverified=unverified)
     account = account_of(file_of(0), file_of(1), tables=(found,))
-    (verdict,) = (v for v in account.verdicts if v.name == "the rows of t are the export's")
+    (verdict,) = (v for v in account.verdicts if v.name == "the rows of t match the export")
     assert verdict.outcome == outcome
     assert text in verdict.text
     expected = {"passed": "complete", "failed": "not complete", "unverified": "not verified"}[outcome]
@@ -199,8 +199,8 @@ def test_what_failed_counts_more_than_what_is_not_verified() -> None:
 
 def test_items_of_a_file_that_are_not_in_the_quarantine_are_missed() -> None:
     account = account_of(file_of(0, loaded=99, quarantined=1))
-    assert outcomes(account)["the quarantine is exact"] == "passed"
-    (verdict,) = (v for v in _verdicts(account, {}) if v.name == "the quarantine is exact")
+    assert outcomes(account)["the quarantine matches the receipts"] == "passed"
+    (verdict,) = (v for v in _verdicts(account, {}) if v.name == "the quarantine matches the receipts")
     assert verdict.outcome == "failed"
 
 

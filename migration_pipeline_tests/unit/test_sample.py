@@ -543,7 +543,7 @@ def test_a_sample_of_pictures_is_another_table_and_the_same_each_time(tmp_path: 
     assert "table/pictures/" in (one / "manifest-summary.json").read_text()
     for path in one.glob("data/*"):
         assert path.read_bytes() == (other / "data" / path.name).read_bytes()
-    with pytest.raises(UsageError, match="in the sample of the shop only"):
+    with pytest.raises(UsageError, match="only in the sample of shop"):
         write_sample(tmp_path, items=240, files=3, profile="pictures", bad=1)
     with pytest.raises(UsageError, match="no sample of readings, only of shop, pictures"):
         write_sample(tmp_path, items=240, files=3, profile="readings")

@@ -63,7 +63,7 @@ def test_files_are_found_by_a_part_or_a_pattern(text: str, found: list[str]) -> 
 
 @pytest.mark.parametrize("text", ["nothing", "AB", "cd*", "zz.json"])
 def test_a_part_of_no_file_is_a_mistake(text: str) -> None:
-    with pytest.raises(UsageError, match="no file of the plan of shop"):
+    with pytest.raises(UsageError, match="no file in the plan of shop"):
         plan_of("abcd", "abxy").matching(text)
 
 
@@ -71,7 +71,7 @@ def test_one_file_is_one() -> None:
     plan = plan_of("ab", "abcd", "abxy")
     assert one_file(plan, "abc").file.name == "abcd.json.gz"
     assert one_file(plan, "ab.json.gz").file.name == "ab.json.gz"
-    with pytest.raises(UsageError, match=r"part of 3 files' names: ab\.json\.gz, abcd\.json\.gz"):
+    with pytest.raises(UsageError, match=r"part of the names of 3 files: ab\.json\.gz, abcd\.json\.gz"):
         one_file(plan, "ab")
 
 
@@ -234,10 +234,10 @@ def planned_sample(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["metrics"], 2, "there is no plan yet"),
+        (["metrics"], 2, "no plan yet"),
         (["metrics", "shop"], 2, "no plan; make one with"),
         (["report", "shop"], 2, "no plan; make one with"),
-        (["status", "shop", "--json", "--watch"], 2, "exclude each other"),
+        (["status", "shop", "--json", "--watch"], 2, "cannot be combined"),
     ],
 )
 def test_a_wrong_call_is_one_line(arguments: list[str], code: int, message: str) -> None:
@@ -250,9 +250,9 @@ def test_a_wrong_call_is_one_line(arguments: list[str], code: int, message: str)
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["backfill", "shop", "--only", "nothing"], 2, "no file of the plan of shop is called nothing"),
-        (["logs", "shop", "nothing"], 2, "no file of the plan of shop is called nothing"),
-        (["logs", "shop", "json"], 2, "is part of 2 files' names"),
+        (["backfill", "shop", "--only", "nothing"], 2, "no file in the plan of shop is named like nothing"),
+        (["logs", "shop", "nothing"], 2, "no file in the plan of shop is named like nothing"),
+        (["logs", "shop", "json"], 2, "is part of the names of 2 files"),
         (["stop", "shop"], 1, "no Dagster at"),
         (["report", "shop"], 1, "no database: "),
     ],

@@ -57,8 +57,8 @@ def test_a_verification_holds_while_nothing_is_newer() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"oid": 8}, "the table was made anew since"),
-        ({"oid": 0}, "it is not there"),
+        ({"oid": 8}, "the table was created again since"),
+        ({"oid": 0}, "it does not exist"),
         ({"columns": "d"}, "its columns were changed since"),
         ({"rows": 201}, "its rows were changed since"),
         ({"writers": "v"}, "its rows were changed since"),
@@ -78,13 +78,13 @@ def test_a_verification_of_another_state_of_the_table_proves_nothing(
             "compared with other files than the plan has",
         ),
         ({"profile_version": "0"}, "another version of the profile"),
-        ({"state": None}, "nobody has compared them yet"),
-        ({"began_at": None}, "nobody has compared them yet"),
+        ({"state": None}, "they have not been compared yet"),
+        ({"began_at": None}, "they have not been compared yet"),
     ],
 )
 def test_a_verification_of_something_else_proves_nothing(changes: dict[str, Any], reason: str) -> None:
     assert reason in verdict(msgspec.structs.replace(FOUND, **changes))
-    assert verdict(None) == "nobody has compared them yet"
+    assert verdict(None) == "they have not been compared yet"
 
 
 def test_what_came_after_its_beginning_counts_though_it_ended_later() -> None:
@@ -113,7 +113,7 @@ def test_only_receipts_of_the_plan_s_files_are_counted() -> None:
     assert (rows.written, rows.within_batches, rows.passed) == (200, 0, True)
     assert exports_before(PLAN, receipts) == ["rehearsal"]
     assert (
-        "3 rows are there that no item of this plan makes; exports loaded before: rehearsal; "
+        "3 rows in the tables come from no item of this plan; exports loaded before: rehearsal; "
         in extra_text(3, ["rehearsal"], "shop")
     )
 
@@ -138,5 +138,5 @@ def test_the_profile_says_how_many_may_stay_in_the_quarantine() -> None:
     assert left_of(replace(shop, may_quarantine=2), files).faults
     allowed = left_of(replace(shop, may_quarantine=3), files)
     assert not allowed.faults
-    assert allowed.lines("shop") == ["3 items are in the quarantine, of 3 that the profile allows"]
+    assert allowed.lines("shop") == ["3 items are in the quarantine, and the profile allows 3"]
     assert Left(quarantined=0, unrouted={}, may_quarantine=0).lines("shop") == []

@@ -1,4 +1,4 @@
-"""What a report tells: gathered from the plan, the database's receipts and Dagster, and judged.
+"""The content of a report: gathered from the plan, the database's receipts and Dagster, and judged.
 
 The receipts are the proof, so without the database there is no report. Without Dagster there is one, which says
 what is missing. Nothing here holds a value of an item, a password, or a URL that might hold one.
@@ -52,13 +52,13 @@ from migration_pipeline.targets.states import read_states
 PACKAGES = ("migration-pipeline", "dagster", "psycopg2-binary", "msgspec", "isal", "boto3", "smart-open")
 
 SHOWN = 10
-"""Files that a verdict names; their number is always told in full."""
+"""Files that a verdict names at most; their number is always complete."""
 
 Outcome = Literal["passed", "failed", "unverified", "warning", "unknown"]
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """One thing that was held against another."""
+    """The outcome of one comparison, for people."""
 
     name: str
     outcome: Outcome
@@ -93,7 +93,7 @@ class TableAccount(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Account(msgspec.Struct, kw_only=True):
-    """All that a report tells."""
+    """Everything in a report."""
 
     plan: Plan
     profile: Profile
@@ -182,7 +182,7 @@ def gather(plan: Plan, profile: Profile, client: DagsterClient, database_url: st
 def _tables(
     plan: Plan, profile: Profile, receipts: Mapping[FileKey, Receipt], url: str
 ) -> list[TableAccount]:
-    """What is known of each table: of receipts, those of the plan's files only."""
+    """What is known of each table; only receipts of the plan's files count."""
     made, ours = read_aggregates(url, plan.profile), receipts_of(plan, receipts)
     verified = {one.table_name: one for one in read_verifications(url, plan.profile)}
     _, states = read_states(url, profile.all_tables)
@@ -295,7 +295,7 @@ def _verdicts(
         [file.planned for file in account.files if not file.receipt],
     )  # fmt: skip
     yield _all(
-        "the bytes are the export's", "loaded files were read with the MD5 of their manifest", len(loaded),
+        "the bytes match the manifest", "loaded files were read with the MD5 of their manifest", len(loaded),
         [planned for planned, receipt in loaded if not matches(planned, receipt)],
     )  # fmt: skip
     yield _all(
@@ -304,7 +304,7 @@ def _verdicts(
         [p for p, receipt in loaded if not conserved(p, receipt)],
     )  # fmt: skip
     yield _all(
-        "the quarantine is exact", "loaded files have as many items in the quarantine as their receipt says", len(loaded),
+        "the quarantine matches the receipts", "loaded files have as many items in the quarantine as their receipt says", len(loaded),
         [p for p, receipt in loaded if receipt.quarantined != kept.get((p.export_id, p.file.name), 0)],
     )  # fmt: skip
     for table in account.tables:
@@ -348,7 +348,7 @@ def _table_verdict(table: TableAccount) -> Verdict:
 
 def _verification_verdict(account: Account, table: TableAccount, before: Sequence[str]) -> Verdict:
     name, found, reference = (
-        f"the rows of {table.name} are the export's",
+        f"the rows of {table.name} match the export",
         table.verification,
         account.plan.reference,
     )
@@ -356,7 +356,7 @@ def _verification_verdict(account: Account, table: TableAccount, before: Sequenc
         text = f"not verified: {table.unverified}; migration-pipeline verify {reference} reads the export again, and compares them"
         return Verdict(name, "unverified", text)
     text = (
-        f"{found.same:,} of {found.compared:,} rows of the export are the table's, {found.missing:,} are missing, "
+        f"{found.same:,} of {found.compared:,} rows of the export match the table, {found.missing:,} are missing, "
         f"{found.different:,} different, {found.extra:,} extra; compared {found.verified_at:%Y-%m-%d %H:%M:%S %Z}"
     )
     if found.extra:
