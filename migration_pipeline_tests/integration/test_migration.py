@@ -85,7 +85,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def environment(home: Path) -> Iterator[dict[str, str]]:
     """What an operator would export, for the stack and for every command."""
     with s3_server() as aws:
-        yield {"MIGRATION_HOME": str(home), "PYTHONPATH": str(home), **aws}
+        path = os.pathsep.join(filter(None, (str(home), os.environ.get("PYTHONPATH"))))
+        yield {"MIGRATION_HOME": str(home), "PYTHONPATH": path, **aws}
 
 
 @pytest.fixture(scope="module")
