@@ -6,6 +6,7 @@ The engine may take share PART of OF of the files only, for processes side by si
 from __future__ import annotations
 
 import json
+import logging
 import resource
 import sys
 import time
@@ -28,23 +29,23 @@ def shares(files: Sequence[ExportFile], of: int) -> list[list[ExportFile]]:
 
 def engine(workload: Workload, export: Path, url: str, part: int = 0, of: int = 1) -> dict[str, Any]:
     """Load with this project, without Dagster: a part of the files, one after another."""
-    from migration_pipeline.engine.load import FileLoad
-    from migration_pipeline.engine.transform import Transform
-    from migration_pipeline.sources import dynamodb_json
+    from migration_pipeline.engine.load import LoadSettings
+    from migration_pipeline.migration.load import Loader
+    from migration_pipeline.migration.plan import make_plan
     from migration_pipeline.sources.export import read_export
     from migration_pipeline.sources.storage import Storage
-    from migration_pipeline.sources.stream import FileStream
-    from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
+    from migration_pipeline.targets.connection import DatabaseSettings
 
-    found, profile = read_export(str(export), Storage()), workload.profile
+    profile = workload.profile
+    plan = make_plan(profile, profile.name, [read_export(str(export), Storage())])
+    planned = {each.file.name: each for each in plan.files}
+    log = logging.getLogger("bench")
     began = time.perf_counter()
-    transform = Transform(profile, dynamodb_json)
-    for file in shares(found.files, of)[part]:
-        identity = FileIdentity(
-            profile.name, profile.version, found.id, file.name, "bench", found.export_time or None
-        )
-        with PostgresTarget(url, profile.tables, identity) as target:
-            FileLoad(file.name, file.items, FileStream(file, Storage()), transform, target).run()
+    loader = Loader(
+        plan, profile, url, "bench", LoadSettings(), DatabaseSettings(), profile.options(plan.options)
+    )
+    for file in shares([each.file for each in plan.files], of)[part]:
+        loader.load(planned[file.name], log, lambda _: None, log.warning)
     return {"seconds": time.perf_counter() - began}
 
 

@@ -1,5 +1,9 @@
 """The errors that a user sees: one line that says what happened, to what, and what to do next."""
 
+from __future__ import annotations
+
+from typing_extensions import Self
+
 
 class MigrationError(Exception):
     """A fault that the user or the operator can mend; its text is the whole message.
@@ -7,6 +11,21 @@ class MigrationError(Exception):
     The command line prints it without a traceback and exits with 1; in Dagster it is the failure's
     description. It never holds a value of an item, and never a password.
     """
+
+    def __init__(
+        self, message: str, *, sqlstate: str | None = None, file: str | None = None, line: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+        """PostgreSQL's code, where it refused something."""
+        self.file = file
+        """The name of the export file, where there is one."""
+        self.line = line
+        """Its line, from 1, where one is to blame."""
+
+    def reworded(self, message: str) -> Self:
+        """The same error with another text."""
+        return type(self)(message, sqlstate=self.sqlstate, file=self.file, line=self.line)
 
 
 class UsageError(MigrationError):

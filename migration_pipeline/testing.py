@@ -1,31 +1,60 @@
-"""The laws of a column that merges, as a property test for the tests of your profile.
+"""What the tests of your profile may import: the rows of an item, and the laws of a column that merges.
 
-    from migration_pipeline.testing import check_merges
+    from migration_pipeline.testing import check_merges, rows_of
+
+    def test_a_customer():
+        item = {"PK": {"S": "CUSTOMER#7"}, "SK": {"S": "PROFILE"}}
+        assert rows_of(profile, item) == [Customer(customer_id="7")]
 
     def test_scores_merge_in_any_order():
         check_merges(Score, "postgresql://…")
 
-It needs `hypothesis`, and a PostgreSQL to evaluate the expressions in; it reads and writes no table.
+The second needs `hypothesis`, and a PostgreSQL to evaluate the expressions in; it reads and writes no table.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, timezone
 from decimal import Decimal
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import psycopg2
 from psycopg2 import sql
 
+from migration_pipeline.engine.transform import Transform
 from migration_pipeline.errors import UsageError
+from migration_pipeline.profile.aggregate import Options
+from migration_pipeline.profile.profile import Profile, Rule
 from migration_pipeline.profile.row import Column, Row, table_of
+from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.targets.connection import DatabaseError, connect, explain
 from migration_pipeline.targets.copy_csv import spelling_of
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
+
+
+def rows_of(profile: Profile, item: Mapping[str, Any] | bytes, options: Options | None = None) -> list[Row]:
+    """Give the rows that a load makes of an item, those of one table together; none when the profile skips it.
+
+    The item is given as its attributes in DynamoDB JSON (``{"PK": {"S": "…"}}``), or as a line of an export.
+    `options` are the profile's, its defaults by default. Raises `BadItem` for an item that goes to the quarantine.
+    """
+    line = item if isinstance(item, bytes) else json.dumps({"Item": item}).encode()
+    return _compiled(profile, tuple(profile.rules), options).one(line).all_rows
+
+
+@lru_cache(maxsize=8)
+def _compiled(profile: Profile, rules: tuple[Rule, ...], options: Options | None) -> Transform:
+    """Compile a profile once for all tests; `rules` tells when it was changed."""
+    return Transform(profile, dynamodb_json, options)
+
+
+# -- the laws of a merge ----------------------------------------------------------------------------
 
 LAWS = {
     "commutative: merge(a, b) = merge(b, a)": ("{ab}", "{ba}"),
@@ -104,7 +133,7 @@ def _held(connection: Any, column: Column, *values: Any) -> tuple[bool, ...]:
             held: tuple[bool, ...] = cursor.fetchone()
             return held
     except psycopg2.Error as error:
-        raise DatabaseError(f"column {column.name}: {explain(error)}") from None
+        raise DatabaseError(f"column {column.name}: {explain(error)}", sqlstate=error.pgcode) from None
 
 
 def _strategy(column: Column) -> SearchStrategy[Any]:

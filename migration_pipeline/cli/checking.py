@@ -23,11 +23,11 @@ from migration_pipeline.cli.terminal import (
 from migration_pipeline.errors import MigrationError, UsageError
 from migration_pipeline.migration import verification
 from migration_pipeline.migration.verdicts import exports_before, extra_text, left_of
+from migration_pipeline.operations.files import read_files
 from migration_pipeline.targets.receipts import read_differences, read_receipts
 
 if TYPE_CHECKING:  # it takes Dagster, whose import costs a second
-    from migration_pipeline.operations.files import read_files
-from migration_pipeline.operations.reconcile import Reconciled
+    from migration_pipeline.operations.reconcile import Reconciled
 
 
 @click.command()
@@ -48,7 +48,7 @@ def verify(reference: str, extra: bool, keys: bool) -> None:
         compared = verification.verify(
             made, profile, url, "verify", extra=extra, say=out.print, on_progress=on_progress
         )
-    out.print(verification_table(compared, compared.names))
+    out.print(verification_table(compared))
     for note in compared.notes:
         out.print(note, markup=False)
     if keys:

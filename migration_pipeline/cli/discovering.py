@@ -51,6 +51,8 @@ def inspect(location: str, items_per_file: int, everything: bool, as_json: bool,
     It reads a sample of every file, and says which. No text of an item is shown, but key prefixes, the
     constants of attributes with few values, and the range of numbers and times.
     """
+    if page is not None:
+        inspection.page_template()  # says before the survey what is not installed
     found = inspection.facts(_survey(location, items_per_file, everything))
     if page is not None:
         try:

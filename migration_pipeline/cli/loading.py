@@ -92,7 +92,7 @@ def _dry_run(plan: Plan, profile: Profile, files: list[PlannedFile]) -> NoReturn
         compared = verification.dry_run(
             plan, profile, settings.database_url(), files, say=out.print, on_progress=on_progress
         )
-    out.print(dry_run_table(compared, compared.names))
+    out.print(dry_run_table(compared))
     for note in compared.notes:
         out.print(note, markup=False)
     reports = [file.report for file in compared.files]

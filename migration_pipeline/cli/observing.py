@@ -112,6 +112,8 @@ def metrics(references: tuple[str, ...], port: int, host: str) -> None:
         plans, faults = read_plans(settings.plans_dir())
     for fault in faults.values():
         click.echo(f"not served: {fault}", err=True)
+    if not plans:
+        raise UsageError("there is no plan yet, so there is nothing to measure; see migration-pipeline plan")
     server = Server(plans, settings.webserver_url(), settings.database_url(), host, port)
     click.echo(f"serving {server.url} of {', '.join(plan.profile for plan, _ in plans)}; Ctrl-C ends it")
     with contextlib.suppress(KeyboardInterrupt):

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -186,7 +187,8 @@ def reading(out: Console, files: Sequence[PlannedFile]) -> Iterator[OnProgress]:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=out, disable=not out.is_terminal, transient=True) as bar:
         task = bar.add_task("reading", total=max(total, 1))
-        done = {file.partition: sum(f.file.items for f in files[:n]) for n, file in enumerate(files)}
+        begins = accumulate((file.file.items for file in files), initial=0)
+        done = dict(zip((file.partition for file in files), begins, strict=False))
 
         def hook(planned: PlannedFile, progress: file_report.Progress) -> None:
             nonlocal current
@@ -200,12 +202,12 @@ def reading(out: Console, files: Sequence[PlannedFile]) -> Iterator[OnProgress]:
         yield hook
 
 
-def verification_table(compared: Compared, tables: Sequence[str]) -> Table:
+def verification_table(compared: Compared) -> Table:
     """One line a table: rows of the export, and what became of them."""
     kinds = ("missing", "different", "newer", "extra")
     made = _table(("table",), ("rows of the export", "same", *kinds))
     made.add_column("columns that differ")
-    for name in tables:
+    for name in compared.names:
         total = compared.table(name)
         columns = ", ".join(f"{column} ({rows:,})" for column, rows in total.columns.items())
         numbers = (total.compared, total.same, *map(total.count, kinds))
@@ -213,10 +215,10 @@ def verification_table(compared: Compared, tables: Sequence[str]) -> Table:
     return made
 
 
-def dry_run_table(compared: Compared, tables: Sequence[str]) -> Table:
+def dry_run_table(compared: Compared) -> Table:
     """One line a table: what a load would do to its rows."""
     made = _table(("table",), ("rows", "new", "changed", "unchanged", "kept, being newer"))
-    for name in tables:
+    for name in compared.names:
         total = compared.table(name)
         numbers = (total.compared, total.count("missing"), total.count("different"), total.same)
         made.add_row(Text(name), *(f"{number:,}" for number in (*numbers, total.count("newer"))))

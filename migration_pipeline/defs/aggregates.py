@@ -18,13 +18,13 @@ from migration_pipeline.profile.aggregate import Aggregate
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.targets.aggregation import (
     AggregateIdentity,
-    AggregateReport,
     AggregateRun,
     AggregateSettings,
     LandedFile,
 )
 from migration_pipeline.targets.connection import DatabaseSettings
 from migration_pipeline.targets.finishing import finish
+from migration_pipeline.targets.records import AggregateReport
 
 STATEMENT_SECONDS = 3600.0
 """A statement over a part of the landed rows takes longer than one over a batch."""

@@ -27,14 +27,16 @@ from migration_pipeline.migration.verdicts import (
 from migration_pipeline.profile.aggregate import Aggregate
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.profile.row import Table
-from migration_pipeline.targets import receipts as sql
+from migration_pipeline.targets import bookkeeping as sql
 from migration_pipeline.targets.catalog import SchemaError, qualified
 from migration_pipeline.targets.ddl import check_tables, literal
 from migration_pipeline.targets.receipts import (
     count_quarantined,
     count_rows,
+    other_writers,
     read_aggregates,
     read_receipts,
+    rows_statement,
 )
 
 SHOWN = 20
@@ -107,7 +109,7 @@ def _tables_fit(plan: Plan, profile: Profile, url: str) -> dg.AssetCheckResult:
             f"created by `migration-pipeline ddl {profile.name} --apply`."
         )
         return dg.AssetCheckResult(passed=False, description="; ".join(wrong), metadata=metadata)
-    if others := sql.other_writers(url, profile.name, tables):
+    if others := other_writers(url, profile.name, tables):
         metadata["concerned"] = _table(("profile", "table"), others)
         metadata["next"] = dg.MetadataValue.md(
             "name another table in one of the profiles: each overwrites the other's rows, and what is counted here are "
@@ -265,9 +267,7 @@ def _no_key_collisions(table: Table, plan: Plan, profile: Profile, url: str) -> 
             f"name a `version` in the Row of {table.qualified}, and load all files again. Rows that somebody deleted from "
             "the table since are counted here, too."
         )
-    metadata["sql"] = _code(
-        sql.pasteable(sql.COLLISIONS, parameters) + "\n\n" + sql.rows_statement(table) + ";"
-    )
+    metadata["sql"] = _code(sql.pasteable(sql.COLLISIONS, parameters) + "\n\n" + rows_statement(table) + ";")
     return dg.AssetCheckResult(passed=rows.passed, description=rows.text, metadata=metadata)
 
 
@@ -285,7 +285,7 @@ def _made_of_all_files(aggregate: Aggregate, plan: Plan, profile: Profile, url: 
             f"materialize the asset `{table.name}` again, or `migration-pipeline backfill {plan.profile} --wait`"
         )
     numbers["sql"] = _code(
-        sql.pasteable(sql.AGGREGATES, {"profile": plan.profile}) + "\n\n" + sql.rows_statement(table) + ";"
+        sql.pasteable(sql.AGGREGATES, {"profile": plan.profile}) + "\n\n" + rows_statement(table) + ";"
     )
     return dg.AssetCheckResult(passed=not made.fault, description=made.text, metadata=numbers)
 

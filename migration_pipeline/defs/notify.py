@@ -10,9 +10,7 @@ A function that raises fails the sensor's tick, which shows in the UI, and is ca
 is told of once, or more often, but not never.
 """
 
-import importlib
 import os
-import sys
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -26,7 +24,7 @@ from migration_pipeline import settings
 from migration_pipeline.errors import MigrationError, UsageError
 from migration_pipeline.migration.plan import Plan
 from migration_pipeline.migration.units import readable_time
-from migration_pipeline.profile.profile import Profile
+from migration_pipeline.profile.profile import Profile, import_here
 
 SENSOR = "tell_of_finished_backfills"
 
@@ -122,16 +120,14 @@ def backfill_sensor(plans: Planned) -> dg.SensorDefinition:
 
 
 def load_hook(reference: str | None) -> Hook:
-    """Import the user's function. The current directory is importable. Raises `UsageError` that says what is wrong."""
+    """Import the user's function. The current folder is importable. Raises `UsageError` that says what is wrong."""
     if not reference:
         raise UsageError(f"{settings.NOTIFY} is not set; name a function in it, such as my_module:function")
     module, _, name = reference.partition(":")
     if not name:
         raise UsageError(f"{settings.NOTIFY}={reference}: name a function, such as {module}:function")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
     try:
-        hook = getattr(importlib.import_module(module), name)
+        hook = getattr(import_here(module), name)
     except (ImportError, AttributeError) as error:
         raise UsageError(f"{settings.NOTIFY}={reference}: {error}") from error
     if not callable(hook):

@@ -17,7 +17,8 @@ from migration_pipeline.migration.plan import Plan
 from migration_pipeline.migration.verdicts import exports_before, extra_text, left_of
 from migration_pipeline.migration.verification import Compared, now_and_then
 from migration_pipeline.profile.profile import Profile
-from migration_pipeline.targets.receipts import DIFFERENCES, pasteable, read_receipts
+from migration_pipeline.targets.bookkeeping import DIFFERENCES, pasteable
+from migration_pipeline.targets.receipts import read_receipts
 
 
 class VerifyConfig(dg.Config):

@@ -11,23 +11,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 import uuid
 from base64 import b64encode
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
-from heapq import nsmallest
 from itertools import accumulate, islice, pairwise
 from math import gcd
 from pathlib import Path
 from random import Random
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from isal import isal_zlib
 from msgspec.json import encode
 
+from migration_pipeline.demo.sample_faults import Fault, listed, plant
 from migration_pipeline.demo.sample_pictures import Pictures
 from migration_pipeline.errors import UsageError
 
@@ -38,7 +36,6 @@ _Progress: TypeAlias = Callable[[int], None]
 _Attributes: TypeAlias = dict[str, dict[str, object]]
 
 _SHARES = {"customer": 7, "order": 12, "line": 15, "event": 40, "session": 26}  # of every 100 items
-_WANTED = {"customer", "order", "line"}
 _LINES_OF_ORDERS = (1, 1, 1, 2, 1, 1, 1, 1, 3, 1, 1, 1)  # 12 orders have 15 lines, as in _SHARES
 _ORDERED = [(order, line) for order, count in enumerate(_LINES_OF_ORDERS) for line in range(1, count + 1)]
 
@@ -106,7 +103,7 @@ def write_sample(
     size_in_words = f"{items} items in {files} files, {bad} bad"
     export = _Export(seed, size_in_words if profile == "shop" else f"{profile}: {size_in_words}", profile)
     mix = _Mix(items, seed)
-    faults = _plant(mix, bad, seed)
+    faults = plant(mix, mix.items, bad, seed)
     root, listing = folder / "AWSDynamoDB" / export.id, folder / "bad-items.jsonl"
     _clear(root, listing)
 
@@ -123,7 +120,7 @@ def write_sample(
         entries.append(export.file_entry(name, len(positions), md5))
         size += raw_size
     if faults:
-        listing.write_bytes(_json_lines(_listed(faults, names, ranges)))
+        listing.write_bytes(_json_lines(listed(faults, names, ranges)))
     _write_manifest(root, "manifest-files", _json_lines(entries))
     # A reader takes an export with a summary for complete, so the summary comes last.
     _write_manifest(root, "manifest-summary", _json_lines([export.summary(items, size)]).rstrip())
@@ -285,7 +282,7 @@ class _Shop:
         self._now = now
         self._seconds = int((now - _EPOCH).total_seconds())
 
-    def lines(self, faults: dict[int, _Fault]) -> Iterator[bytes]:
+    def lines(self, faults: dict[int, Fault]) -> Iterator[bytes]:
         """The line of each position, broken at the positions in `faults`."""
         make = {
             "customer": self._customer,
@@ -401,64 +398,3 @@ class _Shop:
             **_typed("S", customerId=self._some_customer(), ip=f"198.51.100.{self._bits(8)}"),
             **_typed("N", expiresAt=str(self._seconds + self._bits(16))),
         }
-
-
-class _Fault(NamedTuple):
-    """One way to break an item: where a loader must notice, why, and what of a good line becomes what."""
-
-    kind: str
-    stage: str
-    reason: str
-    pattern: str
-    replacement: str
-
-    def line(self, position: int) -> bytes:
-        """The broken line, under a key that nothing else has."""
-        good = _GOOD_LINE.replace("#broken", f"#broken-{position}")
-        bad = re.sub(self.pattern, lambda match: self.replacement.replace("&", match[0]), good, count=1)
-        return bad.encode("utf-8", "surrogateescape") + b"\n"
-
-
-_GOOD_LINE = (
-    '{"Item":{"PK":{"S":"CUSTOMER#broken"},"SK":{"S":"PROFILE"},"name":{"S":"Mallory"},'
-    '"createdAt":{"S":"2023-02-28T12:00:00Z"},"newsletter":{"BOOL":true},"balance":{"N":"12.5"},'
-    '"loyaltyPoints":{"N":"7"},"fingerprint":{"B":"q83vEjRWeJA="}}}'
-)
-_NAME = '"name":{"S":"Mallory"}'
-# In a replacement, & is what the pattern matched, and a lone surrogate the byte that no UTF-8 has.
-_FAULTS = (
-    _Fault("malformed_json", "line", "a comma is missing between attributes", ',"SK"', '"SK"'),
-    _Fault("truncated_line", "line", "the line ends in the middle of the item", '"createdAt".*', '"crea'),
-    _Fault("not_an_object", "line", "the line is an array", ".*", "[&]"),
-    _Fault("no_item", "line", "the object has an 'item', but no 'Item'", "Item", "item"),
-    _Fault("invalid_utf8", "line", "the name holds a byte of Latin-1", "Mallory", "Mallor\udcfd"),
-    _Fault("lone_surrogate", "decode", "the name holds half an emoji", "Mallory", "& \\ud83d"),
-    _Fault("duplicate_attribute", "decode", "there are two names", _NAME, '&,"name":{"S":"M."}'),
-    _Fault("wrong_type", "decode", "the name is a number", _NAME, '"name":{"N":"42"}'),
-    _Fault("not_a_number", "decode", "the balance has a decimal comma", "12.5", "12,5"),
-    _Fault("missing_required", "decode", "the name is missing", _NAME + ",", ""),
-    _Fault("bad_base64", "decode", "the fingerprint is not base64", "q83vEjRWeJA=", "not*base64!"),
-    _Fault("bad_datetime", "decode", "createdAt is the 30th of February", "02-28", "02-30"),
-    _Fault("null_required", "decode", "the name is NULL", _NAME, '"name":{"NULL":true}'),
-    _Fault("nul_character", "database", "the name holds U+0000", "Mallory", "&\\u0000"),
-    _Fault("integer_out_of_range", "database", "loyaltyPoints is 2^63", '"7"', f'"{2**63}"'),
-)
-
-
-def _plant(mix: _Mix, bad: int, seed: int) -> dict[int, _Fault]:
-    """The faults by position, in ascending order; each kind comes once before any comes again."""
-    random = Random(f"faults {seed}").random
-    wanted = (position for position, (kind, _) in enumerate(mix) if kind in _WANTED)
-    chosen = nsmallest(bad, wanted, key=lambda _: random()) if bad else []
-    if bad != len(chosen):
-        raise UsageError(f"{mix.items} items have room for {len(chosen)} bad ones, not for {bad}.")
-    return dict(sorted((position, _FAULTS[turn % len(_FAULTS)]) for turn, position in enumerate(chosen)))
-
-
-def _listed(faults: dict[int, _Fault], names: list[str], ranges: list[range]) -> Iterator[dict[str, object]]:
-    """What bad-items.jsonl says of each fault, in the order of the files and their lines."""
-    ends = [positions.stop for positions in ranges]
-    for position, fault in faults.items():
-        index = bisect_right(ends, position)
-        place = {"file": names[index], "line": position - ranges[index].start + 1}
-        yield {**place, "kind": fault.kind, "reason": fault.reason, "stage": fault.stage}

@@ -14,7 +14,7 @@ from uuid import UUID
 
 import msgspec
 
-from migration_pipeline.sources.dynamodb_json import Value, aware, instant, number
+from migration_pipeline.sources.values import Value, aware, instant, letter_of, number
 
 MAX_DISTINCT = 12
 """Different values of a text attribute up to which it is called enum-like."""
@@ -45,8 +45,6 @@ TIME_WORDS = frozenset({
 })  # fmt: skip
 """Words in the name of an attribute that make a number a time: an EAN or a phone number has as many digits."""
 
-LETTERS = ("S", "N", "B", "BOOL", "NULL", "SS", "NS", "BS", "M", "L")
-
 
 class Place(msgspec.Struct, frozen=True):
     """Where an example is found."""
@@ -71,12 +69,15 @@ class Fit(msgspec.Struct, frozen=True):
     """What somebody has to know or decide; it holds no value but constants."""
 
 
-def letter_of(value: Value) -> str:
-    """The DynamoDB type of a value. Raises ValueError when it has none."""
-    for letter in LETTERS:
-        if getattr(value, letter) is not msgspec.UNSET:
-            return letter
-    raise ValueError("has no type that DynamoDB knows")
+FITS = {
+    "B": Fit("bytes", "bytes", "bytea"),
+    "BOOL": Fit("bool", "bool", "boolean"),
+    "SS": Fit("frozenset[str]", "frozenset[str]", "text[]"),
+    "BS": Fit("frozenset[bytes]", "frozenset[bytes]", "bytea[]"),
+    "M": Fit("dict[str, Any]", "dict[str, Any]", "jsonb"),
+    "L": Fit("list[Any]", "list[Any]", "jsonb"),
+}
+"""DynamoDB types that fit one type, whatever the values are."""
 
 
 class Attribute:
@@ -260,13 +261,13 @@ class Attribute:
             return Fit(
                 "Any", "Any", "jsonb", f"its type differs: {counts} items, e.g. {self._odd_one(letters)}"
             )
-        fit: Fit = getattr(self, f"_fit_{letters[0]}")()
-        return fit
+        choices = {"S": self._fit_text, "N": self._fit_number, "NS": self._fit_numbers}
+        return choices[letters[0]]() if letters[0] in choices else FITS[letters[0]]
 
     def _odd_one(self, letters: list[str]) -> str:
         return f"{letters[-1]} at {self.examples[letters[-1]]}"
 
-    def _fit_S(self) -> Fit:  # noqa: N802  # named after the types
+    def _fit_text(self) -> Fit:
         if "uuid" in self._reads:
             return Fit("UUID", "UUID", "uuid")
         if "datetime" in self._reads:
@@ -298,33 +299,15 @@ class Attribute:
         note = f"taken for {unit} since 1970, by its name and range: a guess"
         return Fit(self.epoch, "datetime", "timestamptz", note)
 
-    def _fit_N(self) -> Fit:  # noqa: N802
+    def _fit_number(self) -> Fit:
         if self.epoch:
             return self._fit_epoch()
         return Fit("int", "int", "bigint") if self.whole else Fit("Decimal", "Decimal", "numeric")
 
-    def _fit_NS(self) -> Fit:  # noqa: N802
+    def _fit_numbers(self) -> Fit:
         if self.whole:
             return Fit("frozenset[int]", "frozenset[int]", "bigint[]")
         return Fit("frozenset[Decimal]", "frozenset[Decimal]", "numeric[]")
-
-    def _fit_B(self) -> Fit:  # noqa: N802
-        return Fit("bytes", "bytes", "bytea")
-
-    def _fit_BOOL(self) -> Fit:  # noqa: N802
-        return Fit("bool", "bool", "boolean")
-
-    def _fit_SS(self) -> Fit:  # noqa: N802
-        return Fit("frozenset[str]", "frozenset[str]", "text[]")
-
-    def _fit_BS(self) -> Fit:  # noqa: N802
-        return Fit("frozenset[bytes]", "frozenset[bytes]", "bytea[]")
-
-    def _fit_M(self) -> Fit:  # noqa: N802
-        return Fit("dict[str, Any]", "dict[str, Any]", "jsonb")
-
-    def _fit_L(self) -> Fit:  # noqa: N802
-        return Fit("list[Any]", "list[Any]", "jsonb")
 
 
 # -- values ----------------------------------------------------------------------------------------

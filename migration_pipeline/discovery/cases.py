@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import msgspec
 
 from migration_pipeline.discovery.draft import Draft
 from migration_pipeline.discovery.sampling import Line
-from migration_pipeline.discovery.source import Group, Node, Part, literal, statement
+from migration_pipeline.discovery.source import literal
 from migration_pipeline.errors import BadItem
 from migration_pipeline.profile.row import Row
 
-PASSWORD = re.compile(r"(^|_)(pas+wo?r?d|pass(phrase)?|pwd|token|secrete?)($|_)", re.IGNORECASE)
-"""Names of arguments that linters take for a password in the source (ruff's S106)."""
+HEAD = '''"""Items of the export, and the rows that they become by {module}. They are real: mind who may see them."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from decimal import Decimal
+from uuid import UUID
+
+from migration_pipeline.testing import rows_of
+from {module} import {names}
+'''
+
+CASE = '''
+
+def test_{name}() -> None:
+    """The item at {line.file}:{line.number}."""
+    item = {item}
+    assert rows_of(profile, item) == [{rows}]
+'''
 
 
-def cases_source(
-    draft: Draft, module: str, rows_of: Callable[[bytes], Iterable[Row]], beside_package: bool
-) -> tuple[str, int]:
-    """Write the test, and count its cases. `rows_of` gives the rows of a line.
-
-    `beside_package` says whether the profile lies in the folder of the package `migration_pipeline`
-    itself, where sorters of imports take both for one project, and the project's own rules of ruff hold.
-    """
-    names: set[str] = set()
-    classes: set[str] = set()
+def cases_source(draft: Draft, module: str, rows_of: Callable[[bytes], Iterable[Row]]) -> tuple[str, int]:
+    """Write the test, with all imports that it may need, and count its cases. `rows_of` gives the rows of a line."""
+    names = {"profile"}
     cases: list[str] = []
     for entity in draft.entities:
         for number, line in enumerate(entity.kind.examples, 1):
@@ -36,91 +44,16 @@ def cases_source(
                 rows = list(rows_of(line.line))
             except BadItem:
                 continue
-            classes.update(type(row).__name__ for row in rows)
-            cases += _case(f"{entity.function}_{number}", line, rows, names)
-    body = "\n".join(cases)
-    exempt = ["S101"] + ["S106"] * any(map(PASSWORD.search, _arguments(draft)))
-    head = f"# ruff: noqa: {', '.join(exempt)}\n" if beside_package else ""
-    imports = _imports(names, [*sorted(classes, key=_import_order), "profile"], module, beside_package)
-    return (head + _HEAD.format(module=module, imports=imports) + body).rstrip() + "\n", len(cases) // CASE
+            names.update(type(row).__name__ for row in rows)
+            cases.append(_case(f"{entity.function}_{number}", line, rows))
+    return HEAD.format(module=module, names=", ".join(sorted(names))) + "".join(cases), len(cases)
 
 
-_HEAD = '''"""Items of the export, and the rows that they become by {module}. They are real: mind who may see them."""
-
-from __future__ import annotations
-
-{imports}
-
-transform = Transform(profile, dynamodb_json)
+def _case(name: str, line: Line, rows: Iterable[Row]) -> str:
+    item = repr(json.loads(line.line)["Item"])
+    return CASE.format(name=name, line=line, item=item, rows=", ".join(map(_row, rows)))
 
 
-def rows(item: dict[str, Any]) -> list[Row]:
-    """Give the rows of an item, as a load makes them. Raises `BadItem` for one that goes to the quarantine."""
-    outcome = transform.one(json.dumps({{"Item": item}}).encode())
-    return [row for of_one_table in outcome.rows.values() for row in of_one_table]
-
-
-'''
-
-CASE = 7
-"""Parts that `_case` makes of a case."""
-
-
-def _import_order(name: str) -> tuple[Any, ...]:
-    """As sorters of imports have it: what looks like a constant first, and numbers by their value."""
-    constant = name.isupper() and len(name) > 1
-
-    def natural(text: str) -> list[Any]:
-        return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", text)]
-
-    return not constant, natural(name.lower()), natural(name)
-
-
-def _case(name: str, line: Line, rows: list[Row], names: set[str]) -> list[str]:
-    expected = Group("[", [Part("", _row(row, names)) for row in rows], "]")
-    return [
-        f"def test_{name}() -> None:",
-        f'    """The item at {line.file}:{line.number}."""',
-        statement("item = ", literal(json.loads(line.line)["Item"], names), indent=4),
-        statement("expected: list[Row] = ", expected, indent=4),
-        "    assert rows(item) == expected",
-        "",
-        "",
-    ]
-
-
-def _row(row: Row, names: set[str]) -> Node:
-    fields = [field.name for field in msgspec.structs.fields(type(row))]
-    parts = [Part(f"{field}=", literal(getattr(row, field), names)) for field in fields]
-    return Group(f"{type(row).__name__}(", parts, ")")
-
-
-def _arguments(draft: Draft) -> list[str]:
-    return [field.row_field for entity in draft.entities for field in entity.written]
-
-
-STANDARD = (
-    ("datetime", ("date", "datetime")),
-    ("decimal", ("Decimal",)),
-    ("typing", ("Any",)),
-    ("uuid", ("UUID",)),
-)
-
-
-def _imports(names: set[str], classes: list[str], module: str, beside_package: bool) -> str:
-    standard = ["import json"] + [
-        f"from {source} import {', '.join(found)}"
-        for source, known in STANDARD
-        if (found := [name for name in known if name in {*names, "Any"}])
-    ]
-    ours = [
-        "from migration_pipeline import Row",
-        "from migration_pipeline.engine.transform import Transform",
-        "from migration_pipeline.sources import dynamodb_json",
-    ]
-    line = f"from {module} import {', '.join(classes)}"
-    if len(line) > 88:
-        line = statement(f"from {module} import ", Group("(", [Part("", name) for name in classes], ")"))
-    if not beside_package:
-        return "\n".join([*standard, "", *ours, "", line])
-    return "\n".join([*standard, "", *([line, *ours] if module < "migration_pipeline" else [*ours, line])])
+def _row(row: Row) -> str:
+    values = [f"{name}={literal(value)}" for name, value in msgspec.structs.asdict(row).items()]
+    return f"{type(row).__name__}({', '.join(values)})"

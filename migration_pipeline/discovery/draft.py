@@ -20,7 +20,7 @@ from migration_pipeline.discovery.names import (
     plural,
     snake,
 )
-from migration_pipeline.discovery.source import Node, call, text_literal
+from migration_pipeline.discovery.source import text_literal
 from migration_pipeline.discovery.survey import EntityType, Survey
 from migration_pipeline.errors import UsageError
 
@@ -47,7 +47,7 @@ class Field(msgspec.Struct):
     row_field: str
     """"" when it is read and not written."""
     row_type: str
-    value: Node
+    value: str
     """What the route passes for it."""
     column: str
     comments: list[str] = []
@@ -66,8 +66,8 @@ class Entity(msgspec.Struct):
     key: tuple[str, ...]
     """Fields of the Row."""
     key_comment: str
-    digest: Node | None = None
-    """What the route passes for a key that is too long for an index, and that a digest stands for."""
+    digest: str = ""
+    """What the route passes for a key that is too long for an index, and that a digest stands for; "" if none is."""
     left_out: dict[str, str] = {}
     """Attribute -> why it is no column."""
     rest: tuple[str, str] | None = None
@@ -142,9 +142,9 @@ def _entity(
     constant = {name for name, condition in found.conditions if isinstance(condition, str)}
     others = [a for name, a in found.attributes.items() if name not in {*survey.key.attributes, *constant}]
     fields.add_all(others)
-    digest = None
+    digest = ""
     if sum(found.attributes[field.attribute].longest_bytes for field in key) > MAX_KEY_BYTES:
-        digest = call("digest", *(f"item.{field.item_field}" for field in key))
+        digest = f"digest({', '.join(f'item.{field.item_field}' for field in key)})"
         comment += " It is longer than an index takes, so a digest stands for it."
     rest = None
     if fields.left_out or found.further or not survey.whole:
@@ -205,12 +205,12 @@ class _Fields:
         """Add the field of a key attribute, without the prefix that names the type."""
         attribute, mark = self._found.attributes[name], self._found.mark_of(name)
         item_field = field_name(name, self._items)
-        value: Node = f"item.{item_field}"
+        value = f"item.{item_field}"
         row_field = field_name(name, self.rows) if not mark or mark[1] else ""
         if not row_field and mark:
             head = snake(mark[0])
             row_field = field_name(f"{head[:26]}_id" if head else name, self.rows)
-            value = call(f"item.{item_field}.removeprefix", text_literal(mark[0]))
+            value = f"{value}.removeprefix({text_literal(mark[0])})"
         fit = _key_fit(attribute, bool(mark))
         field = Field(name, item_field, fit.item, row_field, fit.row, value, column_name(row_field))
         if not self._found.always_there(attribute):

@@ -7,8 +7,7 @@ constants of enum-like attributes. Numbers and times show their least and greate
 from __future__ import annotations
 
 from collections.abc import Iterable
-from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -17,7 +16,11 @@ from rich.text import Text
 
 from migration_pipeline.discovery.attributes import Attribute
 from migration_pipeline.discovery.survey import EntityType, Survey, patterns, shown
+from migration_pipeline.errors import UsageError
 from migration_pipeline.migration.units import readable_size
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 MAX_SHOWN = 25
 """Entity types whose attributes are listed on a terminal, the commonest first; JSON and HTML have all of them."""
@@ -233,57 +236,42 @@ def _table(columns: Iterable[str], rows: Iterable[tuple[str, ...]], right: tuple
 
 # -- HTML ------------------------------------------------------------------------------------------
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 78rem; margin: 2rem auto; padding: 0 1rem; }}
-h1 {{ font-size: 1.4rem; }}
-table {{ border-collapse: collapse; width: 100%; margin: .6rem 0 1.2rem; font-size: .9rem; }}
-th, td {{ text-align: left; vertical-align: top; padding: .25rem .6rem .25rem 0; border-bottom: 1px solid #8884; }}
-td {{ overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }}
-td:nth-child(n+2):nth-child(-n+4), td:nth-child(6) {{ white-space: nowrap; }}
-summary {{ cursor: pointer; font-weight: 600; padding: .3rem 0; }}
-.trouble {{ color: #b45309; }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-<p>{uri}</p>
-<p>{scope}</p>
-<p>{key}</p>
-{body}
-</body>
-</html>
-"""
-
 
 def html(found: dict[str, Any]) -> str:
-    """Lay the facts out as one HTML page that loads nothing and runs nothing."""
-    body = [f'<p class="trouble">{escape(trouble)}</p>' for trouble in troubles(found)]
-    if found["types"]:
-        body.append(_html_table(TYPE_COLUMNS, map(type_row, found["types"])))
-    for number, kind in enumerate(found["types"]):
-        inner = _html_table(ATTRIBUTE_COLUMNS, map(attribute_row, kind["attributes"]))
-        more = f"<p>{unlisted}</p>" if (unlisted := further(kind)) else ""
-        title = f"{kind['pattern']}, {kind['items']:,} items"
-        opened = " open" if number < MAX_SHOWN else ""
-        body.append(f"<details{opened}><summary>{escape(title)}</summary>{inner}{more}</details>")
-    return _PAGE.format(
-        title=escape(f"Export {found['export']['id']}"),
-        uri=escape(found["export"]["uri"]),
-        scope=escape(scope(found)),
-        key=escape(key_sentence(found)),
-        body="\n".join(body),
+    """Lay the facts out as one HTML page that loads nothing and runs nothing. Every text in it is escaped."""
+    kinds = [
+        (
+            f"{kind['pattern']}, {kind['items']:,} items",
+            list(map(attribute_row, kind["attributes"])),
+            further(kind),
+        )
+        for kind in found["types"]
+    ]
+    return page_template().render(
+        export=found["export"],
+        sentences=[scope(found), key_sentence(found)],
+        troubles=troubles(found),
+        type_columns=TYPE_COLUMNS,
+        types=list(map(type_row, found["types"])),
+        attribute_columns=ATTRIBUTE_COLUMNS,
+        kinds=kinds,
+        shown=MAX_SHOWN,
     )
 
 
-def _html_table(columns: Iterable[str], rows: Iterable[tuple[str, ...]]) -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in columns)
-    lines = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(f'<tr>{line}</tr>' for line in lines)}</tbody></table>"
+def page_template() -> Template:
+    """Load the page. Raises `UsageError` where the extra ``report`` is not installed."""
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"{error}; install what the page needs: pip install 'migration-pipeline[report]'"
+        ) from None
+    environment = Environment(
+        loader=PackageLoader("migration_pipeline.discovery", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.jinja")

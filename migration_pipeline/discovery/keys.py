@@ -14,7 +14,7 @@ from typing import Union
 import msgspec
 
 from migration_pipeline.profile.profile import Prefix
-from migration_pipeline.sources.dynamodb_json import Value
+from migration_pipeline.sources.values import Value
 
 Item = Mapping[str, Value]
 Text = Union[str, Prefix]  # noqa: UP007  # an alias that Python 3.10 can evaluate
@@ -31,17 +31,8 @@ MAX_CONSTANTS = 20
 PARTITION_NAMES = ("pk", "partitionkey", "hashkey", "hash", "partition", "id")
 SORT_NAMES = ("sk", "sortkey", "rangekey", "range", "sort")
 TYPE_NAMES = (
-    "entitytype",
-    "edbe",
-    "et",
-    "itemtype",
-    "recordtype",
-    "objecttype",
-    "typename",
-    "doctype",
-    "modeltype",
-    "entity",
-)
+    "entitytype", "edbe", "et", "itemtype", "recordtype", "objecttype", "typename", "doctype", "modeltype", "entity",
+)  # fmt: skip
 """Names of attributes that say which entity type an item is, without case and punctuation."""
 
 LOOSE_TYPE_NAMES = ("type", "kind", "model")

@@ -3,117 +3,71 @@
 from __future__ import annotations
 
 import keyword
-import re
 
 from migration_pipeline.discovery.draft import Draft, Entity, Field, quoted
 from migration_pipeline.discovery.keys import Conditions, text_of
-from migration_pipeline.discovery.source import (
-    Group,
-    Node,
-    Part,
-    call,
-    comment,
-    flat,
-    statement,
-    text_literal,
-)
+from migration_pipeline.discovery.source import comment, text_literal
 from migration_pipeline.discovery.survey import patterns
 from migration_pipeline.profile.profile import Prefix
 
 MAX_LISTED = 20
 """Attributes that are named in a comment; of more, only the number is told."""
 
+HEAD = '''"""A first draft, made from {looked} {survey.export.items:,} items of the export {survey.export.id}.
+
+Read it from top to bottom: names, keys and types are proposals. Where a comment says so, they are guesses.
+"""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from decimal import Decimal
+from hashlib import sha256
+from typing import Any
+from uuid import UUID
+
+from migration_pipeline import EpochMillis, EpochSeconds, Item, Profile, RestOfItem, Row, attribute, column, prefix
+
+'''
+
+BOOLEAN = '''
+
+def boolean(text: str | None) -> bool | None:
+    """Read a boolean that is kept as a text. Any other text than those of BOOLEANS makes a bad item."""
+    return None if text is None else BOOLEANS[text]
+'''
+
+DIGEST = '''
+
+def digest(*key: object) -> str:
+    """Stand for a key that is longer than an index of PostgreSQL takes, about 2,700 bytes."""
+    return sha256(repr(key).encode()).hexdigest()
+'''
+
 
 def module_source(draft: Draft) -> str:
-    """Write the profile."""
-    blocks = [_docstring(draft), "", "from __future__ import annotations", ""]
-    body = "\n".join(
-        line
-        for lines in (_profile(draft), *map(_entity, draft.entities), _rest(draft))
-        for line in (*lines, "")
-    )
-    return "\n".join([*blocks, *_imports(body), "", body.rstrip(), ""])
-
-
-def _docstring(draft: Draft) -> str:
-    survey = draft.survey
-    looked = "all" if survey.whole else f"{survey.looked_at:,} of"
-    return (
-        f'"""A first draft, made from {looked} {survey.export.items:,} items of the export {survey.export.id}.\n\n'
-        "Read it from top to bottom: names, keys and types are proposals. Where a comment says so, they are guesses.\n"
-        '"""'
-    )
-
-
-STANDARD = (
-    ("datetime", ("date", "datetime")),
-    ("decimal", ("Decimal",)),
-    ("hashlib", ("sha256",)),
-    ("typing", ("Any",)),
-    ("uuid", ("UUID",)),
-)
-VOCABULARY = (
-    "EpochMillis",
-    "EpochSeconds",
-    "Item",
-    "Profile",
-    "RestOfItem",
-    "Row",
-    "attribute",
-    "column",
-    "prefix",
-)
-
-
-def _imports(body: str) -> list[str]:
-    """Import the names that the code uses; those in comments and literals do not count."""
-    code = re.sub(r'"""(?s:.)*?"""|"(?:[^"\\\n]|\\.)*"|\'(?:[^\'\\\n]|\\.)*\'|#[^\n]*', "", body)
-
-    def used(name: str) -> bool:
-        return re.search(rf"(?<![\w.]){name}\b(?![:=])", code) is not None
-
-    lines = [
-        f"from {module} import {', '.join(found)}"
-        for module, names in STANDARD
-        if (found := [name for name in names if used(name)])
-    ]
-    ours = Group("(", [Part("", name) for name in VOCABULARY if used(name)], ")")
-    line = "from migration_pipeline import " + flat(ours)[1:-1]
-    return [
-        *lines,
-        "",
-        line if len(line) <= 88 else statement("from migration_pipeline import ", ours),
-    ] if lines else [line]  # fmt: skip
+    """Write the profile, with all imports that it may need."""
+    looked = "all" if draft.survey.whole else f"{draft.survey.looked_at:,} of"
+    parts = [_profile(draft), *map(_entity, draft.entities), _rest(draft)]
+    return HEAD.format(looked=looked, survey=draft.survey) + "\n\n\n".join("\n".join(part) for part in parts)
 
 
 def _profile(draft: Draft) -> list[str]:
-    options: dict[str, Node] = {}
-    said: list[str] = []
+    lines = comment(_key_guess(draft))
     if draft.has_nul:
-        said = comment(
+        lines += comment(
             "U+0000 was found, which PostgreSQL's text and jsonb refuse: it is written as the six characters \\u0000. "
             'Or leave it out, with nul="strip"; without nul, such items go to the quarantine.'
         )
-        options["nul"] = '"escape"'
-    lines = [
-        *comment(_key_guess(draft)),
-        *said,
-        statement("profile = ", call("Profile", text_literal(draft.name), **options)),
-    ]
-    if any(_holds(entity, ("BOOLEANS[", "boolean(")) for entity in draft.entities):
-        lines += _booleans(draft)
-    if any(_holds(entity, ("boolean(",)) for entity in draft.entities):
-        lines += [
-            "", "", "def boolean(text: str | None) -> bool | None:",
-            '    """Read a boolean that is kept as a text. Any other text than those of BOOLEANS makes a bad item."""',
-            "    return None if text is None else BOOLEANS[text]",
-        ]  # fmt: skip
+    nul = ', nul="escape"' if draft.has_nul else ""
+    lines.append(f"profile = Profile({text_literal(draft.name)}{nul})")
+    if texts := _booleans(draft):
+        lines += ["", f"BOOLEANS = {texts}"]
+    values = [field.value for entity in draft.entities for field in entity.fields]
+    if any(value.startswith("boolean(") for value in values):
+        lines.append(BOOLEAN)
     if any(entity.digest for entity in draft.entities):
-        lines += [
-            "", "", "def digest(*key: object) -> str:",
-            '    """Stand for a key that is longer than an index of PostgreSQL takes, about 2,700 bytes."""',
-            "    return sha256(repr(key).encode()).hexdigest()",
-        ]  # fmt: skip
+        lines.append(DIGEST)
     return lines
 
 
@@ -125,39 +79,29 @@ def _key_guess(draft: Draft) -> str:
     )
 
 
-def _holds(entity: Entity, begins: tuple[str, ...]) -> bool:
-    return any(isinstance(field.value, str) and field.value.startswith(begins) for field in entity.fields)
-
-
-def _booleans(draft: Draft) -> list[str]:
-    texts = {
+def _booleans(draft: Draft) -> dict[str, bool]:
+    """The texts that stand for booleans, in any attribute that is read so."""
+    return {
         text: true
         for entity in draft.entities
         for field in entity.fields
-        if isinstance(field.value, str) and field.value.startswith(("BOOLEANS[", "boolean("))
+        if field.value.startswith(("BOOLEANS[", "boolean("))
         for text, true in zip(entity.kind.attributes[field.attribute].booleans, (True, False), strict=True)
     }
-    parts = [Part(f"{text_literal(text)}: ", str(true)) for text, true in texts.items()]
-    return ["", statement("BOOLEANS = ", Group("{", parts, "}"))]
 
 
 def _entity(entity: Entity) -> list[str]:
-    return ["", *_item(entity), "", "", *_row(entity), "", "", *_route(entity)]
+    return [*_item(entity), "", "", *_row(entity), "", "", *_route(entity)]
 
 
 def _item(entity: Entity) -> list[str]:
-    lines = [
-        statement("class ", Group(f"{entity.item_class}(", [Part("", "Item")], ")"), ":"),
-        f'    """{_sentence(entity)}"""',
-        "",
-    ]
+    lines = [f"class {entity.item_class}(Item):", f'    """{_sentence(entity)}"""', ""]
     for field in entity.fields:
         for text in field.comments:
             lines += comment(text, 4)
         named = field.attribute != field.item_field
-        source: Node = call("attribute", text_literal(field.attribute)) if named else ""
-        before = f"{field.item_field}: {field.item_type}"
-        lines.append(statement(f"{before} = ", source, indent=4) if source else f"    {before}")
+        source = f" = attribute({text_literal(field.attribute)})" if named else ""
+        lines.append(f"    {field.item_field}: {field.item_type}{source}")
     return lines + _rest_field(entity)
 
 
@@ -186,60 +130,53 @@ def _rest_field(entity: Entity) -> list[str]:
 
 
 def _row(entity: Entity) -> list[str]:
-    names = [text_literal(name) for name in entity.key]
-    key: Node = names[0] if len(names) == 1 else Group("(", [Part("", name) for name in names], ")")
-    header = Group(
-        f"{entity.row_class}(",
-        [Part("", "Row"), Part("table=", text_literal(entity.table)), Part("key=", key)],
-        ")",
+    key = ", ".join(map(text_literal, entity.key))
+    key = f"({key})" if len(entity.key) > 1 else key
+    said = (
+        f"Items with {patterns(entity.kind.conditions)}." if entity.kind.conditions else "Items of any keys."
     )
-    lines = [*comment(entity.key_comment), statement("class ", header, ":")]
-    lines += [f'    """Items with {patterns(entity.kind.conditions)}."""', ""] if entity.kind.conditions else [
-        '    """Items of any keys."""', "",
-    ]  # fmt: skip
-    if entity.digest:
-        lines.append(f"    {entity.key[0]}: str")
-    lines += [_row_field(field) for field in entity.written]
-    return [*lines, f"    {entity.rest[1]}: dict[str, Any] | None"] if entity.rest else lines
+    return [
+        *comment(entity.key_comment),
+        f"class {entity.row_class}(Row, table={text_literal(entity.table)}, key={key}):",
+        f'    """{said}"""',
+        "",
+        *([f"    {entity.key[0]}: str"] if entity.digest else []),
+        *map(_row_field, entity.written),
+        *([f"    {entity.rest[1]}: dict[str, Any] | None"] if entity.rest else []),
+    ]
 
 
 def _row_field(field: Field) -> str:
-    if field.column == field.row_field:
-        return f"    {field.row_field}: {field.row_type}"
-    return statement(
-        f"{field.row_field}: {field.row_type} = ", call("column", text_literal(field.column)), indent=4
-    )
+    named = f" = column({text_literal(field.column)})" if field.column != field.row_field else ""
+    return f"    {field.row_field}: {field.row_type}{named}"
 
 
 def _route(entity: Entity) -> list[str]:
-    signature = Group(f"def {entity.function}(", [Part("item: ", entity.item_class)], ")")
-    values = {field.row_field: field.value for field in entity.written}
+    values = {entity.key[0]: entity.digest} if entity.digest else {}
+    values |= {field.row_field: field.value for field in entity.written}
     if entity.rest:
         values[entity.rest[1]] = f"item.{entity.rest[0]} or None"
-    if entity.digest:
-        values = {entity.key[0]: entity.digest, **values}
-    made = Group(f"{entity.row_class}(", [Part(f"{name}=", value) for name, value in values.items()], ")")
+    made = ", ".join(f"{name}={value}" for name, value in values.items())
     return [
-        statement("@profile.route", conditions_of(entity)),
-        statement("", signature, f" -> {entity.row_class}:"),
+        f"@profile.route({_conditions(entity)})",
+        f"def {entity.function}(item: {entity.item_class}) -> {entity.row_class}:",
         f'    """One item is one row of {entity.table}."""',
-        statement("return ", made, indent=4),
+        f"    return {entity.row_class}({made})",
         *_event_proposal(entity),
     ]
 
 
-def conditions_of(entity: Entity) -> Group:
+def _conditions(entity: Entity) -> str:
     """Write the conditions of a route; what takes every item needs one, too."""
     conditions: Conditions = entity.kind.conditions or ((entity.fields[0].attribute, Prefix("")),)
-    return Group("(", [_condition(name, condition) for name, condition in conditions], ")")
+    return ", ".join(_condition(name, condition) for name, condition in conditions)
 
 
-def _condition(name: str, condition: str | Prefix) -> Part:
+def _condition(name: str, condition: str | Prefix) -> str:
     text = text_literal(text_of(condition))
-    node: Node = call("prefix", text) if isinstance(condition, Prefix) else text
-    if name.isidentifier() and name.isascii() and not keyword.iskeyword(name):
-        return Part(f"{name}=", node)
-    return Part("**", Group("{", [Part(f"{text_literal(name)}: ", node)], "}"))
+    value = f"prefix({text})" if isinstance(condition, Prefix) else text
+    plain = name.isidentifier() and name.isascii() and not keyword.iskeyword(name)
+    return f"{name}={value}" if plain else f"**{{{text_literal(name)}: {value}}}"
 
 
 def _event_proposal(entity: Entity) -> list[str]:
@@ -268,19 +205,15 @@ def _event_proposal(entity: Entity) -> list[str]:
 
 def _rest(draft: Draft) -> list[str]:
     lines = [
-        "",
         *comment(
             "Items that no rule takes are skipped, and counted as unrouted, by the pattern of their keys."
         ),
+        *comment(
+            "For what you do not want, take out the route with its classes, and say so with the reason:"
+        ),
+        "#",
+        *(f'# profile.ignore({_conditions(entity)}, because="…")' for entity in draft.entities),
     ]
-    lines += comment(
-        "For what you do not want, take out the route with its classes, and say so with the reason:"
-    )
-    lines.append("#")
-    for entity in draft.entities:
-        group = conditions_of(entity)
-        parts = [*group.parts, Part("because=", '"…"')]
-        lines.append(f"# profile.ignore{flat(Group('(', parts, ')'))}")
     if bad := draft.survey.bad_items:
         lines += ["#", *comment(f"{bad:,} of the items looked at are bad, and will go to the quarantine.")]
     return lines

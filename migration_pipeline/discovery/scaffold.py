@@ -15,11 +15,12 @@ import msgspec
 from migration_pipeline.discovery.cases import cases_source
 from migration_pipeline.discovery.draft import make_draft
 from migration_pipeline.discovery.module import module_source
+from migration_pipeline.discovery.source import tidy
 from migration_pipeline.discovery.survey import Survey
 from migration_pipeline.engine.transform import Transform
 from migration_pipeline.errors import MigrationError, UsageError
+from migration_pipeline.generated import generated
 from migration_pipeline.profile.profile import Profile
-from migration_pipeline.profile.row import Row
 from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.targets.ddl import ddl
 
@@ -59,20 +60,16 @@ def scaffold(survey: Survey, path: Path) -> Scaffold:
     """
     _check_name(path)
     draft = make_draft(survey, path.stem)
-    source = module_source(draft)
+    source = tidy(module_source(draft), path, path.stem)
     with imported(source, path.stem) as profile:
         transform = Transform(profile, dynamodb_json)
-
-        def rows_of(line: bytes) -> Iterator[Row]:
-            return (row for rows in transform.one(line).rows.values() for row in rows)
-
-        beside = (path.absolute().parent / "migration_pipeline").is_dir()
-        cases, number = cases_source(draft, path.stem, rows_of, beside)
+        cases, number = cases_source(draft, path.stem, lambda line: transform.one(line).all_rows)
+        test = path.with_name(f"test_{path.name}")
         outcome = transform([line.line for line in survey.sample])
         files = {
             path: source,
             path.with_name("schema.sql"): ddl(profile.tables.values()),
-            path.with_name(f"test_{path.name}"): cases,
+            test: tidy(cases, test, path.stem),
         }
     return Scaffold(
         files=files,
@@ -119,9 +116,6 @@ def imported(source: str, name: str) -> Iterator[Profile]:
     module = types.ModuleType(f"migration_pipeline_scaffold_{name}")
     sys.modules[module.__name__] = module  # where annotations are looked up
     try:
-        exec(compile(source, f"{name}.py", "exec"), module.__dict__)  # noqa: S102  # our own, and all texts in it are literals
-        profile = module.__dict__["profile"]
-        assert isinstance(profile, Profile)  # noqa: S101
-        yield profile
+        yield generated("profile", source, f"{name}.py", module.__dict__)  # all texts in it are literals
     finally:
         del sys.modules[module.__name__]

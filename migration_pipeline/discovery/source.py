@@ -1,78 +1,35 @@
-"""Writes Python as a formatter would leave it: literals and calls on one line, or one part a line.
-
-What does not fit into `WIDTH` is split, with a comma at the end of the last part. Formatters leave that
-as it is whatever line length they are set to, from `WIDTH` up.
-"""
+"""Writes Python: literals and comments, and modules as ruff formats them."""
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Iterable
+import subprocess
+import sys
 from datetime import date, datetime
-from decimal import Decimal
-from typing import Any, NamedTuple, Union
-from uuid import UUID
+from pathlib import Path
+from typing import Any
 
-WIDTH = 88
-"""Columns of a line: the least that is in use, as black and ruff have it by default."""
+from migration_pipeline.errors import MigrationError
 
 
-class Group(NamedTuple):
-    """A bracket with parts: a call, or a display of a list, set or dict."""
+def tidy(source: str, path: Path, profile: str) -> str:
+    """Format a module that is to be at `path`, beside the module `profile`, without needless imports and quotes.
 
-    opening: str
-    parts: list[Part]
-    closing: str
-
-
-Node = Union[str, Group]  # noqa: UP007  # an alias that Python 3.10 can evaluate
-
-
-class Part(NamedTuple):
-    """One part of a bracket, and what stands before it: ``name=`` or ``"name": ``."""
-
-    before: str
-    node: Node
+    Ruff's settings are those that hold in the folder, or its own where it cannot read them. Raises `MigrationError`.
+    """
+    isort = f"lint.isort={{known-first-party=['{profile}'], split-on-trailing-comma=false}}"
+    lints = ["check", "--select=F401,FURB157,I001", "--fix-only", f"--config={isort}"]
+    return _ruff(["format"], _ruff(lints, source, path), path)
 
 
-def call(function: str, *arguments: Node, **named: Node) -> Group:
-    """Write a call."""
-    return Group(
-        f"{function}(",
-        [*(Part("", node) for node in arguments), *(Part(f"{name}=", node) for name, node in named.items())],
-        ")",
-    )
-
-
-def flat(node: Node) -> str:
-    """Write a node on one line."""
-    if isinstance(node, str):
-        return node
-    inner = ", ".join(before + flat(part) for before, part in node.parts)
-    return node.opening + inner + node.closing
-
-
-def render(node: Node, indent: int, used: int, after: int = 0) -> str:
-    """Write a node on a line that is indented by `indent`, behind `used` columns and before `after` more."""
-    line = flat(node)
-    if isinstance(node, str) or not node.parts or used + width(line) + after <= WIDTH:
-        return line
-    inner = indent + 4
-    lines = [node.opening]
-    for before, part in node.parts:
-        lines.append(f"{' ' * inner}{before}{render(part, inner, inner + width(before), 1)},")
-    return "\n".join([*lines, " " * indent + node.closing])
-
-
-def statement(before: str, node: Node, after: str = "", indent: int = 0) -> str:
-    """Write one statement: what stands before a node, the node, and what stands behind it."""
-    start = " " * indent + before
-    return start + render(node, indent, width(start), width(after)) + after
-
-
-def width(text: str) -> int:
-    """Count columns, as formatters do: East Asian characters take two; in doubt, more than they do."""
-    return len(text) if text.isascii() else sum(1 + (unicodedata.east_asian_width(c) in "WFA") for c in text)
+def _ruff(command: list[str], source: str, path: Path) -> str:
+    place = ["--quiet", f"--stdin-filename={path.absolute()}", "-"]
+    folder = next(folder for folder in path.absolute().parents if folder.is_dir())
+    for isolated in ([], ["--isolated"]):
+        call = [sys.executable, "-m", "ruff", *command, *isolated, *place]
+        done = subprocess.run(call, cwd=folder, input=source.encode(), capture_output=True, check=False)  # noqa: S603
+        if done.returncode == 0:
+            return done.stdout.decode()
+    raise MigrationError(f"{path}: ruff cannot format it: {done.stderr.decode().strip()}")
 
 
 def comment(text: str, indent: int = 0) -> list[str]:
@@ -86,55 +43,18 @@ def comment(text: str, indent: int = 0) -> list[str]:
     return [f"{' ' * indent}# {each}" for each in [*lines, line] if each]
 
 
-# -- literals --------------------------------------------------------------------------------------
-
-
 def text_literal(text: str) -> str:
-    """Write a text in the quotes that formatters prefer: double ones, unless single ones need fewer escapes."""
+    """Write a text in double quotes, as it may stand in a comment, too."""
     quoted = repr(text + "'\"")  # with both quotes in it, repr() takes single ones and escapes those
-    body = quoted[1:-4]
-    if text.count('"') > text.count("'"):
-        return f"'{body}'"
-    return '"' + body.replace("\\'", "'").replace('"', '\\"') + '"'
+    return '"' + quoted[1:-4].replace("\\'", "'").replace('"', '\\"') + '"'
 
 
-def bytes_literal(value: bytes) -> str:
-    """Write bytes in the quotes that formatters prefer."""
-    body = repr(value + b"'\"")[2:-4]
-    if value.count(b'"') > value.count(b"'"):
-        return f"b'{body}'"
-    return 'b"' + body.replace("\\'", "'").replace('"', '\\"') + '"'
-
-
-def literal(value: Any, names: set[str]) -> Node:
-    """Write a value that a row or an item may hold; `names` takes the names that need an import."""
-    if value is None or isinstance(value, (bool, int)):
-        return repr(value)
-    if isinstance(value, str):
-        return text_literal(value)
-    if isinstance(value, bytes):
-        return bytes_literal(value)
-    if isinstance(value, Decimal):
-        names.add("Decimal")
-        digits = str(value)
-        whole = digits.lstrip("-").isdecimal() and digits == str(int(digits))
-        return call("Decimal", digits if whole else text_literal(digits))
-    if isinstance(value, UUID):
-        names.add("UUID")
-        return call("UUID", text_literal(str(value)))
+def literal(value: Any) -> str:
+    """Write a value that a row may hold; a set is sorted, so that it is written in one way."""
     if isinstance(value, datetime):
-        names.add("datetime")
-        return call("datetime.fromisoformat", text_literal(value.isoformat()))
+        return f"datetime.fromisoformat({value.isoformat()!r})"
     if isinstance(value, date):
-        names.add("date")
-        return call("date", *map(str, (value.year, value.month, value.day)))
-    if isinstance(value, dict):
-        parts = [Part(f"{text_literal(name)}: ", literal(member, names)) for name, member in value.items()]
-        return Group("{", parts, "}")
-    if isinstance(value, (set, frozenset)):
-        return call("frozenset", _display("{", sorted(value), "}", names)) if value else "frozenset()"
-    return _display("[", value, "]", names)
-
-
-def _display(opening: str, values: Iterable[Any], closing: str, names: set[str]) -> Group:
-    return Group(opening, [Part("", literal(value, names)) for value in values], closing)
+        return f"date({value.year}, {value.month}, {value.day})"
+    if isinstance(value, frozenset):
+        return f"frozenset({{{', '.join(map(repr, sorted(value)))}}})"
+    return repr(value)

@@ -23,10 +23,11 @@ from migration_pipeline.discovery.keys import (
 from migration_pipeline.discovery.sampling import Line, Sample
 from migration_pipeline.errors import BadItem
 from migration_pipeline.profile.profile import Prefix
-from migration_pipeline.sources.dynamodb_json import document, whole_item
+from migration_pipeline.sources.dynamodb_json import whole_item
 from migration_pipeline.sources.export import Export
 from migration_pipeline.sources.storage import Storage, StorageError
 from migration_pipeline.sources.stream import FileStream
+from migration_pipeline.sources.values import document
 
 MAX_ATTRIBUTES = 300
 """Attributes of one entity type that are looked at; more are hardly attributes, but data in their names."""
@@ -143,11 +144,6 @@ class EntityType:
         return self.items == len(self._sorts) < MAX_COUNTED
 
     @property
-    def distinct_partitions(self) -> bool:
-        """Whether no two of the items have the same partition key."""
-        return self.items == len(self._partitions) < MAX_COUNTED
-
-    @property
     def per_partition(self) -> float:
         """Items for each partition key; of a sample, that is less than in the export."""
         return self.items / len(self._partitions) if 0 < len(self._partitions) < MAX_COUNTED else 1.0
@@ -171,7 +167,7 @@ def _begins_with_time(text: str) -> bool:
     return bool(_TIME.match(text)) or epoch_of(re.split(r"[^0-9]", text, maxsplit=1)[0])
 
 
-class Bad(msgspec.Struct):
+class Unreadable(msgspec.Struct):
     """Lines that are no items, by reason."""
 
     reason: str
@@ -194,7 +190,7 @@ class Survey:
         self.looked_at = 0
         """Items looked at, bad ones included."""
         self.unread = dict(sample.unread)
-        self.bad: dict[str, Bad] = {}
+        self.bad: dict[str, Unreadable] = {}
         self._types = self._find_types(items)
 
     def _find_types(self, items: Iterable[Item]) -> dict[Conditions, EntityType]:
@@ -233,7 +229,7 @@ class Survey:
                 self._type_of(item).add(item, line, weight)
             except BadItem as error:
                 place = Place(line.file, line.number)
-                self.bad.setdefault(str(error), Bad(str(error), 0, place)).items += 1
+                self.bad.setdefault(str(error), Unreadable(str(error), 0, place)).items += 1
 
     def _type_of(self, item: Item) -> EntityType:
         return next(found for conditions, found in self._types.items() if holds(conditions, item))

@@ -11,22 +11,14 @@ from migration_pipeline.errors import BadRow, MigrationError
 from migration_pipeline.profile.row import Row
 
 
-class Encoded(Protocol):
-    """A batch's rows, ready to be written."""
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-
-
 class Encoder(Protocol):
-    """Makes rows ready to be written, piece by piece: a batch is many times what the CPU's cache holds."""
+    """Makes rows ready to be written, piece by piece, as computation: a batch is many times what the CPU's cache holds."""
 
     def encode(self, rows: dict[type[Row], list[Row]]) -> Any:
         """Encode some of a batch's rows. Raises any exception for one that cannot be."""
 
-    def join(self, pieces: Sequence[Any]) -> Encoded:
-        """Make a batch of pieces that `encode` gave."""
+    def join(self, pieces: Sequence[Any]) -> Any:
+        """Make what the target writes of pieces that `encode` gave; its `size` is in bytes."""
 
 
 def encode(transform: Transform, encoder: Encoder, outcome: Outcome) -> tuple[Outcome, Any]:
@@ -142,6 +134,12 @@ class Written:
         """Count an item that the database refused."""
         self.refused.append(bad)
         self.items_refused += 1
+
+    def copy(self) -> Written:
+        """The same once more, to go on with."""
+        copy = Written()
+        copy.add(self)
+        return copy
 
     def add(self, other: Written) -> None:
         """Sum up."""

@@ -1,4 +1,4 @@
-"""What is known of a file's load: while it runs (`Progress`) and when it is done (`FileReport`)."""
+"""What is known of a file's load: while it runs (`Progress`), when it is done (`FileReport`) and ever after (`LoadedFile`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class BadExample(msgspec.Struct, frozen=True):
     sqlstate: str | None = None
 
 
-class FileReport(msgspec.Struct, kw_only=True):
+class LoadedFile(msgspec.Struct, frozen=True, kw_only=True):
     """The account of one file. Counts are of items, but for `rows`: one item may make several rows."""
 
     items: int = 0
@@ -29,19 +29,12 @@ class FileReport(msgspec.Struct, kw_only=True):
     """Items that no rule took, by the pattern of their keys. They are part of `skipped`, too."""
     quarantined: int = 0
     """Items that something is wrong with; they are kept in the quarantine."""
-    quarantined_by_reason: dict[str, int] = {}
-    quarantined_examples: list[BadExample] = []
-    """Some of them, for people to look at."""
     rows: dict[str, int] = {}
-    """Rows written, by table."""
+    """Rows written, by the table's qualified name; a table that got none may be left out."""
     collisions: dict[str, int] = {}
     """Rows left out because another item of the same batch made the same key, by table."""
     changed_rows: dict[str, int] = {}
     """Rows that were there with other values, by table: of an older load, or of another item with the same key."""
-    unchanged_rows: dict[str, int] = {}
-    """Rows that were there already as they are, by table."""
-    newer_rows: dict[str, int] = {}
-    """Rows that gave way to one of a greater version, by table."""
     rounded: dict[str, int] = {}
     """Values that a column changed, as the Row allows (`Fitted`), by table and column: ``{"prices.price": 3}``."""
     nul: int = 0
@@ -51,7 +44,25 @@ class FileReport(msgspec.Struct, kw_only=True):
     bytes: int = 0
     """Compressed bytes read."""
     md5: str = ""
+    """base64(MD5) of these bytes."""
     seconds: float = 0.0
+
+    @property
+    def conserved(self) -> bool:
+        """Whether every item read is loaded, skipped or quarantined (promise P1)."""
+        return self.items == self.loaded + sum(self.skipped.values()) + self.quarantined
+
+
+class FileReport(LoadedFile, frozen=True, kw_only=True):
+    """The account of a file that was loaded just now, and what only its load knows."""
+
+    quarantined_by_reason: dict[str, int] = {}
+    quarantined_examples: list[BadExample] = []
+    """Some of them, for people to look at."""
+    unchanged_rows: dict[str, int] = {}
+    """Rows that were there already as they are, by table."""
+    newer_rows: dict[str, int] = {}
+    """Rows that gave way to one of a greater version, by table."""
 
     @property
     def changed(self) -> int:
@@ -62,11 +73,6 @@ class FileReport(msgspec.Struct, kw_only=True):
     def items_per_second(self) -> float:
         """Items read a second; 0 for an empty file."""
         return self.items / self.seconds if self.seconds and self.items else 0.0
-
-    @property
-    def conserved(self) -> bool:
-        """Whether every item read is loaded, skipped or quarantined (promise P1)."""
-        return self.items == self.loaded + sum(self.skipped.values()) + self.quarantined
 
 
 class Progress(msgspec.Struct, frozen=True):

@@ -40,9 +40,6 @@ WRITE_BEHIND_BYTES = 32 << 20
 BATCH_BYTES = 16 << 20
 """Bytes of lines in a batch, whatever its number of items: an item may have 400 KB."""
 
-CANCEL_SECONDS = 10.0
-"""How long a cancelled write may take to come back before the file's failure is reported without it."""
-
 FEW = 10
 """Bad items that no file fails for, however small it is."""
 
@@ -96,8 +93,12 @@ class Source(Protocol):
         """Raise `MigrationError` unless the file was complete and is the one that was promised."""
 
 
-class Target(Encoder, Protocol):
-    """Where rows go. To encode is computation; `write` is one transaction, called in a thread of its own."""
+class Target(Protocol):
+    """Where rows go. `write` is one transaction, called in a thread of its own."""
+
+    @property
+    def encoder(self) -> Encoder:
+        """Makes rows ready for it."""
 
     @property
     def retries(self) -> int:
@@ -168,9 +169,13 @@ class FileLoad:
         self._due = self._started + progress_seconds
 
     def run(self) -> FileReport:
-        """Load the file. Raises `MigrationError` with the file's name; nothing is recorded then."""
-        with _seldom_collected():
-            return self._run()
+        """Load the file. Raises `MigrationError`, whose `file` is set; nothing is recorded then."""
+        try:
+            with _seldom_collected():
+                return self._run()
+        except MigrationError as error:
+            error.file = error.file or self.name
+            raise
 
     def _run(self) -> FileReport:
         writer = Behind[Part](self._write, WRITE_BEHIND_BYTES)
@@ -189,14 +194,12 @@ class FileLoad:
             writer.put((last, close), last.size)
             writer.finish()
         except BaseException as error:
-            earlier = writer.abandon(self._target.cancel, CANCEL_SECONDS)
+            earlier = writer.abandon(self._target.cancel)
             if earlier is not None and earlier is not error:
                 raise earlier from error
             raise
-        report = reports[-1]
-        report.retries = self._target.retries
-        report.seconds = time.monotonic() - self._started
-        return report
+        seconds = time.monotonic() - self._started
+        return msgspec.structs.replace(reports[-1], retries=self._target.retries, seconds=seconds)
 
     def _load(self, writer: Behind[Part]) -> Batch:
         """Write all batches but the last; gives that one."""
@@ -206,7 +209,7 @@ class FileLoad:
             for lines in lists:
                 for some in self._slices(lines):
                     found, piece = encode(
-                        self._transform, self._target, self._transform(some, self._read + 1)
+                        self._transform, self._target.encoder, self._transform(some, self._read + 1)
                     )
                     self._read += len(some)
                     weight = sum(map(len, found.lines)) + sum(len(bad.line) for bad in found.bad)
@@ -234,7 +237,7 @@ class FileLoad:
 
     def _batch(self, outcome: Outcome, pieces: list[Any]) -> Batch:
         """Make a batch of what lines became, and take its items into the account."""
-        batch = Batch(self._transform, self._target, outcome, pieces)
+        batch = Batch(self._transform, self._target.encoder, outcome, pieces)
         self._counts.add(batch.counts)
         self._note(batch.bad)
         batch.room = self._room()
@@ -270,10 +273,12 @@ class FileLoad:
         """Say that the file's profile is wrong, rather than its items."""
         reasons = Counter(map(reason_of, bad)).most_common(3)
         told = "; ".join(f"{reason} ({count:,} ×)" for reason, count in reasons)
+        line = max(one.number for one in bad)
         return MigrationError(
             f"{self.name}: more than {self._allowed:,} of its {self.items:,} items are bad, the last one in line "
-            f"{max(one.number for one in bad):,}: {told}. Mend the profile or the table and rerun the file, or "
-            "allow more with max_bad_items and max_bad_share"
+            f"{line:,}: {told}. Mend the profile or the table and rerun the file, or allow more with max_bad_items and "
+            "max_bad_share",
+            line=line,
         )
 
     def _tell_progress(self) -> None:

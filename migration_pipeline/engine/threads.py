@@ -1,4 +1,4 @@
-"""The two threads beside the engine's own: one reads ahead, one writes behind.
+"""Threads beside one's own: one reads ahead, one writes behind, and some work together.
 
 Reading (gunzip, MD5, the network) and writing (COPY) spend their time in C or waiting, without Python's
 lock, so they run beside decoding on another core. Both are bounded: reading ahead by a number of chunks,
@@ -12,13 +12,16 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
 POLL_SECONDS = 0.2
-"""How often the reading thread looks whether anybody still wants what it reads."""
+"""How often a thread that waits for another one looks whether to go on waiting."""
+
+CANCEL_SECONDS = 10.0
+"""How long what was cancelled may take to come back before it is left alone."""
 
 
 class _Failed:
@@ -62,6 +65,52 @@ def ahead(source: Iterable[T], depth: int) -> Generator[T, None, None]:
         stopped.set()
 
 
+def cancel_until(
+    ended: Sequence[threading.Event], cancel: Callable[[], None], seconds: float = CANCEL_SECONDS
+) -> None:
+    """`cancel` what other threads do, until all have ended or `seconds` are over."""
+    deadline = time.monotonic() + seconds
+    while not all(end.is_set() for end in ended) and time.monotonic() < deadline:
+        cancel()  # more than once: the first may come between two statements
+        for end in ended:
+            end.wait(POLL_SECONDS)
+
+
+def together(
+    works: Sequence[Callable[[], object]],
+    cancel: Callable[[], None],
+    name: str,
+    tell: Callable[[], None] = lambda: None,
+) -> None:
+    """Run functions, each in a thread of its own, until all have ended; meanwhile call `tell` now and then.
+
+    The first error, or an interruption of this thread, cancels what still runs, and is raised here.
+    """
+    # An Event each, as a join that is interrupted may leave its thread marked as ended (bpo-45274).
+    ended = [threading.Event() for _ in works]
+    errors: list[tuple[threading.Event, BaseException]] = []
+
+    def run(work: Callable[[], object], end: threading.Event) -> None:
+        try:
+            work()
+        except BaseException as error:  # raised again by whoever waits
+            errors.append((end, error))
+        finally:
+            end.set()
+
+    for each in zip(works, ended, strict=True):
+        threading.Thread(target=run, args=each, name=name, daemon=True).start()
+    try:
+        while not any(end.is_set() for end, _ in errors) and not all(end.is_set() for end in ended):
+            for end in ended:
+                end.wait(POLL_SECONDS)
+            tell()
+    finally:
+        cancel_until(ended, cancel)
+    if errors:
+        raise errors[0][1]
+
+
 class Behind(Generic[T]):
     """Calls `write` for one element after another in a thread, while at most `limit` bytes wait or are written.
 
@@ -78,8 +127,8 @@ class Behind(Generic[T]):
         self._closed = False
         self._error: BaseException | None = None
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="write behind", daemon=True)
-        self._thread.start()
+        self._ended = threading.Event()
+        threading.Thread(target=self._run, name="write behind", daemon=True).start()
 
     def put(self, element: T, size: int) -> None:
         """Hand over an element of `size` bytes, waiting for room. Raises what an earlier write raised."""
@@ -108,7 +157,7 @@ class Behind(Generic[T]):
             self._closed = True
             self._changed.notify_all()
 
-    def abandon(self, cancel: Callable[[], None], seconds: float) -> BaseException | None:
+    def abandon(self, cancel: Callable[[], None], seconds: float = CANCEL_SECONDS) -> BaseException | None:
         """Drop what waits, `cancel` what is being written, wait up to `seconds`; gives a write's own earlier error."""
         with self._changed:
             earlier = self._error
@@ -116,27 +165,29 @@ class Behind(Generic[T]):
             self._closed = True
             writing = self._pending and not earlier
             self._changed.notify_all()
-        deadline = time.monotonic() + seconds
-        while writing and self._thread.is_alive() and time.monotonic() < deadline:
-            cancel()  # more than once: the first may come between two statements
-            self._thread.join(POLL_SECONDS)
+        if writing:
+            cancel_until([self._ended], cancel, seconds)
         return earlier
 
     def _run(self) -> None:
+        try:
+            self._write_all()
+        except BaseException as error:  # raised again by whoever puts or finishes
+            with self._changed:
+                self._error = error
+                self._waiting.clear()
+                self._changed.notify_all()
+        finally:
+            self._ended.set()
+
+    def _write_all(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
                 if not self._waiting:
                     return
                 element, size = self._waiting.popleft()
-            try:
-                self._write(element)
-            except BaseException as error:  # raised again by whoever puts or finishes
-                with self._changed:
-                    self._error = error
-                    self._waiting.clear()
-                    self._changed.notify_all()
-                return
+            self._write(element)
             with self._changed:
                 self._bytes -= size
                 self._pending -= 1

@@ -11,9 +11,10 @@ from typing import Any, Protocol
 import msgspec
 
 from migration_pipeline.errors import BadItem
+from migration_pipeline.generated import generated
 from migration_pipeline.profile.aggregate import Options
 from migration_pipeline.profile.item import Item
-from migration_pipeline.profile.profile import Prefix, Profile, Rule, wire_type
+from migration_pipeline.profile.profile import Condition, Prefix, Profile, Rule, wire_type
 from migration_pipeline.profile.row import Row
 
 UNROUTED = "unrouted"
@@ -24,30 +25,20 @@ MAX_PATTERNS = 50
 
 
 class Decoder(Protocol):
-    """Reads wanted lines."""
+    """Reads lines: to the items of a class, or to a tuple of their routing attributes."""
 
     def __call__(self, line: bytes) -> Any:
         """Read one line. Raises `BadItem` with the reason."""
 
-    def many(self, lines: list[bytes]) -> Iterable[Any]:
-        """Read many lines; raises any exception when one of them is bad."""
-
-
-class KeysDecoder(Protocol):
-    """Reads the routing attributes of lines."""
-
-    def __call__(self, line: bytes) -> tuple[Any, ...]:
-        """Read one line: a str, Decimal or bool for each attribute, "" where it has none. Raises `BadItem` with the reason."""
-
-    def many(self, lines: Iterable[bytes]) -> Iterable[tuple[Any, ...]]:
+    def many(self, lines: Sequence[bytes]) -> Iterable[Any]:
         """Read many lines; raises any exception when one of them is bad."""
 
 
 class Dialect(Protocol):
     """How lines are read: `migration_pipeline.sources.dynamodb_json` is the one there is."""
 
-    def keys_decoder(self, attributes: Sequence[str], typed: Collection[str]) -> KeysDecoder:
-        """Compile the reader of the routing attributes; those in `typed` may be numbers and booleans."""
+    def keys_decoder(self, attributes: Sequence[str], typed: Collection[str]) -> Decoder:
+        """Compile the reader of the routing attributes: a str for each, or "" for none; of those in `typed` a Decimal or bool, too."""
 
     def wire_types(self, line: bytes, attributes: Iterable[str]) -> dict[str, str]:
         """Tell the DynamoDB types of some attributes of a line; those that it lacks are left out."""
@@ -78,6 +69,11 @@ class Outcome:
         self.lines: list[bytes] = []
         self.bad: list[Bad] = []
         self.counts = Counts()
+
+    @property
+    def all_rows(self) -> list[Row]:
+        """The rows of all tables, those of one table together."""
+        return [row for rows in self.rows.values() for row in rows]
 
     def add(self, other: Outcome) -> None:
         """Take over what other lines became."""
@@ -247,25 +243,13 @@ def compile_rules(
     slot = {name: f"k[{index}]" for index, name in enumerate(attributes)}
     tests: list[str] = []
     names: dict[str, Any] = {"Decimal": Decimal}
-    others = {name for rule in rules for name, c in rule.conditions if wire_type(c) != "S"}
-    only_texts = set(attributes) - others
+    mixed = {name for rule in rules for name, c in rule.conditions if wire_type(c) != "S"}
     for number, rule in enumerate(rules):
         conditions = []
         for name, condition in rule.conditions:
             constant = f"c{len(names)}"
-            if isinstance(condition, Prefix):
-                names[constant] = condition.text
-                # Of an attribute that other rules compare with numbers the value may be one.
-                texts = "" if name in only_texts else f"{slot[name]}.__class__ is str and "
-                conditions.append(f"{texts}{slot[name]}.startswith({constant})")
-            elif isinstance(condition, bool):  # True == 1 in Python
-                conditions.append(f"{slot[name]} is {condition}")
-            elif isinstance(condition, (int, Decimal)):
-                names[constant] = Decimal(condition)
-                conditions.append(f"{slot[name]}.__class__ is Decimal and {slot[name]} == {constant}")
-            else:
-                names[constant] = condition
-                conditions.append(f"{slot[name]} == {constant}")
+            names[constant], test = _comparison(slot[name], condition, constant, name in mixed)
+            conditions.append(test)
         taking = f"taken[{number}].append(line); places[{number}].append(n)"
         action = taking if rule.function else f"counts[{number}] += 1"
         tests.append(f"if {' and '.join(conditions) or 'True'}: {action}")
@@ -278,9 +262,19 @@ def compile_rules(
         f"        {chain}\n"
         "    return taken, places, counts, unrouted\n"
     )
-    namespace: dict[str, Any] = dict(names)
-    exec(compile(source, "<route table>", "exec"), namespace)  # noqa: S102  # constants are bound by name, not written into the source
-    return namespace["sort"]  # type: ignore[no-any-return]
+    return generated("sort", source, "route table", names)  # type: ignore[no-any-return]
+
+
+def _comparison(value: str, condition: Condition, constant: str, mixed: bool) -> tuple[Any, str]:
+    """Give what a condition compares with, and the comparison; the value of a `mixed` attribute need not be a text."""
+    if isinstance(condition, Prefix):
+        text = f"{value}.__class__ is str and " if mixed else ""
+        return condition.text, f"{text}{value}.startswith({constant})"
+    if isinstance(condition, bool):  # True == 1 in Python
+        return condition, f"{value} is {condition}"
+    if isinstance(condition, (int, Decimal)):
+        return Decimal(condition), f"{value}.__class__ is Decimal and {value} == {constant}"
+    return condition, f"{value} == {constant}"
 
 
 def describe(error: BaseException, function: Callable[..., Any]) -> str:

@@ -18,6 +18,7 @@ from migration_pipeline.profile.profile import Profile
 from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
+from migration_pipeline.targets.catalog import TargetTable
 from migration_pipeline.targets.connection import DatabaseSettings
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
 
@@ -59,6 +60,7 @@ class Loader:
         self._settings = settings
         self._database = database
         self._transform = Transform(profile, dynamodb_json, options)
+        self._tried: set[TargetTable] = set()
         self._export_times = {export.id: _time(export.export_time) for export in plan.exports}
 
     def load(
@@ -88,6 +90,7 @@ class Loader:
             self._database,
             profile.nul,
             on_retry,
+            tried=self._tried,
         )
         with target:
             source = FileStream(file, Storage())

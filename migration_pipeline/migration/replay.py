@@ -1,27 +1,43 @@
-"""Replays what a plan's files have in quarantine: for the command line and the Dagster job alike."""
+"""Replays what files have in quarantine, after the profile or a table was mended: for the command line and the Dagster job alike."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
-from migration_pipeline.engine.load import LoadSettings
-from migration_pipeline.engine.replay import ReplayReport, replay
+import msgspec
+
+from migration_pipeline.engine.batch import Batch
+from migration_pipeline.engine.load import BATCH_BYTES, LoadSettings, reason_of
 from migration_pipeline.engine.transform import Transform
 from migration_pipeline.migration.plan import Plan
 from migration_pipeline.profile.aggregate import Options
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.sources import dynamodb_json
-from migration_pipeline.targets.connection import DatabaseSettings, transaction
+from migration_pipeline.targets.connection import DatabaseSettings
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
+from migration_pipeline.targets.receipts import files_to_replay
 
-QUARANTINED_FILES = """
-SELECT export_id, file, count(*)
-  FROM migration.quarantine
-  JOIN migration.loaded_file USING (profile, export_id, file)
- WHERE profile = %s
- GROUP BY export_id, file
-"""
-"""Items of files that are not loaded (any more) wait for these to be loaded, which tries them again, too."""
+
+class ReplayReport(msgspec.Struct, kw_only=True):
+    """What became of quarantined items. Counts are of items."""
+
+    items: int = 0
+    """Items that were in quarantine."""
+    loaded: int = 0
+    """Items that became rows now."""
+    skipped: int = 0
+    """Items that the profile skips now."""
+    quarantined: int = 0
+    """Items that are still bad."""
+    quarantined_by_reason: dict[str, int] = {}
+
+    def add(self, other: ReplayReport) -> None:
+        """Sum up."""
+        for name in ("items", "loaded", "skipped", "quarantined"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        reasons = Counter(self.quarantined_by_reason) + Counter(other.quarantined_by_reason)
+        self.quarantined_by_reason = dict(reasons)
 
 
 def replay_plan(
@@ -39,15 +55,12 @@ def replay_plan(
     Those that load, or that the profile skips now, leave the quarantine, and their file's receipt counts
     them anew, in one transaction. `say` is told of each file.
     """
-    transform, total = (
-        Transform(profile, dynamodb_json, options or profile.options(plan.options)),
-        ReplayReport(),
-    )
-    waiting = _waiting(url, profile)
+    transform = Transform(profile, dynamodb_json, options or profile.options(plan.options))
+    total, waiting = ReplayReport(), files_to_replay(url, profile.name)
     for planned in plan.files:
-        if (planned.export_id, planned.file.name) not in waiting:
-            continue
         name = planned.file.name
+        if (planned.export_id, name) not in waiting:
+            continue
         identity = FileIdentity(profile.name, profile.version, planned.export_id, name, run_id)
         target = PostgresTarget(
             url,
@@ -67,7 +80,36 @@ def replay_plan(
     return total
 
 
-def _waiting(url: str, profile: Profile) -> dict[tuple[str, str], int]:
-    with transaction(url) as cursor:
-        cursor.execute(QUARANTINED_FILES, (profile.name,))
-        return {(export_id, file): count for export_id, file, count in cursor.fetchall()}
+def replay(transform: Transform, target: PostgresTarget, settings: LoadSettings) -> ReplayReport:
+    """Replay a file's quarantined items. Raises `MigrationError`; each batch that was written stays so.
+
+    There is no limit to how many may still be bad: they are in quarantine already.
+    """
+    total = ReplayReport()
+    numbers: list[int] = []
+    lines: list[bytes] = []
+    for number, line in target.quarantined():
+        if lines and (len(lines) >= settings.batch_items or sum(map(len, lines)) + len(line) > BATCH_BYTES):
+            total.add(_replay(transform, target, lines, numbers))
+            numbers, lines = [], []
+        numbers.append(number)
+        lines.append(line)
+    if lines:
+        total.add(_replay(transform, target, lines, numbers))
+    return total
+
+
+def _replay(
+    transform: Transform, target: PostgresTarget, lines: list[bytes], numbers: list[int]
+) -> ReplayReport:
+    batch = Batch.of(transform, target.encoder, lines, numbers)
+    batch.room = len(lines)
+    written = target.replay(batch, numbers)
+    bad = [*batch.bad, *written.refused]
+    return ReplayReport(
+        items=len(lines),
+        loaded=batch.counts.loaded - len(written.refused),
+        skipped=sum(batch.counts.skipped.values()),
+        quarantined=len(bad),
+        quarantined_by_reason=dict(Counter(map(reason_of, bad))),
+    )

@@ -17,14 +17,8 @@ from migration_pipeline.migration.plan import Plan, PlannedFile
 from migration_pipeline.profile.aggregate import Aggregate
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.profile.row import Table
-from migration_pipeline.targets.receipts import (
-    AggregateReceipt,
-    FileKey,
-    LoadedFile,
-    Receipt,
-    Verification,
-    md5_of_files,
-)
+from migration_pipeline.targets.receipts import ReceiptSummary
+from migration_pipeline.targets.records import AggregateReceipt, FileKey, Receipt, Verification, md5_of_files
 from migration_pipeline.targets.states import TableState
 
 PATTERNS_SHOWN = 10
@@ -33,7 +27,7 @@ PATTERNS_SHOWN = 10
 
 # -- files -------------------------------------------------------------------------------------------
 
-Found = TypeVar("Found", Receipt, LoadedFile)
+Found = TypeVar("Found", Receipt, ReceiptSummary)
 
 
 def loaded_files(plan: Plan, receipts: Mapping[FileKey, Found]) -> list[tuple[PlannedFile, Found]]:
@@ -46,12 +40,12 @@ def receipts_of(plan: Plan, receipts: Mapping[FileKey, Found]) -> list[Found]:
     return [receipt for _, receipt in loaded_files(plan, receipts)]
 
 
-def matches(planned: PlannedFile, receipt: Receipt | LoadedFile) -> bool:
+def matches(planned: PlannedFile, receipt: Receipt | ReceiptSummary) -> bool:
     """Whether a file was read with the bytes that its manifest promises."""
     return receipt.md5 == planned.file.md5
 
 
-def conserved(planned: PlannedFile, receipt: Receipt | LoadedFile) -> bool:
+def conserved(planned: PlannedFile, receipt: Receipt | ReceiptSummary) -> bool:
     """Whether a file has as many items as its manifest says, and each is loaded, skipped or quarantined."""
     return receipt.conserved and receipt.items == planned.file.items
 
@@ -230,7 +224,7 @@ def made_of_all(
     plan: Plan,
     aggregate: Aggregate,
     receipt: AggregateReceipt | None,
-    loaded: Sequence[Receipt | LoadedFile],
+    loaded: Sequence[Receipt | ReceiptSummary],
     rows: int | None = None,
 ) -> Made:
     """Judge an aggregate by its receipt and those of the plan's files; `rows` are the table's now, None if unknown."""
@@ -243,7 +237,7 @@ def made_of_all(
 def aggregate_fault(
     aggregate: Aggregate,
     made: AggregateReceipt,
-    files: Sequence[Receipt | LoadedFile],
+    files: Sequence[Receipt | ReceiptSummary],
     rows: int | None = None,
 ) -> str:
     """Say why an aggregate is not what its SQL makes of those files; "" if it is."""

@@ -7,7 +7,7 @@ transaction is rolled back.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
@@ -24,7 +24,8 @@ from migration_pipeline.targets.comparison import ComparingTarget, Comparison, D
 from migration_pipeline.targets.connection import DatabaseSettings, connect
 from migration_pipeline.targets.ddl import check_tables
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
-from migration_pipeline.targets.receipts import Verification, count_rows, keep_verification, md5_of_files
+from migration_pipeline.targets.receipts import count_rows, keep_verification
+from migration_pipeline.targets.records import KeptDifference, Verification, md5_of_files
 from migration_pipeline.targets.session import Session
 from migration_pipeline.targets.sql import EXAMPLES
 from migration_pipeline.targets.states import read_states
@@ -114,10 +115,8 @@ def dry_run(
     """
     connect(url).close()  # somebody waits for the result: a database that is not there is told at once
     transform = Transform(profile, dynamodb_json, options or profile.options(plan.options))
-    session = Session(url, database, say, hold=True)
-    session.open()
-    found, failed = [], True
-    try:
+    found = []
+    with Session(url, database, say, hold=True) as session:
         for planned in files:
             identity = FileIdentity(
                 profile.name, profile.version, planned.export_id, planned.file.name, "dry run"
@@ -126,9 +125,6 @@ def dry_run(
             with target:
                 report = _load(planned, transform, target, settings, on_progress).run()
             found.append(ComparedFile(planned, report, _as_comparisons(report, profile), 0))
-        failed = False
-    finally:
-        session.close(failed)
     names = [table.qualified for table in profile.tables.values()]
     return Compared(found, names, notes=[*_not_tried(plan, profile, files), *_wrong_rules(profile, found)])
 
@@ -205,9 +201,8 @@ def verify(
             found = compared.table(table.qualified)
             compared.whole[table.qualified] = _too_many(found, count_rows(url, table))
     made = [_verification(profile, run_id, compared, name) for name in compared.names]
-    keep_verification(
-        url, [msgspec.structs.replace(each, began_at=began, state=states[each.table_name]) for each in made]
-    )
+    made = [msgspec.structs.replace(each, began_at=began, state=states[each.table_name]) for each in made]
+    keep_verification(url, made, list(_differences(compared)))
     return compared
 
 
@@ -233,16 +228,19 @@ def _verification(profile: Profile, run_id: str, compared: Compared, table: str)
         run_id=run_id,
         profile_version=profile.version,
         files_md5=md5_of_files((file.planned.export_id, file.planned.file.name) for file in compared.files),
-        examples=[
-            (file.planned.export_id, file.planned.file.name, difference.kind, difference.columns, key)
-            for file in compared.files
-            for difference, key in file.tables.get(table, Comparison()).examples
-        ]
-        + [
-            ("", "", difference.kind, difference.columns, key)
-            for difference, key in compared.whole.get(table, Comparison()).examples
-        ],
     )
+
+
+def _differences(compared: Compared) -> Iterator[KeptDifference]:
+    """Give the examples of all tables, those of tables as wholes without a file."""
+    found = [(file.planned.export_id, file.planned.file.name, file.tables) for file in compared.files]
+    for export_id, file, tables in [*found, ("", "", compared.whole)]:
+        for table in compared.names:
+            for difference, key in tables.get(table, Comparison()).examples:
+                yield KeptDifference(
+                    table_name=table, export_id=export_id, file=file, kind=difference.kind,
+                    columns=list(difference.columns), key=key,
+                )  # fmt: skip
 
 
 def _compare(

@@ -14,7 +14,8 @@ from migration_pipeline.operations.client import ENTRIES, DagsterClient, metadat
 from migration_pipeline.operations.files import FileStatus, State
 from migration_pipeline.operations.runs import run_error
 from migration_pipeline.profile.profile import Profile
-from migration_pipeline.targets.receipts import FileKey, Receipt, empty_tables, read_aggregates
+from migration_pipeline.targets.receipts import empty_tables, read_aggregates
+from migration_pipeline.targets.records import FileKey, Receipt
 
 
 class AssetStatus(msgspec.Struct, kw_only=True):

@@ -24,7 +24,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from migration_pipeline.errors import MigrationError, UsageError
+from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.plan import Plan
 from migration_pipeline.migration.verdicts import conserved, loaded_files, made_of_all, matches, receipts_of
 from migration_pipeline.operations.backfills import Backfill, backfills
@@ -313,10 +313,6 @@ class Server:
     def __init__(
         self, plans: Sequence[tuple[Plan, Profile]], dagster_url: str, database_url: str, host: str, port: int
     ) -> None:
-        if not plans:
-            raise UsageError(
-                "there is no plan yet, so there is nothing to measure; see migration-pipeline plan"
-            )
         registry = CollectorRegistry()
         registry.register(
             MigrationsCollector(

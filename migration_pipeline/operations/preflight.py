@@ -18,7 +18,8 @@ from migration_pipeline.operations.files import FileStatus
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.targets.connection import DatabaseError
 from migration_pipeline.targets.ddl import check_tables
-from migration_pipeline.targets.receipts import FileKey, Receipt, empty_tables, read_landed, read_receipts
+from migration_pipeline.targets.receipts import empty_tables, read_landed, read_receipts
+from migration_pipeline.targets.records import FileKey, Receipt
 
 UNLANDED = "no longer landed, for an aggregate that is to be made"
 

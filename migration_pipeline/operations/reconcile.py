@@ -22,13 +22,8 @@ from migration_pipeline.operations.files import FileStatus, read_files
 from migration_pipeline.operations.runs import run_start
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.profile.row import Table
-from migration_pipeline.targets.aggregation import AggregateReport
-from migration_pipeline.targets.receipts import (
-    AggregateReceipt,
-    FileKey,
-    Receipt,
-    read_receipts,
-)
+from migration_pipeline.targets.receipts import read_receipts
+from migration_pipeline.targets.records import AggregateReceipt, AggregateReport, FileKey, Receipt
 
 
 class Reconciled(msgspec.Struct, kw_only=True):

@@ -17,7 +17,8 @@ from migration_pipeline.operations.files import FileStatus, State
 from migration_pipeline.operations.running import RunningFile
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.targets.connection import DatabaseError
-from migration_pipeline.targets.receipts import FileKey, Receipt, read_receipts
+from migration_pipeline.targets.receipts import read_receipts
+from migration_pipeline.targets.records import FileKey, Receipt
 
 
 class _Account(msgspec.Struct, frozen=True):

@@ -11,6 +11,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -75,7 +76,7 @@ class Rule:
     """Of the function's second argument, if it has one."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Profile:
     """A migration's rules, in the order they are declared: the first whose conditions hold takes the item.
 
@@ -166,20 +167,15 @@ class Profile:
     ) -> None:
         """Make the rows of a table from the rows of landing tables, once the files of the plan are landed.
 
-        `sql` is a file beside the profile's module: one SELECT over the landing tables `of`, with a column for
-        each of the Row's columns, by name. Each distinct value of `by`, columns of the landing tables that
-        stand for the table's key, must become one row. Group by these very columns: then the SELECT of a
-        large table is run range by range.
+        `sql` is a file in the folder of the module that has the routes, or else the Row. It is one SELECT over
+        the landing tables `of`, with a column for each of the Row's columns, by name. Each distinct value of
+        `by`, columns of the landing tables that stand for the table's key, must become one row. Group by these
+        very columns: then the SELECT of a large table is run range by range.
         """
-        folder = Path(sys._getframe(1).f_globals["__file__"]).parent
-        self.aggregates.append(
-            make_aggregate(
-                row_class,
-                of if isinstance(of, tuple) else (of,),
-                (by,) if isinstance(by, str) else by,
-                folder / sql,
-            )
-        )
+        landed = of if isinstance(of, tuple) else (of,)
+        functions = [rule.function for rule in self.rules if rule.function]
+        path = _beside((*functions, row_class, *landed), sql)
+        self.aggregates.append(make_aggregate(row_class, landed, (by,) if isinstance(by, str) else by, path))
 
     def sequence(self, name: str, *, past: type[Row], column: str) -> None:
         """Set a sequence past the greatest value of a column, when all is loaded; never back."""
@@ -230,6 +226,13 @@ class Profile:
         return list(dict.fromkeys(name for rule in self.rules for name, _ in rule.conditions))
 
 
+def _beside(definitions: Iterable[Any], name: str) -> Path:
+    """Find a file in the folder of a module that has one of the `definitions`; without it, say where it is looked for first."""
+    modules = [sys.modules.get(each.__module__) for each in definitions]
+    places = [Path(file).parent / name for module in modules if (file := getattr(module, "__file__", None))]
+    return next((place for place in places if place.is_file()), places[0] if places else Path(name))
+
+
 def _checked(conditions: dict[str, Condition]) -> tuple[tuple[str, Condition], ...]:
     for name, condition in conditions.items():
         if isinstance(condition, float):
@@ -278,18 +281,41 @@ def _row_classes(annotation: Any) -> Iterable[type[Row]]:
             yield from _row_classes(argument)
 
 
+class _CurrentFolder:
+    """Finds in the current folder what is nowhere else, as what a profile imports when one of its routes is called."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        return PathFinder.find_spec(name, [""]) if path is None else None
+
+
+def import_here(name: str) -> types.ModuleType:
+    """Import a module, also from the current folder. `sys.path` is afterwards as it was.
+
+    What the module itself imports later, in a function, is looked for there, too, after everywhere else.
+    """
+    if _CurrentFolder not in sys.meta_path:
+        sys.meta_path.append(_CurrentFolder)
+    if (here := os.getcwd()) in sys.path:
+        return importlib.import_module(name)
+    sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    finally:
+        if here in sys.path:
+            sys.path.remove(here)
+
+
 def load_profile(reference: str) -> Profile:
     """Import a profile: a shipped one by name (``shop``), any other by path (``my_package.my_module:profile``).
 
-    The current directory is importable, so a profile beside the plan needs no installation. Raises
-    `UsageError` that says what of it did not import.
+    A profile in the current folder needs no installation; see `import_here`. Raises `UsageError` that says what of
+    it did not import.
     """
     path = reference if ":" in reference or "." in reference else f"migration_pipeline.profiles.{reference}"
     module_name, _, variable = path.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
     try:
-        module = importlib.import_module(module_name)
+        module = import_here(module_name)
     except UsageError as error:
         raise UsageError(f"profile {reference}: {error}") from error
     except Exception as error:

@@ -4,8 +4,7 @@ An `Item` class is compiled once to a typed msgspec decoder for the *wire* form 
 ``{"N": "12"}``) and to a generated function that makes the Item from it. Decoding and type checks run
 in C; the generated function holds one expression a field, and no loop over fields.
 
-The types and their edges: "Data type descriptors" in the DynamoDB API reference, and the page on the
-export's output format in the DynamoDB developer guide.
+The page on the export's output format in the DynamoDB developer guide describes the lines.
 """
 
 from __future__ import annotations
@@ -14,333 +13,27 @@ import json
 import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from datetime import date, datetime, timedelta, timezone
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from operator import attrgetter
-from typing import Annotated, Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
-from uuid import UUID
+from typing import Annotated, Any, Generic, TypeVar, get_type_hints
 
 import msgspec
 from msgspec import UNSET, UnsetType, defstruct
 
-from migration_pipeline.errors import BadItem, UsageError
-from migration_pipeline.profile.item import Digits, Epoch, Item, Rest, Whole
-from migration_pipeline.profile.row import unwrap
+from migration_pipeline.errors import BadItem
+from migration_pipeline.generated import generated
+from migration_pipeline.profile.item import Item
+from migration_pipeline.sources.fields import NAMES, REST, braces_of_members, field_of, objects
+from migration_pipeline.sources.values import Value, document, number
 
 ItemType = TypeVar("ItemType", bound=Item)
 
-EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-NUMBER_CHARACTERS = "0123456789+-.eE"
-
-MAX_DIGITS = 126
-"""Of a whole number in DynamoDB, whose greatest is 9.99…E+125. Of 1E+999999999 an int would have a gigabyte."""
-
-
-# -- values -----------------------------------------------------------------------------------------
-
-
-def number(text: str) -> Decimal:
-    """Read an N exactly, up to its 38 digits. Raises ValueError for anything that DynamoDB would not write."""
-    # Decimal() also takes "NaN", "1_000", spaces and other scripts' digits. Stripping the legal characters
-    # from both ends leaves something exactly if there is another one, and costs less than a regex.
-    if text.strip(NUMBER_CHARACTERS):
-        raise ValueError("is not a number")
-    try:
-        return Decimal(text)
-    except InvalidOperation:
-        raise ValueError("is not a number") from None
-
-
-def integer(text: str) -> int:
-    """Read an N as an int. Raises ValueError when it is no whole number."""
-    try:
-        return int(text) if not text.strip("-0123456789") else _whole(number(text))
-    except ValueError:
-        raise ValueError("is not a whole number") from None
-
-
-def _whole(value: Decimal) -> int:
-    if value.adjusted() >= MAX_DIGITS or value != value.to_integral_value():
-        raise ValueError
-    return int(value)
-
-
-def real(text: str) -> float:
-    """Read an N as a float, rounding where 53 bits do not hold it."""
-    return float(number(text))
-
-
-def instant(text: str, per_second: int) -> datetime:
-    """Read a count of ticks since 1970-01-01 UTC. Raises ValueError outside the years 1 to 9999."""
-    exact = number(text)
-    try:
-        return EPOCH + timedelta(microseconds=int(exact * 1_000_000 // per_second))
-    except ArithmeticError:
-        raise ValueError("is a time outside the years 1 to 9999") from None
-
-
-def aware(value: datetime) -> datetime:
-    """Take a time without an offset as UTC."""
-    return value if value.tzinfo is not None else value.replace(tzinfo=timezone.utc)
-
-
-class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
-    """Any attribute value on the wire: an object with one member, named after its type."""
-
-    S: str | UnsetType = UNSET
-    N: str | UnsetType = UNSET
-    B: bytes | UnsetType = UNSET
-    BOOL: bool | UnsetType = UNSET
-    NULL: bool | UnsetType = UNSET
-    M: dict[str, Value] | UnsetType = UNSET
-    L: list[Value] | UnsetType = UNSET
-    SS: list[str] | UnsetType = UNSET
-    NS: list[str] | UnsetType = UNSET
-    BS: list[bytes] | UnsetType = UNSET
-
-
-def plain(value: Value) -> Any:
-    """Make a plain Python value: N as Decimal, B as bytes, sets as sorted lists, M as dict, L as list."""
-    if value.S is not UNSET:
-        return value.S
-    if value.N is not UNSET:
-        return number(value.N)
-    if value.M is not UNSET:
-        return document(value.M)
-    if value.L is not UNSET:
-        return listing(value.L)
-    if value.BOOL is not UNSET:
-        return value.BOOL
-    if value.NULL is True:
-        return None
-    if value.B is not UNSET:
-        return value.B
-    if value.SS is not UNSET:
-        return sorted(value.SS)
-    if value.NS is not UNSET:
-        return sorted(map(number, value.NS))
-    if value.BS is not UNSET:
-        return sorted(value.BS)
-    raise ValueError("has no type that DynamoDB knows")
-
-
-def document(members: dict[str, Value]) -> dict[str, Any]:
-    """Make a plain dict of an M."""
-    plainly: dict[str, Any] = {}
-    for name, value in members.items():
-        # Most members are texts and numbers; they are spared a call.
-        if (text := value.S) is not UNSET:
-            plainly[name] = text
-        elif (digits := value.N) is not UNSET:
-            plainly[name] = number(digits)
-        else:
-            plainly[name] = plain(value)
-    return plainly
-
-
-def listing(elements: list[Value]) -> list[Any]:
-    """Make a plain list of an L."""
-    return [plain(element) for element in elements]
-
-
-def braces(value: Value) -> int:
-    """Count the objects that a value is spelled with, its own included and empty ones left out."""
-    if value.M is not UNSET:
-        return braces_of_members(value.M)
-    return 1 if value.L is UNSET else braces_of_elements(value.L)
-
-
-def braces_of_members(members: dict[str, Value]) -> int:
-    """Count the objects that an M attribute is spelled with."""
-    count = 2 + len(members) if members else 1
-    for value in members.values():
-        if value.M is not UNSET or value.L is not UNSET:
-            count += braces(value) - 1
-    return count
-
-
-def braces_of_elements(elements: list[Value]) -> int:
-    """Count the objects that an L attribute is spelled with."""
-    return 1 + sum(map(braces, elements))
-
-
-# -- the wire form of one annotation ---------------------------------------------------------------
-
-
-class Wire(msgspec.Struct, frozen=True):
-    """How an annotation looks on the wire, and the expression that makes the Python value of it."""
-
-    members: dict[str, Any]
-    """Type letter -> msgspec type; one of them holds the value."""
-    expression: str = "{}"
-    careful: str = ""
-    """An expression that raises ValueError with the reason where `expression` raises anything; "" for itself."""
-    braces: str = "1"
-    """Python expression for the number of objects that a value `{}` is spelled with."""
-
-
-NUMBERS: dict[Any, tuple[str, str]] = {
-    int: ("(int(n) if (n := {}).isdecimal() and n.isascii() else integer(n))", "integer({})"),
-    Decimal: ("(number(n) if (n := {}).strip(NUMBER_CHARACTERS) else Decimal(n))", "number({})"),
-    float: ("real({})", ""),
-}
-"""The usual spelling of a number is read inline: calling a function costs as much as reading it."""
-
-SETS: dict[Any, tuple[str, Any, str]] = {
-    str: ("SS", list[str], "frozenset({})"),
-    bytes: ("BS", list[bytes], "frozenset({})"),
-    int: ("NS", list[str], "frozenset(map(integer, {}))"),
-    Decimal: ("NS", list[str], "frozenset(map(number, {}))"),
-}
-
-
-def wire_of(bare: Any, markers: tuple[Any, ...]) -> Wire | None:
-    """Look up the wire form of a bare annotation; None when there is none."""
-    epoch = next((m for m in markers if isinstance(m, Epoch)), None)
-    origin, arguments = get_origin(bare), get_args(bare)
-    if epoch:
-        tick = "second" if epoch.per_second == 1 else "millisecond"
-        careful = f"instant({{}}, {epoch.per_second})"
-        usual = (
-            f"(EPOCH + {tick} * int(n) if (n := {{}}).isdecimal() and n.isascii() else {careful.format('n')})"
-        )
-        return Wire({"N": str, "S": str}, usual, careful)
-    if bare in (str, UUID, date) or origin is Literal:
-        return Wire({"S": bare})
-    if bare is datetime:
-        return Wire({"S": datetime}, "(n if (n := {}).tzinfo is not None else aware(n))", "aware({})")
-    if bare in NUMBERS:
-        digits = any(isinstance(m, Digits) for m in markers)
-        return Wire({"N": str, "S": str} if digits else {"N": str}, *NUMBERS[bare])
-    if bare is bool:
-        return Wire({"BOOL": bool})
-    if bare is bytes:
-        return Wire({"B": bytes})
-    if origin in (frozenset, set) and arguments[0] in SETS:
-        letter, wire_type, expression = SETS[arguments[0]]
-        return Wire({letter: wire_type}, expression)
-    if bare is dict or (origin is dict and arguments == (str, Any)):
-        return Wire({"M": dict[str, Value]}, "document({})", braces="braces_of_members({})")
-    if bare is list or (origin is list and arguments == (Any,)):
-        return Wire({"L": list[Value]}, "listing({})", braces="braces_of_elements({})")
-    return None
-
-
-def objects(raw: msgspec.Raw | UnsetType) -> int:
-    """Count the objects that an attribute is spelled with, without reading it; 0 if it is not there."""
-    return 0 if isinstance(raw, UnsetType) else bytes(raw).count(b'{"')
-
-
-class Field(msgspec.Struct, frozen=True):
-    """One field of an Item class, compiled: its member of the wire struct and its expression."""
-
-    attribute: str | None
-    """None for the whole item, and for the rest of it."""
-    member: tuple[Any, ...] | None
-    """As `msgspec.defstruct` takes a field: name, type[, default]; None where `attribute` is."""
-    expression: str
-    """Python source over `w`, the wire item, `line`, and `m`, the number of missing attributes, which it adds to."""
-    careful: str
-    """The same as `expression`, but what it raises is a ValueError that tells the reason."""
-    braces: str
-    """Python source for the number of objects that the attribute is spelled with; "0" and "1" are constants."""
-    constants: dict[str, Any]
-
-
-REST = "rest"
-"""The expression of the rest of an item: a local name, because it is known only after all else is read."""
-
-
-def _field(item_class: type[Item], index: int, info: msgspec.structs.FieldInfo, annotation: Any) -> Field:
-    bare, markers, optional = unwrap(annotation)
-    has_default = info.default is not msgspec.NODEFAULT
-    name, slot = info.encode_name, f"f{index}"
-    if any(isinstance(m, Rest) for m in markers):
-        return Field(None, None, REST, "None", "0", {})  # what it raises says the reason
-    if any(isinstance(m, Whole) for m in markers):
-        return Field(None, None, "whole(line)", "whole(line)", "0", {})
-    if bare is Any:
-        default = info.default if has_default else None
-        expression = f"(d{index} if (v := w.{slot}) is missing else plain(v))"
-        member = (slot, Value, msgspec.field(name=name, default=MISSING))
-        spelled = f"(0 if w.{slot} is missing else braces(w.{slot}))"
-        constants = {f"d{index}": default, "missing": MISSING}
-        return Field(name, member, expression, expression, spelled, constants)
-    wire = wire_of(bare, markers)
-    if wire is None:
-        raise UsageError(
-            f"{item_class.__name__}.{info.name}: no DynamoDB type reads as {annotation!r}; see Item"
-        )
-    careful = wire.careful or wire.expression
-    if not optional and not has_default and len(wire.members) == 1:
-        (letter, wire_type), *_ = wire.members.items()
-        struct = _struct([(letter, wire_type)])
-        value = f"w.{slot}.{letter}"
-        return Field(
-            name,
-            (slot, struct, msgspec.field(name=name)),
-            wire.expression.format(value),
-            careful.format(value),
-            wire.braces.format(value),
-            {},
-        )
-    members = [(letter, Union[wire_type, UnsetType], UNSET) for letter, wire_type in wire.members.items()]  # noqa: UP007
-    if optional:
-        members.append(("NULL", Union[bool, UnsetType], UNSET))  # noqa: UP007
-    struct = _struct(members)
-    missing = struct()
-    required = not optional and not has_default
-    default = info.default if has_default else None
-
-    def whichever(present: str) -> str:
-        # A conditional expression evaluates its condition first, so `v` is set before it is used.
-        expression = f"(d{index} if w.{slot} is e{index} and (m := m + 1) else empty())"
-        if optional:
-            expression = f"(None if w.{slot}.NULL is True else {expression})"
-        for letter in reversed(wire.members):
-            expression = f"({present.format('v')} if (v := w.{slot}.{letter}) is not UNSET else {expression})"
-        return expression
-
-    spelled = "1"  # missing ones are counted in m
-    if wire.braces != "1":
-        (letter,) = wire.members
-        full = wire.braces.format(f"w.{slot}.{letter}")
-        spelled = f"({full} if w.{slot}.{letter} is not UNSET else 1)"
-    wire_default = msgspec.field(name=name) if required else msgspec.field(name=name, default=missing)
-    constants = {f"e{index}": missing, f"d{index}": default}
-    member = (slot, struct, wire_default)
-    return Field(name, member, whichever(wire.expression), whichever(careful), spelled, constants)
-
-
-MISSING = Value()
-
-
-def _struct(members: Sequence[tuple[Any, ...]]) -> Any:
-    return defstruct("Attribute", members, frozen=True, forbid_unknown_fields=True, gc=False)
-
-
-def empty() -> None:
-    """Refuse an attribute that is there, but is an empty object."""
-    raise ValueError("has no value of its type")
-
-
-CONVERSIONS: dict[str, Any] = {
-    "UNSET": UNSET, "empty": empty, "plain": plain, "number": number, "integer": integer, "real": real,
-    "instant": instant, "aware": aware, "EPOCH": EPOCH, "second": timedelta(seconds=1),
-    "millisecond": timedelta(milliseconds=1), "Decimal": Decimal, "NUMBER_CHARACTERS": NUMBER_CHARACTERS, "document": document, "listing": listing, "braces": braces, "objects": objects,
-    "braces_of_members": braces_of_members, "braces_of_elements": braces_of_elements,
-}  # fmt: skip
-"""What the generated functions may call."""
-
-# -- decoders --------------------------------------------------------------------------------------
-
-
 Steps = tuple[Callable[[bytes], Any], Callable[[Any, bytes], ItemType]]
 
-AnyValue: Any = Union[msgspec.Raw, UnsetType]  # noqa: UP007
+AnyValue: Any = msgspec.Raw | UnsetType
 """An attribute that is not read, and whose objects are counted."""
 
-OneObject: Any = Union[Annotated[dict[str, msgspec.Raw], msgspec.Meta(min_length=1)], UnsetType]  # noqa: UP007
+OneObject: Any = Annotated[dict[str, msgspec.Raw], msgspec.Meta(min_length=1)] | UnsetType
 """An attribute that is not read, and that is one object, as `objects` counts."""
 
 
@@ -357,11 +50,11 @@ class ItemDecoder(Generic[ItemType]):
         hints = get_type_hints(item_class, include_extras=True)
         infos = msgspec.structs.fields(item_class)
         self._item_class = item_class
-        self._fields = [_field(item_class, n, info, hints[info.name]) for n, info in enumerate(infos)]
+        self._fields = [field_of(item_class, n, info, hints[info.name]) for n, info in enumerate(infos)]
         self._attributes = {field.attribute for field in self._fields if field.attribute is not None}
-        self._names = dict(CONVERSIONS, Item=item_class, suspect=self._suspect, whole=whole, rest=self._rest)
+        self._names = dict(NAMES, Item=item_class, suspect=self._suspect, whole=whole, rest=self._rest)
         for field in self._fields:
-            self._names.update(field.constants)
+            self._names |= field.constants
         self._has_rest = any(field.expression == REST for field in self._fields)
         others = () if self._has_rest else known
         self._passed_over = {name: False for name in others if name not in self._attributes}
@@ -382,7 +75,7 @@ class ItemDecoder(Generic[ItemType]):
         except Exception as error:
             raise BadItem(self._reason(error, line)) from None
 
-    def many(self, lines: list[bytes]) -> Iterator[ItemType]:
+    def many(self, lines: Sequence[bytes]) -> Iterator[ItemType]:
         """Read many lines, lazily.
 
         Raises any exception when one of them is bad, or odd; a call for each tells. An Item may have
@@ -397,10 +90,10 @@ class ItemDecoder(Generic[ItemType]):
             (f"x{n}", AnyValue if nested else OneObject, msgspec.field(name=name, default=UNSET))
             for n, (name, nested) in enumerate(others)
         ]
-        names = dict(self._names)
         source = self._source([nested for _, nested in others])
-        exec(compile(source, f"<decoder of {self._item_class.__name__}>", "exec"), names)  # noqa: S102  # built from the class, no input of a user
-        return msgspec.json.Decoder(_envelope(members)).decode, names["make"]
+        label = f"decoder of {self._item_class.__name__}"
+        make = generated("make", source, label, dict(self._names))
+        return msgspec.json.Decoder(_envelope(members)).decode, make
 
     def _source(self, others: Sequence[bool]) -> str:
         """Write the function that makes an item of its wire form, one expression a field.
@@ -465,15 +158,9 @@ class ItemDecoder(Generic[ItemType]):
         """
         self._learn(line)
         text = line.decode("utf-8", "surrogateescape")  # what nobody reads need not be UTF-8
+        numbers: dict[str, Any] = dict.fromkeys(("parse_int", "parse_float", "parse_constant"), str)
         try:
-            pairs = json.loads(
-                text,
-                object_pairs_hook=_Pairs,
-                parse_int=str,
-                parse_float=str,
-                parse_constant=str,
-                strict=False,
-            )
+            pairs = json.loads(text, object_pairs_hook=_Pairs, strict=False, **numbers)
         except (ValueError, RecursionError):
             return  # what is wrong with it is in nothing that is read
         items = _Pairs(pair for pair in pairs if pair[0] == "Item")
@@ -515,10 +202,7 @@ class ItemDecoder(Generic[ItemType]):
         return f"its Item cannot be made: {type(error).__name__}"
 
 
-def item_decoder(item_class: type[ItemType], known: Sequence[str] = ()) -> ItemDecoder[ItemType]:
-    """Compile an `Item` class; see `ItemDecoder`."""
-    return ItemDecoder(item_class, known)
-
+item_decoder = ItemDecoder
 
 MAX_PASSED_OVER = 100
 """Unread attributes that a decoder learns. An item with others takes three times as long."""
@@ -559,11 +243,9 @@ def _passes_over(value: Any) -> bool:
 
 def _holds_object(value: Any) -> bool:
     """Whether a value is an object, or has one inside; empty ones do not count."""
-    return (
-        bool(value)
-        if isinstance(value, _Pairs)
-        else isinstance(value, list) and any(map(_holds_object, value))
-    )
+    if isinstance(value, _Pairs):
+        return bool(value)
+    return isinstance(value, list) and any(map(_holds_object, value))
 
 
 def _refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -581,27 +263,16 @@ class KeysDecoder:
     """
 
     def __init__(self, attributes: Sequence[str], typed: Collection[str] = ()) -> None:
-        key = defstruct("Key", [("S", str, "")], frozen=True, gc=False)
-        several: Any = defstruct(
-            "Typed",
-            [("S", AnyText, UNSET), ("N", AnyText, UNSET), ("BOOL", AnyBoolean, UNSET)],
-            frozen=True,
-            gc=False,
-        )
-        none, neither = key(), several()
+        self._kinds = [_Typed if name in typed else _Text for name in attributes]
         members = [
-            (f"f{n}", several, msgspec.field(name=name, default=neither))
-            if name in typed
-            else (f"f{n}", key, msgspec.field(name=name, default=none))
-            for n, name in enumerate(attributes)
+            (f"f{n}", kind, msgspec.field(name=name, default=kind()))
+            for n, (name, kind) in enumerate(zip(attributes, self._kinds, strict=True))
         ]
         self._decode = msgspec.json.Decoder(_envelope(members)).decode
+        paths = [f"Item.f{n}" + (".S" if kind is _Text else "") for n, kind in enumerate(self._kinds)]
         # The last path is repeated, so that attrgetter makes a tuple of a single attribute, too.
-        paths = [f"Item.f{n}" + ("" if name in typed else ".S") for n, name in enumerate(attributes)]
-        self._values: Callable[[Any], tuple[Any, ...]] = attrgetter(*paths, paths[-1]) if paths else _nothing
-        if any(name in typed for name in attributes):
-            read = attrgetter(*paths, paths[-1])
-            self._values = lambda line: tuple(v if isinstance(v, str) else _typed(v) for v in read(line))
+        read: Callable[[Any], tuple[Any, ...]] = attrgetter(*paths, paths[-1]) if paths else lambda _: ()
+        self._values = (lambda line: tuple(map(_typed, read(line)))) if _Typed in self._kinds else read
 
     def __call__(self, line: bytes) -> tuple[Any, ...]:
         """Read one line. Raises `BadItem`."""
@@ -612,22 +283,34 @@ class KeysDecoder:
 
     def many(self, lines: Iterable[bytes]) -> Iterator[tuple[Any, ...]]:
         """Read many lines, lazily and, where all are texts, in C."""
-        if self._values is _nothing:
+        if not self._kinds:
             return (() for _ in lines)  # whoever takes the items will see what is wrong with them
         return map(self._values, map(self._decode, lines))
 
 
-AnyText: Any = Union[str, UnsetType]  # noqa: UP007
-AnyBoolean: Any = Union[bool, UnsetType]  # noqa: UP007
+class _Text(msgspec.Struct, frozen=True, gc=False):
+    """A routing attribute, of which nothing but a text counts."""
+
+    S: str = ""
 
 
-def _typed(value: Any) -> str | Decimal | bool:
+class _Typed(msgspec.Struct, frozen=True, gc=False):
+    """A routing attribute that a rule compares with a number or a boolean."""
+
+    S: str | UnsetType = UNSET
+    N: str | UnsetType = UNSET
+    BOOL: bool | UnsetType = UNSET
+
+
+def _typed(value: str | _Typed) -> str | Decimal | bool:
     """The value of an attribute that is a text, a number or a boolean; "" of any other."""
+    if isinstance(value, str):
+        return value
     if value.S is not UNSET:
-        return str(value.S)
+        return value.S
     if value.N is not UNSET:
         return number(value.N)
-    return "" if value.BOOL is UNSET else bool(value.BOOL)
+    return "" if value.BOOL is UNSET else value.BOOL
 
 
 def wire_types(line: bytes, attributes: Iterable[str]) -> dict[str, str]:
@@ -646,14 +329,7 @@ def wire_types(line: bytes, attributes: Iterable[str]) -> dict[str, str]:
 _TYPE = re.compile(rb'\s*\{\s*"(S|N|B|BOOL|NULL|M|L|SS|NS|BS)"\s*:')
 
 
-def _nothing(_: Any) -> tuple[Any, ...]:
-    """Give the values of no attributes."""
-    return ()
-
-
-def keys_decoder(attributes: Sequence[str], typed: Collection[str] = ()) -> KeysDecoder:
-    """Compile the reader of some attributes; see `KeysDecoder`."""
-    return KeysDecoder(attributes, typed)
+keys_decoder = KeysDecoder
 
 
 def _envelope(members: Sequence[tuple[Any, ...]]) -> Any:
@@ -661,13 +337,13 @@ def _envelope(members: Sequence[tuple[Any, ...]]) -> Any:
     return defstruct("Line", [("Item", item)], frozen=True, gc=False)
 
 
-class AnyLine(msgspec.Struct, frozen=True, gc=False):
+class _AnyLine(msgspec.Struct, frozen=True, gc=False):
     """A line with all attributes of its item, as they are on the wire."""
 
     Item: dict[str, Value]
 
 
-_decode_any = msgspec.json.Decoder(AnyLine).decode
+_decode_any = msgspec.json.Decoder(_AnyLine).decode
 
 
 def whole_item(line: bytes) -> dict[str, Value]:

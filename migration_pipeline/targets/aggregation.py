@@ -1,8 +1,8 @@
 """Makes the rows of an aggregate from landing tables: set-based, range by range of the key.
 
 Each range is one transaction. Where the table has no rows of a range yet, the SELECT of the profile is inserted
-as it comes; else it fills a temporary table, and the rows of it that are new or different are upserted. So a run that ends early leaves whole rows, and the next one finds them
-unchanged. The receipt is written last, once as many rows were made as there are groups, of slices that
+as it comes; else it fills a temporary table, and the rows of it that are new or different are upserted. So a run that ends
+early leaves whole rows, and the next one finds them unchanged. The receipt is written last, once as many rows were made as there are groups, of slices that
 nobody replaced meanwhile.
 """
 
@@ -12,40 +12,27 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import chain, pairwise
-from typing import Any, NamedTuple, Optional
+from itertools import chain
+from typing import Any
 
 import msgspec
-import psycopg2
-import psycopg2.errorcodes
-import psycopg2.errors
-from psycopg2 import sql
+from psycopg2.sql import SQL, Composable, Identifier
 
+from migration_pipeline.engine.threads import together
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.profile.aggregate import Aggregate
 from migration_pipeline.profile.row import Table
-from migration_pipeline.targets.catalog import Target, qualified, read_target
+from migration_pipeline.targets import bookkeeping
+from migration_pipeline.targets.aggregate_part import Bounds, PartMaker, PartReport
+from migration_pipeline.targets.catalog import SchemaError, identifier, read_target
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
 from migration_pipeline.targets.ddl import check_bookkeeping
-from migration_pipeline.targets.fits import Fit
-from migration_pipeline.targets.halving import Refused
-from migration_pipeline.targets.landing import identifier, part_of
-from migration_pipeline.targets.postgres import write_staged
-from migration_pipeline.targets.receipts import md5_of_files
-from migration_pipeline.targets.session import CANCEL_SECONDS, POLL_SECONDS, Session
-from migration_pipeline.targets.sql import (
-    as_key,
-    exactly,
-    name_list,
-    names_of,
-    round_trips,
-    same_key,
-    stage,
-    statements,
-    written,
-)
+from migration_pipeline.targets.expressions import name_list
+from migration_pipeline.targets.landing import part_of
+from migration_pipeline.targets.records import AggregateReport, md5_of_files
+from migration_pipeline.targets.session import Session
 
 FILES_SHOWN = 20
 """Files that are not landed which a failure names; their number is always told."""
@@ -79,28 +66,6 @@ class AggregateSettings(msgspec.Struct, frozen=True):
     """Whether rows of the table are deleted that no landed row stands for."""
 
 
-class AggregateReport(msgspec.Struct, kw_only=True):
-    """The account of an aggregate. Counts are of rows, but for `files`, `groups`, `parts` and `retries`."""
-
-    files: int = 0
-    groups: int = 0
-    """Distinct keys in the landing tables; each makes one row."""
-    rows: int = 0
-    new: int = 0
-    changed: int = 0
-    deleted: int = 0
-    rounded: dict[str, int] = {}
-    """Values that columns changed, as the Row allows, by table and column."""
-    parts: int = 0
-    retries: int = 0
-    seconds: float = 0.0
-
-    @property
-    def unchanged(self) -> int:
-        """Rows that were there already as they should be."""
-        return self.rows - self.new - self.changed
-
-
 class LandedFile(msgspec.Struct, frozen=True):
     """A file that an aggregate is made of, and its MD5 in the plan."""
 
@@ -117,81 +82,6 @@ class AggregateIdentity(msgspec.Struct, frozen=True):
     run_id: str
 
 
-LANDED = """
-SELECT s.export_id, s.file, f.md5, s.id, s.rows
-  FROM migration.slice s
-  JOIN migration.loaded_file f USING (profile, export_id, file)
- WHERE s.profile = %s AND s.landed_at IS NOT NULL
- ORDER BY s.id
-"""
-
-FORGET = "DELETE FROM migration.slice WHERE id = %s"
-
-HISTOGRAM = """
-SELECT bound::text
-  FROM (SELECT DISTINCT {bound} AS bound
-          FROM pg_stats s, unnest(coalesce(histogram_bounds::text, most_common_vals::text)::text[]) AS b
-         WHERE (schemaname, tablename) = (SELECT nspname, relname
-                                            FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
-                                           WHERE c.oid = to_regclass(%s))
-           AND attname = %s AND inherited) AS bounds
- ORDER BY bounds.bound
-"""
-"""Values that split the landed rows into shares of one size, or all values if they are few, in the order of the key."""
-
-OCCUPIED = "SELECT EXISTS (SELECT FROM {target} t WHERE {range_of_target})"
-
-INSERT = """
-INSERT INTO {target} ({columns}) {overriding}
-SELECT {values}
-  FROM (SELECT {exactly} FROM (
-{select}
-) q WHERE {range_of_query}) s
-"""
-
-STAGE = """
-INSERT INTO {staging} ({columns})
-SELECT {exactly} FROM (
-{select}
-) q WHERE {range_of_query}
-"""
-
-TWINS = "SELECT count(*) - count(DISTINCT ({staged_key})) FROM {staging} s"
-
-DELETE = """
-DELETE FROM {target} t
- WHERE {range_of_target} AND NOT EXISTS (SELECT FROM {staging} s WHERE {same_key})
-"""
-
-RECEIPT = """
-INSERT INTO migration.aggregate
-       (profile, table_name, profile_version, sql_md5, files, files_md5, groups, rows, new, changed, unchanged,
-        deleted, rounded, parts, retries, seconds, run_id, made_at)
-VALUES (%(profile)s, %(table_name)s, %(profile_version)s, %(sql_md5)s, %(files)s, %(files_md5)s, %(groups)s,
-        %(rows)s, %(new)s, %(changed)s, %(unchanged)s, %(deleted)s, %(rounded)s, %(parts)s, %(retries)s, %(seconds)s, %(run_id)s,
-        clock_timestamp())
-ON CONFLICT (profile, table_name) DO UPDATE
-   SET profile_version = EXCLUDED.profile_version, sql_md5 = EXCLUDED.sql_md5, files = EXCLUDED.files,
-       files_md5 = EXCLUDED.files_md5, groups = EXCLUDED.groups, rows = EXCLUDED.rows, new = EXCLUDED.new, changed = EXCLUDED.changed,
-       unchanged = EXCLUDED.unchanged, deleted = EXCLUDED.deleted, rounded = EXCLUDED.rounded, parts = EXCLUDED.parts,
-       retries = EXCLUDED.retries, seconds = EXCLUDED.seconds, run_id = EXCLUDED.run_id, made_at = EXCLUDED.made_at
-"""
-
-Bounds = tuple[Optional[str], Optional[str]]  # noqa: UP045  # an alias that Python 3.10 can evaluate
-"""A range of the key's first column, as text: from the first on, up to but not including the second; None is no bound."""
-
-
-class Counts(NamedTuple):
-    """What became of a range."""
-
-    rows: int
-    new: int
-    changed: int
-    deleted: int
-    rounded: dict[str, int]
-    """Values that columns changed, as the Row allows, by table and column."""
-
-
 class AggregateRun:
     """Makes an aggregate once. `files` are all that have to be landed, and all that may be."""
 
@@ -206,19 +96,18 @@ class AggregateRun:
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._aggregate = aggregate
-        self._table = aggregate.table
         self._files = files
         self._identity = identity
         self._settings = settings
         self._say = say
-        self._name = self._table.qualified
+        self._name = aggregate.table.qualified
         self._all_sessions = [
             Session(url, database, on_retry=lambda what: say(f"{self._name}: {what}"))
             for _ in range(settings.sessions + 1)
         ]
         self._sessions = self._all_sessions[:]
-        self._target: Target
-        """The table as it is, once that was read."""
+        self._maker: PartMaker
+        """Once the table was read."""
         self._groups = 0
 
     def run(self) -> AggregateReport:
@@ -226,42 +115,43 @@ class AggregateRun:
 
         It does so when a file is not landed, and names it; and when groups and rows are not as many.
         """
+        try:
+            with contextlib.ExitStack() as stack:
+                for session in self._all_sessions:
+                    stack.enter_context(session)
+                return self._run()
+        except SchemaError:
+            raise
+        except MigrationError as error:
+            raise error.reworded(f"aggregate {self._name}: {error}") from None
+
+    def _run(self) -> AggregateReport:
         began = time.monotonic()
         first = self._sessions[0]
-        for session in self._all_sessions:
-            session.open()
-        failed = True
-        try:
-            first.interruptibly(self._check_tables)
-            self._use_those_that_connect()
-            while first.interruptibly(self._drop_others):
-                pass
-            slices = first.interruptibly(self._landed)
-            rows = sum(counts[source.qualified] for _, counts in slices for source in self._aggregate.sources)
-            wanted = self._wanted_parts(rows)
-            first.interruptibly(lambda cursor: self._analyze(cursor, wanted))
-            parts = first.interruptibly(lambda cursor: self._parts(cursor, wanted))
-            self._say(f"{self._name}: {rows:,} landed rows of {len(slices):,} files, in {len(parts):,} parts")
-            made = self._make_all(parts)
-            report = AggregateReport(
-                files=len(self._files),
-                groups=self._groups,
-                rows=sum(each.rows for each in made),
-                new=sum(each.new for each in made),
-                changed=sum(each.changed for each in made),
-                deleted=sum(each.deleted for each in made),
-                rounded=dict(sum((Counter(each.rounded) for each in made), Counter())),
-                parts=len(parts),
-                retries=sum(session.retries for session in self._sessions),
-                seconds=time.monotonic() - began,
-            )
-            first.interruptibly(lambda cursor: self._close(cursor, slices, report))
-            failed = False
-        except DatabaseError as error:
-            raise DatabaseError(f"aggregate {self._name}: {error}") from None
-        finally:
-            for session in self._all_sessions:
-                session.close(failed)
+        first.interruptibly(self._check_tables)
+        self._use_those_that_connect()
+        while first.interruptibly(self._drop_others):
+            pass
+        slices = first.interruptibly(self._landed)
+        rows = sum(counts[source.qualified] for _, counts in slices for source in self._aggregate.sources)
+        wanted = self._wanted_parts(rows)
+        first.interruptibly(lambda cursor: self._analyze(cursor, wanted))
+        parts = first.interruptibly(lambda cursor: self._maker.split(cursor, wanted))
+        self._say(f"{self._name}: {rows:,} landed rows of {len(slices):,} files, in {len(parts):,} parts")
+        made = self._make_all(parts)
+        report = AggregateReport(
+            files=len(self._files),
+            groups=self._groups,
+            rows=sum(each.rows for each in made),
+            new=sum(each.new for each in made),
+            changed=sum(each.changed for each in made),
+            deleted=sum(each.deleted for each in made),
+            rounded=dict(sum((Counter(each.rounded) for each in made), Counter())),
+            parts=len(parts),
+            retries=sum(session.retries for session in self._sessions),
+            seconds=time.monotonic() - began,
+        )
+        first.interruptibly(lambda cursor: self._close(cursor, slices, report))
         return report
 
     # -- before ----------------------------------------------------------------------------------
@@ -271,7 +161,8 @@ class AggregateRun:
         check_bookkeeping(cursor)
         for source in self._aggregate.sources:
             read_target(source, cursor)
-        self._target = read_target(self._table, cursor)
+        target = read_target(self._aggregate.table, cursor)
+        self._maker = PartMaker(self._aggregate, target, delete_rows=self._settings.delete_rows)
 
     def _use_those_that_connect(self) -> None:
         """Do without the sessions that get no connection: a pool may have fewer of them than we would use.
@@ -290,8 +181,8 @@ class AggregateRun:
         for thread in threads:
             thread.start()
         deadline = time.monotonic() + POOL_SECONDS
-        while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline:
-            time.sleep(POLL_SECONDS / 10)
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
         self._sessions = [session for session in self._all_sessions if id(session) in ready]
         for session in others:
             if session not in self._sessions:
@@ -305,12 +196,12 @@ class AggregateRun:
     def _drop_others(self, cursor: Any) -> bool:
         """Drop what was landed of files that are none of the plan's, some at a time; gives whether there were any."""
         ours = {(file.export_id, file.file) for file in self._files}
-        cursor.execute(LANDED, (self._identity.profile,))
+        cursor.execute(bookkeeping.LANDED_FILES, (self._identity.profile,))
         others = [row for row in cursor.fetchall() if (row[0], row[1]) not in ours][:DROPPED_AT_ONCE]
         for _, file, _, number, counts in others:
-            cursor.execute(FORGET, (number,))
+            cursor.execute(bookkeeping.FORGET_SLICE, (number,))
             for landing in counts:  # those of other aggregates, too: nothing knows of them any more
-                cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(part_of(landing, number)))
+                cursor.execute(SQL("DROP TABLE IF EXISTS {}").format(part_of(landing, number)))
             self._say(f"{self._name}: dropped what was landed of {file}, which the plan no longer has")
         return bool(others)
 
@@ -319,7 +210,7 @@ class AggregateRun:
         wanted = {(file.export_id, file.file): file.md5 for file in self._files}
         names = {source.qualified for source in self._aggregate.sources}
         slices, there = [], set()
-        cursor.execute(LANDED, (self._identity.profile,))
+        cursor.execute(bookkeeping.LANDED_FILES, (self._identity.profile,))
         for export_id, file, md5, number, counts in cursor.fetchall():
             if md5 == wanted.get((export_id, file)) and names <= counts.keys():
                 slices.append((number, counts))
@@ -328,7 +219,7 @@ class AggregateRun:
         if missing:
             more = f" and {len(missing) - FILES_SHOWN:,} more" if len(missing) > FILES_SHOWN else ""
             raise MigrationError(
-                f"aggregate {self._name}: {len(missing):,} of {len(self._files):,} files are not landed in "
+                f"{len(missing):,} of {len(self._files):,} files are not landed in "
                 f"{', '.join(sorted(names))}: {', '.join(missing[:FILES_SHOWN])}{more}; load them, then run it again"
             )
         return slices
@@ -348,10 +239,10 @@ class AggregateRun:
         ranges = min(max(25, 4 * parts), MAX_STATISTICS_TARGET)
         cursor.execute("SELECT set_config('default_statistics_target', %s, true)", (str(ranges),))
         # Since version 18 ANALYZE looks at each slice, too, unless told not to.
-        only = sql.SQL("ONLY " if cursor.connection.server_version >= 180000 else "")
+        only = SQL("ONLY " if cursor.connection.server_version >= 180000 else "")
         for source in self._aggregate.sources:
-            columns = sql.SQL(", ").join(map(sql.Identifier, self._aggregate.by))
-            cursor.execute(sql.SQL("ANALYZE {}{} ({})").format(only, identifier(source), columns))
+            columns = SQL(", ").join(map(Identifier, self._aggregate.by))
+            cursor.execute(SQL("ANALYZE {}{} ({})").format(only, identifier(source), columns))
 
     def _count_groups(self, cursor: Any) -> None:
         """Count the distinct keys in the landing tables, whatever the profile's SELECT makes of them."""
@@ -359,29 +250,16 @@ class AggregateRun:
         # The parts keep the other cores busy. On one, sorting takes half the time of a hash table so large.
         cursor.execute("SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL enable_hashagg = off")
         by = self._aggregate.by
-        keys = sql.SQL(" UNION ALL ").join(
-            sql.SQL("SELECT {} FROM {}").format(
-                sql.SQL(", ").join(_sortable(source, name) for name in by), identifier(source)
+        keys = SQL(" UNION ALL ").join(
+            SQL("SELECT {} FROM {}").format(
+                SQL(", ").join(_sortable(source, name) for name in by), identifier(source)
             )
             for source in self._aggregate.sources
         )
         cursor.execute(
-            sql.SQL("SELECT count(*) FROM (SELECT FROM ({}) k GROUP BY {}) g").format(keys, name_list(by))
+            SQL("SELECT count(*) FROM (SELECT FROM ({}) k GROUP BY {}) g").format(keys, name_list(by))
         )
         (self._groups,) = cursor.fetchone()
-
-    def _parts(self, cursor: Any, wanted: int) -> list[Bounds]:
-        """Split the key's first column into ranges of about as many landed rows each, by its histogram."""
-        bounds: list[str] = []
-        if wanted > 1:
-            source, by = self._aggregate.sources[0], self._aggregate.by[0]
-            statement = sql.SQL(HISTOGRAM).format(bound=self._as_key(sql.Identifier("b")))
-            cursor.execute(statement, (qualified(source), by))
-            histogram = [bound for (bound,) in cursor.fetchall()]
-            step = max(1.0, len(histogram) / wanted)
-            bounds = [histogram[int(step * n)] for n in range(1, wanted) if step * n < len(histogram)]
-        edges: list[str | None] = [None, *bounds, None]
-        return list(pairwise(edges))
 
     def _tune(self, cursor: Any) -> None:
         """Set, for this transaction alone, what a large SELECT needs and a small upsert would suffer from."""
@@ -395,211 +273,71 @@ class AggregateRun:
 
     # -- the parts -------------------------------------------------------------------------------
 
-    def _make_all(self, parts: Sequence[Bounds]) -> list[Counts]:
+    def _make_all(self, parts: Sequence[Bounds]) -> list[PartReport]:
         """Make all parts and count the groups, some at once, each session in a thread of its own."""
-        made, errors = list[Counts](), list[BaseException]()
+        made, told = list[PartReport](), 0
 
         def count(session: Session) -> None:
             session.persistently(self._count_groups)
 
         def make(bounds: Bounds, session: Session) -> None:
-            made.append(session.persistently(lambda cursor: self._make(cursor, bounds, session.token)))
+            def work(cursor: Any) -> PartReport:
+                self._tune(cursor)
+                return self._maker.make(cursor, bounds, session.token)
 
-        # Iterators of a list, which threads may share. To count beside the parts, not before them, keeps all cores busy.
-        parts_left = iter([partial(make, bounds) for bounds in parts])
-        work_of: list[Iterator[Callable[[Session], None]]] = [iter([count]), *[parts_left] * len(parts)]
-        if len(self._sessions) == 1:
-            work_of = [chain([count], parts_left)]
-        sessions = self._sessions[: len(work_of)]
-        # An Event each, as a join that is interrupted may leave its thread marked as ended (bpo-45274).
-        ended = [threading.Event() for _ in sessions]
+            made.append(session.persistently(work))
 
-        def run(session: Session, work: Iterator[Callable[[Session], None]], end: threading.Event) -> None:
-            try:
-                while not errors and (task := next(work, None)) is not None:
-                    task(session)
-            except BaseException as error:  # raised again by whoever waits
-                errors.append(error)
-            finally:
-                end.set()
+        def run(session: Session, tasks: Iterable[Callable[[Session], None]]) -> None:
+            for task in tasks:
+                task(session)
 
-        for each in zip(sessions, work_of, ended, strict=False):
-            threading.Thread(target=run, args=each, name="aggregate", daemon=True).start()
-        told = 0
-        try:
-            while not errors and not all(end.is_set() for end in ended):
-                for end in ended:
-                    end.wait(POLL_SECONDS)
-                if len(made) > told and len(parts) > 1:
-                    told = len(made)
-                    rows = sum(each.rows for each in made)
-                    self._say(f"{self._name}: {told:,} of {len(parts):,} parts, {rows:,} rows")
-        finally:
-            self._cancel(ended)
-        if errors:
-            raise errors[0]
+        def tell() -> None:
+            nonlocal told
+            if len(made) > told and len(parts) > 1:
+                told = len(made)
+                rows = sum(each.rows for each in made)
+                self._say(f"{self._name}: {told:,} of {len(parts):,} parts, {rows:,} rows")
+
+        # An iterator, which threads may share. To count beside the parts, not before them, keeps all cores busy.
+        left = iter([partial(make, bounds) for bounds in parts])
+        tasks: list[Iterable[Callable[[Session], None]]]
+        tasks = [[count], *[left] * len(parts)] if len(self._sessions) > 1 else [chain([count], left)]
+        works = [partial(run, *each) for each in zip(self._sessions, tasks, strict=False)]
+        together(works, self._cancel, "aggregate", tell)
         return made
 
-    def _cancel(self, ended: Sequence[threading.Event]) -> None:
-        """End what still runs, after an error or an interruption."""
-        deadline = time.monotonic() + CANCEL_SECONDS
-        while not all(end.is_set() for end in ended) and time.monotonic() < deadline:
-            for session in self._sessions:
-                session.cancel()  # more than once: the first may come between two statements
-            for end in ended:
-                end.wait(POLL_SECONDS)
-
-    def _make(self, cursor: Any, bounds: Bounds, token: str) -> Counts:
-        """Make the rows of a range, in one transaction."""
-        self._tune(cursor)
-        target, fits = self._target, self._target.fits
-        staging = sql.Identifier("pg_temp", f"migration_{token}")
-        parts = {
-            "target": target.identifier,
-            "staging": staging,
-            "select": sql.SQL(self._aggregate.sql),
-            "exactly": exactly(fits, "q"),
-            "values": sql.SQL(", ").join(written(fit, "s") for fit in fits),
-            "overriding": sql.SQL("OVERRIDING SYSTEM VALUE " if target.overriding else ""),
-            "range_of_query": self._within("q", bounds),
-            "range_of_target": self._within("t", bounds),
-            "columns": name_list(names_of(fits)),
-            "staged_key": sql.SQL(", ").join(as_key(fit, "s") for fit in self._key_fits),
-            "same_key": same_key(target, "t", "s"),
-        }
-        checked = [fit for fit in fits if fit.round_trip or fit.changes is not None]
-        if target.straight and not checked and (inserted := self._insert(cursor, parts)) is not None:
-            return Counts(inserted, inserted, 0, 0, {})
-        cursor.execute(stage(fits, staging, exact=True))
-        self._execute(cursor, sql.SQL(STAGE).format(**parts))
-        rows = cursor.rowcount
-        rounded = self._rounded(cursor, checked, staging)
-        cursor.execute(sql.SQL(TWINS).format(**parts))
-        if (twins := cursor.fetchone()[0]) > 0:
-            raise MigrationError(
-                f"aggregate {self._name}: its SQL ({self._aggregate.path.name}) makes {twins:,} rows more than there are "
-                f"keys; group by {', '.join(self._aggregate.by)}"
-            )
-        texts = statements(target, staging, within=self._within("t", bounds))
-        try:
-            changes = write_staged(cursor, target, texts)
-        except Refused as error:
-            raise MigrationError(f"aggregate {self._name}: {error}") from None
-        deleted = 0
-        if self._settings.delete_rows:
-            cursor.execute(sql.SQL(DELETE).format(**parts))
-            deleted = cursor.rowcount
-        return Counts(rows, changes.new, changes.changed, deleted, rounded)
-
-    @property
-    def _key_fits(self) -> list[Fit]:
-        return [fit for fit in self._target.fits if fit.column.name in self._table.key]
-
-    def _rounded(self, cursor: Any, checked: Sequence[Fit], staging: sql.Identifier) -> dict[str, int]:
-        """Count the values that columns would change. Raises `MigrationError` where the Row does not allow it."""
-        rounded = {}
-        if checked:
-            cursor.execute(round_trips(checked, staging))
-            for fit, count in zip(checked, cursor.fetchone(), strict=True):
-                if count and not fit.fitted:
-                    raise MigrationError(
-                        f"aggregate {self._name}: in {count:,} rows, {fit.reason}; or round it in the SQL"
-                    )
-                if count:
-                    rounded[f"{self._name}.{fit.column.name}"] = count
-        return rounded
-
-    def _insert(self, cursor: Any, parts: dict[str, sql.Composable]) -> int | None:
-        """Insert the rows of a range that has none yet; None if it has, or gets some meanwhile."""
-        # Of a table that was never analyzed, or grows just now, the planner would rather read all than use the key.
-        cursor.execute("SET LOCAL enable_seqscan = off")
-        cursor.execute(sql.SQL(OCCUPIED).format(**parts))
-        (occupied,) = cursor.fetchone()
-        cursor.execute("SET LOCAL enable_seqscan TO DEFAULT")
-        if occupied:
-            return None
-        cursor.execute("SAVEPOINT empty")
-        try:
-            self._execute(cursor, sql.SQL(INSERT).format(**parts))
-        except psycopg2.errors.UniqueViolation:
-            # Somebody else's row came in between, or the SELECT has two rows of a key: the upsert will tell.
-            cursor.execute("ROLLBACK TO SAVEPOINT empty")
-            return None
-        rows: int = cursor.rowcount
-        return rows
-
-    def _execute(self, cursor: Any, statement: sql.Composed) -> None:
-        """Run a statement that holds the profile's SELECT. Raises `MigrationError` if that is at fault, with its line."""
-        try:
-            cursor.execute(statement)
-        except psycopg2.Error as error:
-            state = error.pgcode or ""
-            if not state.startswith("42") or state == psycopg2.errorcodes.INSUFFICIENT_PRIVILEGE:
-                raise
-            own, text = self._aggregate.sql, statement.as_string(cursor)
-            place = int(error.diag.statement_position or 0) - 1 - text.index(own)
-            line = f", line {own.count(chr(10), 0, place) + 1}" if 0 <= place < len(own) else ""
-            raise MigrationError(
-                f"aggregate {self._name}: PostgreSQL refuses its SQL, {self._aggregate.path.name}{line}: "
-                f"{type(error).__name__} (SQLSTATE {state}); mend it, or the tables, then run it again"
-            ) from None
-
-    def _within(self, alias: str, bounds: Bounds) -> sql.Composable:
-        """The condition of a range. What the query gives is compared as the table compares its key."""
-        name = self._table.key[0]
-        # Its index finds the table's own; what the query gives is compared as the table compares its key.
-        column: sql.Composable = sql.Identifier(alias, name)
-        if alias == "q":
-            column = self._as_key(column)
-        conditions = [
-            sql.SQL("{} {} {}").format(column, sql.SQL(operator), self._as_key(sql.Literal(bound)))
-            for operator, bound in zip((">=", "<"), bounds, strict=True)
-            if bound is not None
-        ]
-        return sql.SQL(" AND ").join(conditions) if conditions else sql.SQL("true")
-
-    def _as_key(self, value: sql.Composable) -> sql.Composable:
-        """A value as the table compares the first column of its key."""
-        fit = next(fit for fit in self._target.fits if fit.column.name == self._table.key[0])
-        exact = sql.SQL("{}::{}").format(value, sql.SQL(fit.staged))
-        key = sql.SQL("({})").format(sql.SQL(fit.key or fit.written).format(exact))
-        return (
-            sql.SQL("{} COLLATE {}").format(key, sql.SQL(fit.actual.collation))
-            if fit.actual.collation
-            else key
-        )
+    def _cancel(self) -> None:
+        for session in self._sessions:
+            session.cancel()
 
     # -- after -----------------------------------------------------------------------------------
 
     def _close(self, cursor: Any, slices: Sequence[Any], report: AggregateReport) -> None:
         """Write the receipt, if everything adds up."""
-        # A file that is just being landed, or replayed, is waited for, and those that come later wait. Receipts have
-        # the clock's time, of when they are written and not of when their transaction began: so later ones are later.
-        cursor.execute("LOCK TABLE migration.slice IN SHARE MODE")
-        cursor.execute(LANDED, (self._identity.profile,))
+        # Receipts have the clock's time, of when they are written and not of when their transaction began: so later ones are
+        # later.
+        cursor.execute(bookkeeping.HOLD_SLICES)
+        cursor.execute(bookkeeping.LANDED_FILES, (self._identity.profile,))
         if [(number, counts) for _, _, _, number, counts in cursor.fetchall()] != list(slices):
-            raise MigrationError(
-                f"aggregate {self._name}: files were landed again while it was made; run it again"
-            )
+            raise MigrationError("files were landed again while it was made; run it again")
         if report.groups != report.rows:
             raise MigrationError(
-                f"aggregate {self._name}: {report.groups:,} groups of landed rows became {report.rows:,} rows: its SQL "
+                f"{report.groups:,} groups of landed rows became {report.rows:,} rows: its SQL "
                 f"({self._aggregate.path.name}) leaves groups out, or makes rows of its own; leave items out in the "
                 "route instead"
             )
-        values = {
-            **msgspec.to_builtins(self._identity),
-            **msgspec.to_builtins(report),
-            "unchanged": report.unchanged,
-            "rounded": msgspec.json.encode(report.rounded).decode(),
-            "table_name": self._name,
-            "sql_md5": self._aggregate.sql_md5,
-            "files_md5": md5_of_files((file.export_id, file.file) for file in self._files),
-        }
-        cursor.execute(RECEIPT, values)
+        receipt = bookkeeping.parameters(
+            self._identity,
+            report,
+            unchanged=report.unchanged,
+            table_name=self._name,
+            sql_md5=self._aggregate.sql_md5,
+            files_md5=md5_of_files((file.export_id, file.file) for file in self._files),
+        )
+        cursor.execute(bookkeeping.KEEP_AGGREGATE, receipt)
 
 
-def _sortable(table: Table, name: str) -> sql.Composable:
+def _sortable(table: Table, name: str) -> Composable:
     """A column, texts in the order of their bytes: any order tells them apart, and this one is quick."""
     pg_type = next(column.pg_type for column in table.columns if column.name == name)
-    return sql.SQL('{0} COLLATE "C" AS {0}' if pg_type == "text" else "{0}").format(sql.Identifier(name))
+    return SQL('{0} COLLATE "C" AS {0}' if pg_type == "text" else "{0}").format(Identifier(name))

@@ -6,17 +6,16 @@ way out: the second load of a file takes another way than the first, and must no
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 import psycopg2
-from psycopg2 import sql
+from psycopg2.sql import SQL, Composable, Identifier
 
 from migration_pipeline.errors import UsageError
 from migration_pipeline.profile.row import Column, Table
-from migration_pipeline.targets.connection import explain
+from migration_pipeline.targets.connection import explain, read_as
 from migration_pipeline.targets.faults import Fault, fault_of
 from migration_pipeline.targets.fits import INTEGERS, Actual, Fit, fit_of
 
@@ -35,7 +34,12 @@ def qualified(table: Table) -> str:
     return ".".join(quote(part) for part in (table.schema, table.name) if part)
 
 
-class Target(msgspec.Struct, frozen=True, kw_only=True):
+def identifier(table: Table) -> Identifier:
+    """A table's quoted name."""
+    return Identifier(*(part for part in (table.schema, table.name) if part))
+
+
+class TargetTable(msgspec.Struct, frozen=True, kw_only=True):
     """A table that fits its Row."""
 
     table: Table
@@ -51,9 +55,14 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     """Whether triggers may change or drop what is written."""
 
     @property
-    def identifier(self) -> sql.Identifier:
+    def identifier(self) -> Identifier:
         """Its quoted name."""
-        return sql.Identifier(self.schema, self.table.name)
+        return Identifier(self.schema, self.table.name)
+
+    @property
+    def key_fits(self) -> list[Fit]:
+        """Those of the key."""
+        return [fit for fit in self.fits if fit.column.name in self.table.key]
 
     @property
     def straight(self) -> bool:
@@ -73,22 +82,31 @@ SELECT c.oid, n.nspname, c.relkind::text,
        c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid),
        row_security_active(c.oid), current_user,
        EXISTS (SELECT FROM pg_trigger JOIN part ON tgrelid = id WHERE NOT tgisinternal AND tgenabled IN ('O', 'A')),
-       (SELECT min(p.pubname)
-          FROM part
-          JOIN pg_class pc ON pc.oid = id
-          JOIN pg_namespace pn ON pn.oid = pc.relnamespace
-          JOIN pg_publication_tables t ON (t.schemaname, t.tablename) = (pn.nspname, pc.relname)
-          JOIN pg_publication p USING (pubname)
-         WHERE p.pubupdate
-           AND EXISTS (SELECT
-                         FROM part JOIN pg_class leaf ON leaf.oid = id
-                        WHERE leaf.relkind = 'r'
-                          AND (leaf.relreplident = 'n' OR leaf.relreplident = 'd'
-                               AND NOT EXISTS (SELECT FROM pg_index
-                                                WHERE indrelid = id AND indisprimary AND indimmediate))))
+       EXISTS (SELECT FROM pg_publication WHERE pubupdate)
   FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
  WHERE c.oid = to_regclass(%s)
 """
+
+PUBLICATION = """
+WITH RECURSIVE part AS (
+    SELECT %s::oid AS id
+     UNION ALL
+    SELECT inhrelid FROM part JOIN pg_inherits ON inhparent = id
+)
+SELECT min(p.pubname)
+  FROM part
+  JOIN pg_class pc ON pc.oid = id
+  JOIN pg_namespace pn ON pn.oid = pc.relnamespace
+  JOIN pg_publication_tables t ON (t.schemaname, t.tablename) = (pn.nspname, pc.relname)
+  JOIN pg_publication p USING (pubname)
+ WHERE p.pubupdate
+   AND EXISTS (SELECT
+                 FROM part JOIN pg_class leaf ON leaf.oid = id
+                WHERE leaf.relkind = 'r'
+                  AND (leaf.relreplident = 'n' OR leaf.relreplident = 'd'
+                       AND NOT EXISTS (SELECT FROM pg_index WHERE indrelid = id AND indisprimary AND indimmediate)))
+"""
+"""One that publishes updates of a table that could not say which row it was. To plan it takes longer than all else here."""
 
 COLUMNS = """
 WITH RECURSIVE unwrapped AS (
@@ -105,10 +123,12 @@ WITH RECURSIVE unwrapped AS (
 ), element AS (
     SELECT DISTINCT ON (attnum) attnum, type, typmod, is_array, never_null, filled FROM unwrapped ORDER BY attnum, depth DESC
 )
-SELECT attname, format_type(atttypid, atttypmod), format_type(e.type, NULL), format_type(e.type, e.typmod), e.is_array,
-       t.typtype = 'e', CASE WHEN attcollation NOT IN (0, 'pg_catalog."default"'::regcollation)
-                             THEN attcollation::regcollation::text ELSE '' END,
-       attnotnull OR never_null, atthasdef OR filled, attgenerated <> '', attidentity::text
+SELECT attname AS name, format_type(atttypid, atttypmod) AS type, format_type(e.type, NULL) AS element,
+       format_type(e.type, e.typmod) AS modified, e.is_array AS array, t.typtype = 'e' AS enum,
+       CASE WHEN attcollation NOT IN (0, 'pg_catalog."default"'::regcollation)
+            THEN attcollation::regcollation::text ELSE '' END AS collation,
+       attnotnull OR never_null AS not_null, atthasdef OR filled AS has_default, attgenerated <> '' AS generated,
+       attidentity::text AS identity
   FROM pg_attribute a
   JOIN element e USING (attnum)
   JOIN pg_type t ON t.oid = e.type
@@ -136,15 +156,17 @@ KINDS = {
 }
 
 
-def read_target(table: Table, cursor: Any) -> Target:
+def read_target(table: Table, cursor: Any) -> TargetTable:
     """Compare a `Row` with the catalog. Raises `SchemaError` naming the first difference and the way out."""
     where = f"table {table.qualified}"
     cursor.execute(TABLE, (qualified(table), qualified(table)))
     found = cursor.fetchone()
     if found is None:
         raise SchemaError(f"{where} does not exist; create it with: migration-pipeline ddl <profile> --apply")
-    oid, schema, kind, persistence, rules, parent, hidden, role, triggers, publication = found
-    _check_kind(where, table, kind, persistence, publication)
+    oid, schema, kind, persistence, rules, parent, hidden, role, triggers, publications = found
+    _check_kind(where, table, kind, persistence)
+    if publications and not table.landing:
+        _check_publication(where, table, oid, cursor)
     _check_way(where, rules, parent and not table.landing)
     if hidden:
         raise SchemaError(
@@ -161,7 +183,7 @@ def read_target(table: Table, cursor: Any) -> Target:
             f"{where}: no primary key or unique index on exactly ({', '.join(table.key)}), the Row's key; "
             "an upsert needs one: add it, or change the key"
         )
-    return Target(
+    return TargetTable(
         table=table,
         schema=schema,
         fits=fits,
@@ -171,7 +193,7 @@ def read_target(table: Table, cursor: Any) -> Target:
     )
 
 
-def try_statements(target: Target, texts: Iterable[sql.Composable], cursor: Any) -> None:
+def try_statements(target: TargetTable, texts: Iterable[Composable], cursor: Any) -> None:
     """Run a table's statements with no row, before any work. Raises `SchemaError` for what the server refuses then.
 
     What a later load needs and the first does not is found so: privileges, publications, triggers on new tables.
@@ -185,11 +207,13 @@ def try_statements(target: Target, texts: Iterable[sql.Composable], cursor: Any)
             raise
         told = explain(error)
         cursor.execute("ROLLBACK TO SAVEPOINT trial")
-        raise SchemaError(f"table {target.table.qualified} cannot be written: {told}") from None
+        raise SchemaError(
+            f"table {target.table.qualified} cannot be written: {told}", sqlstate=error.pgcode
+        ) from None
     cursor.execute("ROLLBACK TO SAVEPOINT trial")
 
 
-def _check_kind(where: str, table: Table, kind: str, persistence: str, publication: str | None) -> None:
+def _check_kind(where: str, table: Table, kind: str, persistence: str) -> None:
     if kind != "r" and (kind != "p" or table.landing):
         raise SchemaError(
             f"{where} {KINDS.get(kind, 'is partitioned, and a landing table has slices of its own')}"
@@ -201,7 +225,12 @@ def _check_kind(where: str, table: Table, kind: str, persistence: str, publicati
         )
     if persistence == "t":
         raise SchemaError(f"{where} is a temporary table, which ends with its session: name another")
-    if publication is not None and not table.landing:
+
+
+def _check_publication(where: str, table: Table, oid: int, cursor: Any) -> None:
+    cursor.execute(PUBLICATION, (oid,))
+    (publication,) = cursor.fetchone()
+    if publication is not None:
         raise SchemaError(
             f"{where}: the publication {publication} publishes its updates, and it has no replica identity, so that "
             f"PostgreSQL refuses them; ALTER TABLE {qualified(table)} REPLICA IDENTITY USING INDEX … or FULL"
@@ -222,36 +251,7 @@ def _check_way(where: str, rules: bool, parent: bool) -> None:
 
 def read_columns(cursor: Any, oid: int) -> dict[str, Actual]:
     """Read a table's columns, by name."""
-    cursor.execute(COLUMNS, {"table": oid})
-    columns = {}
-    for (
-        name,
-        full,
-        element,
-        modified,
-        array,
-        enum,
-        collation,
-        not_null,
-        default,
-        generated,
-        identity,
-    ) in cursor.fetchall():
-        args = re.search(r"\(([-\d, ]+)\)", modified.removeprefix(element) or modified)
-        columns[name] = Actual(
-            name=name,
-            type=full,
-            element=element,
-            args=tuple(map(int, args[1].split(","))) if args else (),
-            array=array,
-            enum=enum,
-            collation=collation,
-            not_null=not_null,
-            has_default=default,
-            generated=generated,
-            identity=identity,
-        )
-    return columns
+    return {column.name: column for column in read_as(Actual, cursor, COLUMNS, {"table": oid})}
 
 
 def _check_others(where: str, table: Table, actual: Iterable[Actual]) -> None:
@@ -325,16 +325,15 @@ def _as_the_server_spells(named: str, column: Column, cursor: Any) -> Actual:
     """Make a column of a type, and read what it is: ``int4`` is ``integer``, and some types have no other way to be read."""
     cursor.execute("SAVEPOINT declared")
     try:
-        cursor.execute(
-            sql.SQL("CREATE TEMP TABLE migration_declared (it {})").format(sql.SQL(column.pg_type))
-        )
+        cursor.execute(SQL("CREATE TEMP TABLE migration_declared (it {})").format(SQL(column.pg_type)))
         cursor.execute("SELECT 'pg_temp.migration_declared'::regclass::oid")
         columns: Mapping[str, Actual] = read_columns(cursor, cursor.fetchone()[0])
     except psycopg2.Error as error:
         if (error.pgcode or "")[:2] not in ("42", "22", "0A"):
             raise
         raise SchemaError(
-            f"{named}: PgType({column.pg_type!r}) is no type of this database (SQLSTATE {error.pgcode}); mend the profile"
+            f"{named}: PgType({column.pg_type!r}) is no type of this database (SQLSTATE {error.pgcode}); mend the profile",
+            sqlstate=error.pgcode,
         ) from None
     finally:
         cursor.execute("ROLLBACK TO SAVEPOINT declared")

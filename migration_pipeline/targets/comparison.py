@@ -6,15 +6,13 @@ then, so PostgreSQL itself sees to it that nothing but temporary tables is writt
 
 from __future__ import annotations
 
-import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 import msgspec
-import psycopg2
-from psycopg2 import sql
+from psycopg2.sql import SQL, Identifier
 from typing_extensions import Self
 
 from migration_pipeline.engine.batch import Batch, Written
@@ -23,39 +21,28 @@ from migration_pipeline.engine.transform import Bad
 from migration_pipeline.profile.aggregate import Aggregate
 from migration_pipeline.profile.profile import NulPolicy
 from migration_pipeline.profile.row import Row, Table
-from migration_pipeline.targets.catalog import Target, read_target
-from migration_pipeline.targets.connection import DatabaseSettings
-from migration_pipeline.targets.copy_csv import RowEncoder
+from migration_pipeline.targets.bookkeeping import PLACE_AND_RECEIPT
+from migration_pipeline.targets.catalog import TargetTable, read_target
+from migration_pipeline.targets.connection import DatabaseSettings, copy_in
+from migration_pipeline.targets.copy_csv import BatchEncoder, Encoded
 from migration_pipeline.targets.ddl import read_targets
-from migration_pipeline.targets.halving import Outcome, write_batch
+from migration_pipeline.targets.expressions import exactly, name_list, names_of
+from migration_pipeline.targets.halving import Writer, write_batch
 from migration_pipeline.targets.landing import part_of
-from migration_pipeline.targets.postgres import (
-    Encoded,
-    FileIdentity,
-    Piece,
-    encode,
-    join,
-    quarantined_lines,
-    stage_rows,
-)
+from migration_pipeline.targets.postgres import FileIdentity, quarantined_lines
 from migration_pipeline.targets.session import Session
 from migration_pipeline.targets.sql import (
     EXAMPLES,
     Statements,
-    compared,
-    differing,
-    differs,
-    exactly,
-    key_document,
-    name_list,
-    names_of,
-    not_older,
-    same_key,
+    compare,
+    compare_slices,
+    extra,
     stage,
     statements,
 )
+from migration_pipeline.targets.upsert import stage_rows
 
-IN_QUARANTINE = "it is in the quarantine"
+LEFT_OUT = "it is in the quarantine"
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -131,10 +118,11 @@ class ComparingTarget:
         # What outlasts a batch is in temporary tables, and these end with their transaction.
         self._held = keys or any(table.landing for table in self._tables.values())
         self._session = Session(url, settings, on_retry, hold=self._held)
-        self._coders: dict[type[Row], RowEncoder] = {}
-        self._targets: dict[type[Row], Target] = {}
+        self.encoder = BatchEncoder({}, nul)
+        """Of the tables, once they were read."""
+        self._targets: dict[type[Row], TargetTable] = {}
         self._sql: dict[type[Row], Statements] = {}
-        self._seen: dict[type[Row], sql.Identifier] = {}
+        self._seen: dict[type[Row], Identifier] = {}
         """Temporary tables of the keys of all rows."""
         self._prepared = False
         self._file = FileIdentity("", "", "", "", "")
@@ -156,10 +144,7 @@ class ComparingTarget:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._session.close(failed=error is not None)
 
@@ -174,17 +159,14 @@ class ComparingTarget:
 
     def _check(self, cursor: Any) -> None:
         self._targets = read_targets(cursor, self._tables)
-        self._coders = {
-            row_class: RowEncoder(target.table, self._nul, target.fits)
-            for row_class, target in self._targets.items()
-        }
+        self.encoder = BatchEncoder(self._targets, self._nul)
         for number, (row_class, target) in enumerate(self._targets.items()):
             self._sql[row_class] = statements(target, self._temporary(f"{number}"))
             if self._keys and not target.table.landing:
                 self._seen[row_class] = self._temporary(f"seen_{number}")
 
-    def _temporary(self, name: str) -> sql.Identifier:
-        return sql.Identifier("pg_temp", f"migration_{self._session.token}_{name}")
+    def _temporary(self, name: str) -> Identifier:
+        return Identifier("pg_temp", f"migration_{self._session.token}_{name}")
 
     def turn_to(self, file: FileIdentity) -> None:
         """Begin with another file."""
@@ -194,14 +176,6 @@ class ComparingTarget:
         self._in_quarantine = {
             line for line, _ in self._session.persistently(lambda cursor: quarantined_lines(cursor, file))
         }
-
-    def encode(self, rows: dict[type[Row], list[Row]]) -> Piece:
-        """Encode some of a batch's rows."""
-        return encode(self._coders, rows)
-
-    def join(self, pieces: Sequence[Piece]) -> Encoded:
-        """Make a batch of pieces."""
-        return join(self._coders, pieces)
 
     # -- a batch -------------------------------------------------------------------------------------
 
@@ -216,7 +190,7 @@ class ComparingTarget:
             if close is not None:
                 for row_class, target in self._targets.items():
                     if target.table.landing:
-                        self._compare_slice(cursor, target, comparer.staging[row_class], comparer.found)
+                        self._compare_slice(cursor, target, self._sql[row_class].staging, comparer.found)
             return written, comparer.found
 
         written, found = self._session.persistently(work)
@@ -226,8 +200,9 @@ class ComparingTarget:
         for name, comparison in found.items():
             self.comparisons[name].add(comparison)
             del self.comparisons[name].examples[EXAMPLES:]
-        for left_out in self._left_out(batch):
-            written.refuse(left_out)
+        for number, line in zip(batch.numbers, batch.lines, strict=True):
+            if number in self._in_quarantine:
+                written.refuse(Bad(number, line, LEFT_OUT))
         if close is not None:
             close(written)
         return written
@@ -238,36 +213,28 @@ class ComparingTarget:
             for row_class, target in self._targets.items():
                 cursor.execute(self._sql[row_class].stage)
                 if row_class in self._seen:
-                    keys = [fit for fit in target.fits if fit.column.name in target.table.key]
-                    cursor.execute(stage(keys, self._seen[row_class]))
+                    cursor.execute(stage(target.key_fits, self._seen[row_class]))
         cursor.execute("SET TRANSACTION READ ONLY")
 
     def _compare_slice(
-        self, cursor: Any, target: Target, staging: sql.Identifier, comparisons: dict[str, Comparison]
+        self, cursor: Any, target: TargetTable, staging: Identifier, comparisons: dict[str, Comparison]
     ) -> None:
         """Compare a file's rows of a landing table with its slice: as often as they occur, in whatever order."""
         name = target.table.qualified
         found = comparisons.setdefault(name, Comparison())
-        cursor.execute(PLACE_AND_RECEIPT, msgspec.to_builtins(self._file))
+        cursor.execute(PLACE_AND_RECEIPT, msgspec.structs.asdict(self._file))
         number, loaded = cursor.fetchone()
         if number is None and loaded:
             self.not_landed = True
             found.compared = -self.comparisons[name].compared  # none was compared, after all
         else:
-            theirs = sql.SQL("{} WHERE false").format(target.identifier)
+            theirs = SQL("{} WHERE false").format(target.identifier)
             if number is not None and _exists(cursor, part_of(name, number)):
-                theirs = sql.SQL("{}").format(part_of(name, number))
-            cursor.execute(
-                sql.SQL(COMPARE_SLICES).format(
-                    ours=_comparable(target, "ours"),
-                    staging=staging,
-                    columns=_comparable(target, "theirs"),
-                    theirs=theirs,
-                )
-            )
+                theirs = SQL("{}").format(part_of(name, number))
+            cursor.execute(compare_slices(target, staging, theirs))
             missing, extra = cursor.fetchone()
             found.found += Counter({Difference("missing"): missing, Difference("extra"): extra})
-        cursor.execute(sql.SQL("DELETE FROM {}").format(staging))
+        cursor.execute(SQL("DELETE FROM {}").format(staging))
 
     # -- whole tables --------------------------------------------------------------------------------
 
@@ -290,15 +257,15 @@ class ComparingTarget:
             target = read_target(aggregate.table, cursor)
             cursor.execute(stage(target.fits, made, exact=True))
             cursor.execute("SET TRANSACTION READ ONLY")
-            cursor.execute(sql.SQL("DELETE FROM {}").format(made))
+            cursor.execute(SQL("DELETE FROM {}").format(made))
             _for_large_joins(cursor)
             cursor.execute(
-                sql.SQL("INSERT INTO {} ({}) SELECT {} FROM (\n{}\n) q").format(
-                    made, name_list(names_of(target.fits)), exactly(target.fits, "q"), sql.SQL(aggregate.sql)
+                SQL("INSERT INTO {} ({}) SELECT {} FROM (\n{}\n) q").format(
+                    made, name_list(names_of(target.fits)), exactly(target.fits, "q"), SQL(aggregate.sql)
                 )
             )
             rows = cursor.rowcount
-            cursor.execute(_compare(target, made))
+            cursor.execute(compare(target, made))
             found = _comparison(rows, cursor.fetchall())
             found.add(_extra(cursor, target, made))
             return found
@@ -316,63 +283,46 @@ class ComparingTarget:
         kept.bad = batch.bad
         return kept
 
-    def _left_out(self, batch: Batch) -> Iterable[Bad]:
-        for number, line in zip(batch.numbers, batch.lines, strict=True):
-            if number in self._in_quarantine:
-                yield Bad(number, line, IN_QUARANTINE)
 
-
-class _Comparer:
+class _Comparer(Writer):
     """Stages encoded rows and compares them with the tables."""
 
     def __init__(
         self,
-        targets: Mapping[type[Row], Target],
+        targets: Mapping[type[Row], TargetTable],
         sql_of: Mapping[type[Row], Statements],
-        seen: Mapping[type[Row], sql.Identifier],
+        seen: Mapping[type[Row], Identifier],
     ) -> None:
-        self._targets = targets
-        self._sql = sql_of
+        super().__init__(targets, sql_of)
         self._seen = seen
-        self.staging = {row_class: texts.staging for row_class, texts in sql_of.items()}
         self.found: dict[str, Comparison] = {}
-        self.table: str | None = None
-        self.columns = {fit.column.name for target in targets.values() for fit in target.fits}
 
-    def name_of(self, table: str) -> str | None:
-        """A refusal names a temporary table."""
-        return self.table
-
-    def again(self, error: psycopg2.Error) -> bool:
-        """There is one way only."""
-        return False
-
-    def write(self, cursor: Any, encoded: Encoded) -> Outcome:
+    def write(self, cursor: Any, encoded: Encoded) -> Written:
         """Stage rows and compare them."""
-        outcome, found = Outcome(), dict[str, Comparison]()
+        written, found = encoded.account.copy(), dict[str, Comparison]()
         for row_class, data in encoded.parts:
-            target, texts = self._targets[row_class], self._sql[row_class]
+            target, texts = self.targets[row_class], self.sql_of[row_class]
             name = self.table = target.table.qualified
             if target.table.landing:
-                cursor.copy_expert(texts.copy_to_staging, io.BytesIO(data), len(data))
-                found[name] = Comparison(compared=encoded.rows[name])
+                copy_in(cursor, texts.copy_to_staging, data)
+                found[name] = Comparison(compared=written.rows[name])
                 continue
-            stage_rows(cursor, target, texts, data, outcome)
+            stage_rows(cursor, target, texts, data, written)
             if row_class in self._seen:
                 keys = name_list(target.table.key)
                 cursor.execute(
-                    sql.SQL("INSERT INTO {} SELECT {} FROM {}").format(
-                        self._seen[row_class], keys, texts.staging
+                    SQL("INSERT INTO {} ({}) SELECT {} FROM {}").format(
+                        self._seen[row_class], keys, keys, texts.staging
                     )
                 )
-            cursor.execute(_compare(target, texts.staging))
-            found[name] = _comparison(encoded.rows[name] - outcome.collisions[name], cursor.fetchall())
+            cursor.execute(compare(target, texts.staging))
+            found[name] = _comparison(written.rows[name], cursor.fetchall())
         for name, comparison in found.items():  # of all tables, as the rows of one alone may be refused
             self.found.setdefault(name, Comparison()).add(comparison)
-        return outcome
+        return written
 
 
-def _exists(cursor: Any, name: sql.Identifier) -> bool:
+def _exists(cursor: Any, name: Identifier) -> bool:
     cursor.execute("SELECT to_regclass(%s) IS NOT NULL", (name.as_string(cursor),))
     return bool(cursor.fetchone()[0])
 
@@ -386,68 +336,9 @@ def _comparison(rows: int, groups: Sequence[tuple[Any, ...]]) -> Comparison:
     return made
 
 
-COMPARE = """
-SELECT kind, columns, count(*), (array_agg(key::text ORDER BY key::text))[1:{examples}]
-  FROM (SELECT {key} AS key,
-               CASE WHEN t.{first_key} IS NULL THEN 'missing' WHEN {not_older} THEN 'different' ELSE 'newer' END AS kind,
-               CASE WHEN t.{first_key} IS NULL THEN ARRAY[]::text[] ELSE {differing} END AS columns
-          FROM {staging} s
-          LEFT JOIN {target} t ON {same_key}
-         WHERE t.{first_key} IS NULL OR {differs}) AS compared
- GROUP BY kind, columns
-"""
-
-EXTRA = """
-WITH extra AS (
-    SELECT {key} AS key
-      FROM {target} t
-     WHERE NOT EXISTS (SELECT FROM {seen} s WHERE {same_key})
-)
-SELECT count(*), (SELECT array_agg(key::text) FROM (SELECT key FROM extra LIMIT {examples}) AS shown) FROM extra
-"""
-
-PLACE_AND_RECEIPT = """
-SELECT (SELECT id FROM migration.slice
-         WHERE (profile, export_id, file) = (%(profile)s, %(export_id)s, %(file)s) AND landed_at IS NOT NULL),
-       EXISTS (SELECT FROM migration.loaded_file
-                WHERE (profile, export_id, file) = (%(profile)s, %(export_id)s, %(file)s))
-"""
-
-COMPARE_SLICES = """
-WITH ours AS (SELECT {ours} FROM {staging}), theirs AS (SELECT {columns} FROM {theirs})
-SELECT (SELECT count(*) FROM (TABLE ours EXCEPT ALL TABLE theirs) AS missing),
-       (SELECT count(*) FROM (TABLE theirs EXCEPT ALL TABLE ours) AS extra)
-"""
-
-
-def _comparable(target: Target, side: str) -> sql.Composed:
-    """The columns of one side as they are compared; what must be compared by its image, by its text."""
-    values = []
-    for fit in target.fits:
-        value = sql.SQL(fit.ours if side == "ours" else fit.theirs).format(sql.Identifier(fit.column.name))
-        values.append(sql.SQL('({})::text COLLATE "C"').format(value) if fit.image else value)
-    return sql.SQL(", ").join(values)
-
-
-def _for_large_joins(cursor: Any) -> None:
-    """Set, for this transaction alone, what a join of whole tables needs and one of a batch would suffer from."""
-    cursor.execute(
-        "SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on; SET LOCAL work_mem = '256MB'; "
-        "SET LOCAL statement_timeout = 0"
-    )
-
-
-def _extra(cursor: Any, target: Target, seen: sql.Identifier) -> Comparison:
+def _extra(cursor: Any, target: TargetTable, seen: Identifier) -> Comparison:
     """Find the rows of a table whose keys are not among those seen."""
-    cursor.execute(
-        sql.SQL(EXTRA).format(
-            target=target.identifier,
-            seen=seen,
-            same_key=same_key(target, "t", "s"),
-            key=key_document(target.table, "t"),
-            examples=sql.Literal(EXAMPLES),
-        )
-    )
+    cursor.execute(extra(target, seen))
     count, examples = cursor.fetchone()
     difference = Difference("extra")
     return Comparison(
@@ -456,16 +347,9 @@ def _extra(cursor: Any, target: Target, seen: sql.Identifier) -> Comparison:
     )
 
 
-def _compare(target: Target, staging: sql.Identifier) -> sql.Composed:
-    others = compared(target)
-    return sql.SQL(COMPARE).format(
-        examples=sql.Literal(EXAMPLES),
-        key=key_document(target.table, "s"),
-        first_key=sql.Identifier(target.table.key[0]),
-        not_older=not_older(target, "t", "s"),
-        differing=differing(others, "t", "s"),
-        staging=staging,
-        target=target.identifier,
-        same_key=same_key(target, "t", "s"),
-        differs=differs(others, "t", "s"),
+def _for_large_joins(cursor: Any) -> None:
+    """Set, for this transaction alone, what a join of whole tables needs and one of a batch would suffer from."""
+    cursor.execute(
+        "SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on; SET LOCAL work_mem = '256MB'; "
+        "SET LOCAL statement_timeout = 0"
     )

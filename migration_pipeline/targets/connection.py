@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import psycopg2
 from msgspec import Meta
-from psycopg2 import sql
 from psycopg2.extensions import parse_dsn
+from psycopg2.sql import SQL, Composed, Literal
 
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.targets.faults import advice, why_bad
+
+Record = TypeVar("Record", bound=msgspec.Struct)
 
 APPLICATION = "migration_pipeline"
 """Our name in pg_stat_activity."""
@@ -107,7 +111,7 @@ class DatabaseSettings(msgspec.Struct, frozen=True):
 
 
 class DatabaseError(MigrationError):
-    """PostgreSQL refused something; the text holds SQLSTATE and names, never values."""
+    """PostgreSQL refused something; the text holds its `sqlstate` and names, never values."""
 
 
 def open_connection(url: str) -> Any:
@@ -152,9 +156,9 @@ def begin(cursor: Any, settings: DatabaseSettings, mark: str = APPLICATION) -> N
         "SET LOCAL search_path TO DEFAULT; SELECT set_config('search_path', current_setting('search_path') || ', pg_temp', true)"
     )
     cursor.execute(
-        sql.SQL("SELECT {}").format(
-            sql.SQL(", ").join(
-                sql.SQL("set_config({}, {}, true)").format(sql.Literal(name), sql.Literal(value))
+        SQL("SELECT {}").format(
+            SQL(", ").join(
+                SQL("set_config({}, {}, true)").format(Literal(name), Literal(value))
                 for name, value in values.items()
             )
         )
@@ -185,9 +189,16 @@ def transaction(
             begin(cursor, settings)
             yield cursor
     except psycopg2.Error as error:
-        raise DatabaseError(explain(error)) from None  # its own text may hold more than names
+        raise refused(error) from None  # its own text may hold more than names
     finally:
         connection.close()
+
+
+def read_as(kind: type[Record], cursor: Any, statement: str, parameters: Mapping[str, Any]) -> list[Record]:
+    """Run a statement, and read its rows as structs, whose fields are named as its columns. Raises `psycopg2.Error`."""
+    cursor.execute(statement, parameters)
+    names = [column.name for column in cursor.description]
+    return [msgspec.convert(dict(zip(names, row, strict=True)), kind) for row in cursor.fetchall()]
 
 
 def no_database(error: psycopg2.Error) -> DatabaseError:
@@ -209,6 +220,11 @@ def no_database(error: psycopg2.Error) -> DatabaseError:
         f"no database: {reason}; check MIGRATION_DATABASE_URL, and that the server runs (the embedded one "
         "runs under `make dev`)"
     )
+
+
+def refused(error: psycopg2.Error) -> DatabaseError:
+    """Make the error that a user sees of PostgreSQL's."""
+    return DatabaseError(explain(error), sqlstate=error.pgcode)
 
 
 def explain(error: psycopg2.Error) -> str:
@@ -264,16 +280,41 @@ def reason_of_refusal(error: psycopg2.Error, columns: Iterable[str]) -> str:
     )
 
 
+def copy_in(cursor: Any, statement: Composed, data: bytes) -> int:
+    """COPY rows in, all in one call: between two this thread would wait for Python's lock. Gives how many were taken.
+
+    Raises `psycopg2.Error`.
+    """
+    with _rows_off_stderr():
+        cursor.copy_expert(statement, io.BytesIO(data), len(data))
+    return int(cursor.rowcount)
+
+
+_lock = threading.Lock()
+_copies = 0
 _usual_hook = sys.excepthook
 
 
-def _hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """Keep rows off stderr: of a COPY whose session was ended, psycopg2 prints the first of two errors itself.
+@contextmanager
+def _rows_off_stderr() -> Iterator[None]:
+    """While COPYs run: of one whose session was ended, psycopg2 prints the first of two errors, which may hold a row.
 
-    It raises the second one, so nothing is lost.
+    It goes by `sys.excepthook`. The second error is raised, so nothing is lost.
     """
+    global _copies, _usual_hook
+    with _lock:
+        _copies += 1
+        if _copies == 1:
+            _usual_hook, sys.excepthook = sys.excepthook, _hook
+    try:
+        yield
+    finally:
+        with _lock:
+            _copies -= 1
+            if not _copies:
+                sys.excepthook = _usual_hook
+
+
+def _hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     if not (kind is SystemError and isinstance(error.__cause__, psycopg2.Error)):
         _usual_hook(kind, error, traceback)
-
-
-sys.excepthook = _hook

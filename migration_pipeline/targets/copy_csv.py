@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone, tzinfo
 from decimal import Decimal
 from operator import attrgetter
@@ -21,9 +21,12 @@ from typing import Any, NamedTuple, get_origin
 
 import msgspec
 
+from migration_pipeline.engine.batch import Written
 from migration_pipeline.errors import BadRow
+from migration_pipeline.generated import generated
 from migration_pipeline.profile.profile import NulPolicy
 from migration_pipeline.profile.row import Column, Row, Table, element_type
+from migration_pipeline.targets.catalog import TargetTable
 from migration_pipeline.targets.fits import Fit
 
 COPY_OPTIONS = r"""FORMAT csv, QUOTE '"', ESCAPE '\', NULL 'null'"""
@@ -297,8 +300,7 @@ def _compile_prepare(
             namespace[f"spell{number}"] = spellings[column.field]
             values.append(f"(None if (v := r.{column.field}) is None else spell{number}(v))")
     source = f"def prepare(r):\n    return ({', '.join(values)},)\n"
-    exec(compile(source, f"<encoder of {table.qualified}>", "exec"), namespace)  # noqa: S102  # names are a class's fields
-    return namespace["prepare"]  # type: ignore[no-any-return]
+    return generated("prepare", source, f"encoder of {table.qualified}", namespace)  # type: ignore[no-any-return]
 
 
 def _named(spell: Callable[[Any], Any] | None, column: Column, table: Table) -> Callable[[Any], Any] | None:
@@ -335,3 +337,48 @@ def _unescape(row: bytes) -> bytes:
 
 def _character(escape: re.Match[bytes]) -> bytes:
     return bytes([int(escape[1], 16)]) if escape[1] else _CONTROL[escape[2]]
+
+
+class Encoded(NamedTuple):
+    """A batch's rows as COPY input, by table."""
+
+    parts: list[tuple[type[Row], bytes]]
+    account: Written
+    """As if nothing were in the tables yet."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of COPY input."""
+        return sum(len(data) for _, data in self.parts)
+
+
+Piece = dict[type[Row], EncodedRows]
+"""Some rows of a batch, by table."""
+
+
+class BatchEncoder:
+    """Encodes the rows of batches, of several tables."""
+
+    def __init__(self, targets: Mapping[type[Row], TargetTable], nul: NulPolicy) -> None:
+        self._of = {
+            row_class: RowEncoder(target.table, nul, target.fits) for row_class, target in targets.items()
+        }
+
+    def encode(self, rows: Mapping[type[Row], list[Row]]) -> Piece:
+        """Encode some of a batch's rows. Raises any exception for one that cannot be."""
+        return {row_class: self._of[row_class].encode(some) for row_class, some in rows.items() if some}
+
+    def join(self, pieces: Sequence[Piece]) -> Encoded:
+        """Make a batch's COPY input of its pieces, each table's sorted by key."""
+        encoded = Encoded([], Written())
+        for row_class, coder in self._of.items():
+            if some := [piece[row_class] for piece in pieces if row_class in piece]:
+                joined, name = coder.join(some), coder.table.qualified
+                encoded.parts.append((row_class, joined.data))
+                encoded.account.rows[name] = joined.rows
+                if left_out := sum(each.rows for each in some) - joined.rows:
+                    encoded.account.collisions[name] = left_out
+                for each in some:
+                    encoded.account.nul += each.nul
+                    encoded.account.rounded.update(each.rounded)
+        return encoded

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from importlib.resources import files
 from typing import Any
 
 from migration_pipeline.profile.row import Row, Table
-from migration_pipeline.targets.catalog import SchemaError, Target, qualified, quote, read_target
+from migration_pipeline.targets.bookkeeping import BOOKKEEPING, COLUMNS, LACKING_COLUMNS, LACKING_PRIVILEGES
+from migration_pipeline.targets.catalog import SchemaError, TargetTable, qualified, quote, read_target
 from migration_pipeline.targets.connection import DatabaseSettings, transaction
-
-BOOKKEEPING = files("migration_pipeline.targets").joinpath("bookkeeping.sql").read_text()
-"""Schema ``migration`` and its tables; safe to run again."""
 
 PATIENCE = DatabaseSettings(lock_timeout_seconds=5, statement_timeout_seconds=30)
 """Of a look at the tables that somebody waits for."""
@@ -51,28 +48,6 @@ def literal(text: str) -> str:
 
 # -- checking against the catalog --------------------------------------------------------------------
 
-BOOKKEEPING_COLUMNS = """
-SELECT count(*)
-  FROM pg_attribute
- WHERE attrelid = to_regclass('migration.loaded_file') AND attname = 'rounded'
-    OR attrelid = to_regclass('migration.quarantine') AND attname = 'raw'
-    OR attrelid = to_regclass('migration.collision') AND attname = 'key'
-    OR attrelid = to_regclass('migration.verification') AND attname = 'state'
-    OR attrelid = to_regclass('migration.difference') AND attname = 'id'
-    OR attrelid = to_regclass('migration.slice') AND attname = 'alive_until'
-    OR attrelid = to_regclass('migration.aggregate') AND attname = 'rounded'
-"""
-"""The newest column of each of our tables."""
-
-
-LACKING = """
-SELECT string_agg(relname, ', ' ORDER BY relname), current_user
-  FROM pg_class
- WHERE relnamespace = 'migration'::regnamespace AND relkind = 'r'
-   AND NOT (has_table_privilege(oid, 'SELECT') AND has_table_privilege(oid, 'INSERT')
-            AND has_table_privilege(oid, 'UPDATE') AND has_table_privilege(oid, 'DELETE'))
-"""
-
 
 def check_bookkeeping(cursor: Any) -> None:
     """See whether all of the bookkeeping is there, in its newest form. Raises `SchemaError`."""
@@ -82,22 +57,24 @@ def check_bookkeeping(cursor: Any) -> None:
             "the database's encoding lacks most of the characters that items may hold; load into one that was made "
             "WITH ENCODING 'UTF8'"
         )
-    cursor.execute(BOOKKEEPING_COLUMNS)
-    if cursor.fetchone() != (7,):
+    wanted = [(table, column) for table, columns in COLUMNS.items() for column in columns]
+    cursor.execute(LACKING_COLUMNS, {"tables": [t for t, _ in wanted], "columns": [c for _, c in wanted]})
+    if cursor.fetchone() != (0,):
         raise SchemaError(
             "the database has no bookkeeping (schema migration), or that of an older version; create or "
             "complete it with: migration-pipeline ddl <profile> --apply"
         )
-    cursor.execute(LACKING)
+    cursor.execute(LACKING_PRIVILEGES)
     lacking, role = cursor.fetchone()
     if lacking:
         raise SchemaError(
             f"the role lacks a privilege (SQLSTATE 42501): {role} may not write all of the bookkeeping (schema migration: {lacking}); "
-            "see the grants in docs/security.md"
+            "see the grants in docs/security.md",
+            sqlstate="42501",
         )
 
 
-def read_targets(cursor: Any, tables: Mapping[type[Row], Table]) -> dict[type[Row], Target]:
+def read_targets(cursor: Any, tables: Mapping[type[Row], Table]) -> dict[type[Row], TargetTable]:
     """Compare bookkeeping and tables with the catalog, before any work. Raises `SchemaError`."""
     check_bookkeeping(cursor)
     return {row_class: read_target(table, cursor) for row_class, table in tables.items()}
@@ -108,7 +85,7 @@ def check_tables(url: str, tables: Iterable[Table]) -> None:
 
     Raises `DatabaseError` where that cannot be told.
     """
-    wrong = []
+    wrong: list[SchemaError] = []
     checks: list[Callable[[Any], object]] = [
         check_bookkeeping,
         *(partial(read_target, table) for table in tables),
@@ -118,6 +95,7 @@ def check_tables(url: str, tables: Iterable[Table]) -> None:
             try:
                 check(cursor)
             except SchemaError as error:
-                wrong.append(str(error))
+                wrong.append(error)
     if wrong:
-        raise SchemaError("\n".join(wrong))
+        states = [error.sqlstate for error in wrong if error.sqlstate]
+        raise SchemaError("\n".join(map(str, wrong)), sqlstate=states[0] if states else None)

@@ -7,17 +7,19 @@ can be repeated.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
-from psycopg2 import sql
+from psycopg2.sql import SQL, Identifier, Literal
 
-from migration_pipeline.profile.aggregate import Constraint, FinishingStep, Index, Sequence
+from migration_pipeline.profile.aggregate import Constraint, Index, Sequence
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.profile.row import Table, table_of
-from migration_pipeline.targets.catalog import qualified, quote
+from migration_pipeline.targets.bookkeeping import FORGET_SLICES, LEFTOVERS
+from migration_pipeline.targets.catalog import identifier, qualified, quote
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
-from migration_pipeline.targets.landing import LEFTOVERS, identifier, part_of
+from migration_pipeline.targets.landing import part_of
 from migration_pipeline.targets.session import Session
 
 CONSTRAINT = "SELECT 1 FROM pg_constraint WHERE conrelid = to_regclass(%s) AND conname = %s"
@@ -27,13 +29,6 @@ SELECT 1
   FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
  WHERE i.indrelid = to_regclass(%s) AND c.relname = %s
 """
-
-SLICES = """
-DELETE FROM migration.slice
- WHERE id IN (SELECT id FROM migration.slice WHERE profile = %s AND landed_at IS NOT NULL LIMIT 100)
-RETURNING id
-"""
-"""Some at a time: each table that is dropped takes up to three of the server's locks until the transaction ends."""
 
 
 class FinishingReport(msgspec.Struct, kw_only=True):
@@ -58,86 +53,83 @@ def finish(
 ) -> FinishingReport:
     """Finish a profile's tables. Raises `DatabaseError`; steps that were done until then stay done."""
     report = FinishingReport()
-    session = Session(url, database, on_retry=say)
-    session.open()
-    failed = True
+    with Session(url, database, on_retry=say) as session:
 
-    def step(what: str, work: Callable[[Any], Any]) -> Any:
-        say(what)
-        try:
-            return session.interruptibly(work)
-        except DatabaseError as error:
-            raise DatabaseError(f"finishing, {what}: {error}") from None
+        def step(what: str, work: Callable[[Any], Any]) -> Any:
+            say(what)
+            try:
+                return session.interruptibly(work)
+            except DatabaseError as error:
+                raise error.reworded(f"finishing, {what}: {error}") from None
 
-    try:
         for each in profile.finishing:
             if isinstance(each, Sequence):
-                if (value := step(f"sequence {each.name}", _sequence(each))) is not None:
+                if (value := step(f"sequence {each.name}", partial(_sequence, each))) is not None:
                     report.sequences[each.name] = value
-            elif step(f"{type(each).__name__.lower()} {each.name}", _made(each)):
+            elif step(f"{type(each).__name__.lower()} {each.name}", partial(_made, each)):
                 report.made.append(each.name)
         for table in profile.all_tables:
             if not table.landing:
-                report.sequences.update(step(f"sequences of {table.qualified}", _own_sequences(table)))
-                if refusal := step(f"statistics of {table.qualified}", _analyze(table)):
+                report.sequences.update(
+                    step(f"sequences of {table.qualified}", partial(_own_sequences, table))
+                )
+                if refusal := step(f"statistics of {table.qualified}", partial(_analyze, table)):
                     report.warnings.append(refusal)
                 else:
                     report.analyzed.append(table.qualified)
         if drop_landing:
-            while some := step("dropping what is landed", lambda cursor: _drop_landing(cursor, profile)):
+            while some := step("dropping what is landed", partial(_drop_landing, profile)):
                 report.dropped += some
-        failed = False
-    finally:
-        session.close(failed)
     return report
 
 
-def _made(each: FinishingStep) -> Callable[[Any], bool]:
+def _made(each: Index | Constraint, cursor: Any) -> bool:
     """Make an index or a constraint unless there is one of its name; gives whether it was made."""
     table = table_of(each.row_class)
-
-    def work(cursor: Any) -> bool:
-        cursor.execute(INDEX if isinstance(each, Index) else CONSTRAINT, (qualified(table), each.name))
-        if cursor.fetchone():
-            return False
-        if isinstance(each, Index):
-            statement = sql.SQL("CREATE {}INDEX {} ON {} ({})").format(
-                sql.SQL("UNIQUE " if each.unique else ""),
-                sql.Identifier(each.name),
-                identifier(table),
-                sql.SQL(", ").join(map(sql.Identifier, each.columns)),
-            )
-        elif isinstance(each, Constraint):
-            statement = sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {}").format(
-                identifier(table), sql.Identifier(each.name), sql.SQL(each.definition)
-            )
-        cursor.execute(statement)
-        return True
-
-    return work
-
-
-def _sequence(each: Sequence) -> Callable[[Any], int | None]:
-    """Move a sequence to the greatest value of a column, making it if it is not there; gives that, if it moved."""
-    name = sql.Identifier(*each.name.split("."))
-    text = ".".join(map(quote, each.name.split(".")))
-
-    def work(cursor: Any) -> int | None:
-        cursor.execute("SELECT to_regclass(%s)", (text,))
-        if cursor.fetchone() == (None,):
-            cursor.execute(sql.SQL("CREATE SEQUENCE {}").format(name))
-        cursor.execute(
-            sql.SQL(
-                "SELECT setval({}, m) FROM (SELECT max({}) AS m FROM {}) t, {} s "
-                "WHERE m > last_value OR (m = last_value AND NOT is_called)"
-            ).format(
-                sql.Literal(text), sql.Identifier(each.column), identifier(table_of(each.row_class)), name
-            )
+    cursor.execute(INDEX if isinstance(each, Index) else CONSTRAINT, (qualified(table), each.name))
+    if cursor.fetchone():
+        return False
+    if isinstance(each, Index):
+        statement = SQL("CREATE {}INDEX {} ON {} ({})").format(
+            SQL("UNIQUE " if each.unique else ""),
+            Identifier(each.name),
+            identifier(table),
+            SQL(", ").join(map(Identifier, each.columns)),
         )
-        moved = cursor.fetchone()
-        return int(moved[0]) if moved else None
+    else:
+        statement = SQL("ALTER TABLE {} ADD CONSTRAINT {} {}").format(
+            identifier(table), Identifier(each.name), SQL(each.definition)
+        )
+    cursor.execute(statement)
+    return True
 
-    return work
+
+def _sequence(each: Sequence, cursor: Any) -> int | None:
+    """Move a sequence to the greatest value of a column, making it if it is not there; gives that, if it moved."""
+    name = ".".join(map(quote, each.name.split(".")))
+    cursor.execute("SELECT to_regclass(%s)", (name,))
+    if cursor.fetchone() == (None,):
+        cursor.execute(SQL("CREATE SEQUENCE {}").format(SQL(name)))
+    return _moved(cursor, name, each.column, table_of(each.row_class))
+
+
+def _moved(cursor: Any, sequence: str, column: str, table: Table, *, up: bool = True) -> int | None:
+    """Move a sequence to the last value of a column, in its direction; gives that, if it moved."""
+    cursor.execute(
+        SQL(
+            "SELECT setval({name}, m) FROM (SELECT {end}({column}) AS m FROM {table}) t, {sequence} s "
+            "WHERE m {beyond} last_value OR (m = last_value AND NOT is_called)"
+        ).format(
+            name=Literal(sequence),
+            end=SQL("max" if up else "min"),
+            column=Identifier(column),
+            table=identifier(table),
+            sequence=SQL(sequence),
+            beyond=SQL(">" if up else "<"),
+        )
+    )
+    moved = cursor.fetchone()
+    return int(moved[0]) if moved else None
 
 
 OWN_SEQUENCES = """
@@ -151,55 +143,29 @@ SELECT a.attname, s.seqrelid::regclass::text, s.seqincrement > 0
 """Sequences that identity and serial columns own."""
 
 
-def _own_sequences(table: Table) -> Callable[[Any], dict[str, int]]:
+def _own_sequences(table: Table, cursor: Any) -> dict[str, int]:
     """Move the sequences of a table's identity and serial columns past what was loaded into these; gives those that moved.
 
     Else the next row that somebody else inserts would be refused as a duplicate of one that is there.
     """
-
-    def work(cursor: Any) -> dict[str, int]:
-        cursor.execute(OWN_SEQUENCES, (qualified(table), [column.name for column in table.columns]))
-        moved = {}
-        for column, name, up in cursor.fetchall():
-            cursor.execute(
-                sql.SQL(
-                    "SELECT setval({name}, m) FROM (SELECT {end}({column}) AS m FROM {table}) t, {sequence} s "
-                    "WHERE m {beyond} last_value OR (m = last_value AND NOT is_called)"
-                ).format(
-                    name=sql.Literal(name),
-                    end=sql.SQL("max" if up else "min"),
-                    column=sql.Identifier(column),
-                    table=identifier(table),
-                    sequence=sql.SQL(name),
-                    beyond=sql.SQL(">" if up else "<"),
-                )
-            )
-            if found := cursor.fetchone():
-                moved[name] = int(found[0])
-        return moved
-
-    return work
+    cursor.execute(OWN_SEQUENCES, (qualified(table), [column.name for column in table.columns]))
+    moved = {name: _moved(cursor, name, column, table, up=up) for column, name, up in cursor.fetchall()}
+    return {name: value for name, value in moved.items() if value is not None}
 
 
-def _analyze(table: Table) -> Callable[[Any], str]:
+def _analyze(table: Table, cursor: Any) -> str:
     """Gather a table's statistics; gives a warning when the role may not."""
-
-    def work(cursor: Any) -> str:
-        notices = cursor.connection.notices
-        notices.clear()
-        cursor.execute(sql.SQL("ANALYZE {}").format(identifier(table)))
-        return (
-            f"the role may not ANALYZE {table.qualified}: its owner should, or grant MAINTAIN on it"
-            if any("permission denied" in notice for notice in notices)
-            else ""
-        )
-
-    return work
+    notices = cursor.connection.notices
+    notices.clear()
+    cursor.execute(SQL("ANALYZE {}").format(identifier(table)))
+    if any("permission denied" in notice for notice in notices):
+        return f"the role may not ANALYZE {table.qualified}: its owner should, or grant MAINTAIN on it"
+    return ""
 
 
-def _drop_landing(cursor: Any, profile: Profile) -> int:
+def _drop_landing(profile: Profile, cursor: Any) -> int:
     """Drop some slices, those that failed and killed loads have left among them; gives how many."""
-    cursor.execute(SLICES, (profile.name,))
+    cursor.execute(FORGET_SLICES, (profile.name,))
     slices = cursor.fetchall()
     if not slices:
         cursor.execute(LEFTOVERS, {"profile": profile.name})
@@ -207,5 +173,5 @@ def _drop_landing(cursor: Any, profile: Profile) -> int:
     for (number,) in slices:
         for table in profile.tables.values():
             if table.landing:
-                cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(part_of(table.qualified, number)))
+                cursor.execute(SQL("DROP TABLE IF EXISTS {}").format(part_of(table.qualified, number)))
     return len(slices)

@@ -12,6 +12,7 @@ A value that would be changed makes its item a bad one, unless the Row says that
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Callable
 from datetime import date, datetime
@@ -54,8 +55,8 @@ class Actual(msgspec.Struct, frozen=True, kw_only=True):
     """As ``format_type()`` spells it, with its modifier; a domain by its own name."""
     element: str
     """The type of its values, or of an array's elements, below all domains and without a modifier."""
-    args: tuple[int, ...]
-    """That type's modifier, as it is written: (10, 2) of ``numeric(10,2)``."""
+    modified: str
+    """That type with its modifier."""
     array: bool
     enum: bool
     collation: str = ""
@@ -65,6 +66,12 @@ class Actual(msgspec.Struct, frozen=True, kw_only=True):
     generated: bool = False
     identity: Literal["", "a", "d"] = ""
     """``a``: GENERATED ALWAYS AS IDENTITY, ``d``: BY DEFAULT."""
+
+    @property
+    def args(self) -> tuple[int, ...]:
+        """The modifier, as it is written: (10, 2) of ``numeric(10,2)``."""
+        found = re.search(r"\(([-\d, ]+)\)", self.modified.removeprefix(self.element) or self.modified)
+        return tuple(map(int, found[1].split(","))) if found else ()
 
 
 class Fit(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,11 +108,6 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     def reason(self) -> str:
         """Why an item is bad whose value would be changed."""
         return f"column {self.column.name} is {self.actual.type}, which would change the value; Fitted[…] in the Row allows it"
-
-    @property
-    def documents(self) -> bool:
-        """Whether the value is written as JSON text."""
-        return python_type(self.column) is Any
 
 
 def python_type(column: Column) -> Any:

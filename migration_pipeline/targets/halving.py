@@ -5,51 +5,49 @@ What the rows are written to is the caller's business: tables, or the temporary 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any
 
-import msgspec
 import psycopg2
 
 from migration_pipeline.engine.batch import Batch, TooManyBad, Written
+from migration_pipeline.profile.row import Row
+from migration_pipeline.targets.catalog import TargetTable
 from migration_pipeline.targets.connection import reason_of_refusal, table_of_error
 from migration_pipeline.targets.faults import Fault, fault_of
+from migration_pipeline.targets.sql import Statements
 
 
 class Refused(Exception):  # noqa: N818  # a verdict on rows
     """A table would not hold some rows as they are; the text says why, in words that hold no values."""
 
 
-class Outcome(msgspec.Struct):
-    """What became of the rows of a batch, by table."""
-
-    changed: Counter[str] = msgspec.field(default_factory=Counter)
-    unchanged: Counter[str] = msgspec.field(default_factory=Counter)
-    newer: Counter[str] = msgspec.field(default_factory=Counter)
-    """Rows that gave way to one of a greater version."""
-    collisions: Counter[str] = msgspec.field(default_factory=Counter)
-    """Rows left out because the table calls their key equal to another's of the batch."""
-    rounded: Counter[str] = msgspec.field(default_factory=Counter)
-    """Values that a column changed, as the Row allows, by table and column."""
-
-
-class Writer(Protocol):
+class Writer(ABC):
     """Writes encoded rows."""
 
-    table: str | None
-    """The table that is written now."""
-    columns: set[str]
-    """Columns that a reason may name."""
+    def __init__(
+        self, targets: Mapping[type[Row], TargetTable], sql_of: Mapping[type[Row], Statements]
+    ) -> None:
+        self.targets = targets
+        self.sql_of = sql_of
+        self.table: str | None = None
+        """The table that is written now."""
+        self.columns = {fit.column.name for target in targets.values() for fit in target.fits}
+        """Columns that a reason may name."""
 
-    def write(self, cursor: Any, encoded: Any) -> Outcome:
-        """Write the rows of a batch. Raises `psycopg2.Error` and `Refused`."""
+    @abstractmethod
+    def write(self, cursor: Any, encoded: Any) -> Written:
+        """Write the rows of a batch, and say what became of them. Raises `psycopg2.Error` and `Refused`."""
 
     def again(self, error: psycopg2.Error) -> bool:
         """Whether the same rows are to be written once more, in another way, after this refusal."""
+        return False
 
     def name_of(self, table: str) -> str | None:
-        """The table that a refusal names, as the profile names it."""
+        """The table that a refusal names, as the profile names it: partitions, slices and staging tables have names of their own."""
+        names = {target.table.name: target.table.qualified for target in self.targets.values()}
+        return table if table in names.values() else names.get(table.rpartition(".")[2], self.table)
 
 
 def write_batch(
@@ -59,7 +57,7 @@ def write_batch(
     expect_answer()
     cursor.execute("SAVEPOINT batch")
     try:
-        outcome = writer.write(cursor, batch.encoded)
+        made = writer.write(cursor, batch.encoded)
     except (psycopg2.Error, Refused) as error:
         refusal = error if isinstance(error, psycopg2.Error) else None
         if refusal is not None and fault_of(refusal) is not Fault.DATA:
@@ -80,18 +78,5 @@ def write_batch(
             if len(written.refused) > room:
                 raise TooManyBad(written.refused) from None
     else:
-        _count(written, batch.encoded, outcome)
+        written.add(made)
     cursor.execute("RELEASE SAVEPOINT batch")
-
-
-def _count(written: Written, encoded: Any, outcome: Outcome) -> None:
-    written.rows.update(encoded.rows)
-    written.rows.subtract(outcome.collisions)
-    written.collisions.update(encoded.collisions)
-    written.collisions.update(outcome.collisions)
-    written.changed.update(outcome.changed)
-    written.unchanged.update(outcome.unchanged)
-    written.newer.update(outcome.newer)
-    written.rounded.update(encoded.rounded)
-    written.rounded.update(outcome.rounded)
-    written.nul += encoded.nul

@@ -12,62 +12,21 @@ whose COMMIT was not answered is recognized when it comes again.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
-from psycopg2 import sql
+from psycopg2.sql import SQL, Identifier
 
 from migration_pipeline.profile.row import Table
-from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
+from migration_pipeline.targets import bookkeeping
+from migration_pipeline.targets.catalog import identifier
+from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings, copy_in
 from migration_pipeline.targets.copy_csv import COPY_OPTIONS
 from migration_pipeline.targets.session import STALLED_SECONDS
 
 SILENCE_SECONDS = 300.0
 """How long a live load may read without a batch, as from an S3 that does not answer; the database's own patience comes on top."""
-
-NEW_SLICE = """
-INSERT INTO migration.slice (profile, export_id, file, run_id, alive_until)
-VALUES (%(profile)s, %(export_id)s, %(file)s, %(run_id)s, clock_timestamp() + %(alive)s * interval '1 second')
-RETURNING id
-"""
-
-LEFTOVERS = """
-DELETE FROM migration.slice
- WHERE id IN (SELECT id
-                FROM migration.slice
-               WHERE profile = %(profile)s AND landed_at IS NULL AND alive_until < clock_timestamp()
-                 FOR UPDATE SKIP LOCKED)
-RETURNING id
-"""
-"""Those of which nobody has heard for longer than a live load is silent. One that is in a transaction is locked."""
-
-NEXT_BATCH = """
-UPDATE migration.slice
-   SET batches = batches + 1, alive_until = clock_timestamp() + %s * interval '1 second'
- WHERE id = %s AND batches = %s
-"""
-
-GIVEN_UP = "UPDATE migration.slice SET alive_until = '-infinity' WHERE id = %s AND landed_at IS NULL"
-
-BATCHES = "SELECT batches FROM migration.slice WHERE id = %s"
-
-REPLACED = """
-DELETE FROM migration.slice
- WHERE (profile, export_id, file) = (%(profile)s, %(export_id)s, %(file)s) AND landed_at IS NOT NULL AND id <> %(id)s
-RETURNING id
-"""
-
-LANDED = "UPDATE migration.slice SET rows = %s, landed_at = now() WHERE id = %s"
-
-MORE = "UPDATE migration.slice SET rows = %s WHERE id = %s"
-
-PLACE = """
-SELECT id, rows
-  FROM migration.slice
- WHERE (profile, export_id, file) = (%(profile)s, %(export_id)s, %(file)s) AND landed_at IS NOT NULL
-"""
 
 
 class Slice:
@@ -91,29 +50,37 @@ class Slice:
         self.unlanded = False
         """Whether there is a slice that is not in its place yet."""
 
+    @property
+    def to_begin(self) -> bool:
+        """Whether `begin` comes next. Without tables there is nothing to do, then or later."""
+        return bool(self._tables) and self._id is None
+
     def begin(self, cursor: Any) -> None:
         """Drop what killed loads of the profile left, and begin a slice."""
-        cursor.execute(LEFTOVERS, self._file)
+        cursor.execute(bookkeeping.LEFTOVERS, self._file)
         self._drop(cursor, cursor.fetchall())
-        cursor.execute(NEW_SLICE, self._file | {"alive": self._alive})
+        cursor.execute(bookkeeping.NEW_SLICE, self._file | {"alive": self._alive})
         (self._id,) = cursor.fetchone()
         self.unlanded = True
 
     def give_up(self, cursor: Any) -> None:
         """Say that this load is no longer alive."""
-        cursor.execute(GIVEN_UP, (self._id,))
+        cursor.execute(bookkeeping.GIVEN_UP, (self._id,))
 
     def batch(self, cursor: Any) -> bool:
         """Count a batch, in its transaction; False when it is committed already, and its answer was lost."""
+        if not self._tables:
+            return True
         self._made.clear()  # of a transaction that was rolled back nothing is there
-        cursor.execute(NEXT_BATCH, (self._alive, self._id, self._batches))
+        cursor.execute(bookkeeping.NEXT_BATCH, (self._alive, self._id, self._batches))
         if cursor.rowcount:
             return True
-        cursor.execute(BATCHES, (self._id,))
+        cursor.execute(bookkeeping.BATCHES, (self._id,))
         if cursor.fetchone() != (self._batches + 1,):
             raise DatabaseError(
                 f"{self._file['file']}: what it had landed is gone: another load took this one for dead, or has "
-                "replaced it; load it again"
+                "replaced it; load it again",
+                file=self._file["file"],
             )
         return False
 
@@ -121,14 +88,14 @@ class Slice:
         """Take note that a batch is committed; with the last one the slice is landed."""
         self._batches += 1
         self._there |= self._made
-        self.unlanded = not last
+        self.unlanded = bool(self._tables) and not last
 
     def prepare(self, cursor: Any, table: Table) -> None:
         """Make the slice's own table, unless it is there."""
         if table.qualified not in self._there:
             cursor.execute(
                 # Nothing of it ever changes: autovacuum would only get in the way of those that read it.
-                sql.SQL(
+                SQL(
                     "CREATE TABLE IF NOT EXISTS {} (LIKE {} INCLUDING ALL EXCLUDING INDEXES) "
                     "WITH (autovacuum_enabled = off)"
                 ).format(part_of(table.qualified, self._id), identifier(table))
@@ -137,70 +104,55 @@ class Slice:
 
     def copy(self, cursor: Any, table: Table, data: bytes) -> int:
         """Copy rows into it; gives how many it took."""
-        statement = sql.SQL("COPY {} ({}) FROM STDIN WITH ({})").format(
+        statement = SQL("COPY {} ({}) FROM STDIN WITH ({})").format(
             part_of(table.qualified, self._id),
-            sql.SQL(", ").join(sql.Identifier(column.name) for column in table.columns),
-            sql.SQL(COPY_OPTIONS),
+            SQL(", ").join(Identifier(column.name) for column in table.columns),
+            SQL(COPY_OPTIONS),
         )
-        cursor.copy_expert(statement, io.BytesIO(data), len(data))
-        return int(cursor.rowcount)
+        return copy_in(cursor, statement, data)
 
     def land(self, cursor: Any, rows: Mapping[str, int]) -> None:
         """Put the slice in the place of the file's former one. The file's receipt must be written before: it locks."""
-        counts = {table.qualified: rows.get(table.qualified, 0) for table in self._tables}
-        cursor.execute(REPLACED, self._file | {"id": self._id})
-        self._drop(cursor, cursor.fetchall())
-        for table in self._tables:
-            if counts[table.qualified]:
-                cursor.execute(
-                    sql.SQL("ALTER TABLE {} INHERIT {}").format(
-                        part_of(table.qualified, self._id), identifier(table)
-                    )
-                )
-        self._drop_empty(cursor, counts)
-        cursor.execute(LANDED, (msgspec.json.encode(counts).decode(), self._id))
+        if self._tables:
+            cursor.execute(bookkeeping.REPLACED, self._file | {"id": self._id})
+            self._drop(cursor, cursor.fetchall())
+            self._place(cursor, bookkeeping.LAND, {}, rows)
 
     def resume(self, cursor: Any) -> None:
         """Take up the file's landed slice, to add rows to it. The file's receipt must be locked before."""
-        cursor.execute(PLACE, self._file)
+        if not self._tables:
+            return
+        cursor.execute(bookkeeping.LANDED_SLICE, self._file)
         found = cursor.fetchone()
         if found is None:
-            raise DatabaseError(f"{self._file['file']}: it is not landed, or no longer: load it again")
+            file = self._file["file"]
+            raise DatabaseError(f"{file}: it is not landed, or no longer: load it again", file=file)
         self._id, self._rows = found
 
     def add(self, cursor: Any, rows: Mapping[str, int]) -> None:
         """Take rows that were copied into a landed slice into its account."""
-        counts = {table.qualified: self._rows.get(table.qualified, 0) for table in self._tables}
+        if self._tables:
+            self._place(cursor, bookkeeping.MORE, self._rows, rows)
+
+    def _place(self, cursor: Any, statement: str, before: Mapping[str, int], more: Mapping[str, int]) -> None:
+        """Put the first rows of each table into their place, and drop tables that were made for rows which were all refused."""
+        counts = {}
         for table in self._tables:
-            if (name := table.qualified) in rows:
-                if not counts[name]:
-                    cursor.execute(
-                        sql.SQL("ALTER TABLE {} INHERIT {}").format(
-                            part_of(table.qualified, self._id), identifier(table)
-                        )
-                    )
-                counts[name] += rows[name]
-        self._drop_empty(cursor, counts)
-        cursor.execute(MORE, (msgspec.json.encode(counts).decode(), self._id))
+            name, part = table.qualified, part_of(table.qualified, self._id)
+            counts[name] = before.get(name, 0) + more.get(name, 0)
+            if not counts[name]:
+                cursor.execute(SQL("DROP TABLE IF EXISTS {}").format(part))
+            elif not before.get(name):
+                cursor.execute(SQL("ALTER TABLE {} INHERIT {}").format(part, identifier(table)))
+        cursor.execute(statement, (msgspec.json.encode(counts).decode(), self._id))
 
     def _drop(self, cursor: Any, ids: Iterable[tuple[int]]) -> None:
         for (number,) in ids:
             for table in self._tables:
-                cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(part_of(table.qualified, number)))
-
-    def _drop_empty(self, cursor: Any, counts: Mapping[str, int]) -> None:
-        """Drop tables that were made for rows which were all refused."""
-        for table in self._tables:
-            if not counts[table.qualified]:
-                cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(part_of(table.qualified, self._id)))
+                cursor.execute(SQL("DROP TABLE IF EXISTS {}").format(part_of(table.qualified, number)))
 
 
-def identifier(table: Table) -> sql.Identifier:
-    """A table's quoted name."""
-    return sql.Identifier(*(part for part in (table.schema, table.name) if part))
-
-
-def part_of(table: str, number: int | None) -> sql.Identifier:
+def part_of(table: str, number: int | None) -> Identifier:
     """The quoted name of a landing table's slice; `table` is its qualified name."""
     schema, _, name = table.rpartition(".")
-    return sql.Identifier(*filter(None, (schema, f"{name}_{number}")))
+    return Identifier(*filter(None, (schema, f"{name}_{number}")))

@@ -19,16 +19,18 @@ from typing import Any, TypeVar
 
 import msgspec
 import psycopg2
+from typing_extensions import Self
 
+from migration_pipeline.engine.threads import together
 from migration_pipeline.targets.connection import (
     APPLICATION,
     END_SESSION,
     DatabaseError,
     DatabaseSettings,
     begin,
-    explain,
     no_database,
     open_connection,
+    refused,
 )
 from migration_pipeline.targets.faults import FEW_TRIES, Fault, fault_of, wait_seconds
 
@@ -41,15 +43,9 @@ limit is the server's, and nobody hears of it over a network that is dead withou
 WATCH_SECONDS = 1.0
 """How often the time of the statement that runs is looked at."""
 
-POLL_SECONDS = 0.2
-"""How often somebody who waits for a transaction in another thread can be interrupted."""
-
-CANCEL_SECONDS = 10.0
-"""How long a cancelled transaction may take to come back before it is left alone."""
-
 
 class Session:
-    """One connection at a time to PostgreSQL, opened when it is needed. Call `open` before, and `close` after.
+    """One connection at a time to PostgreSQL, opened when it is needed. A context manager, or `open` before and `close` after.
 
     Each transient fault is told to `on_retry`. Nothing of it outlasts a transaction: behind a pooler each may have
     another server process.
@@ -82,10 +78,12 @@ class Session:
         self.retries = 0
         """Transactions that ran again so far."""
 
-    @property
-    def settings(self) -> DatabaseSettings:
-        """How patient it is."""
-        return self._settings
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(failed=kind is not None)
 
     def open(self) -> None:
         """Begin to watch over the connection's time."""
@@ -120,58 +118,39 @@ class Session:
             try:
                 return self._transaction(work)
             except psycopg2.Error as error:
-                connected = self._connection is not None
-                fault = fault_of(error, connected=connected)
-                told = explain(error) if connected or error.pgcode else str(no_database(error))
-                if fault is Fault.RECONNECT:
-                    self._lost = self._lost or connected
-                    self._drop()
-                    if self._hold and connected:
-                        raise DatabaseError(f"{told}, and what was in its transaction: start again") from None
-                if self._cancelled.is_set() or fault not in (Fault.AGAIN, Fault.RECONNECT):
-                    raise DatabaseError(told) from None
+                told, again = self._told(error)
+                if not again:
+                    raise told from None
                 wait = wait_seconds(attempt, error.pgcode, self._chance)
                 attempt += 1
                 spent = time.monotonic() - began
-                if attempt >= FEW_TRIES.get(error.pgcode or "", attempt + 1) or (
-                    spent + wait > self._settings.retry_seconds
-                ):
-                    raise DatabaseError(
+                few = FEW_TRIES.get(error.pgcode or "", attempt + 1)
+                if attempt >= few or spent + wait > self._settings.retry_seconds:
+                    raise told.reworded(
                         f"{told}; gave up after {attempt} tries in {spent:,.0f} s: when the database is well "
                         "again, rerun the file"
                     ) from None
                 self.retries += 1
                 self._on_retry(f"{told}; try {attempt + 1} in {wait:.1f} s")
                 if self._cancelled.wait(wait):
-                    raise DatabaseError(told) from None
+                    raise told from None
+
+    def _told(self, error: psycopg2.Error) -> tuple[DatabaseError, bool]:
+        """Make the error that a user sees, and say whether to try again, over a new connection where that is lost."""
+        connected = self._connection is not None
+        fault = fault_of(error, connected=connected)
+        told = refused(error) if connected or error.pgcode else no_database(error)
+        if fault is Fault.RECONNECT:
+            self._lost = self._lost or connected
+            self._drop()
+            if self._hold and connected:
+                return told.reworded(f"{told}, and what was in its transaction: start again"), False
+        return told, fault in (Fault.AGAIN, Fault.RECONNECT) and not self._cancelled.is_set()
 
     def interruptibly(self, work: Callable[[Any], Result]) -> Result:
         """Do `work` as `persistently` does, in a thread: an interruption of this one cancels it. Raises `DatabaseError`."""
         results: list[Result] = []
-        errors: list[BaseException] = []
-        # An Event, as a join that is interrupted may leave its thread marked as ended (bpo-45274).
-        done = threading.Event()
-
-        def run() -> None:
-            try:
-                results.append(self.persistently(work))
-            except BaseException as error:  # raised again by whoever waits
-                errors.append(error)
-            finally:
-                done.set()
-
-        threading.Thread(target=run, name="transaction", daemon=True).start()
-        try:
-            while not done.wait(POLL_SECONDS):
-                pass
-        except BaseException:
-            deadline = time.monotonic() + CANCEL_SECONDS
-            while not done.is_set() and time.monotonic() < deadline:
-                self.cancel()  # more than once: the first may come between two statements
-                done.wait(POLL_SECONDS)
-            raise
-        if errors:
-            raise errors[0]
+        together([lambda: results.append(self.persistently(work))], self.cancel, "transaction")
         return results[0]
 
     def _transaction(self, work: Callable[[Any], Result]) -> Result:

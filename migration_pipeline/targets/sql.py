@@ -8,15 +8,31 @@ part or as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
-from psycopg2 import sql
+from psycopg2.sql import SQL, Composable, Composed, Identifier, Literal
 
-from migration_pipeline.profile.row import Table
-from migration_pipeline.targets.catalog import Target
+from migration_pipeline.targets.bookkeeping import KEEP_COLLISIONS
+from migration_pipeline.targets.catalog import TargetTable
 from migration_pipeline.targets.copy_csv import COPY_OPTIONS
-from migration_pipeline.targets.fits import TIMES, Fit
+from migration_pipeline.targets.expressions import (
+    as_key,
+    comparable,
+    compared,
+    differing,
+    differs,
+    given_back,
+    key_document,
+    merged,
+    name_list,
+    names_of,
+    not_older,
+    same_key,
+    version_of,
+    written,
+)
+from migration_pipeline.targets.fits import Fit
 
 EXAMPLES = 20
 """Examples of keys that are kept: of collisions a file, of differences a file and table."""
@@ -25,29 +41,29 @@ EXAMPLES = 20
 class Statements(msgspec.Struct, frozen=True):
     """The SQL of one table, composed once."""
 
-    staging: sql.Identifier
-    copy: sql.Composed
+    staging: Identifier
+    copy: Composed
     """COPY straight into the table."""
-    stage: sql.Composed
+    stage: Composed
     """Makes the staging table, whose types hold all values of the Row exactly, unless it is there."""
-    empty: sql.Composed
-    copy_to_staging: sql.Composed
-    fold: sql.Composed | None
+    empty: Composed
+    copy_to_staging: Composed
+    fold: Composed | None
     """Merges rows of one key in the staging table, two by two; gives whether there still are some. None where none merge."""
-    twins: sql.Composed | None
+    twins: Composed | None
     """Deletes all but one row of each key that the column calls equal; None where Python tells them apart as it does."""
-    round_trips: sql.Composed | None
+    round_trips: Composed | None
     """Counts the values that the columns `round_trip_fits` would not give back."""
     round_trip_fits: tuple[Fit, ...]
-    classify: sql.Composed
+    classify: Composed
     """Counts the staged rows that are new, different, and older than the table's."""
-    update: sql.Composed | None
+    update: Composed | None
     """Writes those that are different, gives their number and keeps examples; None for a table that is all key."""
-    insert: sql.Composed
+    insert: Composed
     """Writes those that are new."""
 
     @property
-    def trial(self) -> list[sql.Composed]:
+    def trial(self) -> list[Composed]:
         """What a load may have to do, in an order in which it can be tried without a row."""
         optional = (self.fold, self.twins, self.round_trips, self.update)
         return [
@@ -60,11 +76,11 @@ class Statements(msgspec.Struct, frozen=True):
 
 
 def statements(
-    target: Target,
-    staging: sql.Identifier,
+    target: TargetTable,
+    staging: Identifier,
     file: Sequence[str] = ("", "", ""),
     examples: int = 0,
-    within: sql.Composable | None = None,
+    within: Composable | None = None,
 ) -> Statements:
     """Compose a table's statements.
 
@@ -79,44 +95,44 @@ def statements(
         "staging": staging,
         "columns": name_list(names),
         "key": name_list(table.key),
-        "source": sql.SQL("SELECT {} FROM {}").format(name_list(names), staging),
-        "same_key": sql.SQL("{} AND {}").format(same_key(target, "t", "s"), within)
+        "same_key": SQL("{} AND {}").format(same_key(target, "t", "s"), within)
         if within
         else same_key(target, "t", "s"),
-        "first_key": sql.Identifier(table.key[0]) if table.key else sql.SQL(""),
-        "differs": sql.SQL("{} AND {}").format(differs(others, "t", "s"), not_older(target, "t", "s")),
-        "newer": sql.SQL("NOT {}").format(not_older(target, "t", "s")),
-        "options": sql.SQL(COPY_OPTIONS),
-        "values": sql.SQL(", ").join(written(fit, "s") for fit in fits),
-        "order": sql.SQL(", ").join(as_key(fit, "s") for fit in fits if fit.column.name in table.key),
-        "overriding": sql.SQL("OVERRIDING SYSTEM VALUE " if target.overriding else ""),
-        "changes": sql.SQL(", ").join(
-            sql.SQL("{} = {}").format(sql.Identifier(fit.column.name), merged(fit, "t", "s"))
-            for fit in others
+        "first_key": Identifier(table.key[0]) if table.key else SQL(""),
+        "differs": SQL("{} AND {}").format(differs(others, "t", "s"), not_older(target, "t", "s")),
+        "newer": SQL("NOT {}").format(not_older(target, "t", "s")),
+        "options": SQL(COPY_OPTIONS),
+        "values": SQL(", ").join(written(fit, "s") for fit in fits),
+        "order": SQL(", ").join(as_key(fit, "s") for fit in target.key_fits),
+        "overriding": SQL("OVERRIDING SYSTEM VALUE " if target.overriding else ""),
+        "changes": SQL(", ").join(
+            SQL("{} = {}").format(Identifier(fit.column.name), merged(fit, "t", "s")) for fit in others
         ),
         "key_document": key_document(table, "t"),
-        "this_file": sql.SQL(", ").join(map(sql.Literal, file)),
-        "table": sql.Literal(table.qualified),
-        "examples": sql.Literal(examples),
+        "keep_collisions": SQL(KEEP_COLLISIONS).format(
+            this_file=SQL(", ").join(map(Literal, file)),
+            table=Literal(table.qualified),
+            examples=Literal(examples),
+        ),
     }
-    parts["unless_there"] = sql.SQL("ON CONFLICT ({}) DO NOTHING" if target.arbiter else "").format(
+    parts["unless_there"] = SQL("ON CONFLICT ({}) DO NOTHING" if target.arbiter else "").format(
         *([parts["key"]] if target.arbiter else [])
     )
     spelled = tuple(fit for fit in fits if fit.round_trip)
     keyed = bool(table.key)
     return Statements(
         staging=staging,
-        copy=sql.SQL("COPY {target} ({columns}) FROM STDIN WITH ({options})").format(**parts),
+        copy=SQL("COPY {target} ({columns}) FROM STDIN WITH ({options})").format(**parts),
         stage=stage(fits, staging),
-        empty=sql.SQL("DELETE FROM {staging}").format(**parts),
-        copy_to_staging=sql.SQL("COPY {staging} ({columns}) FROM STDIN WITH ({options})").format(**parts),
+        empty=SQL("DELETE FROM {staging}").format(**parts),
+        copy_to_staging=SQL("COPY {staging} ({columns}) FROM STDIN WITH ({options})").format(**parts),
         fold=_fold(target, staging) if table.merges else None,
         twins=_twins(target, staging) if keyed and not table.merges and _loose(target) else None,
         round_trips=round_trips(spelled, staging) if spelled else None,
         round_trip_fits=spelled,
-        classify=sql.SQL(CLASSIFY if keyed else "SELECT 0, 0, 0").format(**parts),
-        update=sql.SQL(UPDATE).format(**parts) if others and keyed else None,
-        insert=sql.SQL(INSERT if keyed else "SELECT").format(**parts),
+        classify=SQL(CLASSIFY if keyed else "SELECT 0, 0, 0").format(**parts),
+        update=SQL(UPDATE).format(**parts) if others and keyed else None,
+        insert=SQL(INSERT if keyed else "SELECT").format(**parts),
     )
 
 
@@ -135,14 +151,7 @@ WITH changed AS (
       FROM {staging} s
      WHERE {same_key} AND {differs}
     RETURNING {key_document} AS key
-), examples AS (
-    INSERT INTO migration.collision (profile, export_id, file, table_name, key)
-    SELECT {this_file}, {table}, key
-      FROM changed
-     WHERE {examples} > (SELECT count(*) FROM migration.collision WHERE (profile, export_id, file) = ({this_file}))
-     LIMIT {examples}
-        ON CONFLICT DO NOTHING
-)
+), examples AS ({keep_collisions})
 SELECT count(*) FROM changed
 """
 """Rows that are there unchanged stay out of it, as each would be locked and logged."""
@@ -158,169 +167,28 @@ SELECT {values}
 """
 
 
-def compared(target: Target) -> list[Fit]:
-    """The columns by which a row is different: those of the key, too, whose type calls other values equal."""
-    return [
-        fit
-        for fit in target.fits
-        if fit.column.name not in target.table.key or (fit.loose and fit.actual.identity != "a")
-    ]
-
-
-def stage(fits: Sequence[Fit], staging: sql.Identifier, *, exact: bool = False) -> sql.Composed:
+def stage(fits: Sequence[Fit], staging: Identifier, *, exact: bool = False) -> Composed:
     """Make a table for the exact values of some columns, which ends with its transaction; with `exact`, of any value."""
-    return sql.SQL("CREATE TEMP TABLE IF NOT EXISTS {} ({}) ON COMMIT DROP").format(
-        sql.Identifier(staging.strings[-1]),
-        sql.SQL(", ").join(
-            sql.SQL("{} {}").format(
-                sql.Identifier(fit.column.name), sql.SQL((fit.exact if exact else "") or fit.staged)
-            )
+    return SQL("CREATE TEMP TABLE IF NOT EXISTS {} ({}) ON COMMIT DROP").format(
+        Identifier(staging.strings[-1]),
+        SQL(", ").join(
+            SQL("{} {}").format(Identifier(fit.column.name), SQL((fit.exact if exact else "") or fit.staged))
             for fit in fits
         ),
     )
 
 
-def exactly(fits: Sequence[Fit], alias: str) -> sql.Composed:
-    """Columns of a query as the types that hold the Row's values exactly."""
-    return sql.SQL(", ").join(
-        sql.SQL("{0}::{1} AS {2}").format(
-            sql.Identifier(alias, fit.column.name),
-            sql.SQL(fit.exact or fit.staged),
-            sql.Identifier(fit.column.name),
-        )
-        for fit in fits
-    )
+def _loose(target: TargetTable) -> bool:
+    return any(fit.loose for fit in target.key_fits)
 
 
-def written(fit: Fit, alias: str) -> sql.Composed:
-    """A staged value as the column takes it."""
-    return sql.SQL(fit.written).format(sql.Identifier(alias, fit.column.name))
-
-
-def as_key(fit: Fit, alias: str | None) -> sql.Composed:
-    """A staged value as it is compared with the column of a key, so that the key's index finds it."""
-    value = sql.SQL(fit.key or fit.written).format(sql.Identifier(*filter(None, (alias, fit.column.name))))
-    return (
-        sql.SQL("({}) COLLATE {}").format(value, sql.SQL(fit.actual.collation))
-        if fit.actual.collation
-        else value
-    )
-
-
-def same_key(target: Target, old: str, new: str) -> sql.Composed:
-    """The condition that a row of the table and a staged one have one key."""
-    by_name = {fit.column.name: fit for fit in target.fits}
-    return sql.SQL(" AND ").join(
-        sql.SQL("{} = {}").format(sql.Identifier(old, name), as_key(by_name[name], new))
-        for name in target.table.key
-    )
-
-
-def merged(fit: Fit, old: str, new: str) -> sql.Composed:
-    """The value of a column after an update: the staged one or, where the column merges, that of both."""
-    value = written(fit, new)
-    if fit.column.merge is None:
-        return value
-    both = {"old": sql.Identifier(old, fit.column.name), "new": value}
-    return sql.SQL("({})").format(sql.SQL(fit.column.merge).format(**both))
-
-
-def sides(fit: Fit, old: str, new: str) -> tuple[sql.Composable, sql.Composable]:
-    """The table's value and the one that it should be, as they are compared."""
-    if fit.column.merge is not None:  # it is as it should be if the staged one is in it already
-        return sql.Identifier(old, fit.column.name), merged(fit, old, new)
-    return (
-        sql.SQL(fit.theirs).format(sql.Identifier(old, fit.column.name)),
-        sql.SQL(fit.ours).format(sql.Identifier(new, fit.column.name)),
-    )
-
-
-NOT_THE_SAME = "ROW({})::record OPERATOR(pg_catalog.*<>) ROW({})::record"
-"""Without the casts PostgreSQL takes it for one comparison a column, by an operator of the column's type."""
-
-
-def differs(fits: Sequence[Fit], old: str, new: str) -> sql.Composable:
-    """The condition that a row is not as it should be.
-
-    Equal is not the same: two boxes of one area are equal, ``1 mon`` and ``30 days``, texts of some collations. So columns of
-    such types are compared by their image.
-    """
-    conditions = []
-    for image, comparison in ((False, "ROW({}) IS DISTINCT FROM ROW({})"), (True, NOT_THE_SAME)):
-        pairs = [sides(fit, old, new) for fit in fits if fit.image == image]
-        if pairs:
-            theirs, ours = (sql.SQL(", ").join(side) for side in zip(*pairs, strict=True))
-            conditions.append(sql.SQL(comparison).format(theirs, ours))
-    return sql.SQL("({})").format(sql.SQL(" OR ").join(conditions)) if conditions else sql.SQL("false")
-
-
-def differing(fits: Sequence[Fit], old: str, new: str) -> sql.Composed:
-    """An array of the names of the columns that differ."""
-    return sql.SQL("array_remove(ARRAY[{}]::text[], NULL)").format(
-        sql.SQL(", ").join(
-            sql.SQL("CASE WHEN {} THEN {} END").format(
-                differs_alone(fit, old, new), sql.Literal(fit.column.name)
-            )
-            for fit in fits
-        )
-    )
-
-
-def differs_alone(fit: Fit, old: str, new: str) -> sql.Composed:
-    """The condition that one column is not as it should be."""
-    theirs, ours = sides(fit, old, new)
-    return sql.SQL(NOT_THE_SAME if fit.image else "{} IS DISTINCT FROM {}").format(theirs, ours)
-
-
-def key_document(table: Table, alias: str) -> sql.Composed:
-    """A row's key as JSON."""
-    return sql.SQL("jsonb_build_object({})").format(
-        sql.SQL(", ").join(
-            sql.SQL("{}, {}").format(sql.Literal(name), sql.Identifier(alias, name)) for name in table.key
-        )
-    )
-
-
-def names_of(fits: Iterable[Fit]) -> list[str]:
-    """Names of columns."""
-    return [fit.column.name for fit in fits]
-
-
-def name_list(names: Iterable[str], alias: str | None = None) -> sql.Composed:
-    """Quoted names with commas between."""
-    return sql.SQL(", ").join(sql.Identifier(*filter(None, (alias, name))) for name in names)
-
-
-def not_older(target: Target, old: str, new: str) -> sql.Composable:
-    """The condition that a staged row may replace the table's: of one key the greatest version stays.
-
-    The same version again is the same item, made anew.
-    """
-    version = _version(target)
-    if version is None:
-        return sql.SQL("true")
-    return sql.SQL("({old} IS NULL OR {new} >= {old}) IS TRUE").format(
-        old=sql.Identifier(old, version.column.name), new=as_key(version, new)
-    )
-
-
-def _version(target: Target) -> Fit | None:
-    return next((fit for fit in target.fits if fit.column.name == target.table.version), None)
-
-
-def _loose(target: Target) -> bool:
-    return any(fit.loose for fit in target.fits if fit.column.name in target.table.key)
-
-
-def _twins(target: Target, staging: sql.Identifier) -> sql.Composed:
+def _twins(target: TargetTable, staging: Identifier) -> Composed:
     """Of rows of one key the one with the greatest version stays, and of those the one with the greatest text."""
-    version = _version(target)
-    return sql.SQL(TWINS).format(
+    version = version_of(target)
+    return SQL(TWINS).format(
         staging=staging,
-        keys=sql.SQL(", ").join(
-            as_key(fit, "s") for fit in target.fits if fit.column.name in target.table.key
-        ),
-        version=as_key(version, "s") if version else sql.SQL("NULL::text"),
+        keys=SQL(", ").join(as_key(fit, "s") for fit in target.key_fits),
+        version=as_key(version, "s") if version else SQL("NULL::text"),
         row=name_list(names_of(target.fits), "s"),
     )
 
@@ -337,14 +205,14 @@ DELETE FROM {staging}
 """
 
 
-def round_trips(fits: Sequence[Fit], staging: sql.Identifier) -> sql.Composed:
+def round_trips(fits: Sequence[Fit], staging: Identifier) -> Composed:
     """Count the staged values of each of these columns that the column would not give back."""
-    return sql.SQL("SELECT {} FROM {} s").format(
-        sql.SQL(", ").join(
-            sql.SQL("count(*) FILTER (WHERE {})").format(
-                sql.SQL(" AND ").join(
-                    sql.SQL(read + " IS DISTINCT FROM {0}").format(sql.Identifier("s", fit.column.name))
-                    for read in _given_back(fit)
+    return SQL("SELECT {} FROM {} s").format(
+        SQL(", ").join(
+            SQL("count(*) FILTER (WHERE {})").format(
+                SQL(" AND ").join(
+                    SQL(read + " IS DISTINCT FROM {0}").format(Identifier("s", fit.column.name))
+                    for read in given_back(fit)
                 )
             )
             for fit in fits
@@ -353,49 +221,34 @@ def round_trips(fits: Sequence[Fit], staging: sql.Identifier) -> sql.Composed:
     )
 
 
-def _given_back(fit: Fit) -> list[str]:
-    """A staged value, written to the column's type and read again: in each of the ways in which it is spelled."""
-    full = fit.written if fit.round_trip else f"{{0}}::{fit.actual.type}"
-    full = full.replace("{}", "{0}")
-    if fit.actual.element == "money" and fit.staged == "numeric":
-        return [f"({full})::numeric"]  # text has a currency
-    if fit.actual.element in ("numeric", *TIMES) and fit.staged != "text":
-        return [f"({full})::{fit.staged}"]
-    if (fit.exact or fit.staged) == "text":
-        # A cast to text takes the blanks off a char(n), and gives an inet a netmask; output says t for true.
-        cast = [] if fit.actual.element == "character" else [f"({full})::text"]
-        return [*cast, f"CASE WHEN {{0}} IS NOT NULL THEN concat({full}) END"]
-    return [f"({full})::text::{fit.exact or fit.staged}"]
-
-
-def _fold(target: Target, staging: sql.Identifier) -> sql.Composed:
+def _fold(target: TargetTable, staging: Identifier) -> Composed:
     """Compose the statement that merges each row of a staging table with the next one of its key."""
     values, following = [], []
     for number, fit in enumerate(target.fits):
-        name, next_name = sql.Identifier(fit.column.name), sql.Identifier(f"next {number}")
+        name, next_name = Identifier(fit.column.name), Identifier(f"next {number}")
         if fit.column.merge is None:
-            values.append(sql.SQL("{}").format(name))
+            values.append(SQL("{}").format(name))
         else:
-            merge = sql.SQL(fit.column.merge).format(old=name, new=next_name)
-            values.append(sql.SQL("CASE WHEN {} THEN {} ELSE {} END").format(HAS_NEXT, merge, name))
-            following.append(sql.SQL(", lead({}) OVER twins AS {}").format(name, next_name))
-    keys = [as_key(fit, None) for fit in target.fits if fit.column.name in target.table.key]
-    aliases = [sql.Identifier(f"key {number}") for number in range(len(keys))]
-    return sql.SQL(FOLD).format(
+            merge = SQL(fit.column.merge).format(old=name, new=next_name)
+            values.append(SQL("CASE WHEN {} THEN {} ELSE {} END").format(HAS_NEXT, merge, name))
+            following.append(SQL(", lead({}) OVER twins AS {}").format(name, next_name))
+    keys = [as_key(fit, None) for fit in target.key_fits]
+    aliases = [Identifier(f"key {number}") for number in range(len(keys))]
+    return SQL(FOLD).format(
         staging=staging,
         columns=name_list(names_of(target.fits)),
-        keys=sql.SQL(", ").join(keys),
-        returned=sql.SQL(", ").join(map(sql.SQL("{} AS {}").format, keys, aliases)),
-        aliases=sql.SQL(", ").join(aliases),
-        following=sql.Composed(following),
+        keys=SQL(", ").join(keys),
+        returned=SQL(", ").join(map(SQL("{} AS {}").format, keys, aliases)),
+        aliases=SQL(", ").join(aliases),
+        following=Composed(following),
         has_next=HAS_NEXT,
         number=NUMBER,
-        values=sql.SQL(", ").join(values),
+        values=SQL(", ").join(values),
     )
 
 
-HAS_NEXT = sql.Identifier("has next")
-NUMBER = sql.Identifier("number of twin")
+HAS_NEXT = Identifier("has next")
+NUMBER = Identifier("number of twin")
 """Names that no column of a profile is likely to have."""
 
 FOLD = """
@@ -411,3 +264,112 @@ WITH taken AS (
 SELECT count(*) > count(DISTINCT ({aliases})) FROM folded
 """
 """Of the rows of one key it leaves half as many. Which are merged first does not matter, by the laws of `Merge`."""
+
+
+# -- the rows of an aggregate ------------------------------------------------------------------------
+
+HISTOGRAM = """
+SELECT bound::text
+  FROM (SELECT DISTINCT {bound} AS bound
+          FROM pg_stats s, unnest(coalesce(histogram_bounds::text, most_common_vals::text)::text[]) AS b
+         WHERE (schemaname, tablename) = (SELECT nspname, relname
+                                            FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+                                           WHERE c.oid = to_regclass(%s))
+           AND attname = %s AND inherited) AS bounds
+ ORDER BY bounds.bound
+"""
+"""Values that split the landed rows into shares of one size, or all values if they are few, in the order of the key."""
+
+
+OCCUPIED = "SELECT EXISTS (SELECT FROM {target} t WHERE {range_of_target})"
+
+
+INSERT_PART = """
+INSERT INTO {target} ({columns}) {overriding}
+SELECT {values}
+  FROM (SELECT {exactly} FROM (
+{select}
+) q WHERE {range_of_query}) s
+"""
+
+
+STAGE_PART = """
+INSERT INTO {staging} ({columns})
+SELECT {exactly} FROM (
+{select}
+) q WHERE {range_of_query}
+"""
+
+
+COUNT_TWINS = "SELECT count(*) - count(DISTINCT ({staged_key})) FROM {staging} s"
+
+
+DELETE_OTHERS = """
+DELETE FROM {target} t
+ WHERE {range_of_target} AND NOT EXISTS (SELECT FROM {staging} s WHERE {same_key})
+"""
+
+
+# -- comparisons -------------------------------------------------------------------------------------
+
+COMPARE = """
+SELECT kind, columns, count(*), (array_agg(key::text ORDER BY key::text))[1:{examples}]
+  FROM (SELECT {key} AS key,
+               CASE WHEN t.{first_key} IS NULL THEN 'missing' WHEN {not_older} THEN 'different' ELSE 'newer' END AS kind,
+               CASE WHEN t.{first_key} IS NULL THEN ARRAY[]::text[] ELSE {differing} END AS columns
+          FROM {staging} s
+          LEFT JOIN {target} t ON {same_key}
+         WHERE t.{first_key} IS NULL OR {differs}) AS compared
+ GROUP BY kind, columns
+"""
+
+
+EXTRA = """
+WITH extra AS (
+    SELECT {key} AS key
+      FROM {target} t
+     WHERE NOT EXISTS (SELECT FROM {seen} s WHERE {same_key})
+)
+SELECT count(*), (SELECT array_agg(key::text) FROM (SELECT key FROM extra LIMIT {examples}) AS shown) FROM extra
+"""
+
+
+COMPARE_SLICES = """
+WITH ours AS (SELECT {ours} FROM {staging}), theirs AS (SELECT {columns} FROM {theirs})
+SELECT (SELECT count(*) FROM (TABLE ours EXCEPT ALL TABLE theirs) AS missing),
+       (SELECT count(*) FROM (TABLE theirs EXCEPT ALL TABLE ours) AS extra)
+"""
+
+
+def compare_slices(target: TargetTable, staging: Identifier, theirs: Composable) -> Composed:
+    """Count the staged rows that a slice has not, and those of it that are not staged."""
+    return SQL(COMPARE_SLICES).format(
+        ours=comparable(target, "ours"), staging=staging, columns=comparable(target, "theirs"), theirs=theirs
+    )
+
+
+def extra(target: TargetTable, seen: Identifier) -> Composed:
+    """Count the rows of a table whose keys are not among those seen, with examples of keys."""
+    return SQL(EXTRA).format(
+        target=target.identifier,
+        seen=seen,
+        same_key=same_key(target, "t", "s"),
+        key=key_document(target.table, "t"),
+        examples=Literal(EXAMPLES),
+    )
+
+
+def compare(target: TargetTable, staging: Identifier) -> Composed:
+    """Count the staged rows that the table does not hold just so, by kind and columns, with examples of keys."""
+    others = compared(target)
+    return SQL(COMPARE).format(
+        examples=Literal(EXAMPLES),
+        key=key_document(target.table, "s"),
+        first_key=Identifier(target.table.key[0]),
+        not_older=not_older(target, "t", "s"),
+        differing=differing(others, "t", "s"),
+        staging=staging,
+        target=target.identifier,
+        same_key=same_key(target, "t", "s"),
+        differs=differs(others, "t", "s"),
+    )

@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from datetime import datetime
 
 import msgspec
-from psycopg2 import sql
+from psycopg2.sql import SQL
 
 from migration_pipeline.profile.row import Table
-from migration_pipeline.targets.catalog import qualified
+from migration_pipeline.targets.catalog import identifier, qualified
 from migration_pipeline.targets.connection import DatabaseSettings, transaction
 
 IDENTITY = """
@@ -68,8 +68,7 @@ def read_states(url: str, tables: Iterable[Table]) -> tuple[datetime, dict[str, 
             oid, columns = cursor.fetchone()
             rows, writers = 0, ""
             if oid:
-                name = sql.Identifier(*filter(None, (table.schema, table.name)))
-                cursor.execute(sql.SQL(ROWS_BY_TRANSACTION).format(table=name))
+                cursor.execute(SQL(ROWS_BY_TRANSACTION).format(table=identifier(table)))
                 rows, writers = cursor.fetchone()
             states[table.qualified] = TableState(
                 oid=oid or 0, columns=columns or "", rows=rows, writers=writers

@@ -19,9 +19,9 @@ import psycopg2
 import pytest
 
 from migration_pipeline.engine.load import LoadSettings
-from migration_pipeline.engine.replay import replay
 from migration_pipeline.engine.transform import Transform
 from migration_pipeline.errors import MigrationError
+from migration_pipeline.migration.replay import replay
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget

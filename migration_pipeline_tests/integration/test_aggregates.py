@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -26,9 +27,9 @@ from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.engine.batch import Batch, Written
 from migration_pipeline.engine.file_report import FileReport
 from migration_pipeline.engine.load import FileLoad, LoadSettings
-from migration_pipeline.engine.replay import ReplayReport, replay
 from migration_pipeline.engine.transform import Transform
 from migration_pipeline.errors import MigrationError, UsageError
+from migration_pipeline.migration.replay import ReplayReport, replay
 from migration_pipeline.migration.verdicts import aggregate_fault
 from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.profiles.pictures import PictureOptions
@@ -36,10 +37,9 @@ from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.sources.export import Export, read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
-from migration_pipeline.targets import aggregation, session
+from migration_pipeline.targets import session
 from migration_pipeline.targets.aggregation import (
     AggregateIdentity,
-    AggregateReport,
     AggregateRun,
     AggregateSettings,
     LandedFile,
@@ -49,6 +49,7 @@ from migration_pipeline.targets.ddl import ddl
 from migration_pipeline.targets.finishing import finish
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
 from migration_pipeline.targets.receipts import read_aggregates, read_receipts
+from migration_pipeline.targets.records import AggregateReport
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.oracle import activities, checksum, data_lines, expected
 from migration_pipeline_tests.oracle_pictures import SELECT, pictures
@@ -261,7 +262,7 @@ def test_rows_that_come_into_an_empty_range_meanwhile_are_met(
     )
     ((stale,),) = query(picture_url, "SELECT count(*) FROM picture WHERE path = 'x'")
     ((gone,),) = query(picture_url, f"SELECT {len(once)} - count(*) FROM picture")
-    monkeypatch.setattr(aggregation, "OCCUPIED", "SELECT false")
+    monkeypatch.setattr("migration_pipeline.targets.sql.OCCUPIED", "SELECT false")
     report = make(picture_url, picture_profile, ["f"])
     assert query(picture_url, SELECT) == once
     assert (report.new, report.changed) == (gone, stale)
@@ -400,7 +401,7 @@ def test_a_batch_whose_commit_was_not_answered_does_not_come_twice(
 
 
 def test_refused_rows_of_landing_tables_are_quarantined_alone_and_replayed(shop_database_url: str) -> None:
-    from migration_pipeline.engine.replay import replay
+    from migration_pipeline.migration.replay import replay
 
     execute(shop_database_url, "ALTER TABLE landing.shop_events ADD CONSTRAINT c CHECK (kind <> 'refused')")
     items: list[Any] = [event(str(n), "refused" if n in (3, 44) else "viewed") for n in range(60)]
@@ -495,6 +496,8 @@ def test_sql_that_makes_other_rows_than_groups_fails_without_a_receipt(
     with pytest.raises(MigrationError, match=reason) as told:
         make(database_url, marks, ["f"])
     assert str(told.value).startswith("aggregate counts: ")
+    state = re.search(r"SQLSTATE (\w+)", str(told.value))
+    assert told.value.sqlstate == (state and state[1])
     assert query(database_url, "SELECT * FROM migration.aggregate") == []
 
 
@@ -949,5 +952,6 @@ def test_indexes_and_constraints_are_made_once(shop_database_url: str) -> None:
     made.constraint(activity, "CHECK (events < 0)", name="none")
     land(shop_database_url, shop, "f", [event("a")])
     make(shop_database_url, shop, ["f"])
-    with pytest.raises(DatabaseError, match=r"finishing, constraint none: .*SQLSTATE 23514"):
+    with pytest.raises(DatabaseError, match=r"finishing, constraint none: .*SQLSTATE 23514") as told:
         finish(shop_database_url, made, False)
+    assert told.value.sqlstate == "23514"

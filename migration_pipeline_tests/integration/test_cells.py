@@ -21,8 +21,8 @@ from migration_pipeline.migration.verification import dry_run, verify
 from migration_pipeline.profile.row import RowMeta
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
+from migration_pipeline.targets.bookkeeping import BOOKKEEPING
 from migration_pipeline.targets.catalog import SchemaError
-from migration_pipeline.targets.ddl import BOOKKEEPING
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.exports import line_of, write_export
 from migration_pipeline_tests.integration.test_quarantine import load_lines

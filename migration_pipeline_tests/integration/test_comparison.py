@@ -30,7 +30,7 @@ from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.settings import plans_dir
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
-from migration_pipeline.targets import comparison
+from migration_pipeline.targets import sql
 from migration_pipeline.targets.aggregation import AggregateIdentity, AggregateRun, LandedFile
 from migration_pipeline.targets.comparison import Difference
 from migration_pipeline.targets.connection import DatabaseError
@@ -243,6 +243,31 @@ def test_a_row_of_a_greater_version_is_as_it_should_be(database_url: str, tmp_pa
     }
 
 
+class Turned(Row, table="turned", key=("version", "price")):
+    """Its key names the columns in another order than the table has them."""
+
+    price: int
+    version: int
+
+
+def test_a_key_may_name_its_columns_in_any_order(database_url: str, tmp_path: Path) -> None:
+    turned = Profile("turned")
+
+    @turned.route(PK=prefix("P#"))
+    def price(item: Price) -> Turned:
+        return Turned(price=item.price, version=item.version)
+
+    execute(database_url, ddl(turned.tables.values()))
+    lines = [line(n, n, 100 + n) for n in range(10)]
+    load_lines(database_url, turned, lines)
+    execute(database_url, "INSERT INTO turned (price, version) VALUES (7, 107)")
+    total = verify(plan_of_lines(turned, tmp_path, lines), turned, database_url, "run", extra=True).table(
+        "turned"
+    )
+    assert (total.same, dict(+total.found)) == (10, {Difference("extra"): 1})
+    assert [json.loads(key) for _, key in total.examples] == [{"price": 7, "version": 107}]
+
+
 def plan_of_lines(profile: Profile, folder: Path, lines: list[bytes]) -> Plan:
     """A plan of one file with these lines."""
     export = write_sample(folder, items=100, files=1, seed=1)
@@ -267,7 +292,7 @@ def test_the_server_itself_refuses_a_verification_that_writes(
     loaded: str, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        comparison, "COMPARE", "WITH gone AS (DELETE FROM orders RETURNING 1) " + comparison.COMPARE.lstrip()
+        sql, "COMPARE", "WITH gone AS (DELETE FROM orders RETURNING 1) " + sql.COMPARE.lstrip()
     )
     monkeypatch.setattr("migration_pipeline.targets.session.fault_of", lambda error, **_: None)
     with pytest.raises(DatabaseError, match="25006"):

@@ -127,8 +127,8 @@ def test_every_value_comes_back_as_it_was(
 def write(open_target: PostgresTarget, some: dict[type[Row], list[Any]], **options: Any) -> None:
     """Write rows that come from no items; a refusal of one raises."""
     batch: Any = SimpleNamespace(
-        encoded=open_target.join(
-            [open_target.encode({kind: [row]}) for kind, rows in some.items() for row in rows]
+        encoded=open_target.encoder.join(
+            [open_target.encoder.encode({kind: [row]}) for kind, rows in some.items() for row in rows]
         ),
         lines=[b""],
         bad=[],

@@ -26,6 +26,7 @@ from migration_pipeline.sources import dynamodb_json, stream
 from migration_pipeline.sources.export import Export, ExportFile, read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
+from migration_pipeline.targets.bookkeeping import COLUMNS
 from migration_pipeline.targets.connection import transaction
 from migration_pipeline.targets.ddl import create_tables
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
@@ -77,6 +78,26 @@ def test_tables_hold_what_the_oracle_computes(
     skipped = [report.skipped for report in reports if report.items]
     assert sum(s["sessions expire within a day"] for s in skipped) == counts["SESSION"]
     assert all(report.conserved for report in reports)
+
+
+def test_the_bookkeeping_has_just_the_columns_that_are_written_and_read(shop_database_url: str) -> None:
+    found = query(
+        shop_database_url,
+        "SELECT table_name, array_agg(column_name::text ORDER BY column_name) FROM information_schema.columns "
+        "WHERE table_schema = 'migration' GROUP BY table_name",
+    )
+    assert dict(found) == {table: sorted(columns) for table, columns in COLUMNS.items()}
+
+
+@pytest.mark.parametrize(("table", "column"), [("loaded_file", "rounded"), ("slice", "alive_until")])
+def test_a_bookkeeping_of_an_older_version_is_told_before_any_work(
+    shop_database_url: str, export: Export, table: str, column: str
+) -> None:
+    execute(shop_database_url, f"ALTER TABLE migration.{table} DROP COLUMN {column}")
+    with pytest.raises(MigrationError, match="or that of an older version; create or complete it with"):
+        load_all(shop_database_url, export)
+    create_tables(shop_database_url, [])
+    load_all(shop_database_url, export)
 
 
 class AnyCustomer(Item):
@@ -312,8 +333,9 @@ def test_an_error_of_the_database_in_mid_file_is_the_cause_that_is_reported(
         "LANGUAGE plpgsql; CREATE TRIGGER refuse BEFORE INSERT ON order_lines EXECUTE FUNCTION refuse()",
     )
     largest = max(export.files, key=lambda file: file.items)
-    with pytest.raises(MigrationError, match=r"IoError \(SQLSTATE 58030\); the database's machine"):
+    with pytest.raises(MigrationError, match=r"IoError \(SQLSTATE 58030\); the database's machine") as told:
         load(shop_database_url, export, largest, settings=LoadSettings(batch_items=50))
+    assert (told.value.sqlstate, told.value.file) == ("58030", largest.name)
     assert query(shop_database_url, "SELECT * FROM migration.loaded_file") == []
 
 

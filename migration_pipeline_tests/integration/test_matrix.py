@@ -25,8 +25,8 @@ from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
+from migration_pipeline.targets.bookkeeping import BOOKKEEPING
 from migration_pipeline.targets.catalog import SchemaError
-from migration_pipeline.targets.ddl import BOOKKEEPING
 from migration_pipeline.targets.finishing import finish
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
 from migration_pipeline_tests.conftest import execute, query

@@ -36,7 +36,7 @@ from migration_pipeline.profiles.shop import shop
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.targets.connection import DatabaseError
-from migration_pipeline.targets.receipts import Bad, quarantined_by_reason, read_totals
+from migration_pipeline.targets.receipts import QuarantineReason, quarantined_by_reason, read_totals
 from migration_pipeline_tests.conftest import execute
 
 DOCUMENT = Path(__file__).parents[2] / "docs/metrics.md"
@@ -117,7 +117,7 @@ def test_totals_are_the_sums_of_the_receipts_of_the_plan(shop_database_url: str,
     }
     assert totals.aggregates == {}
     assert quarantined_by_reason(shop_database_url, "shop", exports) == [
-        Bad("orders", "", "bad", 2, 1), Bad("orders", "", "worse", 1, 1)
+        QuarantineReason("orders", "", "bad", 2, 1), QuarantineReason("orders", "", "worse", 1, 1)
     ]  # fmt: skip
     receipt(shop_database_url, plan, 2, loaded=1, skipped={}, quarantined=0, items=2)
     assert (

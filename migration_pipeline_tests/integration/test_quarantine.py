@@ -15,18 +15,18 @@ from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.engine.batch import Batch
 from migration_pipeline.engine.file_report import FileReport
 from migration_pipeline.engine.load import FileLoad, LoadSettings
-from migration_pipeline.engine.replay import ReplayReport, replay
 from migration_pipeline.engine.transform import Transform
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.plan import make_plan
-from migration_pipeline.migration.replay import replay_plan
+from migration_pipeline.migration.replay import ReplayReport, replay, replay_plan
 from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.sources.export import Export, read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
 from migration_pipeline.targets.ddl import ddl
-from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget, TableWriter
+from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
+from migration_pipeline.targets.upsert import TableWriter
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.exports import line_of, write_export
 from migration_pipeline_tests.oracle import actual, data_lines, expected
@@ -488,7 +488,7 @@ def test_batches_keep_their_lines_small(database_url: str) -> None:
     p, lines = pairs("1")
     transform = Transform(p, dynamodb_json)
     target = PostgresTarget(database_url, p.tables, FileIdentity("p", "1", "e", "f", "r"))
-    batch = Batch.of(transform, target, lines, range(1, len(lines) + 1))
+    batch = Batch.of(transform, target.encoder, lines, range(1, len(lines) + 1))
     assert batch.size == batch.encoded.size + sum(map(len, lines))
 
 

@@ -49,15 +49,12 @@ def scaffolded(export: Path, folder: Path, *options: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-RUFF = [str(TOOLS / "ruff")]
-OURS = ["--config", str(TOP / "pyproject.toml")]
-LINTS = [
-    [*RUFF, "format", "--diff", "--isolated"],
-    [*RUFF, "format", "--diff", *OURS],
-    [*RUFF, "check", "--isolated"],
-    [*RUFF, "check", *OURS, "--ignore", "S101,S106"],  # as in a folder of tests
-]
-MYPY = [str(TOOLS / "mypy"), "--strict", "--python-version", "3.10"]
+RUFF = [str(TOOLS / "ruff"), "--config", "cache-dir='.ruff'"]
+LINTS = [[*RUFF, "format", "--diff"], [*RUFF, "check"]]
+OURS = f"extend = '{TOP / 'pyproject.toml'}'\n"
+"""Settings of ruff for a folder: this project's, in place of those it comes with."""
+CACHE = tempfile.TemporaryDirectory()  # of what mypy knows of this package, for all tests
+MYPY = [str(TOOLS / "mypy"), "--strict", "--python-version", "3.10", "--cache-dir", CACHE.name]
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
 
 
@@ -74,7 +71,7 @@ def passes(command: list[str], folder: Path) -> None:
 
 
 def check(folder: Path, *what: str) -> None:
-    """Hold what was written against ruff (as it comes, and with this project's rules), mypy, and its own test."""
+    """Hold what was written against ruff, with the settings of the folder, mypy, and its own test."""
     for command in (*LINTS, MYPY):
         passes([*command, *(what or ("mine.py", "test_mine.py"))], folder)
     passes([*PYTEST, *(what or ("test_mine.py",))], folder)
@@ -101,6 +98,7 @@ def load(url: str, location: Path, profile: Profile) -> list[FileReport]:
 def test_the_shop_is_scaffolded_and_loads_at_once(
     shop_export: Path, database_url: str, tmp_path: Path, options: tuple[str, ...], sampled: str
 ) -> None:
+    (tmp_path / "ruff.toml").write_text(OURS if options else "")
     status, output = scaffolded(shop_export, tmp_path, *options)
     assert status == 0
     assert f"tried on {sampled} sampled items: {sampled} become rows, 0 are unrouted, 0 would go to" in output
@@ -456,8 +454,11 @@ def test_a_letter_that_looks_like_a_digit_is_no_name() -> None:
 
 
 def test_whatever_is_scaffolded_passes_lint_types_and_its_own_test(tmp_path: Path) -> None:
-    """All examples are written first, and then held against each tool once."""
+    """All examples are written first, and then held against each tool once: half of them where this project's rules hold."""
     numbers, storage = count(), Storage()
+    for folder, rules in (("theirs", ""), ("ours", OURS)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "ruff.toml").write_text(rules)
 
     @settings(deadline=None, max_examples=40, database=None, phases=[Phase.generate])
     @given(exports())
@@ -465,8 +466,28 @@ def test_whatever_is_scaffolded_passes_lint_types_and_its_own_test(tmp_path: Pat
         number = next(numbers)
         location = write_export(tmp_path / f"export{number}", files)
         survey = survey_sample(take_sample(read_export(str(location), storage), storage))
-        write(scaffold(survey, tmp_path / "made" / f"mine{number}.py"), force=True)
+        folder = tmp_path / ("theirs", "ours")[number % 2]
+        write(scaffold(survey, folder / f"mine{number}.py"), force=True)
 
     generate()
     assert next(numbers) >= 40
-    check(tmp_path / "made", ".")
+    check(tmp_path / "theirs", ".")
+    check(tmp_path / "ours", ".")
+
+
+def test_settings_that_ruff_cannot_read_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "ruff.toml").write_text('required-version = ">=99"')
+    export = write_export(tmp_path / "export", [[{"id": text("1")}]])
+    assert scaffolded(export, tmp_path)[0] == 0
+    (tmp_path / "ruff.toml").unlink()
+    check(tmp_path)
+
+
+def test_the_test_tells_what_a_change_does_to_real_items(tmp_path: Path) -> None:
+    export = write_export(tmp_path / "export", [[{"id": text("1"), "n": {"N": "5"}}]])
+    assert scaffolded(export, tmp_path)[0] == 0
+    module = tmp_path / "mine.py"
+    assert "n=item.n" in module.read_text()
+    module.write_text(module.read_text().replace("n=item.n", "n=item.n + 1"))
+    with pytest.raises(AssertionError, match="1 failed"):
+        passes([*PYTEST, "test_mine.py"], tmp_path)

@@ -74,6 +74,7 @@ class Target:
         self.rows: list[Any] = []
         self.bad: list[Bad] = []
         self.retries = 0
+        self.encoder = self
 
     def encode(self, rows: dict[type[Row], list[Row]]) -> list[Row]:
         return [row for batch in rows.values() for row in batch]
@@ -187,7 +188,10 @@ def test_a_file_with_too_many_bad_items_fails_and_says_why(kind: str) -> None:
     with pytest.raises(MigrationError) as caught:
         FileLoad("f", 1_000, source, transform, Target(), settings).run()
     reason = {"KEEP#refuse": "kept: refused", "KEEP#raise": "route keep failed: KeyError at"}[kind]
-    assert str(caught.value).startswith("f: more than 100 of its 1,000 items are bad, the last one in line ")
+    assert str(caught.value).startswith(
+        f"f: more than 100 of its 1,000 items are bad, the last one in line {caught.value.line}: "
+    )
+    assert caught.value.file == "f"
     assert reason in str(caught.value)
     assert "max_bad_items" in str(caught.value)
 

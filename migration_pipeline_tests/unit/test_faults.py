@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 
 import pytest
 
@@ -28,3 +30,11 @@ def test_each_state_that_a_table_can_cause_has_advice_of_its_own(state: str) -> 
 def test_a_row_without_a_partition_is_told_from_a_constraint() -> None:
     assert "no partition" in why_bad("23514", named=False)
     assert why_bad("23514", named=True) == ""
+
+
+def test_nothing_of_the_interpreter_changes_on_import() -> None:
+    code = (
+        "import sys; before = sys.excepthook, list(sys.path); import migration_pipeline.targets.postgres; "
+        "assert (sys.excepthook, sys.path) == before"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

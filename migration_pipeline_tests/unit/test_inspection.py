@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from migration_pipeline.discovery.keys import guess_key, guess_types
 from migration_pipeline.discovery.sampling import take_sample
 from migration_pipeline.discovery.survey import Survey, patterns, survey_everything, survey_sample
 from migration_pipeline.profile.profile import Prefix
-from migration_pipeline.sources.dynamodb_json import plain, whole_item
+from migration_pipeline.sources.dynamodb_json import whole_item
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
+from migration_pipeline.sources.values import plain
 from migration_pipeline_tests.exports import line_of, write_export
 
 
@@ -311,6 +313,14 @@ def test_names_cannot_break_terminal_or_page(tmp_path: Path) -> None:
     assert "<script" not in page.read_text()
     assert "&lt;script&gt;" in page.read_text()
     assert "http" not in page.read_text().replace("http-equiv", "")
+
+
+def test_only_the_page_needs_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export, page = write_sample(tmp_path, items=10, files=1), tmp_path / "page.html"
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    assert run("inspect", str(export))[0] == 0
+    status, output = run("inspect", str(export), "--html", str(page))
+    assert (status, "pip install 'migration-pipeline[report]'" in output, page.exists()) == (2, True, False)
 
 
 def test_the_commonest_of_thousands_of_attributes_are_looked_at_wherever_they_stand(tmp_path: Path) -> None:

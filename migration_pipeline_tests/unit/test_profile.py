@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migration_pipeline import Integer, Item, PgType, Profile, Row, column, prefix
+from migration_pipeline import Integer, Item, Options, PgType, Profile, Row, column, prefix
 from migration_pipeline.engine.transform import Outcome, Transform, key_pattern, rules_that_cannot_hold
 from migration_pipeline.errors import BadItem, UsageError
 from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.profile.row import table_of
 from migration_pipeline.sources import dynamodb_json
+from migration_pipeline.testing import rows_of
 
 
 class Thing(Item):
@@ -309,6 +310,95 @@ def test_a_profile_that_does_not_load_says_why(
         load_profile(reference)
 
 
+LAZY = """
+import first_of_mine
+from migration_pipeline import Item, Profile, Row
+profile = Profile("mine")
+class It(Item):
+    PK: str
+class Out(Row, table="out", key="id"):
+    id: str
+@profile.route(SK="X")
+def it(item: It) -> Out:
+    from second_of_mine import made
+    return made(Out, item)
+"""
+
+
+@pytest.mark.parametrize("module", ["lazy_profile", "lazy_package.of.profiles"])
+def test_a_profile_in_the_current_folder_finds_what_lies_beside_it_and_leaves_the_path_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path.joinpath(*module.split(".")).with_suffix(".py")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(LAZY)
+    (tmp_path / "first_of_mine.py").write_text("")
+    (tmp_path / "second_of_mine.py").write_text("def made(row, item): return row(item.PK)")
+    for name in ("first_of_mine", "second_of_mine"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    before = list(sys.path)
+    profile = load_profile(f"{module}:profile")
+    assert sys.path == before
+    outcome = transform_of(profile)([b'{"Item":{"PK":{"S":"a"},"SK":{"S":"X"}}}'])
+    assert (outcome.counts.loaded, outcome.bad) == (1, [])
+
+
+ROWS = """
+from migration_pipeline import Item, Profile, Row
+class It(Item):
+    PK: str
+class Landed(Row, table="landed", landing=True):
+    id: str
+class Sum(Row, table="sums", key="id"):
+    id: str
+profile = Profile("sums")
+"""
+ROUTE = """
+from summed.rows import It, Landed, Sum, profile
+@profile.route(SK="X")
+def it(item: It) -> Landed:
+    return Landed(item.PK)
+"""
+SUMS = """
+from summed.rows import Landed, Sum, profile
+profile.aggregate(Sum, of=Landed, by="id", sql="sums.sql")
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "there", "found"),
+    [
+        (ROUTE + SUMS, "profiles/sums.sql", "profiles/sums.sql"),
+        (ROUTE + SUMS, "sums.sql", "sums.sql"),
+        (SUMS + ROUTE, "sums.sql", "sums.sql"),
+        (ROUTE + SUMS, "away/sums.sql", None),
+    ],
+    ids=["beside the routes", "beside the Row", "beside the Row, before the routes", "missing"],
+)
+def test_the_sql_of_an_aggregate_lies_beside_the_module_of_the_routes_or_of_the_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, there: str, found: str | None
+) -> None:
+    folder = tmp_path / "summed"
+    for path, text in (
+        ("rows.py", ROWS),
+        ("profiles/it.py", source),
+        (there, "SELECT id FROM landing.landed"),
+    ):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "summed"]:
+        monkeypatch.delitem(sys.modules, name)
+    if found is None:
+        with pytest.raises(
+            UsageError, match=r"its SQL cannot be read: .*/summed/profiles/sums\.sql: No such file"
+        ):
+            load_profile("summed.profiles.it:profile")
+    else:
+        assert load_profile("summed.profiles.it:profile").aggregates[0].path == folder / found
+
+
 TWICE = """
 from migration_pipeline import Item, Profile, Row
 profile = Profile("twice")
@@ -347,6 +437,35 @@ def test_two_rows_of_one_table_are_refused(
             load_profile("twice_rows:profile")
     else:
         load_profile("twice_rows:profile")
+
+
+# -- rows of an item, for a profile's own tests ------------------------------------------------------
+
+
+class Doubling(Options):
+    times: int = 2
+
+
+def test_the_rows_of_an_item_are_those_that_a_load_makes() -> None:
+    made = Profile("made")
+
+    @made.route(PK=prefix("T#"))
+    def both(item: Thing, options: Doubling) -> list[Small | Other]:
+        return [Other("o"), *(Small(f"{item.PK}{n}") for n in range(item.n * options.times)), Other("p")]
+
+    item = {"PK": {"S": "T#"}, "n": {"N": "1"}}
+    assert rows_of(made, item) == [Small("T#0"), Small("T#1"), Other("o"), Other("p")]
+    assert rows_of(made, item, Doubling(1)) == [Small("T#0"), Other("o"), Other("p")]
+    assert rows_of(made, b'{"Item":{"PK":{"S":"T#"}}}') == [Other("o"), Other("p")]
+    assert rows_of(made, {"PK": {"S": "U#"}}) == []
+    with pytest.raises(BadItem, match="attribute 'n' is not a whole number"):
+        rows_of(made, {"PK": {"S": "T#"}, "n": {"N": "1.5"}})
+
+    @made.route(PK=prefix("U#"))
+    def late(item: Thing) -> Small:
+        return Small(item.PK)
+
+    assert rows_of(made, {"PK": {"S": "U#"}}) == [Small("U#")], "a rule that was added counts"
 
 
 # -- routes on numbers and booleans -----------------------------------------------------------------

@@ -28,7 +28,8 @@ from migration_pipeline.operations.report.page import FILES_SHOWN, page
 from migration_pipeline.operations.report.plots import BARS, drawable, outcome_plot, speed_plot, throughput
 from migration_pipeline.profiles.shop import shop
 from migration_pipeline.sources.export import ExportFile
-from migration_pipeline.targets.receipts import Bad, Receipt, Verification
+from migration_pipeline.targets.receipts import QuarantineReason
+from migration_pipeline.targets.records import Receipt, Verification
 
 HOSTILE = """<script>alert("1")</script><img src=x onerror='alert(2)'>&amp;]]>"""
 BEGIN = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -204,7 +205,7 @@ def test_items_of_a_file_that_are_not_in_the_quarantine_are_missed() -> None:
 
 
 def test_items_that_no_rule_took_and_bad_ones_speak_against_it() -> None:
-    bad = account_of(file_of(0, loaded=99, quarantined=1), bad=[Bad("t", "22001", "long", 1, 1)])
+    bad = account_of(file_of(0, loaded=99, quarantined=1), bad=[QuarantineReason("t", "22001", "long", 1, 1)])
     assert [v.name for v in bad.verdicts if v.outcome == "failed"] == ["nothing is in the quarantine"]
     assert "1 items are in the quarantine" in page(bad)
     unrouted = account_of(file_of(0, loaded=98, skipped={"unrouted": 2}, unrouted={"SK=CART#…": 2}))
@@ -218,7 +219,9 @@ def test_items_that_no_rule_took_and_bad_ones_speak_against_it() -> None:
 def test_what_does_not_speak_against_it() -> None:
     told = {
         "quarantine": account_of(
-            file_of(0, loaded=99, quarantined=1), bad=[Bad("t", "22001", "long", 1, 1)], may_quarantine=1
+            file_of(0, loaded=99, quarantined=1),
+            bad=[QuarantineReason("t", "22001", "long", 1, 1)],
+            may_quarantine=1,
         ),
         "stopped": account_of(msgspec.structs.replace(file_of(0), state="stopped")),
         "versions": account_of(file_of(0), tables=(table(100, 90, decides="the greater v stays"),)),
@@ -296,7 +299,7 @@ def test_every_text_is_only_text() -> None:
         missing(1, error=HOSTILE),
         text=HOSTILE,
         tables=(msgspec.structs.replace(table(1, 2), name=HOSTILE),),
-        bad=[Bad(HOSTILE, HOSTILE, HOSTILE, 1, 1)],
+        bad=[QuarantineReason(HOSTILE, HOSTILE, HOSTILE, 1, 1)],
         backfills=[Backfill(id=HOSTILE, status=HOSTILE, error=HOSTILE)],
         settings=[(HOSTILE, HOSTILE)],
         versions=[(HOSTILE, HOSTILE)],

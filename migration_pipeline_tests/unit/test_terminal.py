@@ -261,6 +261,7 @@ def test_what_cannot_be_done_says_why(
     arguments: list[str], code: int, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MIGRATION_DAGSTER_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("MIGRATION_DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == code, result.output
     assert message in result.output

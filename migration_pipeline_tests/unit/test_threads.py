@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from migration_pipeline.engine.threads import Behind, ahead
+from migration_pipeline.engine.threads import Behind, ahead, together
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -144,3 +144,49 @@ def test_abandoning_cancels_the_write_under_way_and_drops_the_rest() -> None:
     assert behind.abandon(cancelled.set, 10) is None, "the cancelled write is no cause of anything"
     wait_until(lambda: not any(thread.name == "write behind" for thread in threading.enumerate()))
     assert written == []
+
+
+def test_functions_run_side_by_side_and_the_first_error_cancels_the_others() -> None:
+    cancelled, both = threading.Event(), threading.Barrier(2)
+
+    def fail() -> None:
+        both.wait(10)
+        raise ValueError("refused")
+
+    def wait() -> None:
+        both.wait(10)
+        assert cancelled.wait(10)
+        raise InterruptedError("cancelled")
+
+    with pytest.raises(ValueError, match="refused"):
+        together([wait, fail], cancelled.set, "work")
+    assert cancelled.is_set()
+
+
+def test_an_interruption_cancels_until_what_runs_has_ended() -> None:
+    cancels: list[int] = []
+    ended = threading.Event()
+
+    def work() -> None:
+        wait_until(lambda: len(cancels) == 2)  # the first one came between two statements
+        ended.set()
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        together([work], lambda: cancels.append(1), "work", tell=interrupt)
+    assert ended.is_set()
+
+
+def test_what_ends_well_or_fails_alone_is_not_cancelled() -> None:
+    def cancel() -> None:
+        raise AssertionError("nothing runs any more")
+
+    together([lambda: None, lambda: time.sleep(0.01)], cancel, "work")
+
+    def fail() -> None:
+        raise ValueError("refused")
+
+    with pytest.raises(ValueError, match="refused"):
+        together([fail], cancel, "work")

@@ -22,7 +22,7 @@ from migration_pipeline.migration.verdicts import (
 from migration_pipeline.profile.row import table_of
 from migration_pipeline.profiles.shop import Event, Order, shop
 from migration_pipeline.sources.export import ExportFile
-from migration_pipeline.targets.receipts import AggregateReceipt, Receipt, Verification, md5_of_files
+from migration_pipeline.targets.records import AggregateReceipt, Receipt, Verification, md5_of_files
 from migration_pipeline.targets.states import TableState
 from migration_pipeline_tests.unit.test_report import BEGIN, file_of
 

@@ -38,10 +38,7 @@ from migration_pipeline.operations.files import FileStatus, read_files
 from migration_pipeline.operations.runs import Run, run_configs, runs
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.targets.receipts import (
-    Bad,
-    FileKey,
-    Receipt,
-    Verification,
+    QuarantineReason,
     count_quarantined,
     quarantined_by_reason,
     read_aggregates,
@@ -49,6 +46,7 @@ from migration_pipeline.targets.receipts import (
     read_verifications,
     server,
 )
+from migration_pipeline.targets.records import FileKey, Receipt, Verification
 from migration_pipeline.targets.states import read_states
 
 PACKAGES = ("migration-pipeline", "dagster", "psycopg2-binary", "msgspec", "isal", "boto3", "smart-open")
@@ -102,7 +100,7 @@ class Account(msgspec.Struct, kw_only=True):
     made: datetime
     files: list[FileAccount]
     tables: list[TableAccount]
-    bad: list[Bad]
+    bad: list[QuarantineReason]
     verdicts: list[Verdict]
     backfills: list[Backfill]
     settings: list[tuple[str, str]]

@@ -11,7 +11,7 @@ import msgspec
 import vl_convert
 
 from migration_pipeline.operations.report.account import Account
-from migration_pipeline.targets.receipts import Receipt
+from migration_pipeline.targets.records import Receipt
 
 WIDTH = 960
 """Pixels of a plot's drawing area and labels together, about."""
