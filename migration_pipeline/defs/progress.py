@@ -25,12 +25,12 @@ class Telling:
         self._progress = Progress(0, planned.file.items, 0, 0.0)
         self._retries = 0
 
-    def begin(self) -> None:
-        """Tell that the load begins. Only of a run of several files it takes an event to know which one that is."""
+    def begin(self, *, observed: bool) -> None:
+        """Tell that the load begins, perhaps as an event, too."""
         file = self._file
         text = f"start, {file.items:,} items, {readable_size(file.size)}, from {file.uri}"
         self._context.log.info(f"{file.name}: {text}")
-        if len(self._context.partition_keys) > 1:
+        if observed:
             self._observe(text)
 
     def progress(self, progress: Progress) -> None:
