@@ -16,6 +16,7 @@ from migration_pipeline.targets.connection import DatabaseSettings
 
 def observe_dry_run(
     context: dg.AssetExecutionContext,
+    telling: Telling,
     plan: Plan,
     profile: Profile,
     planned: PlannedFile,
@@ -25,8 +26,6 @@ def observe_dry_run(
     options: Options | None,
 ) -> None:
     """Dry-run a file: record what a load would do as observations of the tables, and materialize nothing."""
-    telling = Telling(context, planned, profile.name)
-    telling.begin()
     compared = verification.dry_run(
         plan,
         profile,

@@ -74,14 +74,15 @@ def _tables_asset(plan: Plan, profile: Profile, export: dg.AssetSpec) -> dg.Asse
                 )
         for partition in context.partition_keys:
             planned = files[partition]
+            telling = Telling(context, planned, profile.name)
+            # Where none has failed, what is recorded of the file before tells that this one begins.
+            telling.begin(observed=bool(failures))
             try:
                 if config.dry_run:
                     observe_dry_run(
-                        context, plan, profile, planned, database.url, config.load, config.database, options
-                    )
+                        context, telling, plan, profile, planned, database.url, config.load, config.database, options
+                    )  # fmt: skip
                     continue
-                telling = Telling(context, planned, profile.name)
-                telling.begin()
                 report = loader.load(planned, context.log, telling.progress, telling.retry)
             except MigrationError as error:
                 failures[partition] = error

@@ -25,12 +25,12 @@ class Telling:
         self._progress = Progress(0, planned.file.items, 0, 0.0)
         self._retries = 0
 
-    def begin(self) -> None:
-        """Report that the load begins; as an event only in a run of several files, to show which file it is."""
+    def begin(self, *, observed: bool) -> None:
+        """Report that the load begins; as an event, too, if `observed`."""
         file = self._file
         text = f"start, {file.items:,} items, {readable_size(file.size)}, from {file.uri}"
         self._context.log.info(f"{file.name}: {text}")
-        if len(self._context.partition_keys) > 1:
+        if observed:
             self._observe(text)
 
     def progress(self, progress: Progress) -> None:

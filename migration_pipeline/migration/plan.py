@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from migration_pipeline.errors import UsageError
+from migration_pipeline.migration.names import EXPORT, FINISHING
 from migration_pipeline.profile.profile import Profile, load_profile
 from migration_pipeline.sources.export import Export, ExportFile
 
@@ -100,8 +101,9 @@ def make_plan(
     """Plan the files of `exports`, oldest export first.
 
     `options` are values of the profile's options, or texts of them. Raises `UsageError` for two exports of one
-    id, and for options that the profile does not take.
+    id, for options that the profile does not take, and for tables whose assets would have one name.
     """
+    _check_assets(profile)
     read = msgspec.to_builtins(profile.options(options))
     ordered = sorted(exports, key=lambda export: (export.export_time, export.id))
     for one, other in pairwise(ordered):
@@ -169,6 +171,8 @@ def read_plan(path: Path) -> Plan:
         ) from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not a valid plan: {error}; plan again") from None
+    except OSError as error:
+        raise UsageError(f"{path}: the plan cannot be read: {error.strerror}; plan again") from None
     if plan.format != FORMAT:
         raise UsageError(
             f"{path}: the plan's format is {plan.format}, this version reads {FORMAT}; plan again"
@@ -224,8 +228,21 @@ def planned_profile(plan: Plan, path: Path) -> Profile:
             f"{path}: this plan was made for the profile {plan.profile}, but {plan.reference} is now named "
             f"{profile.name}; plan again"
         )
+    _check_assets(profile)
     try:
         profile.options(plan.options)
     except UsageError as error:
         raise UsageError(f"{path}: {error}; plan again") from None
     return profile
+
+
+def _check_assets(profile: Profile) -> None:
+    """See that each asset has a name of its own: one that stands twice would keep Dagster from loading any plan."""
+    taken = {EXPORT: "the export", FINISHING: "the finishing of the tables"}
+    for table in profile.all_tables:
+        if table.name in taken:
+            raise UsageError(
+                f"profile {profile.name}: the table {table.qualified} would have the asset [{profile.name}, {table.name}], "
+                f"which is that of {taken[table.name]}; name the table otherwise"
+            )
+        taken[table.name] = f"the table {table.qualified}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import msgspec
 
@@ -47,31 +48,29 @@ class Follow:
         """Return the files that runs are loading now, in load order."""
         files = self._plan.by_partition()
         self._logs = {
-            run.id: self._logs.get(run.id)
-            or _RunLog(run, {files[partition].file.name: files[partition] for partition in run.partitions})
+            run.id: self._logs.get(run.id) or _RunLog(run, [files[partition] for partition in run.partitions])
             for run in runs(self._client, self._plan, EXECUTING)
             if run.partitions
         }
         for log in self._logs.values():
             log.read(self._client)
-        found = [log.current for log in self._logs.values() if log.current]
-        return sorted(found, key=lambda file: file.planned.partition)
+        return sorted((log.current for log in self._logs.values()), key=lambda file: file.planned.partition)
 
 
 class _RunLog:
-    """What is known of one executing run from its log."""
+    """What is known of one executing run from its log. It loads its files one after another, in the plan's order."""
 
-    def __init__(self, run: Run, files: dict[str, PlannedFile]) -> None:
+    def __init__(self, run: Run, files: Sequence[PlannedFile]) -> None:
         self._run = run
         self._files = files
+        self._by_name = {planned.file.name: place for place, planned in enumerate(files)}
+        self._by_partition = {planned.partition: place for place, planned in enumerate(files)}
         self._cursor: str | None = None
-        self.current: RunningFile | None = None
-        if len(files) == 1:  # it loads that one, even if it has not said so yet
-            (planned,) = files.values()
-            self._begin(planned, run.started or time.time())
+        self._begin(0, run.started or time.time())
 
-    def _begin(self, planned: PlannedFile, when: float) -> None:
-        self.current = RunningFile(planned=planned, run_id=self._run.id, started=when, heard=when)
+    def _begin(self, place: int, when: float) -> None:
+        self._place = place
+        self.current = RunningFile(planned=self._files[place], run_id=self._run.id, started=when, heard=when)
 
     def read(self, client: DagsterClient) -> None:
         """Read what is new."""
@@ -81,16 +80,23 @@ class _RunLog:
 
     def _take(self, line: LogLine) -> None:
         told = _told(line)
-        planned = self._files.get(told.file) if told else None
-        if planned and (self.current is None or self.current.planned is not planned):
-            self._begin(planned, line.time)
-        if self.current is None:
-            return
+        place = self._place_of(line, told)
+        if self._place < place < len(self._files):
+            self._begin(place, line.time)
         self.current.heard = max(self.current.heard, line.time)
-        if told and planned:
+        if told and place == self._place:
             self.current.items = told.items_read
             self.current.items_per_second = float(told.items_per_second)
             self.current.retries = told.retries
+
+    def _place_of(self, line: LogLine, told: FileProgress | None) -> int:
+        """Give the place of the file that is loading by an event; -1 where it does not tell.
+
+        What is recorded of a partition ends its file. At the end of a run Dagster records all of them once more.
+        """
+        if line.partition in self._by_partition:
+            return self._by_partition[line.partition] + 1
+        return self._by_name.get(told.file, -1) if told else -1
 
 
 def _told(line: LogLine) -> FileProgress | None:

@@ -66,6 +66,8 @@ class LogLine(msgspec.Struct, frozen=True):
     """GraphQL type of the event."""
     metadata: dict[str, Any] = {}
     """Of an observation, by label."""
+    partition: str = ""
+    """Of a materialization or observation of one."""
 
 
 # -- which runs there are ----------------------------------------------------------------------------
@@ -167,6 +169,7 @@ def _line(event: Mapping[str, Any]) -> LogLine:
         SHOWN_EVENTS.get(kind) or text,
         kind,
         metadata_of(event) if "metadataEntries" in event else {},
+        event.get("partition") or "",
     )
 
 
@@ -266,7 +269,8 @@ query Events($run: ID!, $cursor: String) {
         events {
           __typename
           ... on MessageEvent { message timestamp level }
-          ... on ObservationEvent { metadataEntries { ...Entries } }
+          ... on ObservationEvent { partition metadataEntries { ...Entries } }
+          ... on MaterializationEvent { partition }
           ... on ExecutionStepFailureEvent {
             error { message causes { message } }
             failureMetadata { description }

@@ -356,7 +356,7 @@ def test_a_time_limit_of_the_server_for_transactions_is_not_ours(database_url: s
         pytest.skip("new in PostgreSQL 17")
     table(database_url, "CREATE TABLE t (id text PRIMARY KEY, v text)")
     name = database_url.partition("?")[0].rpartition("/")[2]
-    execute(database_url, f"ALTER DATABASE {name} SET transaction_timeout = '30ms'")
+    execute(database_url, f"ALTER DATABASE {name} SET transaction_timeout = '250ms'")
     profile = profile_of({"id": str, "v": str})
     plan = plan_of(profile, tmp_path, *((f"{n}", "x") for n in range(2_000)))
     small = LoadSettings(batch_items=10)

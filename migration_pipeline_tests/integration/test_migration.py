@@ -25,6 +25,7 @@ from migration_pipeline.migration.plan import plan_path, planned_profile, read_p
 from migration_pipeline.operations.backfills import read_backfill
 from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.operations.files import FileStatus, read_files
+from migration_pipeline.operations.runs import log_lines
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.oracle import activities, actual, checksum, data_lines, expected
 from migration_pipeline_tests.oracle_pictures import SELECT, pictures
@@ -85,7 +86,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def environment(home: Path) -> Iterator[dict[str, str]]:
     """What an operator would export, for the stack and for every command."""
     with s3_server() as aws:
-        yield {"MIGRATION_HOME": str(home), "PYTHONPATH": str(home), **aws}
+        path = os.pathsep.join(filter(None, (str(home), os.environ.get("PYTHONPATH"))))
+        yield {"MIGRATION_HOME": str(home), "PYTHONPATH": path, **aws}
 
 
 @pytest.fixture(scope="module")
@@ -260,6 +262,11 @@ def test_many_small_files_share_a_run_and_fail_alone(
     assert f"failed: {victim.name}" in output
     files = statuses(stack, home, "small")
     assert len({file.run_id for file in files}) == 3
+    # What the run has recorded tells which of its files are over, and so which one it is loading.
+    lines, _ = log_lines(DagsterClient(stack.webserver_url), files[0].run_id)
+    assert {line.partition for line in lines if line.partition} == {
+        file.partition for file in files if file.run_id == files[0].run_id and file.state == "materialized"
+    }
     # Of a run that it shares, a file's log has its own lines and the run's.
     status, output = command("logs", "small", victim.name)
     assert status == 0

@@ -26,6 +26,8 @@ from migration_pipeline_tests.operating import (
     operation,
 )
 
+TOP = Path(__file__).parents[2]
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -132,7 +134,7 @@ def test_tables_that_are_missing_are_a_failed_check(operator: Operation, first: 
     eventually(lambda: operator.runs()[0]["status"] in ("SUCCESS", "FAILURE"), "the job ends")
 
 
-def test_a_plan_is_made_and_the_trouble_told_where_the_code_does_not_load(
+def test_a_plan_is_made_and_shown_beside_one_that_does_not_load(
     operator: Operation, first: Plan, exports: tuple[str, str], home: Path
 ) -> None:
     gone = home / "plans" / "gone.json"
@@ -147,10 +149,29 @@ def test_a_plan_is_made_and_the_trouble_told_where_the_code_does_not_load(
             "warning: cannot check whether this plan writes a table of shop, too: profile gone:profile"
             in output
         )
+        assert partitions_in_dagster(operator) == set(the_plan(home).by_partition())
+        (fault,) = operator.query(DESCRIPTIONS, keys=[{"path": ["gone", "plan_does_not_load"]}])["assetNodes"]
+        assert "profile gone:profile: no module 'gone'" in fault["description"]
+    finally:
+        gone.unlink()
+    assert run(operator, "plan", "--profile", "shop", exports[0])[0] == 0
+    assert partitions_in_dagster(operator) == set(first.by_partition())
+
+
+def test_a_plan_is_made_and_the_trouble_told_where_the_code_does_not_load(
+    operator: Operation, first: Plan, exports: tuple[str, str], home: Path
+) -> None:
+    """As where the code server lacks a package that this terminal has."""
+    lacking = home / "isal.py"
+    lacking.write_text("raise ModuleNotFoundError('isal')")
+    try:
+        status, output = run(operator, "plan", "--profile", "shop", exports[1], PYTHONPATH=str(TOP))
+        assert status == 0
+        assert "planned 3 files" in output
         assert "warning: Dagster at http" in output
         assert "until its definitions are reloaded" in output
     finally:
-        gone.unlink()
+        lacking.unlink()
     assert run(operator, "plan", "--profile", "shop", exports[0])[0] == 0
     assert partitions_in_dagster(operator) == set(first.by_partition())
 
@@ -295,6 +316,9 @@ def check(operator: Operation) -> dict[str, Any] | None:
             return executed.get("evaluation")
     raise AssertionError("there is no such check")
 
+
+DESCRIPTIONS = """
+query Descriptions($keys: [AssetKeyInput!]!) { assetNodes(assetKeys: $keys) { description } }"""
 
 PARTITIONS = """
 query Partitions($keys: [AssetKeyInput!]!) { assetNodes(assetKeys: $keys) { partitionKeys } }"""

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from migration_pipeline import Integer, Item, Options, PgType, Profile, Row, column, prefix
 from migration_pipeline.engine.transform import Outcome, Transform, key_pattern, rules_that_cannot_hold
 from migration_pipeline.errors import BadItem, UsageError
+from migration_pipeline.migration.plan import make_plan
 from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.profile.row import table_of
 from migration_pipeline.sources import dynamodb_json
@@ -444,6 +445,31 @@ def test_two_rows_of_one_table_are_refused(
 
 class Doubling(Options):
     times: int = 2
+
+
+@pytest.mark.parametrize("name", ["dynamodb_export", "finishing", "other.kept"])
+def test_two_assets_of_one_name_are_refused(name: str) -> None:
+    """Dagster would load no plan at all."""
+    profile = Profile("things")
+
+    class Thing(Item):
+        PK: str
+
+    class Kept(Row, table="kept", key="pk"):
+        pk: str
+
+    class Other(Row, table=name, key="pk"):
+        pk: str
+
+    def both(thing: Thing) -> list[Kept | Other]:
+        return [Kept(thing.PK), Other(thing.PK)]
+
+    both.__annotations__ = {"thing": Thing, "return": list[Kept | Other]}
+    profile.route()(both)
+    with pytest.raises(
+        UsageError, match=rf"the table {name} would have the asset \[things, \w+\], which is that of"
+    ):
+        make_plan(profile, "things", [])
 
 
 def test_the_rows_of_an_item_are_those_that_a_load_makes() -> None:

@@ -91,30 +91,38 @@ def said(when: float, file: str, items: int = 0, speed: int = 0, retries: int = 
     return LogLine(when, "DEBUG", "in words", "ObservationEvent", msgspec.to_builtins(told))
 
 
-def test_a_run_of_many_files_is_loading_the_last_one_that_it_spoke_of() -> None:
-    files = {file.file.name: file for file in map(planned, ("a", "b", "c"))}
-    run = Run(id="r", status="STARTED", partitions=tuple(f.partition for f in files.values()), started=5.0)
+def recorded(when: float, partition: str) -> LogLine:
+    return LogLine(when, "DEBUG", "", "MaterializationEvent", partition=partition)
+
+
+def test_a_run_of_many_files_is_loading_the_one_after_those_that_are_recorded() -> None:
+    a, b, c = files = [planned(name) for name in "abc"]
+    run = Run(id="r", status="STARTED", partitions=tuple(f.partition for f in files), started=5.0)
     log = _RunLog(run, files)
-    log._take(LogLine(10.0, "INFO", "b.json.gz: 90%, 900 of 1,000 items, 50 items/s", "LogMessageEvent"))
-    assert log.current is None, "what is written for people is not read"
+    assert (log.current.planned, log.current.started) == (a, 5.0), "even if it has not said so yet"
     for event in (
-        said(11.0, "a.json.gz"),
+        LogLine(10.0, "INFO", "c.json.gz: 90%, 900 of 1,000 items, 50 items/s", "LogMessageEvent"),
         said(12.0, "a.json.gz", 500, 250),
         said(13.0, "a.json.gz", 500, 250, retries=1),
+        said(14.0, "other.json.gz", 900, 50),
     ):
         log._take(event)
-    assert log.current
-    assert (log.current.items, log.current.retries, log.current.started) == (500, 1, 11.0)
+    assert (log.current.planned, log.current.items, log.current.retries) == (a, 500, 1)
+    assert (log.current.started, log.current.heard) == (5.0, 14.0)
     for event in (
-        said(15.0, "b.json.gz"),
+        recorded(15.0, a.partition),
+        recorded(15.5, a.partition),  # of another table
         said(16.0, "b.json.gz", 100, 50),
-        said(17.0, "other.json.gz", 900, 50),
-        LogLine(18.0, "DEBUG", "", "ObservationEvent", {"dry_run": True, "items": 3}),
+        LogLine(18.0, "DEBUG", "", "ObservationEvent", {"items": 3}),
     ):
         log._take(event)
-    assert log.current.planned is files["b.json.gz"]
-    assert (log.current.items, log.current.items_per_second, log.current.retries) == (100, 50.0, 0)
-    assert (log.current.started, log.current.heard) == (15.0, 18.0)
+    assert (log.current.planned, log.current.items, log.current.items_per_second) == (b, 100, 50.0)
+    assert (log.current.retries, log.current.started, log.current.heard) == (0, 15.0, 18.0)
+    log._take(said(19.0, "c.json.gz"))  # b has failed
+    assert (log.current.planned, log.current.items) == (c, 0)
+    for number, each in enumerate(files):
+        log._take(recorded(20.0 + number, each.partition))  # once more, at the end of the run
+    assert (log.current.planned, log.current.started, log.current.heard) == (c, 19.0, 22.0)
 
 
 def test_files_that_no_worker_loads_are_queued() -> None:

@@ -78,7 +78,7 @@ class FileAccount(msgspec.Struct, frozen=True, kw_only=True):
     """Runs that Dagster knows of; None where that is not known."""
 
 
-class TableAccount(msgspec.Struct, frozen=True, kw_only=True):
+class TableAccount(msgspec.Struct, frozen=True):
     """A table, and what was written into it."""
 
     name: str
@@ -186,27 +186,19 @@ def _tables(
     made, ours = read_aggregates(url, plan.profile), receipts_of(plan, receipts)
     verified = {one.table_name: one for one in read_verifications(url, plan.profile)}
     _, states = read_states(url, profile.all_tables)
+    aggregates = {each.table.qualified: each for each in profile.aggregates}
     tables = []
     for table in profile.all_tables:
         name, state = table.qualified, states[table.qualified]
-        rows = rows_of(table, ours, state.rows)
-        receipt = made.get(name)
-        aggregate = next((each for each in profile.aggregates if each.table.qualified == name), None)
-        verdict = made_of_all(plan, aggregate, receipt, ours, state.rows) if aggregate else None
-        if aggregate:
-            rows = Rows(written=receipt.rows if receipt else 0, within_batches=0, there=state.rows)
+        aggregate, receipt, rows = aggregates.get(name), made.get(name), rows_of(table, ours, state.rows)
         unverified = not_verified(plan, profile, table, verified.get(name), state, ours, receipt)
-        if unverified and aggregate and not any(states[each.qualified].rows for each in aggregate.sources):
-            unverified += ", and what files had landed was dropped: load all of them again first"
-        tables.append(
-            TableAccount(
-                name=name,
-                rows=rows,
-                made=verdict,
-                verification=verified.get(name),
-                unverified=unverified,
-            )
-        )
+        verdict = None
+        if aggregate:
+            verdict = made_of_all(plan, aggregate, receipt, ours, state.rows)
+            rows = Rows(written=receipt.rows if receipt else 0, within_batches=0, there=state.rows)
+            if unverified and not any(states[each.qualified].rows for each in aggregate.sources):
+                unverified += ", and what files had landed was dropped: load all of them again first"
+        tables.append(TableAccount(name, rows, verdict, verified.get(name), unverified))
     return tables
 
 
@@ -237,35 +229,34 @@ def _ask_dagster(plan: Plan, profile: Profile, client: DagsterClient) -> _Dagste
 
 def _run_settings(configs: Mapping[str, str], tried: Sequence[Run]) -> list[tuple[str, str]]:
     """The run config of the loads, by names that are ours: anything else in it may be a secret."""
-    defaults = {"dry_run": False, **default_settings()}
-    used: dict[str, Counter[str]] = {name: Counter() for name in defaults}
-    for text in configs.values():
-        config = yaml.safe_load(text) or {}
-        ops = (config.get("ops") or {}).values() if isinstance(config, dict) else ()
-        given: dict[str, Any] = {}
-        for op in ops:
-            given |= (op or {}).get("config") or {}
-        for name, default in defaults.items():
-            value = given.get(name, default)
-            told = (
-                str(value)
-                if isinstance(value, bool)
-                else f"{value:,}"
-                if isinstance(value, int | float)
-                else "?"
-            )
-            used[name][told] += 1
     if not configs:
         return []
-    settings = [
-        (name, ", ".join(f"{value} ({n} runs)" if len(values) > 1 else value for value, n in values.items()))
-        for name, values in used.items()
+    defaults = {"dry_run": False, **default_settings()}
+    used: dict[str, Counter[str]] = {name: Counter() for name in defaults}
+    for given in map(_load_config, configs.values()):
+        for name, default in defaults.items():
+            used[name][_setting(given.get(name, default))] += 1
+    statuses = Counter(run.status.lower() for run in tried)
+    return [
+        *(
+            (name, ", ".join(f"{each} ({n} runs)" if len(values) > 1 else each for each, n in values.items()))
+            for name, values in used.items()
+        ),
+        ("runs that Dagster knows", ", ".join(f"{n} {status}" for status, n in statuses.items())),
     ]
-    by_status = Counter(run.status.lower() for run in tried)
-    settings.append(
-        ("runs that Dagster knows", ", ".join(f"{n} {status}" for status, n in by_status.items()))
-    )
-    return settings
+
+
+def _load_config(text: str) -> dict[str, Any]:
+    """What a run's config gives its ops."""
+    config = yaml.safe_load(text)
+    ops = (config.get("ops") or {}).values() if isinstance(config, dict) else ()
+    return {name: value for op in ops for name, value in ((op or {}).get("config") or {}).items()}
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int | float) else "?"
 
 
 def _file(
@@ -347,11 +338,8 @@ def _table_verdict(table: TableAccount) -> Verdict:
 
 
 def _verification_verdict(account: Account, table: TableAccount, before: Sequence[str]) -> Verdict:
-    name, found, reference = (
-        f"the rows of {table.name} match the export",
-        table.verification,
-        account.plan.reference,
-    )
+    name, reference = f"the rows of {table.name} match the export", account.plan.reference
+    found = table.verification
     if table.unverified or found is None:
         text = f"not verified: {table.unverified}; migration-pipeline verify {reference} reads the export again, and compares them"
         return Verdict(name, "unverified", text)
