@@ -6,6 +6,8 @@ FILES ?= 8
 PORT ?= 3000
 SIZE ?= 800000
 SEEDS ?= 20
+# Most tests wait for processes of their own: a core serves more than one.
+WORKERS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo dev test check bench chaos clean
@@ -38,8 +40,8 @@ demo: .venv/.demo ## sample export -> embedded PostgreSQL through Dagster (ITEMS
 dev: .venv/.demo ## the same stack with the Dagster UI at http://127.0.0.1:3000 (PORT=3000), until Ctrl-C
 	@exec $(BIN)/migration-pipeline dev --port $(PORT)
 
-test: .venv/.test ## the whole test suite, against real components
-	@$(BIN)/python -m pytest
+test: .venv/.test ## the whole test suite, against real components (WORKERS=3 tests side by side)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: .venv/.test ## format, lint, types, layers and dependencies
 	@$(BIN)/ruff format --check .

@@ -192,10 +192,18 @@ def test_runs_a_backfill_and_ends_with_its_run_workers(runner: Runner) -> None:
     eventually(lambda: [run["status"] for run in runs(url)].count("SUCCESS") == 2)
 
 
-@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-@pytest.mark.parametrize("seconds", [0.5, 2.0, 4.0])
+@pytest.mark.parametrize(
+    ("seconds", "sign"),
+    [
+        (0.5, signal.SIGTERM),
+        (0.5, signal.SIGINT),
+        (2.0, signal.SIGHUP),
+        (2.0, signal.SIGINT),
+        (4.0, signal.SIGTERM),
+    ],
+)
 def test_a_signal_in_the_middle_of_the_start_leaves_nothing(
-    runner: Runner, sign: signal.Signals, seconds: float
+    runner: Runner, seconds: float, sign: signal.Signals
 ) -> None:
     stack = runner.start()
     time.sleep(seconds)
