@@ -134,11 +134,7 @@ def test_tables_that_are_missing_are_a_failed_check(operator: Operation, first: 
     eventually(lambda: operator.runs()[0]["status"] in ("SUCCESS", "FAILURE"), "the job ends")
 
 
-<<<<<<< HEAD
 def test_a_plan_is_made_and_shown_beside_one_that_does_not_load(
-=======
-def test_a_plan_is_seen_although_another_one_does_not_load(
->>>>>>> cut-operations
     operator: Operation, first: Plan, exports: tuple[str, str], home: Path
 ) -> None:
     gone = home / "plans" / "gone.json"
@@ -153,7 +149,6 @@ def test_a_plan_is_seen_although_another_one_does_not_load(
             "warning: cannot check whether this plan writes a table of shop, too: profile gone:profile"
             in output
         )
-<<<<<<< HEAD
         assert partitions_in_dagster(operator) == set(the_plan(home).by_partition())
         (fault,) = operator.query(DESCRIPTIONS, keys=[{"path": ["gone", "plan_does_not_load"]}])["assetNodes"]
         assert "profile gone:profile: no module 'gone'" in fault["description"]
@@ -175,10 +170,6 @@ def test_a_plan_is_made_and_the_trouble_told_where_the_code_does_not_load(
         assert "planned 3 files" in output
         assert "warning: Dagster at http" in output
         assert "until its definitions are reloaded" in output
-=======
-        assert "warning: Dagster at http" not in output
-        assert partitions_in_dagster(operator) == set(the_plan(home).by_partition())
->>>>>>> cut-operations
     finally:
         lacking.unlink()
     assert run(operator, "plan", "--profile", "shop", exports[0])[0] == 0
