@@ -7,8 +7,8 @@ from typing import Any
 
 import dagster as dg
 import msgspec
-from pydantic import Field
 
+from migration_pipeline.defs.config import AggregateConfig, FinishingConfig
 from migration_pipeline.defs.metadata import export_spec, table_spec
 from migration_pipeline.defs.migration import Database
 from migration_pipeline.errors import MigrationError
@@ -19,82 +19,10 @@ from migration_pipeline.profile.profile import Profile
 from migration_pipeline.targets.aggregation import (
     AggregateIdentity,
     AggregateRun,
-    AggregateSettings,
     LandedFile,
 )
-from migration_pipeline.targets.connection import DatabaseSettings
 from migration_pipeline.targets.finishing import finish
 from migration_pipeline.targets.records import AggregateReport
-
-STATEMENT_SECONDS = 3600.0
-"""A statement over many landed rows takes longer than one over a batch."""
-
-
-class PatienceConfig(dg.Config):
-    """How patient a run is with its database."""
-
-    retry_seconds: float = Field(
-        default=DatabaseSettings().retry_seconds,
-        ge=0,
-        description="How long a transaction is retried after transient faults of the database.",
-    )
-    lock_timeout_seconds: float = Field(
-        default=DatabaseSettings().lock_timeout_seconds,
-        gt=0,
-        description="How long a statement waits for a lock before its transaction is retried.",
-    )
-    statement_timeout_seconds: float = Field(
-        default=STATEMENT_SECONDS, gt=0, description="How long a statement may take."
-    )
-
-    @property
-    def database(self) -> DatabaseSettings:
-        """The settings of the connection."""
-        return msgspec.convert(self.model_dump(), DatabaseSettings)
-
-
-class AggregateConfig(PatienceConfig):
-    """Run config of an aggregate. Only `delete_rows` changes the result."""
-
-    part_rows: int = Field(
-        default=AggregateSettings().part_rows,
-        gt=0,
-        description="Landed rows that one transaction aggregates, about. The key is split into ranges accordingly.",
-    )
-    sessions: int = Field(
-        default=AggregateSettings().sessions,
-        gt=0,
-        description="Transactions at once, each on its own connection; one more counts the groups.",
-    )
-    work_mem_mb: int = Field(
-        default=AggregateSettings().work_mem_mb,
-        gt=0,
-        description="work_mem of these connections, in megabytes of the database server's memory.",
-    )
-    parallel_workers: int = Field(
-        default=AggregateSettings().parallel_workers,
-        ge=0,
-        description="max_parallel_workers_per_gather of these connections. PostgreSQL uses them where rows are "
-        "compared with those of the table; it never makes an INSERT of new ones parallel.",
-    )
-    delete_rows: bool = Field(
-        default=AggregateSettings().delete_rows,
-        description="Delete rows of the table that no landed row makes any more.",
-    )
-
-    @property
-    def aggregate(self) -> AggregateSettings:
-        """The settings of the aggregate."""
-        return msgspec.convert(self.model_dump(), AggregateSettings)
-
-
-class FinishingConfig(PatienceConfig):
-    """Run config of the finishing."""
-
-    drop_landing: bool = Field(
-        default=False,
-        description="Drop the landed rows. To make an aggregate again, all files must then be loaded again.",
-    )
 
 
 def downstream_assets(plan: Plan, profile: Profile) -> list[dg.AssetsDefinition]:

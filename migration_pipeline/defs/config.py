@@ -1,4 +1,4 @@
-"""Run config of a load, as Dagster's launchpad shows it.
+"""Run config of loads, aggregates and the finishing, as Dagster's launchpad shows it.
 
 The settings, their limits and descriptions come from the structs that the engine and the connection take, and from
 the profile's options.
@@ -15,15 +15,25 @@ from migration_pipeline.migration.load import described
 from migration_pipeline.migration.plan import Plan
 from migration_pipeline.profile.aggregate import Options
 from migration_pipeline.profile.profile import Profile
+from migration_pipeline.targets.aggregation import AggregateSettings
 from migration_pipeline.targets.connection import DatabaseSettings
 
 
 class _Config(dg.Config):
-    """Run config of a load. Except for the dry run, nothing here changes what is loaded."""
+    """Run config of what talks to the database."""
+
+    @property
+    def database(self) -> DatabaseSettings:
+        """The settings of the connection."""
+        return msgspec.convert(self.model_dump(), DatabaseSettings)
+
+
+class _LoadConfig(_Config):
+    """Run config of a load. Nothing here changes the result of one that is no dry run."""
 
     dry_run: bool = Field(
         default=False,
-        description="Only report what a load would do: new, changed and unchanged rows, bad items. Nothing is "
+        description="Only tell what a load would do: new, changed and unchanged rows, bad items. Nothing is "
         "written or materialized.",
     )
 
@@ -32,10 +42,23 @@ class _Config(dg.Config):
         """The settings of the engine."""
         return msgspec.convert(self.model_dump(), LoadSettings)
 
+
+class _AggregateConfig(_Config):
+    """Run config of an aggregate. Only `delete_rows` changes the result."""
+
     @property
-    def database(self) -> DatabaseSettings:
-        """The settings of the connection."""
-        return msgspec.convert(self.model_dump(), DatabaseSettings)
+    def aggregate(self) -> AggregateSettings:
+        """The settings of the aggregate."""
+        return msgspec.convert(self.model_dump(), AggregateSettings)
+
+
+class _FinishingConfig(_Config):
+    """Run config of the finishing."""
+
+    drop_landing: bool = Field(
+        default=False,
+        description="Drop the landed rows. To make an aggregate again, all files must then be loaded again.",
+    )
 
 
 def load_config(plan: Plan, profile: Profile) -> type[Any]:
@@ -49,7 +72,7 @@ def load_config(plan: Plan, profile: Profile) -> type[Any]:
         options: Any = create_model(f"{profile.name}_options", __base__=dg.Config, **_fields(planned))
         description = f"Options of the profile {profile.name}. They decide what is loaded."
         fields["options"] = (options, Field(default=options(), description=description))
-    return create_model(f"{profile.name}_LoadConfig", __base__=_Config, **fields)
+    return create_model(f"{profile.name}_LoadConfig", __base__=_LoadConfig, **fields)
 
 
 def options_of(config: Any, profile: Profile) -> Options | None:
@@ -67,3 +90,16 @@ def _fields(defaults: msgspec.Struct) -> dict[str, Any]:
         )
         for name, annotation, meta in described(defaults)
     }
+
+
+LONG_STATEMENTS = DatabaseSettings(statement_timeout_seconds=3600)
+"""A statement over many landed rows takes longer than one over a batch."""
+
+AggregateConfig: Any = create_model(
+    "AggregateConfig",
+    __base__=_AggregateConfig,
+    **_fields(LONG_STATEMENTS),
+    **_fields(AggregateSettings()),
+)
+
+FinishingConfig: Any = create_model("FinishingConfig", __base__=_FinishingConfig, **_fields(LONG_STATEMENTS))

@@ -15,9 +15,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 from psycopg2.sql import SQL, Composable, Identifier
 
 from migration_pipeline.engine.threads import together
@@ -54,16 +55,39 @@ DROPPED_AT_ONCE = 100
 class AggregateSettings(msgspec.Struct, frozen=True):
     """Settings that an operator may tune. Only `delete_rows` changes the result."""
 
-    part_rows: int = 1_500_000
-    """Landed rows that one transaction aggregates, about. Each transaction reads all landed rows to find its own."""
-    sessions: int = 2
-    """Transactions at once, each in a connection of its own; another one counts the groups meanwhile."""
-    work_mem_mb: int = 64
-    """Memory for each sort or hash of these connections, in megabytes."""
-    parallel_workers: int = 2
-    """Parallel workers that each of them may use besides, to compare rows: PostgreSQL plans no INSERT in parallel."""
-    delete_rows: bool = False
-    """Whether to delete rows of the table that no landed row makes any more."""
+    part_rows: Annotated[
+        int,
+        Meta(
+            gt=0,
+            description="Landed rows that one transaction aggregates, about. The key is split into ranges accordingly; each "
+            "transaction reads all landed rows to find its own.",
+        ),
+    ] = 1_500_000
+    sessions: Annotated[
+        int,
+        Meta(
+            gt=0,
+            description="Transactions at once, each on its own connection; one more counts the groups.",
+        ),
+    ] = 2
+    work_mem_mb: Annotated[
+        int,
+        Meta(
+            gt=0,
+            description="work_mem of these connections, in megabytes of the database server's memory.",
+        ),
+    ] = 64
+    parallel_workers: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="max_parallel_workers_per_gather of these connections. PostgreSQL uses them where rows are compared "
+            "with those of the table; it never makes an INSERT of new ones parallel.",
+        ),
+    ] = 2
+    delete_rows: Annotated[
+        bool, Meta(description="Delete rows of the table that no landed row makes any more.")
+    ] = False
 
 
 class LandedFile(msgspec.Struct, frozen=True):
