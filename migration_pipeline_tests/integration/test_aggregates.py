@@ -480,7 +480,7 @@ def test_files_that_the_plan_no_longer_has_are_dropped(shop_database_url: str) -
     ("sql", "reason"),
     [
         ("SELECT customer_id, 1 AS n FROM landing.marks WHERE customer_id <> 'CUSTOMER#a' GROUP BY 1", "2 groups .* became 1 rows"),
-        ("SELECT customer_id, 1 AS n FROM landing.marks", "makes 1 rows more than there are keys; group by customer_id"),
+        ("SELECT customer_id, 1 AS n FROM landing.marks", "returns 1 rows more than there are keys; GROUP BY customer_id"),
         ("SELECT customer_id,\n nothing AS n FROM landing.marks", r"its SQL, marks\.sql, line 2: .*SQLSTATE 42703"),
         ("SELECT customer_id, 1 AS n FROM landing.marks GROUP BY 1; -- all", "its SQL, marks.sql.*SQLSTATE 42601"),
         ("SELECT customer_id, 1 / 0 AS n FROM landing.marks GROUP BY 1", "SQLSTATE 22012"),
