@@ -40,7 +40,7 @@ def verify(reference: str, extra: bool, keys: bool) -> None:
     """Read the export again, and compare each row that it makes with the database. Nothing in the tables is written.
 
     Exit status 1 if a row is missing, different or extra, a bad item is not in the quarantine, no rule takes an item, or
-    more items are in the quarantine than the profile says may be.
+    more items are in the quarantine than the profile allows.
     """
     made, profile, _ = open_plan(reference)
     out, url = console(), settings.database_url()

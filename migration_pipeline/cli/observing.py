@@ -40,7 +40,7 @@ def status(reference: str, as_json: bool, again: bool) -> None:
     """List files, aggregates and finishing: state, items, rows, run, and progress or error.
 
     Exit status 1 unless all are materialized, a rule took every item, and no more items are in the quarantine than the
-    profile says may be.
+    profile allows.
     """
     if as_json and again:
         raise UsageError("--json and --watch cannot be combined; to poll, call status --json repeatedly")

@@ -1,6 +1,6 @@
 """Asset checks: compare what the database says was loaded with the plan. None of them reads S3.
 
-They belong to the export, which no run materializes, so that they run when somebody asks (in the UI, or as the
+They belong to the export, which no run materializes, so they run only on request (in the UI, or as the
 job ``<profile>_check``) and not with every file. Their metadata holds names and numbers, never values.
 """
 

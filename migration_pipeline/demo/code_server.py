@@ -2,7 +2,7 @@
 
 The local stack runs `dagster code-server start` because its code can be loaded again without an end of its
 runs: each reload starts a server of its own behind it, and the one before ends with its last run. But it
-passes nobody the question for its runs (GetCurrentRuns), by which `migration_pipeline.defs.launcher` tells a live run
+does not pass on the question for its runs (GetCurrentRuns), by which `migration_pipeline.defs.launcher` tells a live run
 from a dead one. `dagster api grpc`, for deployments, answers it.
 """
 

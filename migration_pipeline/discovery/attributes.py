@@ -66,7 +66,7 @@ class Fit(msgspec.Struct, frozen=True):
     column: str
     """The type in PostgreSQL."""
     note: str = ""
-    """What somebody has to know or decide; it holds no value but constants."""
+    """What the user has to know or decide; it holds no value except constants."""
 
 
 FITS = {

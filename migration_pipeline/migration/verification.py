@@ -113,7 +113,7 @@ def dry_run(
 
     Until then it holds locks on the rows that it writes. Raises `MigrationError` as a load does.
     """
-    connect(url).close()  # somebody waits for the result: a database that is not there is told at once
+    connect(url).close()  # a user waits for the result: report a missing database at once
     transform = Transform(profile, dynamodb_json, options or profile.options(plan.options))
     found = []
     with Session(url, database, say, hold=True) as session:
@@ -181,7 +181,7 @@ def verify(
     """
     patient = msgspec.structs.replace(settings, max_bad_items=max(1, plan.items), max_bad_share=1.0)
     keyed = [table for table in profile.tables.values() if not table.landing]
-    check_tables(url, profile.all_tables)  # at once: somebody waits for the result
+    check_tables(url, profile.all_tables)  # at once: a user waits for the result
     began, states = read_states(url, profile.all_tables)
     with ComparingTarget(url, profile.tables, database, profile.nul, say, keys=extra) as target:
         files = _compare(plan, profile, target, plan.files, patient, on_progress, options)

@@ -43,7 +43,7 @@ class ItemDecoder(Generic[ItemType]):
     Calling it raises `BadItem` with a reason that names the attribute, never its value.
 
     `known` are attributes that items of the table have besides those of the class, such as the keys. Others
-    that turn up are learned, so that what nobody reads costs next to nothing.
+    that turn up are learned, so that unread attributes cost almost nothing.
     """
 
     def __init__(self, item_class: type[ItemType], known: Sequence[str] = ()) -> None:

@@ -256,7 +256,7 @@ DELETE FROM migration.slice
                  FOR UPDATE SKIP LOCKED)
 RETURNING id
 """
-"""Those of which nobody has heard for longer than a live load is silent. One that is in a transaction is locked."""
+"""Slices of dead loads: silent for longer than a live load is. One that is in a transaction is locked."""
 
 NEXT_BATCH = """
 UPDATE migration.slice

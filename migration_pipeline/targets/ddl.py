@@ -12,7 +12,7 @@ from migration_pipeline.targets.catalog import SchemaError, TargetTable, qualifi
 from migration_pipeline.targets.connection import DatabaseSettings, transaction
 
 PATIENCE = DatabaseSettings(lock_timeout_seconds=5, statement_timeout_seconds=30)
-"""Of a look at the tables that somebody waits for."""
+"""For a check of the tables that a user waits for: short limits."""
 
 
 def ddl(tables: Iterable[Table]) -> str:

@@ -146,7 +146,7 @@ SELECT a.attname, s.seqrelid::regclass::text, s.seqincrement > 0
 def _own_sequences(table: Table, cursor: Any) -> dict[str, int]:
     """Move the sequences of a table's identity and serial columns past what was loaded into these; returns those that moved.
 
-    Else the next row that somebody else inserts would be refused as a duplicate of one that is there.
+    Otherwise the next row that an application inserts would be refused as a duplicate of a loaded one.
     """
     cursor.execute(OWN_SEQUENCES, (qualified(table), [column.name for column in table.columns]))
     moved = {name: _moved(cursor, name, column, table, up=up) for column, name, up in cursor.fetchall()}

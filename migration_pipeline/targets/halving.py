@@ -41,7 +41,7 @@ class Writer(ABC):
         """Write the rows of a batch, and say what became of them. Raises `psycopg2.Error` and `Refused`."""
 
     def again(self, error: psycopg2.Error) -> bool:
-        """Whether the same rows are to be written once more, in another way, after this refusal."""
+        """Whether to write the same rows once more, in another way, after this refusal."""
         return False
 
     def name_of(self, table: str) -> str | None:

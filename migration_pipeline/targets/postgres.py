@@ -49,7 +49,7 @@ class FileIdentity(msgspec.Struct, frozen=True):
     file: str
     run_id: str
     export_time: str | None = None
-    """When the table was exported, in ISO 8601; None where nobody said."""
+    """When the table was exported, in ISO 8601; None if unknown."""
 
 
 def quarantined_lines(cursor: Any, file: FileIdentity) -> list[tuple[int, bytes]]:

@@ -25,7 +25,7 @@ class Receipt(LoadedFile, frozen=True, kw_only=True):
     """Rows of all tables that were there with other values; a load before `changed_rows` was kept has this alone."""
     run_id: str
     export_time: datetime | None = None
-    """When the table was exported; None where nobody said."""
+    """When the table was exported; None if unknown."""
     loaded_at: datetime
 
 

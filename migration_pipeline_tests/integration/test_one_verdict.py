@@ -164,7 +164,7 @@ def test_an_aggregate_is_out_of_date(whole: Judged, fault: str, monkeypatch: pyt
     assert (code, asset["state"], asset["error"]) == (1, "missing", f"materialized in Dagster, but {fault}")
     code, output = whole.reconcile()
     assert code == 1
-    assert f"customer_activity: Dagster shows it as materialized, and {fault}; " in output
+    assert f"customer_activity: Dagster shows it as materialized, but {fault}; " in output
     assert numbers(whole) == {"outdated_aggregates": 1}
     assert whole.to_launch() == ["customer_activity", FINISHING]
 
