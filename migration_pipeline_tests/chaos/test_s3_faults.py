@@ -154,7 +154,7 @@ def test_faults_while_it_is_opened_again_are_outlasted(faulty: FaultyS3) -> None
         ]
     )
     with pytest.raises(
-        StorageError, match="given up after 6 tries in a row"
+        StorageError, match="gave up after 6 tries in a row"
     ):  # the first counts, too: no byte since
         read(a_file())
     faulty.plan(
@@ -191,7 +191,7 @@ def test_any_faults_in_any_order_give_the_file_or_say_why_not(faulty: FaultyS3, 
     except StorageError as error:
         told = str(error)
     assert lines == LINES
-    assert not told or "given up after 6 tries in a row" in told
+    assert not told or "gave up after 6 tries in a row" in told
 
 
 @pytest.mark.usefixtures("impatient")
@@ -242,12 +242,12 @@ def test_a_connection_that_is_lost_while_nobody_reads_is_no_fault(
     [
         (
             SLOW_DOWN,
-            "S3 answered SlowDown to GetObject; given up after 6 tries in a row: load the file again",
+            "S3 answered SlowDown to GetObject; gave up after 6 tries in a row: load the file again",
         ),
-        (Answer("truncate"), "; given up after 6 tries"),
-        (Answer("short"), "; given up after 6 tries"),
-        (Answer("reset"), "; given up after 6 tries"),
-        (Answer("stall"), "S3 cannot be reached: Read timeout.*; given up after 6 tries"),
+        (Answer("truncate"), "; gave up after 6 tries"),
+        (Answer("short"), "; gave up after 6 tries"),
+        (Answer("reset"), "; gave up after 6 tries"),
+        (Answer("stall"), "S3 cannot be reached: Read timeout.*; gave up after 6 tries"),
     ],
 )
 @pytest.mark.usefixtures("impatient")
@@ -264,7 +264,7 @@ def test_the_environment_says_how_often_botocore_tries(
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     monkeypatch.setattr(resumable, "WAIT_SECONDS", (0.01,))
     faulty.plan([], otherwise=SLOW_DOWN)
-    assert_fails(a_file(), "given up after 2 tries")
+    assert_fails(a_file(), "gave up after 2 tries")
     assert len(faulty.asked) == 4
 
 
@@ -281,7 +281,7 @@ def test_an_object_that_changes_while_it_is_read_fails_the_file(faulty: FaultyS3
 
 def test_a_store_without_ranges_is_not_read_twice_over(faulty: FaultyS3) -> None:
     faulty.plan([Answer("truncate", after_bytes=HALF)], otherwise=Answer("no-range"))
-    assert_fails(a_file(), "given up after 6 tries")
+    assert_fails(a_file(), "gave up after 6 tries")
 
 
 @pytest.mark.parametrize(

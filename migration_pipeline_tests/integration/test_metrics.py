@@ -133,7 +133,7 @@ def test_without_receipts_the_sums_are_zero(shop_database_url: str) -> None:
 def test_the_documented_privileges_are_enough(
     postgres: EmbeddedPostgres, shop_database_url: str, plan: Plan
 ) -> None:
-    (sentence,) = re.findall(r"needs `SELECT` (on [^.]*\.[^.]*\.[^.]*\.[^.]*)", DOCUMENT.read_text())
+    (sentence,) = re.findall(r"needs only `SELECT` (on [^.]*\.[^.]*\.[^.]*\.[^.]*)", DOCUMENT.read_text())
     granted = re.findall(r"`([\w.]+)`", sentence)
     assert granted == ["migration.loaded_file", "migration.quarantine", "migration.aggregate"]
     execute(

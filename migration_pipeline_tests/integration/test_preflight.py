@@ -299,7 +299,7 @@ def test_rows_of_another_profile_are_told_in_the_log(loaded: Operation, first: P
     )
     said = [line.text for line in log_lines(instance, run_id)[0] if line.level == "WARNING"]
     assert said == [
-        "public.orders: the profile older has loaded rows into it, too; each overwrites the other's"
+        "public.orders: the profile older has loaded rows into it, too; each overwrites the other's rows"
     ]
 
 
