@@ -6,8 +6,8 @@ FILES ?= 8
 PORT ?= 3000
 SIZE ?= 800000
 SEEDS ?= 20
-# Most tests wait for processes of their own: a core serves more than one.
-WORKERS ?= 3
+# Files of tests that run side by side. Each may have a Dagster of its own: more than cores make them late.
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo dev test check bench chaos clean
@@ -40,7 +40,7 @@ demo: .venv/.demo ## sample export -> embedded PostgreSQL through Dagster (ITEMS
 dev: .venv/.demo ## the same stack with the Dagster UI at http://127.0.0.1:3000 (PORT=3000), until Ctrl-C
 	@exec $(BIN)/migration-pipeline dev --port $(PORT)
 
-test: .venv/.test ## the whole test suite, against real components (WORKERS=3 tests side by side)
+test: .venv/.test ## the whole test suite, against real components (WORKERS=2 files of tests side by side)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: .venv/.test ## format, lint, types, layers and dependencies

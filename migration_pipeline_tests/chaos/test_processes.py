@@ -40,8 +40,8 @@ from migration_pipeline_tests.oracle import actual, checksum, data_lines, expect
 
 PROJECT = Path(__file__).parents[2]
 SCRIPT = Path(sys.executable).parent / "migration-pipeline"
-POLL_SECONDS = 2
-"""Between two looks of the run monitoring; 15 by default."""
+POLL_SECONDS = 4
+"""Between two looks of the run monitoring; 15 by default. Much less, and a busy machine misses two in a row."""
 
 # The stack as `make dev` runs it, but for one thing: it does not end when one of its services does.
 RUN = """
@@ -80,7 +80,7 @@ RELOAD = (
 )
 
 
-def eventually(condition: Callable[[], Any], seconds: float = 90) -> None:
+def eventually(condition: Callable[[], Any], seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come true"
