@@ -176,9 +176,13 @@ class Transform:
             if count:
                 outcome.counts.ignored[self.rules[rule].reason] += count
         for line, keys in unrouted:
-            # What is no text may be there as another type, which no rule takes.
-            odd = [name for name, key in zip(self.attributes, keys, strict=False) if not key or key is True]
-            types = self._wire_types(line, odd) if odd else {}
+            types: dict[str, str] = {}
+            if True in keys or not all(keys):
+                # What is no text may be there as another type, which no rule takes.
+                odd = [
+                    name for name, key in zip(self.attributes, keys, strict=False) if not key or key is True
+                ]
+                types = self._wire_types(line, odd) if odd else {}
             count_pattern(outcome.counts.unrouted, key_pattern(self.attributes, keys, types))
         return outcome
 
