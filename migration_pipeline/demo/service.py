@@ -15,13 +15,37 @@ import fcntl
 import os
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from migration_pipeline.demo import LocalError
 
 END_SECONDS = 15  # a run worker leaves its batch and reports to Dagster before it ends, which takes seconds
+
+
+@contextmanager
+def signals_held_back() -> Iterator[None]:
+    """Hold back signals that raise an exception until the context ends.
+
+    An exception in the middle of `subprocess.Popen` leaves a child that runs and that nobody knows.
+    """
+    held: list[int] = []
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():  # no other thread gets their exceptions
+        for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if callable(handler := signal.getsignal(sign)):
+                handlers[sign] = handler
+                signal.signal(sign, lambda number, _frame: held.append(number))
+    try:
+        yield
+    finally:
+        for sign, handler in handlers.items():
+            signal.signal(sign, handler)
+        if held:
+            signal.raise_signal(held[0])
 
 
 class Service:
@@ -35,7 +59,7 @@ class Service:
 
     def start(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         """Start the process with an empty log. Its standard input is open, until `go`."""
-        with self.log.open("ab") as log:
+        with self.log.open("ab") as log, signals_held_back():
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
             log.truncate(0)
             self._pid_file.unlink(missing_ok=True)
@@ -47,7 +71,7 @@ class Service:
                 stderr=log,
                 start_new_session=True,
             )
-        self._pid_file.write_text(str(self._process.pid))
+            self._pid_file.write_text(str(self._process.pid))
 
     def go(self) -> None:
         """Let a service that was loaded ahead begin."""

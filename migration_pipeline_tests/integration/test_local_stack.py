@@ -20,6 +20,7 @@ from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
 
 from migration_pipeline.demo.folders import KEPT, SHORT_LIVED, short_name
 from migration_pipeline.demo.postgres import EmbeddedPostgres
+from migration_pipeline.demo.service import signals_held_back
 
 PROJECT = Path(__file__).parents[2]
 
@@ -202,6 +203,19 @@ def test_a_signal_in_the_middle_of_the_start_leaves_nothing(
     stack.send_signal(sign)
     stack.wait(timeout=30)
     assert runner.is_empty()
+
+
+def test_a_process_is_started_whole_or_not_at_all() -> None:
+    started = []
+
+    def start() -> None:
+        with signals_held_back():
+            os.kill(os.getpid(), signal.SIGINT)
+            started.append("process")
+
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    assert started == ["process"]
 
 
 def test_starts_where_another_was_killed(runner: Runner) -> None:
