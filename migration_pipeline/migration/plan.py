@@ -19,7 +19,7 @@ import msgspec
 from migration_pipeline.errors import UsageError
 from migration_pipeline.migration.names import EXPORT, FINISHING
 from migration_pipeline.profile.profile import Profile, load_profile
-from migration_pipeline.sources.export import Export, ExportFile
+from migration_pipeline.sources.export import Export, ExportFile, Window
 
 FORMAT = 1
 """Increased when the file's format changes."""
@@ -41,6 +41,10 @@ class PlannedExport(msgspec.Struct, frozen=True):
     uri: str
     table_arn: str
     export_time: str
+    """Of a full export; of a window, its end."""
+    table_id: str = ""
+    window: Window | None = None
+    """None for a full export."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -57,6 +61,30 @@ class Plan(msgspec.Struct, frozen=True):
     """Files that a backfill loads in one run, one after another; more spare small files a run's start each."""
     options: dict[str, Any] = {}
     """Values of the profile's options; those that are not here have their defaults."""
+    allow_gap: bool = False
+    """Whether holes in the chain of windows were allowed when it was made."""
+
+    @property
+    def windows(self) -> list[PlannedExport]:
+        """The windows, in the order in which they are loaded."""
+        return [export for export in self.exports if export.window is not None]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Names of the attributes of the table's primary key, sorted; none if no window has a record."""
+        return next((each.window.keys for each in self.windows if each.window and each.window.keys), ())
+
+    def window_of(self, planned: PlannedFile) -> Window | None:
+        """The window that a file is of; None for one of a full export."""
+        return next(export.window for export in self.exports if export.id == planned.export_id)
+
+    def before(self, planned: PlannedFile) -> list[PlannedFile]:
+        """The files that must be loaded before a file: for one of a window, all of the full exports and of earlier windows."""
+        if self.window_of(planned) is None:
+            return []
+        earlier = [export.id for export in self.exports]
+        earlier = earlier[: earlier.index(planned.export_id)]
+        return [file for file in self.files if file.export_id in earlier]
 
     @property
     def items(self) -> int:

@@ -12,7 +12,8 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable
-from typing import TypeVar
+from datetime import datetime
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -38,15 +39,35 @@ class ExportFile(msgspec.Struct, frozen=True):
     """Compressed bytes, as listed when the manifest was read."""
 
 
+View = Literal["NEW_AND_OLD_IMAGES", "NEW_IMAGE"]
+
+
+class Window(msgspec.Struct, frozen=True):
+    """What an incremental export covers: the items that were written in this time, each with its last state in it."""
+
+    start: datetime
+    """Inclusive, in UTC."""
+    end: datetime
+    """Exclusive."""
+    view: View
+    """Whether a record has the item's state before the window, too."""
+    keys: tuple[str, ...] = ()
+    """Names of the attributes of the table's primary key, sorted, as the window's first record has them; none if it has no record."""
+
+
 class Export(msgspec.Struct, frozen=True):
-    """A full export in DynamoDB JSON whose manifest has been checked."""
+    """An export in DynamoDB JSON whose manifest has been checked: a full one, or a window."""
 
     id: str
     uri: str
     table_arn: str
     export_time: str
+    """Of a full export; of a window, its end."""
     items: int
     files: tuple[ExportFile, ...]
+    table_id: str = ""
+    window: Window | None = None
+    """None for a full export."""
 
 
 class _Summary(msgspec.Struct, rename="camel"):
