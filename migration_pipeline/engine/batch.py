@@ -6,42 +6,45 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from migration_pipeline.engine.changes import ChangeTransform
 from migration_pipeline.engine.transform import Bad, Counts, Outcome, Transform
 from migration_pipeline.errors import BadRow, MigrationError
-from migration_pipeline.profile.row import Row
+
+AnyTransform = Transform | ChangeTransform
 
 
 class Encoder(Protocol):
     """Encodes rows for writing, without I/O and piece by piece, because a batch is far larger than the CPU's cache."""
 
-    def encode(self, rows: dict[type[Row], list[Row]]) -> Any:
-        """Encode some of a batch's rows. Raises any exception for one that cannot be."""
+    def encode(self, outcome: Outcome) -> Any:
+        """Encode the rows of some of a batch's items. Raises any exception for one that cannot be."""
 
     def join(self, pieces: Sequence[Any]) -> Any:
         """Join pieces that `encode` returned into what the target writes; its `size` is in bytes."""
 
 
-def encode(transform: Transform, encoder: Encoder, outcome: Outcome) -> tuple[Outcome, Any]:
+def encode(transform: AnyTransform, encoder: Encoder, outcome: Outcome) -> tuple[Outcome, Any]:
     """Encode the rows of an outcome; returns the outcome without its rows, and the encoded piece.
 
     A row that cannot be encoded makes its item a bad one.
     """
     try:
-        piece = encoder.encode(outcome.rows)
+        piece = encoder.encode(outcome)
     except Exception:  # which row it was is found below
-        good = Outcome(transform.row_classes)
+        good = type(outcome)(transform.row_classes)
         good.bad, good.counts = outcome.bad, outcome.counts
         for line, number in zip(outcome.lines, outcome.numbers, strict=True):
             one = transform.numbered([line], [number])
             try:
-                encoder.encode(one.rows)
+                encoder.encode(one)
             except Exception as error:
                 good.bad.append(_not_encoded(number, line, error))
                 good.counts.loaded -= 1
+                good.add(transform.without_rows(line, number))
             else:
-                one.counts = Counts()  # they are in the outcome's counts already
+                one.counts, one.bad = Counts(), []  # they are in the outcome's already
                 good.add(one)
-        outcome, piece = good, encoder.encode(good.rows)
+        outcome, piece = good, encoder.encode(good)
     outcome.rows = {}
     return outcome, piece
 
@@ -68,7 +71,7 @@ class Batch:
     """
 
     def __init__(
-        self, transform: Transform, encoder: Encoder, outcome: Outcome, pieces: Sequence[Any]
+        self, transform: AnyTransform, encoder: Encoder, outcome: Outcome, pieces: Sequence[Any]
     ) -> None:
         self._transform = transform
         self._encoder = encoder
@@ -80,9 +83,13 @@ class Batch:
         self.counts = outcome.counts
         self.room = 0
         """How many bad items more the file may have."""
+        self.known_bad = {bad.number for bad in outcome.bad}
+        """Line numbers of items that are counted as bad already."""
 
     @classmethod
-    def of(cls, transform: Transform, encoder: Encoder, lines: list[bytes], numbers: Sequence[int]) -> Batch:
+    def of(
+        cls, transform: AnyTransform, encoder: Encoder, lines: list[bytes], numbers: Sequence[int]
+    ) -> Batch:
         """Make a batch of lines, all at once."""
         outcome, piece = encode(transform, encoder, transform.numbered(lines, numbers))
         return cls(transform, encoder, outcome, [piece])
@@ -101,7 +108,20 @@ class Batch:
 
     def anew(self, lines: list[bytes], numbers: list[int]) -> Batch:
         """Make a batch of some of its items."""
-        return Batch.of(self._transform, self._encoder, lines, numbers)
+        batch = Batch.of(self._transform, self._encoder, lines, numbers)
+        batch.bad = [bad for bad in batch.bad if bad.number not in self.known_bad]
+        batch.known_bad |= self.known_bad
+        return batch
+
+    def without_rows(self) -> Batch:
+        """Make a batch of the same items as having no rows any more."""
+        outcome = Outcome(self._transform.row_classes)
+        pieces = []
+        for line, number in zip(self.lines, self.numbers, strict=True):
+            rest = self._transform.without_rows(line, number)
+            outcome.add(rest)
+            pieces.append(self._encoder.encode(rest))
+        return Batch(self._transform, self._encoder, outcome, pieces)
 
     def refused(self, reason: str, table: str | None, sqlstate: str | None) -> Bad:
         """Make the only item of a batch of one a bad one."""
@@ -125,7 +145,14 @@ class Written:
         """… and that gave way to one of a greater version."""
         self.rounded = Counter[str]()
         """Values that a column changed, as the Row allows, by table and column."""
+        self.deleted = Counter[str]()
+        """Rows that had to go, by table."""
         self.nul = 0
+        self.superseded = 0
+        """Items that were counted as loaded, and for which a newer state is there."""
+        self.forgiven: list[Bad] = []
+        """Items that were counted as bad, and for which a newer state is there: not summed up."""
+        self.items_forgiven = 0
         self.items_refused = 0
         self.refused: list[Bad] = []
         """Items that the database refused, in this one transaction: not summed up."""
@@ -134,6 +161,11 @@ class Written:
         """Count an item that the database refused."""
         self.refused.append(bad)
         self.items_refused += 1
+
+    def forgive(self, bad: Bad) -> None:
+        """Count an item that is bad, but no longer of interest."""
+        self.forgiven.append(bad)
+        self.items_forgiven += 1
 
     def copy(self) -> Written:
         """The same once more, to go on with."""
@@ -149,5 +181,8 @@ class Written:
         self.unchanged.update(other.unchanged)
         self.newer.update(other.newer)
         self.rounded.update(other.rounded)
+        self.deleted.update(other.deleted)
         self.nul += other.nul
+        self.superseded += other.superseded
+        self.items_forgiven += other.items_forgiven
         self.items_refused += other.items_refused

@@ -27,6 +27,8 @@ class LoadedFile(msgspec.Struct, frozen=True, kw_only=True):
     """Items that the profile skipped, by reason."""
     unrouted: dict[str, int] = {}
     """Items that no rule took, by the pattern of their keys. They are part of `skipped`, too."""
+    superseded: int = 0
+    """Items of which a newer state was there already: of a full export, those that a window has touched since."""
     quarantined: int = 0
     """Items that something is wrong with; they are kept in the quarantine."""
     rows: dict[str, int] = {}
@@ -35,6 +37,8 @@ class LoadedFile(msgspec.Struct, frozen=True, kw_only=True):
     """Rows left out because another item of the same batch made the same key, by table."""
     changed_rows: dict[str, int] = {}
     """Rows that were there with other values, by table: of an older load, or of another item with the same key."""
+    deleted_rows: dict[str, int] = {}
+    """Rows that had to go because their item was changed or deleted, by table; of a window."""
     rounded: dict[str, int] = {}
     """Values that a column changed, as the Row allows (`Fitted`), by table and column: ``{"prices.price": 3}``."""
     nul: int = 0
@@ -49,8 +53,8 @@ class LoadedFile(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def conserved(self) -> bool:
-        """Whether every item read is loaded, skipped or quarantined (promise P1)."""
-        return self.items == self.loaded + sum(self.skipped.values()) + self.quarantined
+        """Whether every item read is loaded, superseded, skipped or quarantined (promise P1)."""
+        return self.items == self.loaded + self.superseded + sum(self.skipped.values()) + self.quarantined
 
 
 class FileReport(LoadedFile, frozen=True, kw_only=True):

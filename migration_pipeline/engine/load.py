@@ -18,10 +18,10 @@ from typing import Annotated, Any, Protocol
 import msgspec
 from msgspec import Meta
 
-from migration_pipeline.engine.batch import Batch, Encoder, TooManyBad, Written, encode
+from migration_pipeline.engine.batch import AnyTransform, Batch, Encoder, TooManyBad, Written, encode
 from migration_pipeline.engine.file_report import BadExample, FileReport, Progress
 from migration_pipeline.engine.threads import Behind, ahead
-from migration_pipeline.engine.transform import Bad, Counts, Outcome, Transform, count_pattern
+from migration_pipeline.engine.transform import Bad, Counts, Outcome, count_pattern
 from migration_pipeline.errors import MigrationError
 
 PROGRESS_SECONDS = 5.0
@@ -145,7 +145,7 @@ class FileLoad:
         name: str,
         items: int,
         source: Source,
-        transform: Transform,
+        transform: AnyTransform,
         target: Target,
         settings: LoadSettings = LoadSettings(),  # noqa: B008  # frozen
         on_progress: Callable[[Progress], None] = lambda _: None,
@@ -260,6 +260,7 @@ class FileLoad:
             return
         self._written.add(written)
         self._note(written.refused)
+        self._reasons -= Counter(map(reason_of, written.forgiven))
         if self._room() < 0:
             raise self._too_many(written.refused)
 
@@ -294,9 +295,11 @@ class FileLoad:
         total.add(self._written)
         total.add(written)
         reasons = self._reasons + Counter(map(reason_of, written.refused))
+        reasons -= Counter(map(reason_of, written.forgiven))
         report = FileReport(
             items=self._read,
-            loaded=self._counts.loaded - total.items_refused,
+            loaded=self._counts.loaded - total.items_refused - total.superseded,
+            superseded=total.superseded + total.items_forgiven,
             skipped=self._counts.skipped,
             unrouted=dict(sorted(self._counts.unrouted.items())),
             quarantined=reasons.total(),
@@ -305,6 +308,7 @@ class FileLoad:
             rows=dict(total.rows),
             collisions=dict(+total.collisions),
             changed_rows=dict(+total.changed),
+            deleted_rows=dict(+total.deleted),
             unchanged_rows=dict(+total.unchanged),
             newer_rows=dict(+total.newer),
             rounded=dict(+total.rounded),

@@ -119,6 +119,8 @@ class Counts:
 class Transform:
     """A compiled profile: a function from lines to an `Outcome`."""
 
+    outcome_class: type[Outcome] = Outcome
+
     def __init__(self, profile: Profile, dialect: Dialect, options: Options | None = None) -> None:
         if options is None and profile.options_class is not None:
             options = profile.options_class()
@@ -150,7 +152,7 @@ class Transform:
         try:
             return self._all(lines, numbers)
         except Exception:  # what it was is found below, with its line
-            outcome = Outcome(self.row_classes)
+            outcome = self.outcome_class(self.row_classes)
             for line, number in zip(lines, numbers, strict=True):
                 try:
                     outcome.add(self.one(line, number))
@@ -158,18 +160,23 @@ class Transform:
                     outcome.bad.append(Bad(number, line, str(error)))
             return outcome
 
+    def without_rows(self, line: bytes, number: int) -> Outcome:
+        """Turn a line whose rows cannot be written into what is left of it: nothing, of a full export."""
+        return self.outcome_class(self.row_classes)
+
     def _all(self, lines: Sequence[bytes], numbers: Sequence[int]) -> Outcome:
         """Turn lines into rows. Raises any exception if one of the lines is bad; `one` tells which and why.
 
         This is the hot path: a loop in C for each step over all lines of a kind, and no Python code a line
         other than the route table, the generated decoders and the profile's own functions.
         """
-        outcome = Outcome(self.row_classes)
+        outcome = self.outcome_class(self.row_classes)
         taken, places, counts, unrouted = self.sort(numbers, lines, self.read_keys.many(lines))
         for route, decoder, function, more in self._routes:
             if taken[route]:
                 items = decoder.many(taken[route])
-                self._collect(route, list(map(function, items, *map(repeat, more))), outcome)
+                results = list(map(function, items, *map(repeat, more)))
+                self._collect(route, results, outcome, places[route])
                 outcome.lines += taken[route]
                 outcome.numbers += places[route]
         for rule, count in enumerate(counts):
@@ -188,7 +195,7 @@ class Transform:
 
     def one(self, line: bytes, number: int = 1) -> Outcome:
         """Turn a single line into rows. Raises `BadItem`; an exception of the profile becomes one, too."""
-        outcome = Outcome(self.row_classes)
+        outcome = self.outcome_class(self.row_classes)
         taken, *_ = self.sort([number], [line], [self.read_keys(line)])
         for route, decoder, function, more in self._routes:
             if taken[route]:
@@ -197,13 +204,13 @@ class Transform:
                     result = function(item, *more)
                 except Exception as error:
                     raise BadItem(f"route {function.__name__} failed: {describe(error, function)}") from error
-                self._collect(route, [result], outcome)
+                self._collect(route, [result], outcome, [number])
                 outcome.lines.append(line)
                 outcome.numbers.append(number)
                 return outcome
         return self._all([line], [number])
 
-    def _collect(self, route: int, results: list[Any], outcome: Outcome) -> None:
+    def _collect(self, route: int, results: list[Any], outcome: Outcome, _numbers: Sequence[int]) -> None:
         """Add what a route returned for some items: a row each, or None, or several rows."""
         kinds = set(map(type, results))
         if len(kinds) == 1 and (kind := kinds.pop()) in outcome.rows:

@@ -29,7 +29,9 @@ ALTER TABLE migration.loaded_file
     ADD COLUMN IF NOT EXISTS retries    bigint NOT NULL DEFAULT 0,
     ADD COLUMN IF NOT EXISTS export_time timestamp with time zone,
     ADD COLUMN IF NOT EXISTS changed_rows jsonb NOT NULL DEFAULT '{}',
-    ADD COLUMN IF NOT EXISTS rounded      jsonb NOT NULL DEFAULT '{}';
+    ADD COLUMN IF NOT EXISTS rounded      jsonb NOT NULL DEFAULT '{}',
+    ADD COLUMN IF NOT EXISTS superseded   bigint NOT NULL DEFAULT 0,
+    ADD COLUMN IF NOT EXISTS deleted_rows jsonb NOT NULL DEFAULT '{}';
 
 -- Items that became no row because something is wrong with them. The raw line is kept, so nothing is lost:
 -- `migration-pipeline replay` loads them once the profile or the table is mended.
@@ -47,6 +49,9 @@ CREATE TABLE IF NOT EXISTS migration.quarantine (
     quarantined_at  timestamp with time zone NOT NULL DEFAULT now(),
     PRIMARY KEY (profile, export_id, file, line)
 );
+-- Which item it is, where windows need to know: a newer state of it ends the quarantine of an older one.
+ALTER TABLE migration.quarantine ADD COLUMN IF NOT EXISTS item uuid;
+CREATE INDEX IF NOT EXISTS quarantine_item ON migration.quarantine (profile, item);
 COMMENT ON TABLE migration.quarantine IS
     'Bad items, each with its line number (from 1), its raw line (convert_from(raw, ''UTF8'') shows it) and the reason.';
 
@@ -145,3 +150,28 @@ ALTER TABLE migration.aggregate
     ADD COLUMN IF NOT EXISTS rounded jsonb NOT NULL DEFAULT '{}';
 COMMENT ON TABLE migration.aggregate IS
     'Receipts: one row for each aggregate that was made whole, of all files of its plan.';
+
+-- The items that windows of incremental exports have touched: a full export says nothing of these any more.
+CREATE TABLE IF NOT EXISTS migration.item (
+    profile   text NOT NULL,
+    item      uuid NOT NULL,
+    written   bigint NOT NULL,
+    window_id bigint NOT NULL,
+    place     bigint NOT NULL,
+    owned     jsonb NOT NULL,
+    PRIMARY KEY (profile, item)
+);
+COMMENT ON TABLE migration.item IS
+    'Items that windows have touched: digest of the key, time of the last write (microseconds), keys of its rows.';
+
+-- Keys of rows that items gave up or took within a window. What one of its items takes, no other one of it takes away.
+CREATE TABLE IF NOT EXISTS migration.claim (
+    profile    text NOT NULL,
+    window_id  bigint NOT NULL,
+    table_name text NOT NULL,
+    key        jsonb NOT NULL,
+    taken      boolean NOT NULL,
+    PRIMARY KEY (profile, window_id, table_name, key)
+);
+COMMENT ON TABLE migration.claim IS
+    'Keys of rows that items of the newest window gave up or took; those of earlier windows are of no use any more.';

@@ -11,6 +11,7 @@ text by a generated function first; rows without such columns skip that step.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple, get_origin
 import msgspec
 
 from migration_pipeline.engine.batch import Written
+from migration_pipeline.engine.transform import Outcome
 from migration_pipeline.errors import BadRow
 from migration_pipeline.generated import generated
 from migration_pipeline.profile.profile import NulPolicy
@@ -163,7 +165,7 @@ class RowEncoder:
         self._look_at_zones(rows)
         lines, counted = self._lines(rows), [0]
         if self._nul is not None and any(each in line for line in lines for each in _NUL):
-            rows = [_without_nul(row, self._nul, counted) for row in rows]
+            rows = self.without_nul(rows, counted)
             lines = self._lines(rows)
         keys = list(map(self._key, rows)) if self._key else []
         set(keys)  # raises for what cannot be a key, while it can be told which row it is
@@ -175,6 +177,18 @@ class RowEncoder:
             counted[0],
             self._rounded(rows) if self._checks else {},
         )
+
+    def without_nul(self, rows: Sequence[Row], counted: list[int] | None = None) -> Sequence[Row]:
+        """Rows as they are written, by the profile's policy for U+0000."""
+        if self._nul is None:
+            return rows
+        return [_without_nul(row, self._nul, counted or [0]) for row in rows]
+
+    def values_of(self, names: Sequence[str]) -> Callable[[Row], tuple[Any, ...]]:
+        """Make the function that gives a row's values of some columns as they are encoded, times in UTC."""
+        columns = [column for column in self.table.columns if column.name in names]
+        part = dataclasses.replace(self.table, columns=tuple(columns))
+        return _compile_prepare(part, self._fits, utc) or _plain(columns)
 
     def _look_at_zones(self, rows: Sequence[Row]) -> None:
         """Spell all times in UTC from the first on whose offset the JSON encoder would round."""
@@ -303,6 +317,21 @@ def _compile_prepare(
     return generated("prepare", source, f"encoder of {table.qualified}", namespace)  # type: ignore[no-any-return]
 
 
+def _plain(columns: Sequence[Column]) -> Callable[[Row], tuple[Any, ...]]:
+    fields = [column.field for column in columns]
+    # The last is repeated, so that attrgetter makes a tuple of a single value, too.
+    values = attrgetter(*fields, fields[-1])
+    return lambda row: values(row)[:-1]
+
+
+def csv_lines(values: Sequence[tuple[Any, ...]]) -> list[bytes]:
+    """Encode tuples of values that JSON spells as PostgreSQL reads them: a line each, without newlines between."""
+    if not values:
+        return []
+    lines = _json.encode_lines(values)[1:-2].split(b"]\n[")
+    return list(map(_unescape, lines))
+
+
 def _named(spell: Callable[[Any], Any] | None, column: Column, table: Table) -> Callable[[Any], Any] | None:
     """Let a document's fault name its column."""
     if spell is not document:
@@ -364,9 +393,15 @@ class BatchEncoder:
             row_class: RowEncoder(target.table, nul, target.fits) for row_class, target in targets.items()
         }
 
-    def encode(self, rows: Mapping[type[Row], list[Row]]) -> Piece:
+    def of(self, row_class: type[Row]) -> RowEncoder:
+        """The encoder of one table's rows."""
+        return self._of[row_class]
+
+    def encode(self, outcome: Outcome) -> Piece:
         """Encode some of a batch's rows. Raises any exception for one that cannot be."""
-        return {row_class: self._of[row_class].encode(some) for row_class, some in rows.items() if some}
+        return {
+            row_class: self._of[row_class].encode(some) for row_class, some in outcome.rows.items() if some
+        }
 
     def join(self, pieces: Sequence[Piece]) -> Encoded:
         """Make a batch's COPY input of its pieces, each table's sorted by key."""

@@ -77,6 +77,9 @@ def write_batch(
             written.refuse(batch.refused(reason, table, refusal.pgcode if refusal is not None else None))
             if len(written.refused) > room:
                 raise TooManyBad(written.refused) from None
+            # Of a window's record there is something left to do: the item has no row any more.
+            if (rest := batch.without_rows()).lines:
+                written.add(writer.write(cursor, rest.encoded))
     else:
         written.add(made)
     cursor.execute("RELEASE SAVEPOINT batch")

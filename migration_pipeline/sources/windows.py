@@ -1,0 +1,154 @@
+"""Reads a record of an incremental export: which item, when it was written last, and its states before and after.
+
+The page on the export's output format in the DynamoDB developer guide describes the lines. An image is read as a line of a
+full export is, so that all that is true of these is true of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, UnsetType, defstruct
+
+from migration_pipeline.errors import BadItem
+from migration_pipeline.sources.export import Window
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+class _Number(msgspec.Struct, frozen=True, gc=False):
+    N: str
+
+
+class _Metadata(msgspec.Struct, frozen=True, gc=False):
+    WriteTimestampMicros: _Number
+
+
+class _KeyValue(msgspec.Struct, frozen=True, gc=False):
+    """The value of an attribute of a primary key."""
+
+    S: str | UnsetType = UNSET
+    N: str | UnsetType = UNSET
+    B: str | UnsetType = UNSET
+
+
+class WindowRecord(msgspec.Struct, frozen=True):
+    """A record of a window, its images unread."""
+
+    Metadata: _Metadata
+    Keys: msgspec.Raw
+    OldImage: msgspec.Raw | UnsetType = UNSET
+    NewImage: msgspec.Raw | UnsetType = UNSET
+
+
+_decode = msgspec.json.Decoder(WindowRecord).decode
+_decode_keys = msgspec.json.Decoder(dict[str, _KeyValue]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What a record says of its item. The states are lines as a full export has them."""
+
+    item: str
+    """Digest of the item's primary key, in hex."""
+    written: int
+    """Time of its last write in the window, in microseconds of the epoch."""
+    old: bytes | None
+    """The item before the window, None if there was none; where the window does not say, its key attributes alone."""
+    new: bytes | None
+    """The item at the end of the window; None if it was deleted."""
+
+
+class ChangeReader:
+    """Reads the records of a window. Calling it raises `BadItem` with a reason that holds no value."""
+
+    def __init__(self, window: Window) -> None:
+        self._both = window.view == "NEW_AND_OLD_IMAGES"
+        self._first, self._end = (micros(each) for each in (window.start, window.end))
+
+    def __call__(self, line: bytes) -> Change:
+        """Read a record."""
+        try:
+            record = _decode(line)
+            written = int(record.Metadata.WriteTimestampMicros.N)
+            item = digest_of_keys(record.Keys)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise BadItem(_reason(error)) from None
+        if not self._first <= written < self._end:
+            raise BadItem("its write time (WriteTimestampMicros) lies outside of the window")
+        old, new = _line(record.OldImage), _line(record.NewImage)
+        if self._both and old is None and new is None:
+            raise BadItem("it has neither OldImage nor NewImage, and the window has both images")
+        return Change(item, written, old if self._both else _line(record.Keys), new)
+
+
+def _line(image: msgspec.Raw | UnsetType) -> bytes | None:
+    if image is UNSET or (raw := bytes(image)) == b"null":
+        return None
+    return b'{"Item":' + raw + b"}"
+
+
+def _reason(error: Exception) -> str:
+    text = str(error) if isinstance(error, msgspec.ValidationError) else "malformed"
+    if "missing required field" in text:
+        return f"it is no record of a window: {text}"
+    return "it is no record of a window"
+
+
+def micros(time: datetime) -> int:
+    """A time in microseconds of the epoch."""
+    return (time - _EPOCH) // timedelta(microseconds=1)
+
+
+# -- which item it is --------------------------------------------------------------------------------
+
+
+def digest_of_keys(keys: bytes | msgspec.Raw) -> str:
+    """Make a digest of a primary key, given as JSON; equal for one key however its numbers are spelled. Raises `ValueError`."""
+    members = _decode_keys(keys)
+    return _digest([members[name] for name in sorted(members)])
+
+
+def item_digests(keys: Sequence[str]) -> Callable[[bytes], str]:
+    """Make the function that gives the digest of the item on a line of a full export; `keys` are the key's attributes, sorted.
+
+    It raises `ValueError` or `msgspec.MsgspecError` for a line without them.
+    """
+    fields = [(f"k{n}", _KeyValue, msgspec.field(name=name)) for n, name in enumerate(keys)]
+    item = defstruct("Item", fields, frozen=True, gc=False)
+    decode = msgspec.json.Decoder(defstruct("Line", [("Item", item)], frozen=True, gc=False)).decode
+    names = [name for name, *_ in fields]
+
+    def digest(line: bytes) -> str:
+        found = decode(line).Item  # type: ignore[attr-defined]
+        return _digest([getattr(found, name) for name in names])
+
+    return digest
+
+
+def _digest(values: Sequence[_KeyValue]) -> str:
+    if not values:
+        raise ValueError("no key")
+    canonical = [("S", value.S) if value.S is not UNSET else _not_text(value) for value in values]
+    return hashlib.blake2b(_encode(canonical), digest_size=16).hexdigest()
+
+
+def _not_text(value: _KeyValue) -> tuple[str, Any]:
+    if value.N is UNSET:
+        if value.B is UNSET:
+            raise ValueError("a key attribute has no value")
+        return ("B", value.B)
+    sign, digits, exponent = Decimal(value.N).as_tuple()
+    whole = int("".join(map(str, digits)))
+    if not isinstance(exponent, int):
+        raise ValueError("a key attribute is no number")
+    if whole == 0:
+        return ("N", 0)
+    while whole % 10 == 0:
+        whole, exponent = whole // 10, exponent + 1
+    return ("N", f"{'-' * sign}{whole}E{exponent}")

@@ -1,0 +1,151 @@
+"""Writes the changes of a window into the tables: rows that have to go, and rows that are new or different.
+
+A row goes if its item gave it up, and no other item took it in the same window: the keys that items of a window give up or take are
+noted (``migration.claim``), each by the first who does, and whoever comes next waits for that one. So it does not matter which of two
+items, in two files that are loaded at once, comes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg2.errorcodes
+import psycopg2.errors
+from psycopg2.sql import SQL, Composed, Identifier, Literal
+
+from migration_pipeline.engine.batch import Written
+from migration_pipeline.profile.row import Row
+from migration_pipeline.targets import bookkeeping
+from migration_pipeline.targets.catalog import TargetTable
+from migration_pipeline.targets.change_encoder import EncodedChanges
+from migration_pipeline.targets.connection import DatabaseError, copy_in
+from migration_pipeline.targets.expressions import as_key, name_list, names_of, same_key
+from migration_pipeline.targets.halving import Writer
+from migration_pipeline.targets.ledger import Ledger
+from migration_pipeline.targets.sql import Statements
+from migration_pipeline.targets.upsert import stage_rows, write_staged
+
+
+class ChangeWriter(Writer):
+    """Writes encoded changes into their tables; the records must be in the ledger by then."""
+
+    def __init__(
+        self,
+        targets: Mapping[type[Row], TargetTable],
+        sql_of: Mapping[type[Row], Statements],
+        ledger: Ledger,
+        token: str,
+    ) -> None:
+        super().__init__(targets, sql_of)
+        self._ledger = ledger
+        self._moves = {
+            row_class: _Moves(target, ledger, Identifier("pg_temp", f"migration_{token}_moves_{number}"))
+            for number, (row_class, target) in enumerate(targets.items())
+        }
+
+    def write(self, cursor: Any, encoded: EncodedChanges) -> Written:
+        """Write changes. Raises `psycopg2.Error`, and `Refused` for what a table would not hold as it is."""
+        written, rows = encoded.account.copy(), dict(encoded.parts)
+        numbers = [number for number, _, _ in encoded.records]
+        first, last = min(numbers, default=0), max(numbers, default=0)
+        for row_class, target in self.targets.items():
+            self.table = target.table.qualified
+            moves = self._moves[row_class]
+            if moves.stage(cursor, encoded.moves.get(row_class, b""), first, last):
+                written.deleted[self.table] += moves.take_away(cursor)
+            if row_class in rows:
+                self._upsert(cursor, target, self.sql_of[row_class], rows[row_class], written)
+        return written
+
+    def _upsert(
+        self, cursor: Any, target: TargetTable, statements: Statements, data: bytes, written: Written
+    ) -> None:
+        name = target.table.qualified
+        cursor.execute(statements.stage)
+        stage_rows(cursor, target, statements, data, written)
+        changes = write_staged(cursor, target, statements)
+        written.changed[name] += changes.changed
+        written.unchanged[name] += written.rows[name] - sum(changes)
+
+
+class _Moves:
+    """The keys of a table's rows that a batch's items give up or take: a temporary table."""
+
+    def __init__(self, target: TargetTable, ledger: Ledger, name: Identifier) -> None:
+        self._target = target
+        self._ledger = ledger
+        fits = target.key_fits
+        self._parts = {
+            "moves": name,
+            "name": Identifier(name.strings[-1]),
+            "table": Literal(target.table.qualified),
+            "target": target.identifier,
+            "columns": name_list(names_of(fits)),
+            "definitions": SQL(", ").join(
+                SQL("{} {}").format(Identifier(fit.column.name), SQL(fit.staged)) for fit in fits
+            ),
+            "values": SQL(", ").join(
+                SQL("(owned ->> {})::{}").format(Literal(place), SQL(fit.staged))
+                for place, fit in enumerate(fits)
+            ),
+            "key": key_document_of(target, "k"),
+            "same_key": same_key(target, "t", "k"),
+        }
+
+    def _sql(self, text: str, **more: Any) -> Composed:
+        return self._ledger.sql(text, **self._parts, **more)
+
+    def stage(self, cursor: Any, data: bytes, first: int, last: int) -> bool:
+        """Note the keys, and those that the ledger says items of these records owned; returns whether there are any."""
+        if not (data or self._ledger.known):
+            return False
+        cursor.execute(self._sql(STAGE))
+        cursor.execute(self._sql("DELETE FROM {moves}"))
+        if data:
+            copy_in(cursor, self._sql(COPY), data)
+        if self._ledger.repeats:
+            cursor.execute(self._sql(bookkeeping.NOT_GIVEN_UP))
+        if self._ledger.known:
+            cursor.execute(self._sql(bookkeeping.OWNED_BEFORE, first=Literal(first), last=Literal(last)))
+        return True
+
+    def take_away(self, cursor: Any) -> int:
+        """Delete the rows that were given up, and that nobody took; returns how many."""
+        cursor.execute(self._sql(bookkeeping.CLAIM_KEYS))
+        try:
+            cursor.execute(self._sql(TAKE_AWAY))
+        except psycopg2.errors.IntegrityError as error:
+            if error.pgcode != psycopg2.errorcodes.FOREIGN_KEY_VIOLATION:
+                raise
+            raise DatabaseError(
+                f"{self._target.table.qualified}: rows that have to go are referred to (constraint "
+                f"{error.diag.constraint_name}); drop that constraint until the last window is loaded, or declare it ON DELETE CASCADE",
+                sqlstate=error.pgcode,
+            ) from None
+        return int(cursor.rowcount)
+
+
+STAGE = """
+CREATE TEMP TABLE IF NOT EXISTS {name} (number bigint, taken boolean, {definitions}) ON COMMIT DROP
+"""
+
+COPY = "COPY {moves} (number, taken, {columns}) FROM STDIN WITH ({options})"
+
+TAKE_AWAY = """
+DELETE FROM {target} t
+ USING {moves} k
+ WHERE {same_key} AND NOT k.taken
+   AND NOT EXISTS (SELECT
+                     FROM migration.claim c
+                    WHERE (c.profile, c.window_id, c.table_name, c.key) = ({profile}, {window}, {table}, {key}) AND c.taken)
+"""
+
+
+def key_document_of(target: TargetTable, alias: str) -> Composed:
+    """A staged key as JSON, its values as the columns take them."""
+    return SQL("jsonb_build_object({})").format(
+        SQL(", ").join(
+            SQL("{}, {}").format(Literal(fit.column.name), as_key(fit, alias)) for fit in target.key_fits
+        )
+    )

@@ -1,0 +1,176 @@
+"""The ledger: which items windows have touched, when these were written last, and which rows they own.
+
+What a window says of an item holds until a later write of it is known, whatever the order and however often files are loaded:
+
+- a record that is older than the ledger's is superseded, and changes nothing;
+- a record that is the ledger's own is applied again: its rows are written, and none is taken away but what it owned by other rules;
+- a newer one takes away the rows of the state before and those that the ledger says the item owns, and writes its own.
+
+A full export says nothing of items in the ledger. While a batch of one is written the ledger is locked against windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from psycopg2.sql import SQL, Composed, Identifier, Literal
+
+from migration_pipeline.engine.batch import Batch, Written
+from migration_pipeline.errors import MigrationError
+from migration_pipeline.targets import bookkeeping
+from migration_pipeline.targets.connection import DatabaseError, copy_in
+from migration_pipeline.targets.copy_csv import COPY_OPTIONS, csv_lines
+
+TRIES = 5
+"""Tries to lock items that another load of the same file touches meanwhile."""
+
+
+class Ledger:
+    """The ledger of one profile, as one window's file sees it. Its methods run in the caller's transactions."""
+
+    def __init__(self, profile: str, window_id: int, token: str) -> None:
+        self.records = Identifier("pg_temp", f"migration_{token}_records")
+        """The records of a batch that are not superseded, and what the ledger said of their items before: a temporary table."""
+        self.repeats = 0
+        """How many of them are the ledger's own."""
+        self.known = 0
+        """How many of their items were in the ledger before, with another record."""
+        self._parts = {
+            "records": self.records,
+            "bare": Identifier(self.records.strings[-1]),
+            "profile": Literal(profile),
+            "window": Literal(window_id),
+            "options": SQL(COPY_OPTIONS),
+        }
+
+    def sql(self, text: str, **more: Any) -> Composed:
+        """Compose a statement about the records."""
+        return SQL(text).format(**self._parts, **more)
+
+    def admit(self, cursor: Any, batch: Batch) -> tuple[Batch, Written]:
+        """Enter the records of a batch, and lock their items; returns what is left of the batch, and counts what is not.
+
+        Raises `MigrationError` if an item stands twice in the window.
+        """
+        cursor.execute(self.sql(bookkeeping.STAGE_RECORDS))
+        cursor.execute(self.sql("DELETE FROM {records}"))
+        _refuse_twins(batch)
+        copy_in(cursor, self.sql(bookkeeping.COPY_RECORDS), batch.encoded.data)
+        for _ in range(TRIES):
+            cursor.execute(self.sql(bookkeeping.LOCK_ITEMS))
+            cursor.execute(self.sql(bookkeeping.ENTER_ITEMS))
+            cursor.execute(self.sql(bookkeeping.ITEMS_LEFT))
+            if cursor.fetchone() == (0,):
+                break
+        else:
+            raise DatabaseError("another load of the same window does not end; load the file again")
+        cursor.execute(self.sql(bookkeeping.RANK_RECORDS))
+        twins, older, self.repeats, self.known = cursor.fetchone()
+        if twins:
+            cursor.execute(self.sql(bookkeeping.TWIN))
+            raise _twice(cursor.fetchone()[0])
+        if older:
+            batch, written = self._without_older(cursor, batch)
+        else:
+            written = Written()
+        cursor.execute(self.sql(bookkeeping.RENEW_ITEMS))
+        return batch, written
+
+    def _without_older(self, cursor: Any, batch: Batch) -> tuple[Batch, Written]:
+        cursor.execute(self.sql(bookkeeping.DROP_OLDER))
+        return without(batch, {number for (number,) in cursor.fetchall()})
+
+    def disown(self, cursor: Any, numbers: Collection[int]) -> None:
+        """Take note that some records' items have no rows, because the database refused them."""
+        if numbers:
+            cursor.execute(self.sql(bookkeeping.DISOWN, numbers=Literal(list(numbers))))
+
+
+def without(batch: Batch, numbers: Collection[int]) -> tuple[Batch, Written]:
+    """Leave some items out of a batch, which are superseded, and count them."""
+    written = Written()
+    for bad in batch.bad:
+        if bad.number in numbers:
+            written.forgive(bad)
+    pairs = [
+        (line, n) for line, n in zip(batch.lines, batch.numbers, strict=True) if n not in numbers
+    ]  # fmt: skip
+    kept = batch.anew([line for line, _ in pairs], [number for _, number in pairs])
+    kept.room = batch.room
+    kept.bad = [bad for bad in batch.bad if bad.number not in numbers]
+    written.superseded = batch.counts.loaded - kept.counts.loaded
+    return kept, written
+
+
+def _refuse_twins(batch: Batch) -> None:
+    """See that each item stands once in a batch. Raises `MigrationError`."""
+    items: dict[str, int] = {}
+    for number, item, _ in batch.encoded.records:
+        if items.setdefault(item, number) != number:
+            raise _twice(number)
+
+
+def _twice(line: int) -> MigrationError:
+    return MigrationError(
+        f"the item in line {line:,} stands twice in its window, so the window is damaged; export it again",
+        line=line,
+    )
+
+
+class Touched:
+    """Finds the items of a full export's lines that windows have touched. Its methods run in the caller's transactions."""
+
+    def __init__(self, profile: str, digest: Callable[[bytes], str] | None, token: str) -> None:
+        self._digest = digest
+        name = f"migration_{token}_lines"
+        self._parts = {
+            "lines": Identifier("pg_temp", name),
+            "bare": Identifier(name),
+            "profile": Literal(profile),
+            "options": SQL(COPY_OPTIONS),
+        }
+
+    def numbers(self, cursor: Any, batch: Batch) -> set[int]:
+        """Lock the ledger against windows, and return the numbers of a batch's lines whose items windows have touched.
+
+        Raises `MigrationError` if the plan does not know the windows that the tables hold.
+        """
+        cursor.execute(bookkeeping.HOLD_ITEMS)
+        cursor.execute(SQL(bookkeeping.ANY_ITEM).format(**self._parts))
+        if cursor.fetchone() == (False,):
+            return set()
+        if self._digest is None:
+            raise MigrationError(
+                "windows were loaded into the tables, and the plan has none of them; add them to it (migration-pipeline plan "
+                "PROFILE --add WINDOW), or empty the tables and migration.item"
+            )
+        cursor.execute(SQL(bookkeeping.STAGE_LINES).format(**self._parts))
+        cursor.execute(SQL("DELETE FROM {lines}").format(**self._parts))
+        copy_in(cursor, SQL(bookkeeping.COPY_LINES).format(**self._parts), self._items(batch))
+        cursor.execute(SQL(bookkeeping.TOUCHED_LINES).format(**self._parts))
+        return {number for (number,) in cursor.fetchall()}
+
+    def _items(self, batch: Batch) -> bytes:
+        pairs = list(zip(batch.numbers, map(self._digest_of, batch.lines), strict=True))
+        pairs += [(bad.number, self._digest_of(bad.line)) for bad in batch.bad]
+        return b"\n".join([*csv_lines([pair for pair in pairs if pair[1]]), b""])
+
+    def _digest_of(self, line: bytes) -> str:
+        """The digest of a line's item; "" if it has none, as a line that is no item."""
+        try:
+            return self._digest(line) if self._digest else ""
+        except (ValueError, ArithmeticError):
+            return ""
+
+
+def missing_files(cursor: Any, profile: str, before: Sequence[tuple[str, str, str]]) -> list[str]:
+    """Name the files (export, name, MD5) that have no receipt."""
+    if not before:
+        return []
+    exports, files, md5s = zip(*before, strict=True)
+    cursor.execute(
+        bookkeeping.NOT_LOADED,
+        {"profile": profile, "exports": list(exports), "files": list(files), "md5s": list(md5s)},
+    )
+    return [name for (name,) in cursor.fetchall()]
