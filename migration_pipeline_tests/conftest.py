@@ -24,6 +24,7 @@ settings.load_profile("no deadline")
 
 # Tests interrupt what they start. A shell has its background jobs ignore that, and their children with them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` has its reasons, which are none of the tests'
 
 _numbers = itertools.count(1)
 
