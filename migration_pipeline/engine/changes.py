@@ -50,8 +50,8 @@ class Record(msgspec.Struct):
     written: int
     old: list[Row] = []
     new: list[Row] = []
-    bad: bool = False
-    """Whether something is wrong with the state at the end: then the item has no row, and is in the quarantine."""
+    idle: bool = False
+    """Whether there is nothing to do: neither state makes a row, and nothing is wrong with them."""
 
 
 class ChangeOutcome(Outcome):
@@ -136,7 +136,7 @@ class ChangeTransform:
         outcome.rows = {row_class: [] for row_class in self.row_classes}
         outcome.bad, outcome.counts = [], Counts()
         for record in outcome.records:
-            record.new, record.bad = [], True
+            record.new, record.idle = [], False
         return outcome
 
     def _change(self, changes: Sequence[tuple[int, bytes, Change]], outcome: ChangeOutcome) -> None:
@@ -147,13 +147,14 @@ class ChangeTransform:
         lines = {number: line for number, line, _ in changes}
         outcome.bad += [msgspec.structs.replace(bad, line=lines[bad.number]) for bad in made.bad]
         outcome.rows, outcome.counts = made.rows, made.counts
-        wrong = {bad.number for bad in made.bad}
+        wrong = {bad.number for bad in [*before.bad, *made.bad]}
         for number, line, change in changes:
             old, new = before.made.get(number, []), made.made.get(number, [])
             if change.new is None and old:
                 outcome.counts.loaded += 1
             elif change.new is None:
                 outcome.counts.ignored[NO_ROW] += 1
-            outcome.records.append(Record(number, change.item, change.written, old, new, number in wrong))
+            idle = not (old or new or number in wrong)
+            outcome.records.append(Record(number, change.item, change.written, old, new, idle))
             outcome.lines.append(line)
             outcome.numbers.append(number)

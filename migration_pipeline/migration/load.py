@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 
 import msgspec
 
+from migration_pipeline.engine.changes import ChangeTransform
 from migration_pipeline.engine.file_report import FileReport, Progress
 from migration_pipeline.engine.load import FileLoad, LoadSettings
 from migration_pipeline.engine.transform import Transform, rules_that_cannot_hold
@@ -16,10 +17,13 @@ from migration_pipeline.migration.plan import Plan, PlannedFile
 from migration_pipeline.profile.aggregate import Options
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.sources import dynamodb_json
+from migration_pipeline.sources.export import Window
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
+from migration_pipeline.sources.windows import ChangeReader, item_digests
 from migration_pipeline.targets.catalog import TargetTable
 from migration_pipeline.targets.connection import DatabaseSettings
+from migration_pipeline.targets.ledger import Place
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
 
 
@@ -54,11 +58,13 @@ class Loader:
         database: DatabaseSettings,
         options: Options | None,
     ) -> None:
+        self._plan = plan
         self._profile = profile
         self._url = url
         self._run_id = run_id
         self._settings = settings
         self._database = database
+        self._options = options
         self._transform = Transform(profile, dynamodb_json, options)
         self._tried: set[TargetTable] = set()
         self._export_times = {export.id: _time(export.export_time) for export in plan.exports}
@@ -91,14 +97,16 @@ class Loader:
             profile.nul,
             on_retry,
             tried=self._tried,
+            place=place_of(self._plan, planned),
         )
+        window = self._plan.window_of(planned)
         with target:
             source = FileStream(file, Storage())
             load = FileLoad(
                 file.name,
                 file.items,
                 source,
-                self._transform,
+                transform_of(profile, window, self._options) if window else self._transform,
                 target,
                 self._settings,
                 on_progress=on_progress,
@@ -121,6 +129,24 @@ class Loader:
             log.warning(f"{name}: no route of the profile took any of its items")
         for column, count in report.rounded.items():
             log.info(f"{name}: {count:,} values were made to fit the column {column}, as the Row allows")
+
+
+def transform_of(
+    profile: Profile, window: Window | None, options: Options | None
+) -> Transform | ChangeTransform:
+    """Compile a profile for the files of a window, or of a full export."""
+    if window is None:
+        return Transform(profile, dynamodb_json, options)
+    return ChangeTransform(profile, dynamodb_json, ChangeReader(window), options)
+
+
+def place_of(plan: Plan, planned: PlannedFile) -> Place:
+    """The place of a file in its plan's chain."""
+    return Place(
+        planned.export_id if plan.window_of(planned) else "",
+        tuple((each.export_id, each.file.name, each.file.md5) for each in plan.before(planned)),
+        item_digests(plan.keys) if plan.keys else None,
+    )
 
 
 def _time(text: str) -> str | None:

@@ -99,11 +99,12 @@ RECEIPTS = _read("loaded_file", " WHERE profile = %(profile)s\n ORDER BY export_
 
 OTHER_VERSIONS = """
 SELECT count(*) FILTER (WHERE (export_id, file) = (%(export_id)s, %(file)s)),
-       count(*) FILTER (WHERE profile_version <> %(profile_version)s)
+       count(*) FILTER (WHERE profile_version <> %(profile_version)s),
+       EXISTS (SELECT FROM migration.item WHERE profile = %(profile)s)
   FROM migration.loaded_file
  WHERE profile = %(profile)s
 """
-"""Whether the file has a receipt, and how many files of the profile were loaded by another version of it."""
+"""Whether the file has a receipt, how many files of the profile were loaded by another version of it, and whether windows were."""
 
 TOTALS = """
 SELECT count(*) AS files,
@@ -332,13 +333,13 @@ SELECT wanted.file
 
 STAGE_RECORDS = """
 CREATE TEMP TABLE IF NOT EXISTS {bare} (
-    number bigint, item uuid, written bigint, place bigint, rowless boolean, owned jsonb,
+    number bigint, item uuid, written bigint, place bigint, idle boolean, owned jsonb,
     entered boolean NOT NULL DEFAULT false, was_written bigint, was_window bigint, was_place bigint, was_owned jsonb, rank text
 ) ON COMMIT DROP
 """
 """What `was_…` says is of the ledger before; all NULL for an item that was not in it."""
 
-COPY_RECORDS = "COPY {records} (number, item, written, place, rowless, owned) FROM STDIN WITH ({options})"
+COPY_RECORDS = "COPY {records} (number, item, written, place, idle, owned) FROM STDIN WITH ({options})"
 
 LOCK_ITEMS = """
 WITH there AS (
@@ -360,7 +361,7 @@ WITH entered AS (
     INSERT INTO migration.item (profile, item, written, window_id, place, owned)
     SELECT {profile}, item, written, {window}, place, owned
       FROM {records}
-     WHERE was_written IS NULL AND NOT entered AND NOT rowless
+     WHERE was_written IS NULL AND NOT entered AND NOT idle
      ORDER BY item
         ON CONFLICT DO NOTHING
     RETURNING item
@@ -368,7 +369,7 @@ WITH entered AS (
 UPDATE {records} r SET entered = true FROM entered WHERE r.item = entered.item
 """
 
-ITEMS_LEFT = "SELECT count(*) FROM {records} WHERE was_written IS NULL AND NOT entered AND NOT rowless"
+ITEMS_LEFT = "SELECT count(*) FROM {records} WHERE was_written IS NULL AND NOT entered AND NOT idle"
 """Items that another transaction entered after they were looked for."""
 
 RANK_RECORDS = """

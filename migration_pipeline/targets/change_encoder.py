@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import msgspec
 
 from migration_pipeline.engine.batch import Written
 from migration_pipeline.engine.changes import ChangeOutcome, Record
+from migration_pipeline.engine.transform import Outcome
 from migration_pipeline.profile.profile import NulPolicy
 from migration_pipeline.profile.row import Row
 from migration_pipeline.targets.catalog import TargetTable
@@ -90,16 +91,16 @@ class ChangesEncoder:
         digest = hashlib.blake2b(file.encode(), digest_size=7).digest()
         self._place = int.from_bytes(digest, "big")
 
-    def encode(self, outcome: ChangeOutcome) -> ChangePiece:
+    def encode(self, outcome: Outcome) -> ChangePiece:
         """Encode some records. Raises any exception for rows that cannot be encoded."""
+        assert isinstance(outcome, ChangeOutcome)  # noqa: S101  # the transform of a window makes no other
         piece = ChangePiece(self._rows.encode(outcome), [], [], {}, {})
         values = []
         for record in outcome.records:
             piece.records.append((record.number, record.item, record.written))
             owned = self._moves(record, piece)
-            rowless = not (record.old or record.new or record.bad)
             values.append(
-                (record.number, record.item, record.written, self._place + record.number, rowless, owned)
+                (record.number, record.item, record.written, self._place + record.number, record.idle, owned)
             )
         piece.lines.extend(csv_lines(values))
         return piece
@@ -160,6 +161,3 @@ class ChangesEncoder:
                 if not careful:
                     raise
         return found
-
-
-Values = Callable[[Row], tuple[Any, ...]]

@@ -83,10 +83,10 @@ class _Moves:
             "target": target.identifier,
             "columns": name_list(names_of(fits)),
             "definitions": SQL(", ").join(
-                SQL("{} {}").format(Identifier(fit.column.name), SQL(fit.staged)) for fit in fits
+                SQL("{} {}").format(Identifier(fit.column.name), SQL(fit.exact or fit.staged)) for fit in fits
             ),
             "values": SQL(", ").join(
-                SQL("(owned ->> {})::{}").format(Literal(place), SQL(fit.staged))
+                SQL("(owned ->> {})::{}").format(Literal(place), SQL(fit.exact or fit.staged))
                 for place, fit in enumerate(fits)
             ),
             "key": key_document_of(target, "k"),

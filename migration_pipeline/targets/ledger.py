@@ -11,9 +11,11 @@ A full export says nothing of items in the ledger. While a batch of one is writt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import hashlib
+from collections.abc import Callable, Collection
 from typing import Any
 
+import msgspec
 from psycopg2.sql import SQL, Composed, Identifier, Literal
 
 from migration_pipeline.engine.batch import Batch, Written
@@ -24,6 +26,22 @@ from migration_pipeline.targets.copy_csv import COPY_OPTIONS, csv_lines
 
 TRIES = 5
 """Tries to lock items that another load of the same file touches meanwhile."""
+
+
+class Place(msgspec.Struct, frozen=True):
+    """The place of a file in the plan's chain of a full export and windows."""
+
+    window: str = ""
+    """Id of the window's export; "" for a file of a full export."""
+    before: tuple[tuple[str, str, str], ...] = ()
+    """The files that must be loaded before: export, name and MD5."""
+    digest: Callable[[bytes], str] | None = None
+    """Gives the digest of the item on a line of a full export; None where the plan has no windows."""
+
+    @property
+    def window_id(self) -> int:
+        """A number for the window."""
+        return int.from_bytes(hashlib.blake2b(self.window.encode(), digest_size=7).digest(), "big")
 
 
 class Ledger:
@@ -80,6 +98,10 @@ class Ledger:
     def _without_older(self, cursor: Any, batch: Batch) -> tuple[Batch, Written]:
         cursor.execute(self.sql(bookkeeping.DROP_OLDER))
         return without(batch, {number for (number,) in cursor.fetchall()})
+
+    def end_quarantine(self, export_id: str, file: str) -> Composed:
+        """The statement that ends the quarantine of earlier states of the records' items."""
+        return self.sql(bookkeeping.END_QUARANTINE, export=Literal(export_id), file=Literal(file))
 
     def disown(self, cursor: Any, numbers: Collection[int]) -> None:
         """Take note that some records' items have no rows, because the database refused them."""
@@ -152,25 +174,53 @@ class Touched:
         return {number for (number,) in cursor.fetchall()}
 
     def _items(self, batch: Batch) -> bytes:
-        pairs = list(zip(batch.numbers, map(self._digest_of, batch.lines), strict=True))
-        pairs += [(bad.number, self._digest_of(bad.line)) for bad in batch.bad]
+        lines = [
+            *zip(batch.numbers, batch.lines, strict=True),
+            *((bad.number, bad.line) for bad in batch.bad),
+        ]
+        pairs = [(number, digest_of(self._digest, line)) for number, line in lines]
         return b"\n".join([*csv_lines([pair for pair in pairs if pair[1]]), b""])
 
-    def _digest_of(self, line: bytes) -> str:
-        """The digest of a line's item; "" if it has none, as a line that is no item."""
-        try:
-            return self._digest(line) if self._digest else ""
-        except (ValueError, ArithmeticError):
-            return ""
+
+class TooEarlyError(DatabaseError):
+    """A window's file was to be loaded before files that must be loaded first."""
 
 
-def missing_files(cursor: Any, profile: str, before: Sequence[tuple[str, str, str]]) -> list[str]:
-    """Name the files (export, name, MD5) that have no receipt."""
-    if not before:
-        return []
-    exports, files, md5s = zip(*before, strict=True)
+FILES_SHOWN = 5
+
+
+def expect_loaded(cursor: Any, profile: str, place: Place) -> None:
+    """See that the files before one of a window are loaded. Raises `TooEarlyError`."""
+    if not place.before:
+        return
+    exports, files, md5s = zip(*place.before, strict=True)
     cursor.execute(
         bookkeeping.NOT_LOADED,
         {"profile": profile, "exports": list(exports), "files": list(files), "md5s": list(md5s)},
     )
-    return [name for (name,) in cursor.fetchall()]
+    if missing := [name for (name,) in cursor.fetchall()]:
+        more = f" and {len(missing) - FILES_SHOWN:,} more" if len(missing) > FILES_SHOWN else ""
+        raise TooEarlyError(
+            f"the window waits for {len(missing):,} of {len(place.before):,} files before it, which are not loaded: "
+            f"{', '.join(missing[:FILES_SHOWN])}{more}; load them, then this one: nothing of it was loaded"
+        )
+
+
+def name_quarantined(cursor: Any, profile: str, place: Place) -> None:
+    """Find out which items lines of full exports in the quarantine are, for those that were put there before there were windows."""
+    exports = sorted({export for export, _, _ in place.before})
+    cursor.execute(bookkeeping.QUARANTINED_ITEMS_UNKNOWN, {"profile": profile, "exports": exports})
+    for export_id, file, line, raw in cursor.fetchall() if place.digest else ():
+        if item := digest_of(place.digest, bytes(raw)):
+            cursor.execute(
+                bookkeeping.NAME_QUARANTINED,
+                {"profile": profile, "export_id": export_id, "file": file, "line": line, "item": item},
+            )
+
+
+def digest_of(digest: Callable[[bytes], str] | None, line: bytes) -> str | None:
+    """The digest of a line's item; None if it has none, as a line that is no item."""
+    try:
+        return digest(line) if digest else None
+    except (ValueError, ArithmeticError):
+        return None

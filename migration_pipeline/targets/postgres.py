@@ -20,7 +20,7 @@ from msgspec.structs import asdict
 from psycopg2.sql import Identifier
 from typing_extensions import Self
 
-from migration_pipeline.engine.batch import Batch, Written
+from migration_pipeline.engine.batch import Batch, Encoder, Written
 from migration_pipeline.engine.file_report import FileReport
 from migration_pipeline.engine.transform import Bad
 from migration_pipeline.errors import MigrationError
@@ -29,11 +29,22 @@ from migration_pipeline.profile.row import Row, Table
 from migration_pipeline.targets import bookkeeping
 from migration_pipeline.targets.bookkeeping import parameters
 from migration_pipeline.targets.catalog import TargetTable, try_statements
+from migration_pipeline.targets.change_encoder import ChangesEncoder
+from migration_pipeline.targets.changes import ChangeWriter
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings, read_as, transaction
 from migration_pipeline.targets.copy_csv import BatchEncoder
 from migration_pipeline.targets.ddl import read_targets
 from migration_pipeline.targets.halving import write_batch
 from migration_pipeline.targets.landing import Slice
+from migration_pipeline.targets.ledger import (
+    Ledger,
+    Place,
+    Touched,
+    digest_of,
+    expect_loaded,
+    name_quarantined,
+    without,
+)
 from migration_pipeline.targets.records import Receipt
 from migration_pipeline.targets.session import Session
 from migration_pipeline.targets.sql import EXAMPLES, statements
@@ -83,19 +94,25 @@ class PostgresTarget:
         *,
         session: Session | None = None,
         tried: set[TargetTable] | None = None,
+        place: Place = Place(),  # noqa: B008  # frozen
     ) -> None:
         self._url = url
+        self._place = place
         self._tried = set() if tried is None else tried
         self._file = file
         self._tables = dict(tables)
         self._nul = nul
-        self.encoder = BatchEncoder({}, nul)
+        self.encoder: Encoder = BatchEncoder({}, nul)
         """Of the tables, once they were read."""
         landing = [table for table in self._tables.values() if table.landing]
         self._slice = Slice(landing, asdict(file), settings)
         self._own = session is None
         self._session = session or Session(url, settings, on_retry)
-        self._writer: TableWriter
+        self._writer: TableWriter | ChangeWriter
+        self._ledger = Ledger(file.profile, place.window_id, self._session.token) if place.window else None
+        """Of a window."""
+        self._touched: Touched | None = None
+        """Of a full export that may meet items which windows have touched: one that was loaded before."""
         self._quarantined: set[int] = set()
 
     def __enter__(self) -> Self:
@@ -134,26 +151,31 @@ class PostgresTarget:
     def _check(self, cursor: Any) -> None:
         """Compare tables and bookkeeping with the catalog, before any work."""
         targets = read_targets(cursor, self._tables)
+        expect_loaded(cursor, self._file.profile, self._place)
         cursor.execute(bookkeeping.OTHER_VERSIONS, asdict(self._file))
-        receipts, other_versions = cursor.fetchone()
-        self.encoder = BatchEncoder(targets, self._nul)
+        receipts, other_versions, touched = cursor.fetchone()
         file = (self._file.profile, self._file.export_id, self._file.file)
-        self._writer = TableWriter(
-            targets,
-            {
-                row_class: statements(
-                    target,
-                    Identifier("pg_temp", f"migration_{self._session.token}_{number}"),
-                    file,
-                    # After a change of the profile rows change without any collision.
-                    0 if other_versions else EXAMPLES,
-                )
-                for number, (row_class, target) in enumerate(targets.items())
-            },
-            self._slice,
+        sql_of = {
+            row_class: statements(
+                target,
+                Identifier("pg_temp", f"migration_{self._session.token}_{number}"),
+                file,
+                # After a change of the profile rows change without any collision, and by a window as well.
+                0 if other_versions or self._ledger else EXAMPLES,
+            )
+            for number, (row_class, target) in enumerate(targets.items())
+        }
+        if self._ledger:
+            name_quarantined(cursor, self._file.profile, self._place)
+            self.encoder = ChangesEncoder(targets, self._nul, self._file.file)
+            self._writer = ChangeWriter(targets, sql_of, self._ledger, self._session.token)
+        else:
+            self.encoder = BatchEncoder(targets, self._nul)
             # A file with a receipt has its rows in the tables: no batch need find that out.
-            rows_are_new=not receipts,
-        )
+            self._writer = TableWriter(targets, sql_of, self._slice, rows_are_new=not receipts)
+            # Until all files of the full export have a receipt, no window is let through.
+            if receipts or touched:
+                self._touched = Touched(self._file.profile, self._place.digest, self._session.token)
         for row_class, target in targets.items():
             if not target.table.landing and target not in self._tried:
                 try_statements(target, self._writer.sql_of[row_class].trial, cursor)
@@ -175,7 +197,7 @@ class PostgresTarget:
                 report = close(written)
                 self._keep_receipt(cursor, report)
                 self._slice.land(cursor, report.rows)
-                lines = self._quarantined.union(_lines(batch.bad), _lines(written.refused))
+                lines = self._quarantined | _bad_lines(batch, written)
                 cursor.execute(bookkeeping.CLEAR_OTHERS, asdict(self._file) | {"lines": list(lines)})
             return written
 
@@ -183,7 +205,7 @@ class PostgresTarget:
             self._session.persistently(self._slice.begin)
         written = self._session.persistently(work)
         self._slice.committed(last=close is not None)
-        self._quarantined.update(_lines(batch.bad), _lines(written.refused))
+        self._quarantined |= _bad_lines(batch, written)
         return written
 
     def _write_again(
@@ -218,7 +240,7 @@ class PostgresTarget:
             self._slice.resume(cursor)
             written = self._write(cursor, batch)
             self._slice.add(cursor, written.rows)
-            bad = {*_lines(batch.bad), *_lines(written.refused)}
+            bad = _bad_lines(batch, written)
             gone = [number for number in numbers if number not in bad]
             cursor.execute(bookkeeping.CLEAR, asdict(self._file) | {"lines": gone})
             if cursor.rowcount != len(gone):
@@ -236,19 +258,36 @@ class PostgresTarget:
     def _write(self, cursor: Any, batch: Batch) -> Written:
         # Deferred constraints would refuse the whole transaction at its end instead of a row.
         cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
-        written = Written()
+        batch, written = self._current(cursor, batch)
         for row_class, _ in batch.encoded.parts:
             if self._tables[row_class].landing:
                 self._slice.prepare(cursor, self._tables[row_class])
         write_batch(cursor, batch, self._writer, written, self._session.expect_answer, batch.room)
+        if self._ledger:
+            self._ledger.disown(cursor, _lines(written.refused))
+            cursor.execute(self._ledger.end_quarantine(self._file.export_id, self._file.file))
         for bad in [*batch.bad, *written.refused]:
-            self._keep_bad(cursor, bad)
+            self._keep_bad(cursor, bad, self._item_of(batch, bad))
         return written
 
-    def _keep_bad(self, cursor: Any, bad: Bad) -> None:
+    def _current(self, cursor: Any, batch: Batch) -> tuple[Batch, Written]:
+        """Leave those items out of which a newer state is there."""
+        if self._ledger:
+            return self._ledger.admit(cursor, batch)
+        if self._touched and (numbers := self._touched.numbers(cursor, batch)):
+            return without(batch, numbers)
+        return batch, Written()
+
+    def _item_of(self, batch: Batch, bad: Bad) -> str | None:
+        if self._ledger:
+            return next((item for number, item, _ in batch.encoded.records if number == bad.number), None)
+        return digest_of(self._place.digest, bad.line)
+
+    def _keep_bad(self, cursor: Any, bad: Bad, item: str | None) -> None:
         raw = psycopg2.Binary(bad.line)
         cursor.execute(
-            bookkeeping.KEEP_BAD, parameters(self._file, bad, line=bad.number, raw=raw, table_name=bad.table)
+            bookkeeping.KEEP_BAD,
+            parameters(self._file, bad, line=bad.number, raw=raw, table_name=bad.table, item=item),
         )
 
     def _keep_receipt(self, cursor: Any, account: FileReport | Receipt, **more: Any) -> None:
@@ -276,6 +315,10 @@ def _replayed(receipt: Receipt, batch: Batch, written: Written) -> Receipt:
 
 def _sum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
     return {name: one.get(name, 0) + other.get(name, 0) for name in {**one, **other}}
+
+
+def _bad_lines(batch: Batch, written: Written) -> set[int]:
+    return {*_lines(batch.bad), *_lines(written.refused)}.difference(_lines(written.forgiven))
 
 
 def _lines(bad: Iterable[Bad]) -> list[int]:
