@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -63,9 +64,10 @@ def write_window(
     data = root / export_id / "data" if own_data else root / "data"
     (root / export_id).mkdir(parents=True)
     data.mkdir(parents=True, exist_ok=True)
+    own = zlib.crc32(export_id.encode())
     entries = []
     for number, records in enumerate(files):
-        name = f"{export_id[-8:]}{number:02}abcdefghijklmnop.json.gz"
+        name = f"{own:08x}{number:02}abcdefghijklmnop.json.gz"
         content = gzip.compress(b"".join(line_of(each) + b"\n" for each in records), 1, mtime=0)
         (data / name).write_bytes(content)
         entries.append({
