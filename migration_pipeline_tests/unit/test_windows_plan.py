@@ -17,13 +17,14 @@ from click.testing import CliRunner
 
 from migration_pipeline import Item, Merge, Profile, RestOfItem, Row, WholeItem, attribute, prefix, settings
 from migration_pipeline.cli import main
-from migration_pipeline.errors import UsageError
+from migration_pipeline.errors import BadItem, UsageError
 from migration_pipeline.migration.chain import holes
 from migration_pipeline.migration.plan import Plan, add_windows, make_plan, plan_path, read_plan, write_plan
 from migration_pipeline.sources.export import Export, View, read_export
 from migration_pipeline.sources.storage import Storage
+from migration_pipeline.sources.windows import item_line
 from migration_pipeline_tests.exports import EXPORT_ID, write_export
-from migration_pipeline_tests.windows import change_summary, record, without_old, write_window
+from migration_pipeline_tests.windows import change_summary, line_of, record, without_old, write_window
 
 T0 = "2024-01-01T00:00:00Z"
 """When the base of `write_export` was taken."""
@@ -169,11 +170,13 @@ def test_a_window_s_partition_key_tells_its_time_and_its_export(table: Table) ->
 
 def test_a_window_may_begin_before_the_base_and_overlap(table: Table) -> None:
     told: list[str] = []
-    exports = [table.base, *table.windows((-10, 5), (5, 20), (10, 40), (40, 55))]
+    exports = [table.base, *table.windows((-10, 5), (5, 20), (10, 60), (20, 40), (45, 60), (60, 75))]
     plan = make_plan(things(), "x", exports, tell=told.append)
     assert not holes(plan)
+    one, other, short, last = (export.id for export in exports[2:6])
     assert told == [
-        f"the windows {exports[2].id} and {exports[3].id} both have {at(10)} to {at(20)}; that does no harm"
+        f"the windows {former} and {later} both have {at(start)} to {at(end)}; that does no harm"
+        for former, later, start, end in ((one, other, 10, 20), (other, short, 20, 40), (other, last, 45, 60))
     ]
 
 
@@ -606,6 +609,39 @@ def test_inspect_counts_the_newest_state_of_each_item(table: Table) -> None:
         ]
     status, output = run("inspect", folder)
     assert f"A window: the items written from {T0} to {at(15)}" in " ".join(output.split())
+
+
+def test_the_key_of_a_window_is_known(table: Table) -> None:
+    """Other attributes are named like keys and tell all items apart, too."""
+    items = [{"user": {"S": f"u{n}"}, "at": {"N": str(n)}, "id": {"S": str(n)}} for n in range(9)]
+    records = [record(item, keys=("user", "at")) for item in items]
+    found = json.loads(run("inspect", write_window(table.folder, [records], T0, at(15)), "--json")[1])
+    assert sorted(found["key"]["attributes"]) == ["at", "user"]
+    assert "named by the window's records" in found["key"]["guessed_because"]
+
+
+def test_a_record_without_its_key_s_attributes_in_the_image_is_still_inspected(table: Table) -> None:
+    records = changes()
+    del records[0]["NewImage"]["SK"]
+    status, output = run("inspect", write_window(table.folder, [records], T0, at(15)), "--json")
+    assert (status, sum(kind["items"] for kind in json.loads(output)["types"])) == (0, 3)
+
+
+def test_a_record_s_state_is_its_new_image_or_what_is_left() -> None:
+    """Of an image that is there as null, nothing is left."""
+    old, new = {"PK": {"S": "A"}, "x": {"S": '{"Item"'}}, {"PK": {"S": "A"}, "x": {"S": "é"}}
+    for made, state in [
+        (record(new, old, keys=["PK"]), new),
+        (record(new, keys=["PK"]), new),
+        (record(None, old, keys=["PK"]), old),
+        (record(None, old, keys=["PK"]) | {"NewImage": None}, old),
+        (without_old(record(None, old, keys=["PK"])), {"PK": {"S": "A"}}),
+        (record(None, old, keys=["PK"]) | {"NewImage": None, "OldImage": None}, {"PK": {"S": "A"}}),
+    ]:
+        assert json.loads(item_line(line_of(made))) == {"Item": state}
+    for bad in (b"", b"{", b"[]", b"null", b'{"Item":{}}', b"\xff", line_of(record(new, keys=["PK"]))[:-9]):
+        with pytest.raises(BadItem):
+            item_line(bad)
 
 
 def test_inspect_takes_the_key_for_a_deleted_item_of_new_images(table: Table) -> None:
