@@ -40,8 +40,8 @@ RELOAD_SECONDS = 30
 @click.option(
     "--files-per-run",
     type=click.IntRange(1),
-    default=None,
-    show_default="1",
+    default=1,
+    show_default=True,
     help="Files that a backfill loads in one run; for thousands of small files, use a few hundred.",
 )
 @click.option(
@@ -66,7 +66,7 @@ RELOAD_SECONDS = 30
 @click.argument("exports", nargs=-1)
 def plan(
     reference: str | None,
-    files_per_run: int | None,
+    files_per_run: int,
     options: tuple[str, ...],
     added: tuple[str, ...],
     allow_gap: bool,
@@ -79,7 +79,7 @@ def plan(
     stays as it is.
     """
     if added:
-        if files_per_run or options:
+        if files_per_run > 1 or options:
             raise click.UsageError(
                 "--files-per-run and --option are those of the plan; they cannot be given with --add"
             )
@@ -91,7 +91,7 @@ def plan(
     check_other_plans(profile, settings.plans_dir(), warn)
     storage = Storage()
     found = read_exports(exports, storage, warn)
-    made = make_plan(profile, reference, found, files_per_run or 1, _options(options), allow_gap, tell=warn)
+    made = make_plan(profile, reference, found, files_per_run, _options(options), allow_gap, tell=warn)
     _write(made, profile, found, storage)
     click.echo(
         f"next: create the tables (migration-pipeline ddl {reference} --apply), then "

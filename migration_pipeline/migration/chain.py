@@ -109,8 +109,8 @@ def _base(exports: Sequence[Link]) -> Link:
     if not full:
         first = _windows(exports)[0]
         raise UsageError(
-            f"{first[0].uri}: a window needs a base, and no full export is named; name the full export that it follows, one of "
-            f"a time from {utc(first[1].start)} on, before all windows"
+            f"{first[0].uri}: a window needs a base, and no full export is named; name the full export that the windows follow, "
+            f"one taken at {utc(first[1].start)} or later and before {utc(first[1].end)}"
         )
     if len(full) > 1:
         raise UsageError(

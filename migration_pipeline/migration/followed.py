@@ -26,8 +26,8 @@ def check_followed(profile: Profile, windows: Sequence[Export], keys: Collection
         if export.window and export.window.view == "NEW_IMAGE" and export.items:
             for reason in _more_than_keys(profile, keys):
                 raise UsageError(
-                    f"{export.uri}: its view is NEW_IMAGE, which tells of a deleted or changed item only the key "
-                    f"({', '.join(keys) or 'unknown'}), but {reason}; export this window again with the view "
+                    f"{export.uri}: its view is NEW_IMAGE, which of an item's state before a change or a deletion has only the "
+                    f"key ({', '.join(keys) or 'unknown'}), but {reason}; export this window again with the view "
                     "NEW_AND_OLD_IMAGES"
                 )
 

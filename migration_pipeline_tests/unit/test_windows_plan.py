@@ -7,20 +7,31 @@ import json
 import random
 import sys
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import dagster as dg
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
+from hypothesis import strategies as st
 
 from migration_pipeline import Item, Merge, Profile, RestOfItem, Row, WholeItem, attribute, prefix, settings
 from migration_pipeline.cli import main
 from migration_pipeline.errors import BadItem, UsageError
-from migration_pipeline.migration.chain import holes
-from migration_pipeline.migration.plan import Plan, add_windows, make_plan, plan_path, read_plan, write_plan
-from migration_pipeline.sources.export import Export, View, read_export
+from migration_pipeline.migration.chain import check_chain, holes
+from migration_pipeline.migration.plan import (
+    Plan,
+    PlannedExport,
+    add_windows,
+    make_plan,
+    plan_path,
+    read_plan,
+    write_plan,
+)
+from migration_pipeline.sources.export import Export, View, Window, read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.windows import item_line
 from migration_pipeline_tests.exports import EXPORT_ID, write_export
@@ -236,7 +247,7 @@ def test_a_window_that_ends_before_the_base_is_refused(table: Table, end: float)
 def test_windows_without_a_full_export_are_refused(table: Table) -> None:
     text = refused([table.window(0, 15)])
     assert "a window needs a base" in text
-    assert T0 in text
+    assert f"one taken at {T0} or later and before {at(15)}" in text
 
 
 def test_windows_with_two_full_exports_are_refused(table: Table, tmp_path: Path) -> None:
@@ -281,6 +292,38 @@ def test_a_base_without_a_time_cannot_be_followed(table: Table) -> None:
 def test_a_window_named_twice_is_refused(table: Table) -> None:
     window = table.window(0, 15)
     assert f"the export {window.id} is named twice" in refused([table.base, window, window])
+
+
+@settings_of_hypothesis(max_examples=200)
+@given(
+    spans=st.lists(st.tuples(st.integers(-50, 50), st.integers(1, 40)), min_size=1, max_size=8),
+    data=st.data(),
+)
+def test_holes_are_the_minutes_that_no_window_has(spans: list[tuple[int, int]], data: st.DataObject) -> None:
+    """Any windows that end behind the base, in any order: a minute up to the last end is in a window or in a hole."""
+    begin = datetime(2024, 1, 1, tzinfo=timezone.utc)
+    spans = [(max(start, 1 - length), length) for start, length in spans]
+    links = [PlannedExport("base", "s3://b/base", "t", T0)]
+    for n, (start, length) in enumerate(spans):
+        end = begin + timedelta(minutes=start + length)
+        window = Window(begin + timedelta(minutes=start), end, "NEW_IMAGE")
+        links.append(PlannedExport(f"w{n}", "s3://b/w", "t", "", window=window))
+    links = data.draw(st.permutations(links))
+    plan = Plan(1, "p", "p", tuple(links), ())
+    minutes = [
+        minute
+        for hole in holes(plan)
+        for minute in range(*(int((end - begin).total_seconds() // 60) for end in (hole.start, hole.end)))
+    ]
+    covered = {minute for start, length in spans for minute in range(start, start + length)}
+    assert minutes == sorted(set(range(max(covered) + 1)) - covered)
+    check_chain(links, allow_gap=True)
+    check_chain(links, known=holes(plan))
+    if minutes:
+        with pytest.raises(UsageError, match="a hole in the chain"):
+            check_chain(links)
+    else:
+        check_chain(links)
 
 
 # -- adding ----------------------------------------------------------------------------------------
