@@ -9,7 +9,7 @@ import click
 from migration_pipeline import settings
 from migration_pipeline.cli.arguments import PROFILE, open_plan
 from migration_pipeline.cli.terminal import warn
-from migration_pipeline.errors import MigrationError
+from migration_pipeline.errors import MigrationError, UsageError
 from migration_pipeline.migration.first_look import first_look
 from migration_pipeline.migration.plan import (
     Plan,
@@ -17,6 +17,7 @@ from migration_pipeline.migration.plan import (
     check_other_plans,
     make_plan,
     plan_path,
+    read_plan,
     write_plan,
 )
 from migration_pipeline.migration.units import readable_size
@@ -92,6 +93,7 @@ def plan(
     storage = Storage()
     found = read_exports(exports, storage, warn)
     made = make_plan(profile, reference, found, files_per_run, _options(options), allow_gap, tell=warn)
+    _tell_dropped(made)
     _write(made, profile, found, storage)
     click.echo(
         f"next: create the tables (migration-pipeline ddl {reference} --apply), then "
@@ -118,6 +120,21 @@ def _add(reference: str | None, given: list[str], allow_gap: bool) -> None:
     click.echo(f"next: migration-pipeline backfill {reference} --wait")
 
 
+def _tell_dropped(plan: Plan) -> None:
+    """Warn of windows in the plan that is there and not in the one that takes its place: what they loaded stays loaded."""
+    try:
+        before = read_plan(plan_path(settings.plans_dir(), plan.profile))
+    except UsageError:
+        return  # there is none, or none that is valid
+    kept = {export.id for export in plan.exports}
+    dropped = [export for export in before.windows if export.id not in kept]
+    if dropped:
+        warn(
+            f"{len(dropped):,} windows of the plan before are not in this one, {dropped[0].uri} first; if they are loaded, "
+            f"their rows stay: give them, too, or add them (migration-pipeline plan {plan.reference} --add WINDOW…)"
+        )
+
+
 def _write(plan: Plan, profile: Profile, read: Sequence[Export], storage: Storage) -> None:
     """Write a plan, say what it holds and what is odd about the exports just read, and have a running Dagster load it."""
     changed = write_plan(plan, settings.plans_dir())
@@ -134,12 +151,13 @@ def _summary(plan: Plan) -> str:
     size = f"{readable_size(plan.bytes)} compressed"
     if not plan.windows:
         return f"{len(plan.files):,} files, {plan.items:,} items, {size}"
-    files = [planned for planned in plan.files if plan.window_of(planned)]
+    windows = {export.id for export in plan.windows}
+    files = [planned for planned in plan.files if planned.export_id in windows]
     records = sum(planned.file.items for planned in files)
     last = max(export.window.end for export in plan.windows if export.window)
     return (
         f"{len(plan.files) - len(files):,} files, {plan.items - records:,} items of {plan.exports[0].export_time}, and "
-        f"{len(plan.windows):,} windows to {utc(last)}: {len(files):,} files, {records:,} records; {size}"
+        f"{len(windows):,} windows to {utc(last)}: {len(files):,} files, {records:,} records; {size}"
     )
 
 

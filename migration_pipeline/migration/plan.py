@@ -190,13 +190,10 @@ def _with_windows(
     exports = sorted([*plan.exports, *map(_planned_export, new)], key=_place)
     for note in check_chain(exports, allow_gap, holes(plan)):
         tell(note)
-    files = {export.id: [f for f in plan.files if f.export_id == export.id] for export in plan.exports}
-    files |= {export.id: _planned(export, _lead(export, exports[0].id)) for export in new}
-    made = msgspec.structs.replace(
-        plan,
-        exports=tuple(exports),
-        files=tuple(planned for export in exports for planned in files[export.id]),
-    )
+    places = {export.id: place for place, export in enumerate(exports)}
+    added = [planned for export in new for planned in _planned(export, _lead(export, exports[0].id))]
+    files = sorted([*plan.files, *added], key=lambda planned: places[planned.export_id])
+    made = msgspec.structs.replace(plan, exports=tuple(exports), files=tuple(files))
     check_followed(profile, new, made.keys)
     return msgspec.structs.replace(made, allow_gap=bool(holes(made)))
 

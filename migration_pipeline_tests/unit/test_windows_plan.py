@@ -591,6 +591,15 @@ def test_plan_tells_of_windows_that_are_there(table: Table, profile_name: str) -
     assert len(stored(profile_name).windows) == 2
 
 
+def test_a_plan_that_drops_windows_tells_so(table: Table, profile_name: str) -> None:
+    one, two = table.write(0, 15), table.write(15, 30)
+    plan = ("plan", "--profile", f"{profile_name}:profile", table.base_folder)
+    assert "warning" not in run(*plan, one, two)[1]
+    assert "warning" not in run(*plan, two, one)[1]
+    status, output = run(*plan, one)
+    assert (status, f"1 windows of the plan before are not in this one, {two} first" in output) == (0, True)
+
+
 def test_plan_refuses_a_hole_and_takes_it_when_told(table: Table, profile_name: str) -> None:
     one, two = table.write(0, 15), table.write(20, 35)
     run("plan", "--profile", f"{profile_name}:profile", table.base_folder)
