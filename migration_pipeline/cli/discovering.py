@@ -16,8 +16,8 @@ from migration_pipeline.discovery.sampling import take_sample
 from migration_pipeline.discovery.scaffold import Scaffold, write
 from migration_pipeline.discovery.scaffold import scaffold as scaffold_of
 from migration_pipeline.discovery.survey import Survey, survey_everything, survey_sample
-from migration_pipeline.errors import MigrationError
-from migration_pipeline.sources.export import read_export
+from migration_pipeline.errors import MigrationError, UsageError
+from migration_pipeline.sources.export import Export, read_export
 from migration_pipeline.sources.storage import Storage
 
 EXPORT = click.argument("location", metavar="EXPORT")
@@ -49,11 +49,14 @@ def inspect(location: str, items_per_file: int, everything: bool, as_json: bool,
     """Show what EXPORT holds: its entity types, their attributes, and the types that fit them.
 
     It reads a sample of every file, and says how much. It shows no text of an item except key prefixes and the
-    constants of attributes with few values; of numbers and times it shows the range.
+    constants of attributes with few values; of numbers and times it shows the range. Of a window (an incremental
+    export), each item counts as it was at the end, a deleted one as it was before.
     """
     if page is not None:
         inspection.page_template()  # says before the survey what is not installed
-    found = inspection.facts(_survey(location, items_per_file, everything))
+    storage = Storage()
+    export = read_export(location, storage, warn)
+    found = inspection.facts(_survey(export, storage, items_per_file, everything))
     if page is not None:
         try:
             page.write_text(inspection.html(found), encoding="utf-8")
@@ -86,7 +89,14 @@ def scaffold(location: str, output: Path, force: bool, items_per_file: int, ever
 
     It is made from a sample of every file, and tried on that sample. The test contains sampled items unchanged.
     """
-    survey = _survey(location, items_per_file, everything)
+    storage = Storage()
+    export = read_export(location, storage, warn)
+    if export.window is not None:
+        raise UsageError(
+            f"{export.uri}: an incremental export, which holds only what changed; make the profile from the full export that "
+            "it follows"
+        )
+    survey = _survey(export, storage, items_per_file, everything)
     made = scaffold_of(survey, output)
     write(made, force)
     _tell_made(survey, made)
@@ -121,10 +131,8 @@ def _tell_made(survey: Survey, made: Scaffold) -> None:
     )
 
 
-def _survey(location: str, items_per_file: int, everything: bool) -> Survey:
+def _survey(export: Export, storage: Storage, items_per_file: int, everything: bool) -> Survey:
     """Look at an export, with progress on stderr."""
-    storage = Storage()
-    export = read_export(location, storage, warn)
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         sampling = bar.add_task("sampling the files", total=len(export.files))
         sample = take_sample(export, storage, items_per_file, lambda: bar.advance(sampling))

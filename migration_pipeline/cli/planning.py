@@ -7,15 +7,23 @@ from collections.abc import Sequence
 import click
 
 from migration_pipeline import settings
-from migration_pipeline.cli.arguments import PROFILE
+from migration_pipeline.cli.arguments import PROFILE, open_plan
 from migration_pipeline.cli.terminal import warn
-from migration_pipeline.errors import MigrationError
+from migration_pipeline.errors import MigrationError, UsageError
 from migration_pipeline.migration.first_look import first_look
-from migration_pipeline.migration.plan import Plan, check_other_plans, make_plan, plan_path, write_plan
+from migration_pipeline.migration.plan import (
+    Plan,
+    add_windows,
+    check_other_plans,
+    make_plan,
+    plan_path,
+    read_plan,
+    write_plan,
+)
 from migration_pipeline.migration.units import readable_size
 from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.profile.profile import Profile, load_profile
-from migration_pipeline.sources.export import read_export
+from migration_pipeline.sources.export import Export, read_exports, utc
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.targets.ddl import create_tables
 from migration_pipeline.targets.ddl import ddl as ddl_of
@@ -28,8 +36,7 @@ RELOAD_SECONDS = 30
 @click.option(
     "--profile",
     "reference",
-    required=True,
-    help="PROFILE is a shipped profile's name (shop, pictures) or a path (my_package.my_module:profile).",
+    help="Make a new plan for this profile: PROFILE is a shipped profile's name (shop, pictures) or a path (my_package.my_module:profile).",
 )
 @click.option(
     "--files-per-run",
@@ -45,28 +52,112 @@ RELOAD_SECONDS = 30
     multiple=True,
     help="A value for one of the profile's options, for everything done with the plan. May be repeated.",
 )
-@click.argument("exports", nargs=-1, required=True)
-def plan(reference: str, files_per_run: int, options: tuple[str, ...], exports: tuple[str, ...]) -> None:
+@click.option(
+    "--add",
+    "added",
+    metavar="WINDOW",
+    multiple=True,
+    help="Add windows to the plan of the profile that is named first: plan shop --add WINDOW WINDOW.",
+)
+@click.option(
+    "--allow-gap",
+    is_flag=True,
+    help="Accept a hole in the chain of windows: what was written in it is lost, and a check fails for good.",
+)
+@click.argument("exports", nargs=-1)
+def plan(
+    reference: str | None,
+    files_per_run: int,
+    options: tuple[str, ...],
+    added: tuple[str, ...],
+    allow_gap: bool,
+    exports: tuple[str, ...],
+) -> None:
     """Read the manifests of EXPORTS and pin their files as the profile's partitions.
 
-    An EXPORT is s3://bucket/prefix/AWSDynamoDB/<id> or a folder of the same layout.
+    An EXPORT is s3://bucket/prefix/AWSDynamoDB/<id> or a folder of the same layout: full exports, or one full export and
+    the windows (incremental exports) that follow it. With --add, windows are added to a plan, and what is planned already
+    stays as it is.
     """
+    if added:
+        if files_per_run > 1 or options:
+            raise click.UsageError(
+                "--files-per-run and --option are those of the plan; they cannot be given with --add"
+            )
+        _add(reference, [*exports, *added], allow_gap)
+        return
+    if reference is None or not exports:
+        raise click.UsageError("give --profile and its exports, or a profile's name and --add with windows")
     profile = load_profile(reference)
     check_other_plans(profile, settings.plans_dir(), warn)
     storage = Storage()
-    found = [read_export(location, storage, warn) for location in exports]
-    made = make_plan(profile, reference, found, files_per_run, _options(options))
-    changed = write_plan(made, settings.plans_dir())
-    click.echo(
-        f"{'planned' if changed else 'unchanged:'} {len(made.files):,} files, {made.items:,} items, "
-        f"{readable_size(made.bytes)} compressed: {plan_path(settings.plans_dir(), profile.name)}"
-    )
-    for warning in first_look(profile, found, storage):
-        warn(warning)
-    _show_plan(made, profile, changed)
+    found = read_exports(exports, storage, warn)
+    made = make_plan(profile, reference, found, files_per_run, _options(options), allow_gap, tell=warn)
+    _tell_dropped(made)
+    _write(made, profile, found, storage)
     click.echo(
         f"next: create the tables (migration-pipeline ddl {reference} --apply), then "
         f"migration-pipeline backfill {reference} --wait"
+    )
+
+
+def _add(reference: str | None, given: list[str], allow_gap: bool) -> None:
+    """Add windows to the plan of a profile: that of --profile, or else the first that is given."""
+    if reference is None:
+        reference, *given = given
+    if not given:
+        raise click.UsageError("--add needs the profile whose plan it adds to: plan shop --add WINDOW")
+    there, profile, _ = open_plan(reference)
+    check_other_plans(profile, settings.plans_dir(), warn)
+    storage = Storage()
+    found = read_exports(given, storage, warn)
+    made = add_windows(there, profile, found, allow_gap, tell=warn)
+    known = {export.id for export in there.exports}
+    for export in found:
+        if export.id in known:
+            click.echo(f"in the plan already: {export.id}")
+    _write(made, profile, [export for export in found if export.id not in known], storage)
+    click.echo(f"next: migration-pipeline backfill {reference} --wait")
+
+
+def _tell_dropped(plan: Plan) -> None:
+    """Warn of windows in the plan that is there and not in the one that takes its place: what they loaded stays loaded."""
+    try:
+        before = read_plan(plan_path(settings.plans_dir(), plan.profile))
+    except UsageError:
+        return  # there is none, or none that is valid
+    kept = {export.id for export in plan.exports}
+    dropped = [export for export in before.windows if export.id not in kept]
+    if dropped:
+        warn(
+            f"{len(dropped):,} windows of the plan before are not in this one, {dropped[0].uri} first; if they are loaded, "
+            f"their rows stay: give them, too, or add them (migration-pipeline plan {plan.reference} --add WINDOW…)"
+        )
+
+
+def _write(plan: Plan, profile: Profile, read: Sequence[Export], storage: Storage) -> None:
+    """Write a plan, say what it holds and what is odd about the exports just read, and have a running Dagster load it."""
+    changed = write_plan(plan, settings.plans_dir())
+    click.echo(
+        f"{'planned' if changed else 'unchanged:'} {_summary(plan)}: {plan_path(settings.plans_dir(), profile.name)}"
+    )
+    for warning in first_look(profile, read, storage):
+        warn(warning)
+    _show_plan(plan, profile, changed)
+
+
+def _summary(plan: Plan) -> str:
+    """Say what a plan holds; of one with windows, base and windows apart, with their times."""
+    size = f"{readable_size(plan.bytes)} compressed"
+    if not plan.windows:
+        return f"{len(plan.files):,} files, {plan.items:,} items, {size}"
+    windows = {export.id for export in plan.windows}
+    files = [planned for planned in plan.files if planned.export_id in windows]
+    records = sum(planned.file.items for planned in files)
+    last = max(export.window.end for export in plan.windows if export.window)
+    return (
+        f"{len(plan.files) - len(files):,} files, {plan.items - records:,} items of {plan.exports[0].export_time}, and "
+        f"{len(windows):,} windows to {utc(last)}: {len(files):,} files, {records:,} records; {size}"
     )
 
 

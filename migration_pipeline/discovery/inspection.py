@@ -18,6 +18,7 @@ from migration_pipeline.discovery.attributes import Attribute
 from migration_pipeline.discovery.survey import EntityType, Survey, patterns, shown
 from migration_pipeline.errors import UsageError
 from migration_pipeline.migration.units import readable_size
+from migration_pipeline.sources.export import Window, utc
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -37,6 +38,7 @@ def facts(survey: Survey) -> dict[str, Any]:
     return {
         "export": {
             "id": export.id, "uri": export.uri, "items": export.items, "files": len(export.files),
+            "window": _window_facts(export.window) if export.window else None,
         },
         "looked_at": {
             "items": survey.looked_at,
@@ -56,6 +58,10 @@ def facts(survey: Survey) -> dict[str, Any]:
         ],
         "unread": survey.unread,
     }  # fmt: skip
+
+
+def _window_facts(window: Window) -> dict[str, Any]:
+    return {"from": utc(window.start), "to": utc(window.end), "view": window.view, "keys": list(window.keys)}
 
 
 def _type_facts(found: EntityType, survey: Survey) -> dict[str, Any]:
@@ -127,10 +133,30 @@ def scope(found: dict[str, Any]) -> str:
     )
 
 
+def window_sentence(found: dict[str, Any]) -> list[str]:
+    """Say of a window what counts as its items; nothing of a full export."""
+    if (window := found["export"]["window"]) is None:
+        return []
+    deleted = (
+        "a deleted one as it was before"
+        if window["view"] == "NEW_AND_OLD_IMAGES"
+        else "of a deleted one only the key"
+    )
+    return [
+        f"A window: the items written from {window['from']} to {window['to']} ({window['view']}), each as it was at the end, "
+        f"{deleted}."
+    ]
+
+
 def key_sentence(found: dict[str, Any]) -> str:
     """Say which attributes are taken for the key, and why."""
     names = " and ".join(map(shown, found["key"]["attributes"])) or "none"
     return f"Key, guessed: {names} ({found['key']['guessed_because']})."
+
+
+def sentences(found: dict[str, Any]) -> list[str]:
+    """All that is said before the tables."""
+    return [*window_sentence(found), scope(found), key_sentence(found)]
 
 
 def troubles(found: dict[str, Any]) -> list[str]:
@@ -204,7 +230,7 @@ def _notes(attribute: dict[str, Any]) -> Iterable[str]:
 
 def tables(found: dict[str, Any]) -> Group:
     """Lay the facts out for a terminal."""
-    parts: list[RenderableType] = [Text(scope(found)), Text(key_sentence(found))]
+    parts: list[RenderableType] = [Text(sentence) for sentence in sentences(found)]
     parts += [Text(trouble, style="yellow") for trouble in troubles(found)]
     if not found["types"]:
         return Group(*parts)
@@ -249,7 +275,7 @@ def html(found: dict[str, Any]) -> str:
     ]
     return page_template().render(
         export=found["export"],
-        sentences=[scope(found), key_sentence(found)],
+        sentences=sentences(found),
         troubles=troubles(found),
         type_columns=TYPE_COLUMNS,
         types=list(map(type_row, found["types"])),

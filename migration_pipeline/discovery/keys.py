@@ -71,8 +71,16 @@ class Key(msgspec.Struct, frozen=True):
 # -- the key ---------------------------------------------------------------------------------------
 
 
-def guess_key(items: Sequence[Item]) -> Key:
-    """Guess the key: attributes of one type (S, N or B) that all items have, and no two items have alike."""
+def guess_key(items: Sequence[Item], known: Sequence[str] = ()) -> Key:
+    """Guess the key: attributes of one type (S, N or B) that all items have, and no two items have alike.
+
+    `known` are the attributes of the key where the export names them, as a window does.
+    """
+    if known and all(item.keys() >= set(known) for item in items):
+        return Key(
+            tuple(sorted(known, key=lambda name: (_rank(name), name))),
+            "named by the window's records, which do not tell their order",
+        )
     candidates = _candidates(items)
     if not candidates:
         return Key((), "no attribute is there in all sampled items with one of the types S, N and B")

@@ -28,6 +28,7 @@ from migration_pipeline.sources.export import Export
 from migration_pipeline.sources.storage import Storage, StorageError
 from migration_pipeline.sources.stream import FileStream
 from migration_pipeline.sources.values import document
+from migration_pipeline.sources.windows import item_line
 
 MAX_ATTRIBUTES = 300
 """Attributes of one entity type that are looked at; more are hardly attributes, but data in their names."""
@@ -183,9 +184,8 @@ class Survey:
         self.sample = sample
         self.everything = False
         """Whether every item of the export was looked at, not the sample alone."""
-        good = list(_readable(sample))
-        items = [item for _, item in good]
-        self.key = guess_key(items)
+        items = list(self._readable())
+        self.key = guess_key(items, self.export.window.keys if self.export.window else ())
         self.rules: Sequence[Conditions] = guess_types(items, self.key)
         self.looked_at = 0
         """Items looked at, bad ones included."""
@@ -225,22 +225,27 @@ class Survey:
         for line in lines:
             self.looked_at += 1
             try:
+                line = self._item_line(line)
                 item = whole_item(line.line)
                 self._type_of(item).add(item, line, weight)
             except BadItem as error:
                 place = Place(line.file, line.number)
                 self.bad.setdefault(str(error), Unreadable(str(error), 0, place)).items += 1
 
+    def _item_line(self, line: Line) -> Line:
+        """Make a line of an item of it: of a window's record, the newest state of its item. Raises `BadItem`."""
+        return msgspec.structs.replace(line, line=item_line(line.line)) if self.export.window else line
+
+    def _readable(self) -> Iterator[Item]:
+        """Read the items of the sample; those that are bad are counted when they are looked at."""
+        for line in self.sample:
+            try:
+                yield whole_item(self._item_line(line).line)
+            except BadItem:
+                continue
+
     def _type_of(self, item: Item) -> EntityType:
         return next(found for conditions, found in self._types.items() if holds(conditions, item))
-
-
-def _readable(sample: Sample) -> Iterator[tuple[Line, Item]]:
-    for line in sample:
-        try:
-            yield line, whole_item(line.line)
-        except BadItem:
-            continue
 
 
 def survey_sample(sample: Sample, on_items: Callable[[int], None] = lambda _: None) -> Survey:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from migration_pipeline.engine.transform import Transform, rules_that_cannot_hold
-from migration_pipeline.errors import MigrationError
+from migration_pipeline.errors import BadItem, MigrationError
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.sources.export import Export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
+from migration_pipeline.sources.windows import item_line
 
 ITEMS = 1_000
 """Items that are looked at, at most."""
@@ -18,13 +19,16 @@ ITEMS = 1_000
 
 def first_look(profile: Profile, exports: Sequence[Export], storage: Storage) -> list[str]:
     """Return warnings of one line each about the rules on the first items, or about a file that cannot be read."""
-    file = next((file for export in exports for file in export.files if file.items), None)
-    if file is None:
+    found = next(((export, file) for export in exports for file in export.files if file.items), None)
+    if found is None:
         return []
+    export, file = found
     try:
         lines = _first_lines(FileStream(file, storage))
     except MigrationError as error:
         return [f"cannot read the first items: {error}"]
+    if export.window is not None:
+        lines = list(_items(lines))
     outcome = Transform(profile, dynamodb_json).numbered(lines, range(1, len(lines) + 1))
     said = rules_that_cannot_hold(profile, outcome.counts.unrouted)
     if not outcome.lines and not outcome.bad:
@@ -32,6 +36,15 @@ def first_look(profile: Profile, exports: Sequence[Export], storage: Storage) ->
             f"no route of the profile takes any of the first {len(lines):,} items of {file.name}: see its conditions"
         )
     return said
+
+
+def _items(records: Iterable[bytes]) -> Iterator[bytes]:
+    """Make lines of items of a window's records; what is no record shows when it is loaded."""
+    for line in records:
+        try:
+            yield item_line(line)
+        except BadItem:
+            continue
 
 
 def _first_lines(stream: FileStream) -> list[bytes]:

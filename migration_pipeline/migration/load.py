@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Any, get_type_hints
 
@@ -20,7 +20,7 @@ from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.sources.export import Window
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
-from migration_pipeline.sources.windows import ChangeReader, item_digests
+from migration_pipeline.sources.windows import ChangeReader, item_digests, micros
 from migration_pipeline.targets.catalog import TargetTable
 from migration_pipeline.targets.connection import DatabaseSettings
 from migration_pipeline.targets.ledger import Place
@@ -142,11 +142,24 @@ def transform_of(
 
 def place_of(plan: Plan, planned: PlannedFile) -> Place:
     """The place of a file in its plan's chain."""
+    window, digest = plan.window_of(planned), item_digests(plan.keys) if plan.keys else None
+    if window is None:
+        return Place(digest=digest)
+    earlier = plan.windows[: [each.id for each in plan.windows].index(planned.export_id)]
+    beside = [each for each in plan.files if each.export_id == planned.export_id and each != planned]
     return Place(
-        planned.export_id if plan.window_of(planned) else "",
-        tuple((each.export_id, each.file.name, each.file.md5) for each in plan.before(planned)),
-        item_digests(plan.keys) if plan.keys else None,
+        window=planned.export_id,
+        before=_promised(plan.before(planned)),
+        digest=digest,
+        beside=_promised(beside),
+        overlapped=tuple(each.id for each in earlier if each.window and each.window.end > window.start),
+        start=micros(window.start),
+        end=micros(window.end),
     )
+
+
+def _promised(files: Iterable[PlannedFile]) -> tuple[tuple[str, str, str], ...]:
+    return tuple((each.export_id, each.file.name, each.file.md5) for each in files)
 
 
 def _time(text: str) -> str | None:

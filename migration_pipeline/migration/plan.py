@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +16,8 @@ from typing import Any
 import msgspec
 
 from migration_pipeline.errors import UsageError
+from migration_pipeline.migration.chain import check_chain, holes
+from migration_pipeline.migration.followed import check_followed
 from migration_pipeline.migration.names import EXPORT, FINISHING
 from migration_pipeline.profile.profile import Profile, load_profile
 from migration_pipeline.sources.export import Export, ExportFile, Window
@@ -62,7 +63,7 @@ class Plan(msgspec.Struct, frozen=True):
     options: dict[str, Any] = {}
     """Values of the profile's options; those that are not here have their defaults."""
     allow_gap: bool = False
-    """Whether holes in the chain of windows were allowed when it was made."""
+    """Whether there are holes in the chain of windows, which were allowed when it was made."""
 
     @property
     def windows(self) -> list[PlannedExport]:
@@ -125,35 +126,107 @@ def make_plan(
     exports: Sequence[Export],
     files_per_run: int = 1,
     options: Mapping[str, Any] = MappingProxyType({}),
+    allow_gap: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Plan:
-    """Plan the files of `exports`, oldest export first.
+    """Plan the files of `exports`: full exports, the oldest first, then windows by their time.
 
-    `options` are values of the profile's options, or texts of them. Raises `UsageError` for two exports of one
-    id, for options that the profile does not take, and for tables whose assets would have one name.
+    `options` are values of the profile's options, or texts of them. `tell` hears of windows that overlap, and of holes in
+    their chain, which `allow_gap` allows. Raises `UsageError` for two exports of one id, for windows that do not follow a
+    full export or that the profile cannot follow, for options that the profile does not take, and for tables whose assets
+    would have one name.
     """
     _check_assets(profile)
     read = msgspec.to_builtins(profile.options(options))
-    ordered = sorted(exports, key=lambda export: (export.export_time, export.id))
-    for one, other in pairwise(ordered):
-        if one.id == other.id:
-            raise UsageError(f"{other.uri}: the export {other.id} is named twice; give each export once")
-    return Plan(
+    full = sorted((e for e in exports if e.window is None), key=lambda each: (each.export_time, each.id))
+    plan = Plan(
         format=FORMAT,
         profile=profile.name,
         reference=reference,
-        exports=tuple(PlannedExport(e.id, e.uri, e.table_arn, e.export_time) for e in ordered),
-        files=tuple(planned for export in ordered for planned in _planned(export)),
+        exports=tuple(map(_planned_export, full)),
+        files=tuple(planned for export in full for planned in _planned(export, _safe(export.id))),
         files_per_run=files_per_run,
         options={name: read[name] for name in options},
     )
+    _check_twice(exports)
+    return _with_windows(plan, profile, [e for e in exports if e.window is not None], allow_gap, tell)
 
 
-def _planned(export: Export) -> list[PlannedFile]:
+def add_windows(
+    plan: Plan,
+    profile: Profile,
+    exports: Sequence[Export],
+    allow_gap: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Plan:
+    """Add windows to a plan: what is planned stays as it is, and keeps its partitions.
+
+    Windows that the plan has already are passed over. Raises `UsageError` as `make_plan` does, and for a full export.
+    """
+    _check_twice(exports)
+    for export in exports:
+        if export.window is None:
+            raise UsageError(
+                f"{export.uri}: a full export, and only windows (incremental exports) can be added to a plan; "
+                f"make a new plan: migration-pipeline plan --profile {plan.reference} {export.uri}"
+            )
+    there = {export.id for export in plan.exports}
+    new = [export for export in exports if export.id not in there]
+    return _with_windows(plan, profile, new, allow_gap, tell) if new else plan
+
+
+def _check_twice(exports: Sequence[Export]) -> None:
+    seen = set[str]()
+    for export in exports:
+        if export.id in seen:
+            raise UsageError(f"{export.uri}: the export {export.id} is named twice; give each export once")
+        seen.add(export.id)
+
+
+def _with_windows(
+    plan: Plan, profile: Profile, new: Sequence[Export], allow_gap: bool, tell: Callable[[str], None]
+) -> Plan:
+    """Put windows in their places: behind the full exports, and among those that are there by their time."""
+    exports = sorted([*plan.exports, *map(_planned_export, new)], key=_place)
+    for note in check_chain(exports, allow_gap, holes(plan)):
+        tell(note)
+    places = {export.id: place for place, export in enumerate(exports)}
+    added = [planned for export in new for planned in _planned(export, _lead(export, exports[0].id))]
+    files = sorted([*plan.files, *added], key=lambda planned: places[planned.export_id])
+    made = msgspec.structs.replace(plan, exports=tuple(exports), files=tuple(files))
+    check_followed(profile, new, made.keys)
+    return msgspec.structs.replace(made, allow_gap=bool(holes(made)))
+
+
+def _planned_export(export: Export) -> PlannedExport:
+    return PlannedExport(
+        export.id, export.uri, export.table_arn, export.export_time, export.table_id, export.window
+    )
+
+
+def _place(export: PlannedExport) -> tuple[Any, ...]:
+    """Where an export stands in its plan: full ones as they are, then windows by their time."""
+    return (1, export.window.start, export.window.end, export.id) if export.window else (0,)
+
+
+def _planned(export: Export, lead: str) -> list[PlannedFile]:
     width = max(4, len(str(len(export.files))))
     return [
-        PlannedFile(f"{_safe(export.id)}_{number:0{width}}_{_safe(file.name)}", export.id, file)
+        PlannedFile(f"{lead}_{number:0{width}}_{_safe(file.name)}", export.id, file)
         for number, file in enumerate(export.files, 1)
     ]
+
+
+def _lead(export: Export, base: str) -> str:
+    """How the partition keys of a window begin, so that they sort behind those of the base, and by the window's time.
+
+    An export's own id begins with the time when it was asked for, which may be before the base's. Ids of DynamoDB are
+    digits first; a base in a folder of another name, which may sort behind "window", puts it before them.
+    """
+    assert export.window is not None  # noqa: S101
+    start, end = (f"{moment:%Y%m%dT%H%M%S}" for moment in (export.window.start, export.window.end))
+    word = "window" if _safe(base) < "window" else f"{_safe(base)}_window"
+    return f"{word}_{start}_{end}_{_safe(export.id)}"
 
 
 def _safe(name: str) -> str:

@@ -10,15 +10,19 @@ import base64
 import hashlib
 import os
 import re
+import zlib
 from collections import Counter
-from collections.abc import Callable
-from datetime import datetime
-from typing import Literal, TypeVar
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from functools import cache
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
+from isal import igzip, isal_zlib
 
 from migration_pipeline.errors import UsageError
-from migration_pipeline.sources.storage import Storage, StorageError, is_s3, join, split_s3
+from migration_pipeline.sources.storage import Listed, Storage, StorageError, explained, is_s3, join, split_s3
+from migration_pipeline.sources.windows import key_names
 
 
 class ExportError(UsageError):
@@ -70,14 +74,24 @@ class Export(msgspec.Struct, frozen=True):
     """None for a full export."""
 
 
+Instant = Annotated[datetime, msgspec.Meta(tz=True)]
+
+FULL, INCREMENTAL = "FULL_EXPORT", "INCREMENTAL_EXPORT"
+
+
 class _Summary(msgspec.Struct, rename="camel"):
     export_arn: str
     table_arn: str
     manifest_files_s3_key: str = msgspec.field(name="manifestFilesS3Key")
     item_count: int
     output_format: str
-    export_type: str = "FULL_EXPORT"
+    table_id: str = ""
+    export_type: str = FULL
+    """A full export's manifest does not have it."""
     export_time: str = ""
+    export_from_time: Instant | None = None
+    export_to_time: Instant | None = None
+    output_view: View | None = None
 
 
 class _File(msgspec.Struct, rename="camel"):
@@ -89,18 +103,57 @@ class _File(msgspec.Struct, rename="camel"):
 Decoded = TypeVar("Decoded")
 
 
-def read_export(location: str, storage: Storage, warn: Callable[[str], None] = lambda _: None) -> Export:
+Warn = Callable[[str], None]
+
+Listing = Callable[[str], dict[str, Listed]]
+"""Lists a folder, as `Storage.listing` does."""
+
+
+def read_export(location: str, storage: Storage, warn: Warn = lambda _: None) -> Export:
     """Read and check the manifest of the export at `location` (``s3://bucket/prefix/AWSDynamoDB/<id>`` or a folder).
 
     Raises `ExportError` when it is no export or its manifest is wrong, and `StorageError` when it
     cannot be read. `warn` hears of what could not be checked (an export copied without its ``.md5``).
     """
+    return read_exports([location], storage, warn)[0]
+
+
+def read_exports(locations: Sequence[str], storage: Storage, warn: Warn = lambda _: None) -> list[Export]:
+    """Read and check the manifests of several exports, as `read_export` does one.
+
+    Windows of one table share a folder of data files, which may be large: it is listed once.
+    """
+    listing = cache(storage.listing)
+    return [_read(location, storage, warn, listing) for location in locations]
+
+
+def _read(location: str, storage: Storage, warn: Warn, listing: Listing) -> Export:
     uri = _uri_of(location)
     summary_uri = join(uri, "manifest-summary.json")
     if not storage.exists(summary_uri):
         raise _not_an_export(uri, storage)
     summary = _decode(_Summary, _checked(storage, summary_uri, warn), summary_uri)
     _check_kind(summary, summary_uri)
+    window = _window(summary, summary_uri) if summary.export_type == INCREMENTAL else None
+    files = _files(summary, uri, storage, warn, listing)
+    if window is not None:
+        window = msgspec.structs.replace(window, keys=_key_of(files, storage, warn))
+    return Export(
+        id=uri.rsplit("/", 1)[-1],
+        uri=uri,
+        table_arn=summary.table_arn,
+        export_time=summary.export_time if window is None else utc(window.end),
+        items=summary.item_count,
+        files=files,
+        table_id=summary.table_id,
+        window=window,
+    )
+
+
+def _files(
+    summary: _Summary, uri: str, storage: Storage, warn: Warn, listing: Listing
+) -> tuple[ExportFile, ...]:
+    """Read which files the export has, and find them."""
     files_uri = join(uri, "manifest-files.json")
     lines = _checked(storage, files_uri, warn).splitlines()
     listed = [
@@ -112,14 +165,16 @@ def read_export(location: str, storage: Storage, warn: Callable[[str], None] = l
             f"{files_uri}: its files hold {promised:,} items, but manifest-summary.json says "
             f"{summary.item_count:,}; the manifest is incomplete: copy the export again"
         )
-    return Export(
-        id=uri.rsplit("/", 1)[-1],
-        uri=uri,
-        table_arn=summary.table_arn,
-        export_time=summary.export_time,
-        items=summary.item_count,
-        files=_resolve(listed, uri, files_uri, storage),
-    )
+    folders = [join(uri, "data")]
+    if summary.export_type == INCREMENTAL:
+        # All windows of a table have one folder, AWSDynamoDB/data. A copied window may have its own instead.
+        folders.insert(0, join(uri.rsplit("/", 1)[0], "data"))
+    return _resolve(listed, folders, files_uri, storage, listing)
+
+
+def utc(moment: datetime) -> str:
+    """Write a time as manifests do: ``2024-04-13T12:00:00Z``."""
+    return moment.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
 
 
 def _uri_of(location: str) -> str:
@@ -133,7 +188,7 @@ INSIDE = re.compile(r"/(?:manifest-(?:summary|files)\.(?:json|md5)|data|data/[^/
 """What people name instead of an export: its manifest, its folder of files, or one of these."""
 
 
-def _checked(storage: Storage, uri: str, warn: Callable[[str], None]) -> bytes:
+def _checked(storage: Storage, uri: str, warn: Warn) -> bytes:
     """Read a manifest and compare it with the .md5 beside it."""
     content = storage.read(uri)
     md5_uri = uri.removesuffix(".json") + ".md5"
@@ -163,55 +218,117 @@ def _check_kind(summary: _Summary, where: str) -> None:
             f"{where}: the export's format is {summary.output_format}; only DYNAMODB_JSON is read: "
             "export the table again with --export-format DYNAMODB_JSON"
         )
-    if summary.export_type != "FULL_EXPORT":
+    if summary.export_type not in (FULL, INCREMENTAL):
         raise ExportError(
-            f"{where}: this is an {summary.export_type}; only full exports are read: "
-            "export the table again with --export-type FULL_EXPORT"
+            f"{where}: its exportType is {summary.export_type!r}; only {FULL} and {INCREMENTAL} are read: "
+            "export the table again as one of these"
         )
 
 
-def _resolve(listed: list[_File], uri: str, where: str, storage: Storage) -> tuple[ExportFile, ...]:
-    """Find each data file below the export, and nowhere else.
+def _window(summary: _Summary, where: str) -> Window:
+    """Read what time an incremental export covers."""
+    start, end, view = summary.export_from_time, summary.export_to_time, summary.output_view
+    if start is None or end is None or view is None:
+        missing = "exportFromTime" if start is None else "exportToTime" if end is None else "outputView"
+        raise ExportError(f"{where}: an incremental export without {missing}; copy the manifest again")
+    if start >= end:
+        raise ExportError(
+            f"{where}: the window begins at {utc(start)}, which is not before its end at {utc(end)}; "
+            "copy the manifest again"
+        )
+    return Window(start.astimezone(timezone.utc), end.astimezone(timezone.utc), view)
+
+
+KEY_LINES = 100
+"""Records of a file that are looked at for the table's key: the first one names it, unless it is damaged."""
+
+KEY_FILES = 5
+"""Files that are looked at for it."""
+
+KEY_BYTES = 8 << 20
+"""Decompressed bytes of a line, beyond which it is no record."""
+
+
+UNREADABLE: Any = (EOFError, igzip.BadGzipFile, isal_zlib.error, zlib.error)
+"""What gunzip raises for bytes that are no gzip, or not all of it."""
+
+
+def _key_of(files: Sequence[ExportFile], storage: Storage, warn: Warn) -> tuple[str, ...]:
+    """Return the names of the attributes of the table's primary key, sorted: those in Keys of the first record that has any."""
+    filled = [file for file in files if file.items][:KEY_FILES]
+    for file in filled:
+        if names := _key_in(file, storage):
+            return names
+    if filled:
+        warn(f"{filled[0].uri}: no record at the beginning of the window has Keys; copy the export again")
+    return ()
+
+
+def _key_in(file: ExportFile, storage: Storage) -> tuple[str, ...]:
+    """Look for the key in one file. Its load says what is wrong if it cannot be unzipped. Raises `StorageError`."""
+    with explained(file.uri), storage.open(file.uri) as raw:
+        try:
+            with igzip.open(raw, "rb") as unzipped:
+                for _ in range(KEY_LINES):
+                    if names := key_names(unzipped.readline(KEY_BYTES)):
+                        return names
+        except UNREADABLE:
+            pass
+    return ()
+
+
+def _resolve(
+    listed: list[_File], folders: Sequence[str], where: str, storage: Storage, listing: Listing
+) -> tuple[ExportFile, ...]:
+    """Find each data file in the first of the export's `folders` that has it, and nowhere else.
 
     A copied export keeps the keys of its first place, so a key of another place stands for the file of
-    the same name in our own ``data`` folder.
+    the same name in our own folder.
     """
-    data = join(uri, "data")
-    there = storage.listing(data)
-    own_prefix = split_s3(data)[1] + "/" if is_s3(uri) else None
-    files = []
+    files, archived = [], []
     for line, file in enumerate(listed, 1):
-        key = file.data_file_s3_key
-        name = key.rsplit("/", 1)[-1]
-        # A prefix may begin with a slash; another path that does is none of an export's.
-        rooted = key.startswith("/") and not re.search(r"/AWSDynamoDB/[^/]+/data/[^/]+$", key)
-        if ".." in key.split("/") or rooted or not re.fullmatch(r"[\w.\-]+", name):
-            raise ExportError(f"{where}, line {line}: refused: its key points outside the export: {key!r}")
-        if not name.endswith(".json.gz"):
-            raise ExportError(
-                f"{where}, line {line}: {name} is not a .json.gz file, as all files of a DynamoDB JSON export are"
-            )
-        if name not in there:
-            moved = own_prefix is not None and not key.startswith(own_prefix)
-            hint = (
-                f" (the manifest's key is {key}; a copied export needs its files below data/)"
-                if moved
-                else ""
-            )
-            raise StorageError(
-                f"{join(data, name)}: no such file, but the manifest names it{hint}; copy it there"
-            )
-        files.append(ExportFile(name, join(data, name), file.item_count, file.md5_checksum, there[name].size))
+        name = _name_of(file.data_file_s3_key, f"{where}, line {line}")
+        folder = next((each for each in folders if name in listing(each)), None)
+        if folder is None:
+            raise _missing(file.data_file_s3_key, name, folders)
+        there = listing(folder)[name]
+        files.append(ExportFile(name, join(folder, name), file.item_count, file.md5_checksum, there.size))
+        if there.archived and not storage.is_restored(files[-1].uri):
+            archived.append(files[-1])
     twice = [name for name, times in Counter(file.name for file in files).items() if times > 1]
     if twice:
         raise ExportError(f"{where}: it names {twice[0]} twice; copy the manifest again")
-    archived = [f for f in files if there[f.name].archived and not storage.is_restored(f.uri)]
     if archived:
+        folder = archived[0].uri.rsplit("/", 1)[0]
         raise StorageError(
-            f"{data}: {len(archived):,} of {len(files):,} files are archived (Glacier), {archived[0].name} among them; "
+            f"{folder}: {len(archived):,} of {len(files):,} files are archived (Glacier), {archived[0].name} among them; "
             "restore them first (aws s3api restore-object), then plan again"
         )
     return tuple(sorted(files, key=lambda f: f.name))
+
+
+def _name_of(key: str, where: str) -> str:
+    """Return the file name in a key. Raises `ExportError` for a key that is none of an export's data file."""
+    name = key.rsplit("/", 1)[-1]
+    # A prefix may begin with a slash; another path that does is none of an export's.
+    rooted = key.startswith("/") and not re.search(r"/AWSDynamoDB/(?:[^/]+/)?data/[^/]+$", key)
+    if ".." in key.split("/") or rooted or not re.fullmatch(r"[\w.\-]+", name):
+        raise ExportError(f"{where}: refused: its key points outside the export: {key!r}")
+    if not name.endswith(".json.gz"):
+        raise ExportError(
+            f"{where}: {name} is not a .json.gz file, as all files of a DynamoDB JSON export are"
+        )
+    return name
+
+
+def _missing(key: str, name: str, folders: Sequence[str]) -> StorageError:
+    places = {split_s3(folder)[1] + "/" + name for folder in folders if is_s3(folder)}
+    moved = places and key not in places
+    other = f" (nor in {folders[1]})" if len(folders) > 1 else ""
+    hint = f" (the manifest's key is {key}; a copied export needs its files below data/)" if moved else ""
+    return StorageError(
+        f"{join(folders[0], name)}: no such file{other}, but the manifest names it{hint}; copy it there"
+    )
 
 
 def _not_an_export(uri: str, storage: Storage) -> Exception:

@@ -1,7 +1,8 @@
-"""Reads a record of an incremental export: which item, when it was written last, and its states before and after.
+"""Reads a line of an incremental export in DynamoDB JSON: what became of one item in a window.
 
-The page on the export's output format in the DynamoDB developer guide describes the lines. An image is read as a line of a
-full export is, so that all that is true of these is true of it.
+``{"Metadata":{"WriteTimestampMicros":{"N":"…"}},"Keys":{…},"OldImage":{…},"NewImage":{…}}``: an insert has no
+OldImage, a delete no NewImage, and with the view NEW_IMAGE no record has an OldImage. An image that is not there
+may also be spelled ``null``. Format: "DynamoDB table export output format" in the DynamoDB developer guide.
 """
 
 from __future__ import annotations
@@ -10,23 +11,32 @@ import hashlib
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import UNSET, UnsetType, defstruct
 
 from migration_pipeline.errors import BadItem
-from migration_pipeline.sources.export import Window
+
+if TYPE_CHECKING:
+    from migration_pipeline.sources.export import Window
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
+Image: Any = msgspec.Raw | UnsetType
+"""An item, not read yet; ``null`` also stands for none."""
 
-class _Number(msgspec.Struct, frozen=True, gc=False):
+
+class Micros(msgspec.Struct, frozen=True):
+    """A number as the wire has it."""
+
     N: str
 
 
-class _Metadata(msgspec.Struct, frozen=True, gc=False):
-    WriteTimestampMicros: _Number
+class Metadata(msgspec.Struct, frozen=True):
+    """When the item was written last in the window, in microseconds since 1970-01-01 UTC."""
+
+    WriteTimestampMicros: Micros
 
 
 class _KeyValue(msgspec.Struct, frozen=True, gc=False):
@@ -38,17 +48,46 @@ class _KeyValue(msgspec.Struct, frozen=True, gc=False):
 
 
 class WindowRecord(msgspec.Struct, frozen=True):
-    """A record of a window, its images unread."""
+    """A line of a window; its images are raw JSON, the attributes of an item by name."""
 
-    Metadata: _Metadata
+    Metadata: Metadata
     Keys: msgspec.Raw
-    OldImage: msgspec.Raw | UnsetType = UNSET
-    NewImage: msgspec.Raw | UnsetType = UNSET
+    OldImage: Image = UNSET
+    NewImage: Image = UNSET
+
+    @property
+    def state(self) -> bytes:
+        """The attributes that are known of the item: as it is now; of a deleted one, as it was, or only its key."""
+        images = (bytes(image) for image in (self.NewImage, self.OldImage) if image is not UNSET)
+        return next((image for image in images if image != b"null"), bytes(self.Keys))
+
+
+class _Keys(msgspec.Struct, frozen=True):
+    Keys: dict[str, msgspec.Raw]
 
 
 _decode = msgspec.json.Decoder(WindowRecord).decode
+_decode_names = msgspec.json.Decoder(_Keys).decode
 _decode_keys = msgspec.json.Decoder(dict[str, _KeyValue]).decode
 _encode = msgspec.json.Encoder().encode
+
+
+def item_line(line: bytes) -> bytes:
+    """Make a line of a full export of a record: its item's `WindowRecord.state`. Raises `BadItem`."""
+    try:
+        return b'{"Item":' + _decode(line).state + b"}"
+    except UnicodeDecodeError:
+        raise BadItem("invalid UTF-8") from None
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise BadItem(f"no record of an incremental export: {error}") from None
+
+
+def key_names(line: bytes) -> tuple[str, ...]:
+    """Return the names of the attributes in a record's Keys, sorted; none where that cannot be told."""
+    try:
+        return tuple(sorted(_decode_names(line).Keys))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return ()
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -87,7 +126,7 @@ class ChangeReader:
         return Change(item, written, old if self._both else _line(record.Keys), new)
 
 
-def _line(image: msgspec.Raw | UnsetType) -> bytes | None:
+def _line(image: Any) -> bytes | None:
     if image is UNSET or (raw := bytes(image)) == b"null":
         return None
     return b'{"Item":' + raw + b"}"
@@ -95,9 +134,7 @@ def _line(image: msgspec.Raw | UnsetType) -> bytes | None:
 
 def _reason(error: Exception) -> str:
     text = str(error) if isinstance(error, msgspec.ValidationError) else "malformed"
-    if "missing required field" in text:
-        return f"it is no record of a window: {text}"
-    return "it is no record of a window"
+    return f"no record of an incremental export{f': {text}' if 'missing required field' in text else ''}"
 
 
 def micros(time: datetime) -> int:

@@ -395,8 +395,16 @@ RENEW_ITEMS = """
 UPDATE migration.item i
    SET written = r.written, window_id = {window}, place = r.place, owned = r.owned
   FROM {records} r
- WHERE i.profile = {profile} AND i.item = r.item AND (rank = 'newer' OR (rank = 'same' AND r.was_owned <> r.owned))
+ WHERE i.profile = {profile} AND i.item = r.item AND (rank = 'newer' OR (rank = 'same' AND (r.was_owned <> r.owned OR r.was_window <> {window})))
 """
+
+ENTER_GONE = """
+INSERT INTO {records} (number, item, written, place, idle, owned, was_written, was_window, was_place, was_owned, rank)
+SELECT -row_number() OVER (), item, {end} - 1, 0, false, '{{}}', written, window_id, place, owned, 'newer'
+  FROM migration.item
+ WHERE profile = {profile} AND written >= {start} AND window_id = ANY ({earlier})
+"""
+"""A record of an earlier window that an item of this one has is of this one by now."""
 
 DISOWN = """
 UPDATE migration.item i

@@ -58,6 +58,10 @@ class EncodedChanges(NamedTuple):
         return len(self.data) + sum(map(len, self.moves.values())) + sum(len(data) for _, data in self.parts)
 
 
+NO_CHANGES = EncodedChanges([], Written(), [], b"", {})
+"""For items that are known to the ledger alone."""
+
+
 class _Keys:
     """Encodes the keys of a table's rows."""
 

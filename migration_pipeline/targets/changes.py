@@ -26,6 +26,9 @@ from migration_pipeline.targets.ledger import Ledger
 from migration_pipeline.targets.sql import Statements
 from migration_pipeline.targets.upsert import stage_rows, write_staged
 
+NO_LINE = -(1 << 62)
+"""Less than the number of any record, of those that stand in no line as well, which count down from -1."""
+
 
 class ChangeWriter(Writer):
     """Writes encoded changes into their tables; the records must be in the ledger by then."""
@@ -48,7 +51,7 @@ class ChangeWriter(Writer):
         """Write changes. Raises `psycopg2.Error`, and `Refused` for what a table would not hold as it is."""
         written, rows = encoded.account.copy(), dict(encoded.parts)
         numbers = [number for number, _, _ in encoded.records]
-        first, last = min(numbers, default=0), max(numbers, default=0)
+        first, last = min(numbers, default=NO_LINE), max(numbers, default=-1)
         for row_class, target in self.targets.items():
             self.table = target.table.qualified
             moves = self._moves[row_class]

@@ -37,17 +37,31 @@ class Place(msgspec.Struct, frozen=True):
     """The files that must be loaded before: export, name and MD5."""
     digest: Callable[[bytes], str] | None = None
     """Gives the digest of the item on a line of a full export; None where the plan has no windows."""
+    beside: tuple[tuple[str, str, str], ...] = ()
+    """The window's other files."""
+    overlapped: tuple[str, ...] = ()
+    """Earlier windows that end after this one begins."""
+    start: int = 0
+    """When the window begins, in microseconds of the epoch."""
+    end: int = 0
 
     @property
     def window_id(self) -> int:
         """A number for the window."""
-        return int.from_bytes(hashlib.blake2b(self.window.encode(), digest_size=7).digest(), "big")
+        return window_number(self.window)
+
+
+def window_number(export_id: str) -> int:
+    """A number for a window, by its export's id."""
+    return int.from_bytes(hashlib.blake2b(export_id.encode(), digest_size=7).digest(), "big")
 
 
 class Ledger:
     """The ledger of one profile, as one window's file sees it. Its methods run in the caller's transactions."""
 
-    def __init__(self, profile: str, window_id: int, token: str) -> None:
+    def __init__(self, profile: str, place: Place, token: str) -> None:
+        self._place = place
+        self._profile = profile
         self.records = Identifier("pg_temp", f"migration_{token}_records")
         """The records of a batch that are not superseded, and what the ledger said of their items before: a temporary table."""
         self.repeats = 0
@@ -58,7 +72,7 @@ class Ledger:
             "records": self.records,
             "bare": Identifier(self.records.strings[-1]),
             "profile": Literal(profile),
-            "window": Literal(window_id),
+            "window": Literal(place.window_id),
             "options": SQL(COPY_OPTIONS),
         }
 
@@ -102,6 +116,27 @@ class Ledger:
     def end_quarantine(self, export_id: str, file: str) -> Composed:
         """The statement that ends the quarantine of earlier states of the records' items."""
         return self.sql(bookkeeping.END_QUARANTINE, export=Literal(export_id), file=Literal(file))
+
+    def enter_gone(self, cursor: Any) -> bool:
+        """With a window's last file, enter items that were deleted without a record; returns whether there are any.
+
+        An item that an earlier window has with a write in this one's time, and that this one has no record of, was not there when
+        it began, and is not there when it ends.
+        """
+        if not self._place.overlapped:
+            return False
+        # The files of a window end one after another, so that one of them is the last.
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (self._place.window_id,))
+        if missing_of(cursor, self._profile, self._place.beside):
+            return False
+        cursor.execute(self.sql(bookkeeping.STAGE_RECORDS))
+        cursor.execute(self.sql("DELETE FROM {records}"))
+        earlier = Literal([window_number(each) for each in self._place.overlapped])
+        place = {"start": Literal(self._place.start), "end": Literal(self._place.end), "earlier": earlier}
+        cursor.execute(self.sql(bookkeeping.ENTER_GONE, **place))
+        self.known, self.repeats = cursor.rowcount, 0
+        cursor.execute(self.sql(bookkeeping.RENEW_ITEMS))
+        return self.known > 0
 
     def disown(self, cursor: Any, numbers: Collection[int]) -> None:
         """Take note that some records' items have no rows, because the database refused them."""
@@ -189,16 +224,19 @@ class TooEarlyError(DatabaseError):
 FILES_SHOWN = 5
 
 
+def missing_of(cursor: Any, profile: str, files: Sequence[tuple[str, str, str]]) -> list[str]:
+    """Name those of some files (export, name, MD5) that have no receipt."""
+    if not files:
+        return []
+    exports, names, md5s = (list(each) for each in zip(*files, strict=True))
+    of = {"profile": profile, "exports": exports, "files": names, "md5s": md5s}
+    cursor.execute(bookkeeping.NOT_LOADED, of)
+    return [name for (name,) in cursor.fetchall()]
+
+
 def expect_loaded(cursor: Any, profile: str, place: Place) -> None:
     """See that the files before one of a window are loaded. Raises `TooEarlyError`."""
-    if not place.before:
-        return
-    exports, files, md5s = zip(*place.before, strict=True)
-    cursor.execute(
-        bookkeeping.NOT_LOADED,
-        {"profile": profile, "exports": list(exports), "files": list(files), "md5s": list(md5s)},
-    )
-    if missing := [name for (name,) in cursor.fetchall()]:
+    if missing := missing_of(cursor, profile, place.before):
         more = f" and {len(missing) - FILES_SHOWN:,} more" if len(missing) > FILES_SHOWN else ""
         raise TooEarlyError(
             f"the window waits for {len(missing):,} of {len(place.before):,} files before it, which are not loaded: "

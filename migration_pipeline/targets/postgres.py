@@ -29,7 +29,7 @@ from migration_pipeline.profile.row import Row, Table
 from migration_pipeline.targets import bookkeeping
 from migration_pipeline.targets.bookkeeping import parameters
 from migration_pipeline.targets.catalog import TargetTable, try_statements
-from migration_pipeline.targets.change_encoder import ChangesEncoder
+from migration_pipeline.targets.change_encoder import NO_CHANGES, ChangesEncoder
 from migration_pipeline.targets.changes import ChangeWriter
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings, read_as, transaction
 from migration_pipeline.targets.copy_csv import BatchEncoder
@@ -109,7 +109,7 @@ class PostgresTarget:
         self._own = session is None
         self._session = session or Session(url, settings, on_retry)
         self._writer: TableWriter | ChangeWriter
-        self._ledger = Ledger(file.profile, place.window_id, self._session.token) if place.window else None
+        self._ledger = Ledger(file.profile, place, self._session.token) if place.window else None
         """Of a window."""
         self._touched: Touched | None = None
         """Of a full export that may meet items which windows have touched: one that was loaded before."""
@@ -194,6 +194,9 @@ class PostgresTarget:
                 return self._write_again(cursor, batch, close)
             written = self._write(cursor, batch)
             if close is not None:
+                if self._ledger and self._ledger.enter_gone(cursor):
+                    written.add(self._writer.write(cursor, NO_CHANGES))
+                    cursor.execute(self._ledger.end_quarantine("", ""))
                 report = close(written)
                 self._keep_receipt(cursor, report)
                 self._slice.land(cursor, report.rows)

@@ -124,11 +124,17 @@ def test_every_value_comes_back_as_it_was(
     assert found == [as_read(row) for row in sorted(some, key=lambda row: row.k)]
 
 
+def outcome_of(kind: type[Row], row: Any) -> Outcome:
+    outcome = Outcome([kind])
+    outcome.rows[kind].append(row)
+    return outcome
+
+
 def write(open_target: PostgresTarget, some: dict[type[Row], list[Any]], **options: Any) -> None:
     """Write rows that come from no items; a refusal of one raises."""
     batch: Any = SimpleNamespace(
         encoded=open_target.encoder.join(
-            [open_target.encoder.encode({kind: [row]}) for kind, rows in some.items() for row in rows]
+            [open_target.encoder.encode(outcome_of(kind, row)) for kind, rows in some.items() for row in rows]
         ),
         lines=[b""],
         bad=[],

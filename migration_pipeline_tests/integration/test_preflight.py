@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from migration_pipeline.migration.plan import Plan, plan_path, planned_profile, 
 from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.operations.files import read_files
 from migration_pipeline.operations.runs import log_lines
+from migration_pipeline.sources.export import utc
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.operating import (
     LOCATION,
@@ -25,6 +28,7 @@ from migration_pipeline_tests.operating import (
     eventually,
     operation,
 )
+from migration_pipeline_tests.windows import record, write_window
 
 TOP = Path(__file__).parents[2]
 
@@ -90,6 +94,11 @@ def the_plan(home: Path) -> Plan:
 def partitions_in_dagster(operator: Operation) -> set[str]:
     (node,) = operator.query(PARTITIONS, keys=[{"path": ["shop", "orders"]}])["assetNodes"]
     return set(node["partitionKeys"])
+
+
+def by_file(operator: Operation) -> list[dict[str, Any]]:
+    files: list[dict[str, Any]] = json.loads(run(operator, "status", "shop", "--json")[1])["by_file"]
+    return files
 
 
 def missing(operator: Operation) -> list[dict[str, Any]]:
@@ -257,6 +266,42 @@ def test_what_is_landed_may_go_once_all_is_made_and_comes_back_for_an_aggregate(
     # The file without items has landed nothing that could be gone.
     assert re_launched(output) == 2
     assert query(loaded.database_url, "SELECT count(*) > 0 FROM customer_activity") == [(True,)]
+    nothing_is_left(loaded)
+
+
+# -- windows --------------------------------------------------------------------------------------------
+
+
+def test_windows_that_are_added_are_missing_beside_what_is_materialized(
+    loaded: Operation, first: Plan, exports: tuple[str, str], home: Path
+) -> None:
+    """The Dagster that runs has their partitions, and keeps what it knows of the others."""
+    nothing_is_left(loaded)
+    (base,) = first.exports
+    began = datetime.fromisoformat(base.export_time.replace("Z", "+00:00")).replace(microsecond=0)
+    times = [utc(began + timedelta(minutes=minutes)) for minutes in (0, 15, 30)]
+    session = {"PK": {"S": "SESSION#1"}, "SK": {"S": "SESSION"}}
+    windows = [
+        write_window(
+            Path(base.uri).parents[1], [[record(None, session, start)]], start, end,
+            tableArn=base.table_arn, tableId=base.table_id,
+        )
+        for start, end in pairwise(times)
+    ]  # fmt: skip
+    states = {file["partition"]: file["run_id"] for file in by_file(loaded)}
+    try:
+        for window in reversed(windows):  # the later one first, over a hole
+            status, output = run(loaded, "plan", "shop", "--add", str(window), "--allow-gap")
+            assert status == 0, output
+        plan = the_plan(home)
+        assert partitions_in_dagster(loaded) == set(plan.by_partition()) > set(first.by_partition())
+        files = by_file(loaded)
+        assert [file["partition"] for file in files] == [planned.partition for planned in plan.files]
+        assert {file["partition"]: file["run_id"] for file in files[:3]} == states
+        assert [file["state"] for file in files] == ["materialized"] * 3 + ["missing"] * 2
+        assert [planned.export_id for planned in plan.files[3:]] == [window.name for window in windows]
+    finally:
+        assert run(loaded, "plan", "--profile", "shop", exports[0])[0] == 0
     nothing_is_left(loaded)
 
 

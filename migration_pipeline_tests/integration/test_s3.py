@@ -19,6 +19,7 @@ from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage, StorageError, split_s3
 from migration_pipeline.sources.stream import FileStream
 from migration_pipeline_tests.s3 import s3_server
+from migration_pipeline_tests.windows import record, write_window
 
 PREFIX = "some/prefix"
 
@@ -197,6 +198,32 @@ def test_archived_files_are_found_by_their_listing(bucket: str, shop_export: Pat
     assert read_all(f"s3://{bucket}/{key}") == 6_000
     instant = copied(bucket, shop_export, "instant/", "instant/", StorageClass="GLACIER_IR")
     assert read_all(f"s3://{bucket}/{instant}") == 6_000
+
+
+def test_a_window_reads_the_same_from_s3_and_from_a_folder(bucket: str, tmp_path: Path) -> None:
+    item = {"PK": {"S": "A"}, "SK": {"S": "X"}}
+    times = ("2024-01-01T00:00:00Z", "2024-01-01T00:15:00Z")
+    folder = write_window(tmp_path, [[record(item)], []], *times)
+    s3, place = boto3.client("s3"), f"s3://{bucket}/AWSDynamoDB/{folder.name}"
+    for path in tmp_path.rglob("*.*"):
+        s3.upload_file(str(path), bucket, str(path.relative_to(tmp_path)))
+    remote, local = read_export(place, Storage()), read_export(str(folder), Storage())
+    assert remote.window == local.window
+    assert [(f.name, f.items, f.md5, f.size) for f in remote.files] == [
+        (f.name, f.items, f.md5, f.size) for f in local.files
+    ]
+    assert [f.uri for f in remote.files] == [f"s3://{bucket}/AWSDynamoDB/data/{f.name}" for f in local.files]
+    assert read_all(place) == 1
+    name = local.files[1].name
+    extra: Any = {"StorageClass": "GLACIER"}
+    s3.put_object(Bucket=bucket, Key=f"AWSDynamoDB/data/{name}", Body=b"", **extra)
+    with pytest.raises(
+        StorageError, match=rf"AWSDynamoDB/data: 1 of 2 files are archived \(Glacier\), {name}"
+    ):
+        read_export(place, Storage())
+    s3.delete_object(Bucket=bucket, Key=f"AWSDynamoDB/data/{name}")
+    with pytest.raises(StorageError, match=rf"AWSDynamoDB/data/{name}: no such file \(nor in {place}/data\)"):
+        read_export(place, Storage())
 
 
 class Answering(BaseHTTPRequestHandler):

@@ -76,8 +76,8 @@ class Target:
         self.retries = 0
         self.encoder = self
 
-    def encode(self, rows: dict[type[Row], list[Row]]) -> list[Row]:
-        return [row for batch in rows.values() for row in batch]
+    def encode(self, outcome: Outcome) -> list[Row]:
+        return outcome.all_rows
 
     def join(self, pieces: Sequence[list[Row]]) -> Any:
         flat = [row for piece in pieces for row in piece]

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from migration_pipeline.sources.export import ExportError, read_export
-from migration_pipeline.sources.storage import Storage, StorageError
+from migration_pipeline.sources.export import ExportError, Window, read_export, read_exports
+from migration_pipeline.sources.storage import Listed, Storage, StorageError
+from migration_pipeline_tests.exports import write_export
+from migration_pipeline_tests.windows import change_summary as change
+from migration_pipeline_tests.windows import line_of, record, without_old, write_manifest, write_window
 
 
 @pytest.fixture
@@ -87,7 +93,10 @@ def test_a_manifest_that_counts_wrong_is_refused(export: Path) -> None:
     ("changes", "message"),
     [
         ({"outputFormat": "ION"}, "format is ION; only DYNAMODB_JSON"),
-        ({"exportType": "INCREMENTAL_EXPORT"}, "INCREMENTAL_EXPORT; only full exports"),
+        (
+            {"exportType": "PARTIAL"},
+            "exportType is 'PARTIAL'; only FULL_EXPORT and INCREMENTAL_EXPORT are read",
+        ),
         ({"itemCount": "many"}, "not a valid manifest of a DynamoDB export"),
     ],
 )
@@ -145,3 +154,176 @@ def test_a_folder_that_is_no_export_says_where_one_is(export: Path, tmp_path: Pa
         read(tmp_path / "empty")
     with pytest.raises(StorageError, match="no such folder"):
         read(tmp_path / "nowhere")
+
+
+# -- windows ---------------------------------------------------------------------------------------
+
+START, END = "2024-01-01T00:00:00Z", "2024-01-01T00:15:00Z"
+
+ITEM = {"PK": {"S": "A"}, "SK": {"N": "1"}, "x": {"S": "new"}}
+
+
+def window_of(folder: Path, *files: Sequence[dict[str, Any] | bytes], **more: Any) -> Path:
+    return write_window(folder, files or ([record(ITEM)], []), START, END, **more)
+
+
+def test_a_window_is_read_as_its_manifest_says(tmp_path: Path) -> None:
+    found = read(window_of(tmp_path, [], [record(ITEM), record(ITEM | {"SK": {"N": "2"}})], [record(ITEM)]))
+    assert found.window == Window(
+        datetime(2024, 1, 1, tzinfo=timezone.utc),
+        datetime(2024, 1, 1, 0, 15, tzinfo=timezone.utc),
+        "NEW_AND_OLD_IMAGES",
+        ("PK", "SK"),
+    )
+    assert (found.items, found.table_id, found.export_time) == (3, "1", END)
+    assert found.table_arn.endswith("table/things")
+    assert [file.items for file in found.files] == [0, 2, 1]
+    assert {Path(file.uri).parent for file in found.files} == {tmp_path / "AWSDynamoDB" / "data"}
+    assert all(file.size == Path(file.uri).stat().st_size for file in found.files)
+
+
+def test_a_manifest_without_export_type_is_of_a_full_export(tmp_path: Path) -> None:
+    folder = write_export(tmp_path, [[ITEM]])
+    assert "exportType" not in json.loads((folder / "manifest-summary.json").read_text())
+    found = read(folder)
+    assert (found.window, found.table_id) == (None, "1")
+    change(folder, exportType="FULL_EXPORT")
+    assert read(folder) == found
+
+
+def test_windows_that_share_a_folder_are_told_apart_by_their_manifests(tmp_path: Path) -> None:
+    one = window_of(tmp_path)
+    other = write_window(tmp_path, [[record(ITEM)] * 2], END, "2024-01-01T00:30:00Z")
+    write_export(tmp_path, [[ITEM]])
+    (tmp_path / "AWSDynamoDB" / "data" / "stray.json.gz").write_bytes(b"of nobody")
+    first, second = read_exports([str(one), str(other)], Storage())
+    assert (len(first.files), len(second.files)) == (2, 1)
+    assert not {file.uri for file in first.files} & {file.uri for file in second.files}
+
+
+class Counting(Storage):
+    """Counts which folders are listed."""
+
+    def __init__(self) -> None:
+        self.listed: list[str] = []
+
+    def listing(self, folder: str) -> dict[str, Listed]:
+        self.listed.append(folder)
+        return super().listing(folder)
+
+
+def test_the_shared_folder_is_listed_once_for_all_windows(tmp_path: Path) -> None:
+    one, storage = window_of(tmp_path), Counting()
+    other = write_window(tmp_path, [[record(ITEM)] * 2], END, "2024-01-01T00:30:00Z")
+    read_exports([str(one), str(other)], storage)
+    assert storage.listed == [str(tmp_path / "AWSDynamoDB" / "data")]
+
+
+def test_a_copied_window_may_have_its_own_data(tmp_path: Path) -> None:
+    folder = window_of(tmp_path, own_data=True)
+    assert {Path(file.uri).parent for file in read(folder).files} == {folder / "data"}
+    copy = tmp_path / "elsewhere" / "copy"
+    shutil.copytree(folder, copy)
+    assert read(copy).files[0].uri == str(copy / "data" / read(copy).files[0].name)
+    (copy / "data").rename(copy.parent / "data")
+    assert Path(read(copy).files[0].uri).parent == copy.parent / "data"
+
+
+def test_a_window_s_keys_may_be_of_another_bucket_and_prefix(tmp_path: Path) -> None:
+    path = window_of(tmp_path) / "manifest-files.json"
+    write_manifest(path, path.read_bytes().replace(b'"AWSDynamoDB/', b'"/old/prefix/AWSDynamoDB/'))
+    assert read(path.parent).items == 1
+
+
+@pytest.mark.parametrize(
+    "key", ["../data/x.json.gz", "/etc/x.json.gz", "AWSDynamoDB/data/../../x.json.gz", "AWSDynamoDB/data/"]
+)
+def test_a_key_of_a_window_that_leads_out_is_refused(tmp_path: Path, key: str) -> None:
+    folder = window_of(tmp_path)
+    change_first_file(folder, dataFileS3Key=key)
+    with pytest.raises(ExportError, match=r"manifest-files.json, line 1: refused"):
+        read(folder)
+
+
+def test_a_full_export_takes_no_file_of_the_windows_folder(tmp_path: Path) -> None:
+    folder = write_export(tmp_path, [[ITEM]])
+    (folder / "data").rename(tmp_path / "AWSDynamoDB" / "data")
+    with pytest.raises(StorageError, match=r"file00\w+.json.gz: no such file, but the manifest names it"):
+        read(folder)
+
+
+def test_a_missing_file_of_a_window_is_named_with_both_places(tmp_path: Path) -> None:
+    folder = window_of(tmp_path)
+    victim = Path(read(folder).files[0].uri)
+    victim.unlink()
+    with pytest.raises(StorageError) as error:
+        read(folder)
+    assert f"{victim}: no such file (nor in {folder}/data), but the manifest names it" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"outputFormat": "ION"}, "format is ION; only DYNAMODB_JSON"),
+        ({"exportFromTime": ...}, "an incremental export without exportFromTime; copy the manifest"),
+        ({"exportToTime": ...}, "without exportToTime"),
+        ({"outputView": ...}, "without outputView"),
+        ({"outputView": "KEYS_ONLY"}, "not a valid manifest"),
+        ({"exportToTime": "tomorrow"}, "not a valid manifest"),
+        ({"exportToTime": "2024-01-01T00:15:00"}, "not a valid manifest"),  # of which zone?
+        ({"exportToTime": START}, f"begins at {START}, which is not before its end at {START}"),
+        ({"exportToTime": "2023-12-31T00:00:00Z"}, "is not before its end at 2023-12-31T00:00:00Z"),
+        ({"itemCount": 5}, "its files hold 1 items, but manifest-summary.json says 5"),
+    ],
+)
+def test_a_window_with_a_wrong_manifest_is_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    folder = window_of(tmp_path)
+    change(folder, **changes)
+    with pytest.raises(ExportError, match=message) as error:
+        read(folder)
+    assert "manifest-" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_times_of_a_window_are_kept_in_utc(tmp_path: Path) -> None:
+    folder = window_of(tmp_path)
+    change(folder, exportFromTime="2024-01-01T01:00:00+01:00")
+    assert read(folder).window.start.isoformat() == "2024-01-01T00:00:00+00:00"
+
+
+BROKEN = line_of(record(ITEM)).replace(b'"Keys"', b'"Kyes"')
+
+
+@pytest.mark.parametrize(
+    ("files", "keys"),
+    [
+        ([[], [record(ITEM, keys=["PK"])]], ("PK",)),
+        ([[BROKEN, b"{", b"", b"\xff", record(ITEM)]], ("PK", "SK")),
+        ([[BROKEN], [without_old(record(old=ITEM))]], ("PK", "SK")),
+        ([[], []], ()),
+    ],
+)
+def test_the_key_is_that_of_the_first_record_that_names_it(
+    tmp_path: Path, files: list[list[Any]], keys: tuple[str, ...]
+) -> None:
+    warnings: list[str] = []
+    found = read_export(str(window_of(tmp_path, *files)), Storage(), warnings.append)
+    assert found.window is not None
+    assert (found.window.keys, warnings) == (keys, [])
+
+
+def test_a_window_whose_records_name_no_key_is_told(tmp_path: Path) -> None:
+    warnings: list[str] = []
+    found = read_export(str(window_of(tmp_path, [BROKEN])), Storage(), warnings.append)
+    assert found.window is not None
+    assert found.window.keys == ()
+    assert ["no record at the beginning of the window has Keys" in text for text in warnings] == [True]
+
+
+def test_a_broken_file_does_not_hide_the_key_in_the_next(tmp_path: Path) -> None:
+    folder = window_of(tmp_path, [record(ITEM)], [record(ITEM)])
+    for damage in (b"no gzip at all", gzip.compress(b"x" * 10_000)[:20]):
+        Path(read(folder).files[0].uri).write_bytes(damage)
+        assert read(folder).window.keys == ("PK", "SK")
