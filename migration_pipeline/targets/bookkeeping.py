@@ -435,9 +435,9 @@ DELETE FROM {moves} k
 OWNED_BEFORE = """
 INSERT INTO {moves} (number, taken, {columns})
 SELECT r.number, false, {values}
-  FROM {records} r, jsonb_array_elements(r.was_owned -> {table}) AS owned
+  FROM {records} r, jsonb_array_elements(r.was_owned -> {table}) AS before (had)
  WHERE r.rank IS NOT NULL AND r.was_owned -> {table} IS DISTINCT FROM r.owned -> {table}
-   AND NOT coalesce(r.owned -> {table}, '[]') @> jsonb_build_array(owned)
+   AND NOT coalesce(r.owned -> {table}, '[]') @> jsonb_build_array(had)
    AND r.number BETWEEN {first} AND {last}
 """
 

@@ -89,7 +89,7 @@ class _Moves:
                 SQL("{} {}").format(Identifier(fit.column.name), SQL(fit.exact or fit.staged)) for fit in fits
             ),
             "values": SQL(", ").join(
-                SQL("(owned ->> {})::{}").format(Literal(place), SQL(fit.exact or fit.staged))
+                SQL("(had ->> {})::{}").format(Literal(place), SQL(fit.exact or fit.staged))
                 for place, fit in enumerate(fits)
             ),
             "key": key_document_of(target, "k"),

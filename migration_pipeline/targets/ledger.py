@@ -12,7 +12,7 @@ A full export says nothing of items in the ledger. While a batch of one is writt
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import msgspec

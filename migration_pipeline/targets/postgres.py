@@ -34,7 +34,7 @@ from migration_pipeline.targets.changes import ChangeWriter
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings, read_as, transaction
 from migration_pipeline.targets.copy_csv import BatchEncoder
 from migration_pipeline.targets.ddl import read_targets
-from migration_pipeline.targets.halving import write_batch
+from migration_pipeline.targets.halving import Writer, write_batch
 from migration_pipeline.targets.landing import Slice
 from migration_pipeline.targets.ledger import (
     Ledger,
@@ -194,9 +194,7 @@ class PostgresTarget:
                 return self._write_again(cursor, batch, close)
             written = self._write(cursor, batch)
             if close is not None:
-                if self._ledger and self._ledger.enter_gone(cursor):
-                    written.add(self._writer.write(cursor, NO_CHANGES))
-                    cursor.execute(self._ledger.end_quarantine("", ""))
+                self._end_window(cursor, written)
                 report = close(written)
                 self._keep_receipt(cursor, report)
                 self._slice.land(cursor, report.rows)
@@ -280,6 +278,13 @@ class PostgresTarget:
         if self._touched and (numbers := self._touched.numbers(cursor, batch)):
             return without(batch, numbers)
         return batch, Written()
+
+    def _end_window(self, cursor: Any, written: Written) -> None:
+        """With a window's last file, take away the rows of items that were deleted without a record."""
+        if self._ledger and self._ledger.enter_gone(cursor):
+            writer: Writer = self._writer
+            written.add(writer.write(cursor, NO_CHANGES))
+            cursor.execute(self._ledger.end_quarantine("", ""))
 
     def _item_of(self, batch: Batch, bad: Bad) -> str | None:
         if self._ledger:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from migration_pipeline import Integer, Row
 from migration_pipeline.engine.batch import TooManyBad
 from migration_pipeline.engine.file_report import FileReport
-from migration_pipeline.engine.transform import Bad
+from migration_pipeline.engine.transform import Bad, Outcome
 from migration_pipeline.profile.row import table_of
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
 from migration_pipeline.targets.copy_csv import RowEncoder

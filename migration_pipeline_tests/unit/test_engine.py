@@ -15,7 +15,7 @@ from migration_pipeline import Item, Profile, Row, prefix
 from migration_pipeline.engine.batch import Batch, Written
 from migration_pipeline.engine.file_report import FileReport
 from migration_pipeline.engine.load import FileLoad, LoadSettings
-from migration_pipeline.engine.transform import Bad, Transform
+from migration_pipeline.engine.transform import Bad, Outcome, Transform
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.sources import dynamodb_json
 
