@@ -16,7 +16,7 @@ from random import Random
 from typing import TypeAlias
 
 from migration_pipeline.demo.sample_faults import listed, plant
-from migration_pipeline.demo.sample_layout import DataFile, FullExport, clear, json_lines, write_manifests
+from migration_pipeline.demo.sample_layout import DataFile, FullExport, clear, json_lines, write_manifest
 from migration_pipeline.demo.sample_pictures import Pictures
 from migration_pipeline.demo.sample_shop import Mix, Shop
 from migration_pipeline.errors import UsageError
@@ -75,7 +75,7 @@ def write_sample(
         size += file.size
     if faults:
         listing.write_bytes(json_lines(listed(faults, names, ranges)))
-    write_manifests(root, entries, export.summary(items, size))
+    write_manifest(root, entries, export.summary(items, size))
     return root
 
 

@@ -10,17 +10,23 @@ import json
 import shutil
 import uuid
 from base64 import b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from random import Random
 from types import TracebackType
+from typing import TypeVar
 
 from isal import isal_zlib
 
 _COMPRESSION = 2  # of ISA-L's levels 0 to 3
 _GZIP_WINDOW = 31  # zlib's wbits for gzip; the header that comes with it holds no time
+_CHUNK = 1024  # lines that wait for the compressor
 EPOCH = datetime(1970, 1, 1)
+
+
+_File = TypeVar("_File", bound="DataFile")
 
 
 class FullExport:
@@ -132,7 +138,7 @@ class DataFile:
         self.size = 0
         """Bytes before compression."""
 
-    def __enter__(self) -> DataFile:
+    def __enter__(self: _File) -> _File:
         return self
 
     def __exit__(
@@ -158,6 +164,45 @@ class DataFile:
         return self._md5.digest()
 
 
+class LineFile(DataFile):
+    """A data file that is written line by line, and counts them."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.name = path.name
+        self.items = 0
+        """Lines so far."""
+        self._lines: list[bytes] = []
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Write what waits, too."""
+        if kind is None:
+            self._flush()
+        super().__exit__(kind, error, trace)
+
+    def add(self, line: bytes) -> None:
+        """Write a line."""
+        self.items += 1
+        self._lines.append(line)
+        if len(self._lines) >= _CHUNK:
+            self._flush()
+
+    def copy(self, lines: Iterator[bytes], number: int) -> None:
+        """Write the next `number` lines of others."""
+        self.items += number
+        while number > 0:
+            self._lines += islice(lines, min(number, _CHUNK))
+            number -= _CHUNK
+            if len(self._lines) >= _CHUNK:
+                self._flush()
+
+    def _flush(self) -> None:
+        self.write(b"".join(self._lines))
+        self._lines.clear()
+
+
 def iso(time: datetime, timespec: str = "milliseconds") -> str:
     """A time as DynamoDB spells it."""
     return time.isoformat(timespec=timespec) + "Z"
@@ -177,16 +222,24 @@ def clear(root: Path) -> None:
     (root / "_started").touch()
 
 
-def write_manifests(root: Path, entries: Iterable[dict[str, object]], summary: dict[str, object]) -> None:
+def write_manifests(root: Path, export: FullExport, files: Sequence[LineFile]) -> int:
+    """Write both manifests of files that are complete; return the number of their lines."""
+    items = sum(file.items for file in files)
+    entries = [export.file_entry(file.name, file.items, file.md5) for file in files]
+    write_manifest(root, entries, export.summary(items, sum(file.size for file in files)))
+    return items
+
+
+def write_manifest(root: Path, entries: Iterable[dict[str, object]], summary: dict[str, object]) -> None:
     """Write both manifests, each with its MD5.
 
     A reader takes an export with a summary for complete, so the summary comes last.
     """
-    _write_manifest(root, "manifest-files", json_lines(entries))
-    _write_manifest(root, "manifest-summary", json_lines([summary]).rstrip())
+    _write(root, "manifest-files", json_lines(entries))
+    _write(root, "manifest-summary", json_lines([summary]).rstrip())
 
 
-def _write_manifest(root: Path, name: str, content: bytes) -> None:
+def _write(root: Path, name: str, content: bytes) -> None:
     (root / f"{name}.md5").write_bytes(b64encode(_md5(content)))
     (root / f"{name}.json").write_bytes(content)
 
