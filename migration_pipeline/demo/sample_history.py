@@ -16,10 +16,10 @@ from random import Random
 
 from migration_pipeline.demo.sample import Progress, named, write_sample
 from migration_pipeline.demo.sample_base import Base, Stop, write_final
+from migration_pipeline.demo.sample_changes import changes_of
 from migration_pipeline.demo.sample_faults import Fault
 from migration_pipeline.demo.sample_layout import FullExport, WindowExport, json_lines
-from migration_pipeline.demo.sample_stories import EARLY, Dealt, Items, deal
-from migration_pipeline.demo.sample_tables import table_of
+from migration_pipeline.demo.sample_stories import EARLY, Dealt, Items, deal, of_the_base
 from migration_pipeline.demo.sample_window_faults import Broken, Planted
 from migration_pipeline.demo.sample_windows import Clock, keys_reader, record, write_window
 from migration_pipeline.errors import UsageError
@@ -63,7 +63,8 @@ def write_history(
     as the base (at most `sample_windows.MOST_FILES`). `bad` faults are planted in the base, and as many more in the
     windows; ``folder/bad-items.jsonl`` lists the broken lines of all exports, also of the final one. Some broken items
     are mended, and some deleted: these writes, and broken records, come on top of `changes`. `on_progress` hears
-    of the base only. The same arguments give the same bytes. Raises `UsageError` for numbers that make no history.
+    of the base only. The same arguments give the same bytes, and both views tell the same history. Raises `UsageError`
+    for numbers that make no history.
     """
     if changes < 1 or windows < 1 or view not in VIEWS:
         raise UsageError(
@@ -71,7 +72,7 @@ def write_history(
             f"not {changes} changes in {windows} windows with {view}."
         )
     told = named(items=items, files=files, seed=seed, bad=bad, profile=profile)
-    name = f"{told.id}: {changes} changes in {windows} windows, {view}"
+    name = f"{told.id}: {changes} changes in {windows} windows"
     exports, final = _later(told, windows, view, name)
     for stale in (*exports, final):  # what is left of another call must not pass for complete
         (folder / "AWSDynamoDB" / stale.id / "manifest-summary.json").unlink(missing_ok=True)
@@ -80,7 +81,7 @@ def write_history(
     )
     base = Base(root, folder / "bad-items.jsonl")
     dealt = deal(changes, windows, items - len(base.faults), Random(f"stories {name}"))
-    writer = _Writer(told, base, Items(table_of(told, items, seed)), dealt, Random(f"windows {name}"))
+    writer = _Writer(told, base, Items(changes_of(told, items, seed)), dealt, Random(f"windows {name}"))
     writer.broken.heal({position: fault["kind"] for position, fault in base.faults.items()})
     writer.broken.plant(bad, view, first=items)
     records = [writer.window(folder, number, export, files) for number, export in enumerate(exports)]
@@ -93,7 +94,7 @@ def _later(base: FullExport, windows: int, view: str, name: str) -> tuple[list[W
     """The names and times of the windows, and of the final export."""
     start = base.time.replace(microsecond=0) - _BEFORE
     borders = pairwise(start + number * _WINDOW for number in range(windows + 1))
-    exports = [WindowExport(base, *times, view, f"{times[0]} {name}") for times in borders]
+    exports = [WindowExport(base, *times, view, f"{times[0]} {name}, {view}") for times in borders]
     return exports, base.later(exports[-1].end, f"final {name}")
 
 
@@ -103,19 +104,21 @@ class _Writer:
     def __init__(self, told: FullExport, base: Base, lives: Items, dealt: Dealt, random: Random) -> None:
         self._time, self._base, self._lives, self._random = told.time, base, lives, random
         self._windows = dealt.windows
-        self._keys_of = keys_reader(lives.table.keys)
+        self._keys_of = keys_reader(lives.changes.keys)
         self.broken = Broken(len(dealt.windows), random.getrandbits(64))
         self._listed = list(base.listed)
-        wanted = [2 * story + nth for story, number in enumerate(dealt.base) for nth in range(number)]
+        stories = dealt.stories
+        wanted = [2 * story + nth for story, text in enumerate(stories) for nth in range(of_the_base(text))]
         chosen = base.choose(len(wanted), random)
         self._homes = dict(sorted(zip(chosen, wanted, strict=True)))
         for item, state in zip(self._homes.values(), base.read(list(self._homes)), strict=True):
-            lives.add(item, state)
+            lives.add(item, state, stories[item // 2])
 
     def window(self, folder: Path, number: int, export: WindowExport, files: int) -> int:
         """Write a window; return the number of its records."""
         written, faults = write_window(folder, export, files, self._records(number, export), self._random)
         self._listed += faults
+        self._windows[number].clear()
         return written
 
     def _records(self, number: int, export: WindowExport) -> Iterator[tuple[bytes, Fault | None]]:

@@ -19,6 +19,7 @@ _DAY = 86_400_000_000  # microseconds
 RECORD_FAULTS = (
     Fault("no_keys", "line", "the record has no Keys", r'"Keys":.*?\}\},', ""),
     Fault("no_images", "line", "the record has no image, in a view with both", ',"NewImage":.*', "}"),
+    Fault("no_metadata", "line", "the record does not say when it was written", '"Metadata":.*?}},', ""),
     Fault("before_window", "line", "the record was written before the window", r"\d{16}", ""),
     Fault("after_window", "line", "the record was written after the window", r"\d{16}", ""),
     Fault("malformed_record", "line", "a comma is missing between members", ',"NewImage"', '"NewImage"'),
@@ -99,9 +100,9 @@ class Broken:
 
 
 def window_faults(view: str) -> list[Fault]:
-    """All faults of a window with a view; in NEW_IMAGE a record without images is that of a delete."""
-    records = [fault for fault in RECORD_FAULTS if fault.kind != "no_images" or view != "NEW_IMAGE"]
-    return [*records, *ITEM_FAULTS]
+    """All faults of windows with a view; in NEW_IMAGE a record without images is right: that of a delete."""
+    other = "no_metadata" if view != "NEW_IMAGE" else "no_images"
+    return [*(fault for fault in RECORD_FAULTS if fault.kind != other), *ITEM_FAULTS]
 
 
 def _keys(number: int) -> bytes:

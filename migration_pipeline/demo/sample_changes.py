@@ -1,4 +1,4 @@
-"""What is written to the sample's tables after T0: new items, updates, and items that leave or take a row.
+"""What is written to a sample's table after T0: new items, updates, and items that leave or take a row.
 
 In the shop, route, table and key of a row come from the item's primary key, which never changes. So a row
 goes from one item to another by a delete and a put: an order moves to another customer and is still the same row
@@ -16,7 +16,7 @@ from migration_pipeline.demo.sample_pictures import Pictures
 from migration_pipeline.demo.sample_shop import Attributes, Mix, Shop
 
 
-class Table(Protocol):
+class Changes(Protocol):
     """What happens to the items of a table. No call changes an item that it is given."""
 
     keys: tuple[str, ...]
@@ -38,17 +38,17 @@ class Table(Protocol):
         """Both items after they have changed places, as far as the table lets them."""
 
 
-def table_of(export: FullExport, items: int, seed: int) -> Table:
-    """The table of a sample, as it goes on."""
+def changes_of(export: FullExport, items: int, seed: int) -> Changes:
+    """What happens to the items of the table that a sample is of."""
     stream = Random(f"changes {seed}")
     return (
-        PictureTable(items, seed, stream)
+        PictureChanges(items, seed, stream)
         if export.table == "pictures"
-        else ShopTable(export, items, seed, stream)
+        else ShopChanges(export, items, seed, stream)
     )
 
 
-class ShopTable:
+class ShopChanges:
     """Customers, orders, order lines, events and sessions."""
 
     keys: tuple[str, ...] = ("PK", "SK")
@@ -90,7 +90,7 @@ class ShopTable:
         return self.update(one), self.update(other)
 
 
-class PictureTable:
+class PictureChanges:
     """Items of pictures: by `pictureId` each is of a picture, and that is an attribute like others."""
 
     keys: tuple[str, ...] = ("id",)
