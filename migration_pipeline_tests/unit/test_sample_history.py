@@ -183,6 +183,7 @@ def test_times_lie_in_their_window_and_none_comes_twice(history: History) -> Non
         start, end = (time_of(told[name]).timestamp() * 1e6 for name in ("exportFromTime", "exportToTime"))
         times = [micros(record) for record in records(window)]
         assert all(start <= time < end for time in times)
+        assert max(times) - min(times) > 0.9 * (end - start)
         found += times
     assert len(set(found)) == len(found)
 
@@ -291,6 +292,22 @@ def test_items_come_back_and_are_touched_again_and_again(history: History, profi
     assert (True, False) in found
     assert (True, False, True) in found
     assert (True, True, True) in found
+    assert (True, False) in found
+
+
+def test_an_item_goes_back_to_what_it_was_and_a_write_may_change_nothing(
+    tmp_path: Path, profile: str
+) -> None:
+    history = write_history(tmp_path, **NUMBERS, profile=profile)
+    base = state(history.base, profile)
+    back, nothing = 0, 0
+    for window in history.windows[1:]:
+        for record in records(window):
+            old, new = record.get("OldImage"), record.get("NewImage")
+            back += bool(old) and old != new == base.get(key(record["Keys"], profile))
+            nothing += old == new
+    assert back
+    assert nothing
 
 
 def owned(profile: str, item: dict[str, Any] | None) -> set[tuple[str, object]]:
@@ -422,6 +439,22 @@ def item_key(line: bytes) -> tuple[bytes, bytes]:
     assert partition
     assert sort
     return partition[1], sort[1]
+
+
+def test_items_come_broken_break_and_are_mended_and_deleted(tmp_path: Path) -> None:
+    history = write_history(tmp_path, **NUMBERS, bad=BAD)
+    faults = listed(history)
+    items: dict[int, list[str]] = defaultdict(list)
+    for window in history.windows:
+        for name, number, line in lines_of(window):
+            item = re.search(rb'"CUSTOMER#broken-(\d+)"', line)
+            if item and faults.get((name, number), {}).get("stage") != "line":
+                right = "right" if b'"NewImage"' in line else "deleted"
+                items[int(item[1])].append("broken" if (name, number) in faults else right)
+    of_the_base = {tuple(states) for item, states in items.items() if item < NUMBERS["items"]}
+    of_windows = {tuple(states) for item, states in items.items() if item >= NUMBERS["items"]}
+    assert of_the_base == {("right",), ("deleted",)}
+    assert of_windows == {("broken",), ("right", "broken"), ("broken", "right"), ("broken", "deleted")}
 
 
 def test_all_faults_that_are_listed_are_there_and_no_others(broken: History, view: str) -> None:
