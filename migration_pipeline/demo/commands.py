@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -64,26 +66,17 @@ def sample(
     """Write a realistic export below FOLDER, in the layout that DynamoDB writes."""
     if not changes and (windows or view):
         raise UsageError("windows have the changes of a table: say how many, with --changes")
-    out = console()
-    with Progress(console=out, transient=True, disable=not out.is_terminal) as bar:
-        task = bar.add_task(f"writing {items:,} items", total=items)
-
-        def progress(written: int) -> None:
-            bar.update(task, completed=written)
-
+    numbers = {"items": items, "files": files, "seed": seed, "bad": bad}
+    with _progress(items) as on_progress:
         if changes:
             history = write_history(
-                folder, items=items, files=files, seed=seed, bad=bad, profile=profile, changes=changes,
-                windows=windows or 2, view=view or VIEWS[0], on_progress=progress,
+                folder, **numbers, profile=profile, changes=changes, windows=windows or 2, view=view or VIEWS[0],
+                on_progress=on_progress,
             )  # fmt: skip
-            export = history.base
         else:
-            history = None
-            export = write_sample(
-                folder, items=items, files=files, seed=seed, bad=bad, profile=profile, on_progress=progress
-            )
-    _say(f"wrote {items:,} items in {files} files", export)
-    if history:
+            export = write_sample(folder, **numbers, profile=profile, on_progress=on_progress)
+    _say(f"wrote {items:,} items in {files} files", history.base if changes else export)
+    if changes:
         for window, records in zip(history.windows, history.records, strict=True):
             _say(f"wrote a window of {records:,} records", window)
         _say(f"wrote {history.final_items:,} items as they are at its end", history.final)
@@ -92,6 +85,15 @@ def sample(
             "broken lines of all of these" if changes else f"{bad} of them are broken",
             folder / "bad-items.jsonl",
         )
+
+
+@contextmanager
+def _progress(items: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar, on a terminal; yields what is to be told the number of items written."""
+    out = console()
+    with Progress(console=out, transient=True, disable=not out.is_terminal) as bar:
+        task = bar.add_task(f"writing {items:,} items", total=items)
+        yield lambda written: bar.update(task, completed=written)
 
 
 def _say(what: str, where: Path) -> None:

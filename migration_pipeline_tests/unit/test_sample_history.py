@@ -304,7 +304,7 @@ def test_an_item_goes_back_to_what_it_was_and_a_write_may_change_nothing(
     for window in history.windows[1:]:
         for record in records(window):
             old, new = record.get("OldImage"), record.get("NewImage")
-            back += bool(old) and old != new == base.get(key(record["Keys"], profile))
+            back += bool(old and new) and old != new == base.get(key(record["Keys"], profile))
             nothing += old == new
     assert back
     assert nothing
