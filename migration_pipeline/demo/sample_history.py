@@ -60,11 +60,13 @@ def write_history(
     """Write an export of `items` items, `windows` windows with `changes` writes, and an export at the last one's end.
 
     The base is what `write_sample` writes for the same numbers. Each window is an hour and has as many data files
-    as the base (at most `sample_windows.MOST_FILES`). `bad` faults are planted in the base, and as many more in the
-    windows; ``folder/bad-items.jsonl`` lists the broken lines of all exports, also of the final one; of a window, the stage
-    ``line`` is also that of a record that is not whole, or not of the window's time. Some broken items are mended, and some deleted: these writes, and broken records, come on top of `changes`. `on_progress` hears
-    of the base only. The same arguments give the same bytes, and both views tell the same history. Raises `UsageError`
-    for numbers that make no history.
+    as the base (at most `sample_windows.MOST_FILES`). The same arguments give the same bytes, and both views tell the
+    same history. `on_progress` hears of the base only.
+
+    `bad` faults are planted in the base, and as many more in the windows; ``folder/bad-items.jsonl`` lists the broken
+    lines of all exports, also of the final one. Of a window, the stage ``line`` is also that of a record that is not
+    whole, or not of the window's time. Some broken items are mended, and some deleted: these writes, and broken
+    records, come on top of `changes`. Raises `UsageError` for numbers that make no history.
     """
     if changes < 1 or windows < 1 or view not in VIEWS:
         raise UsageError(
