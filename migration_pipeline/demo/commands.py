@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from rich.progress import Progress
 from migration_pipeline.cli.terminal import console
 from migration_pipeline.demo.demo import remove_state, run_demo, run_dev
 from migration_pipeline.demo.sample import write_sample
+from migration_pipeline.demo.sample_history import VIEWS, write_history
+from migration_pipeline.errors import UsageError
 
 ITEMS = partial(click.option, "--items", type=click.IntRange(0), default=200_000, show_default=True)
 FILES = partial(click.option, "--files", type=click.IntRange(1), default=8, show_default=True)
@@ -28,7 +32,7 @@ FILES = partial(click.option, "--files", type=click.IntRange(1), default=8, show
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="Broken items to plant; bad-items.jsonl beside the export says which and why.",
+    help="Broken items to plant, and as many in the windows; bad-items.jsonl beside the export says which and why.",
 )
 @click.option(
     "--profile",
@@ -37,18 +41,63 @@ FILES = partial(click.option, "--files", type=click.IntRange(1), default=8, show
     show_default=True,
     help="The shipped profile whose table it is.",
 )
-def sample(folder: Path, items: int, files: int, seed: int, bad: int, profile: str) -> None:
+@click.option(
+    "--changes",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Writes after the export, in windows (incremental exports); a full export at their end follows.",
+)
+@click.option("--windows", type=click.IntRange(1), help="Windows that the changes are in.  [default: 2]")
+@click.option(
+    "--view", type=click.Choice(VIEWS), help=f"What windows have of an update.  [default: {VIEWS[0]}]"
+)
+def sample(
+    folder: Path,
+    items: int,
+    files: int,
+    seed: int,
+    bad: int,
+    profile: str,
+    changes: int,
+    windows: int | None,
+    view: str | None,
+) -> None:
     """Write a realistic export below FOLDER, in the layout that DynamoDB writes."""
+    if not changes and (windows or view):
+        raise UsageError("windows have the changes of a table: say how many, with --changes")
+    numbers = {"items": items, "files": files, "seed": seed, "bad": bad}
+    with _progress(items) as on_progress:
+        if changes:
+            history = write_history(
+                folder, **numbers, profile=profile, changes=changes, windows=windows or 2, view=view or VIEWS[0],
+                on_progress=on_progress,
+            )  # fmt: skip
+        else:
+            export = write_sample(folder, **numbers, profile=profile, on_progress=on_progress)
+    _say(f"wrote {items:,} items in {files} files", history.base if changes else export)
+    if changes:
+        for window, records in zip(history.windows, history.records, strict=True):
+            _say(f"wrote a window of {records:,} records", window)
+        _say(f"wrote {history.final_items:,} items as they are at its end", history.final)
+    if bad:
+        _say(
+            "broken lines of all of these" if changes else f"{bad} of them are broken",
+            folder / "bad-items.jsonl",
+        )
+
+
+@contextmanager
+def _progress(items: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar, on a terminal; yields what is to be told the number of items written."""
     out = console()
     with Progress(console=out, transient=True, disable=not out.is_terminal) as bar:
         task = bar.add_task(f"writing {items:,} items", total=items)
-        export = write_sample(
-            folder, items=items, files=files, seed=seed, bad=bad, profile=profile,
-            on_progress=lambda written: bar.update(task, completed=written),
-        )  # fmt: skip
-    out.print(f"wrote {items:,} items in {files} files: {escape(str(export))}", soft_wrap=True)
-    if bad:
-        out.print(f"{bad} of them are broken: {escape(str(folder / 'bad-items.jsonl'))}", soft_wrap=True)
+        yield lambda written: bar.update(task, completed=written)
+
+
+def _say(what: str, where: Path) -> None:
+    console().print(f"{what}: {escape(str(where))}", soft_wrap=True)
 
 
 @click.command()

@@ -30,12 +30,20 @@ class Fault(NamedTuple):
         bad = re.sub(self.pattern, lambda match: self.replacement.replace("&", match[0]), good, count=1)
         return bad.encode("utf-8", "surrogateescape") + b"\n"
 
+    def image(self, position: int) -> bytes:
+        """The attributes of the broken item alone, as a window has them; for faults of items, not of lines."""
+        return self.line(position)[len(_OPEN) : -len("}\n")]
+
 
 _GOOD_LINE = (
     '{"Item":{"PK":{"S":"CUSTOMER#broken"},"SK":{"S":"PROFILE"},"name":{"S":"Mallory"},'
     '"createdAt":{"S":"2023-02-28T12:00:00Z"},"newsletter":{"BOOL":true},"balance":{"N":"12.5"},'
     '"loyaltyPoints":{"N":"7"},"fingerprint":{"B":"q83vEjRWeJA="}}}'
 )
+_OPEN = '{"Item":'
+GOOD_IMAGE = _GOOD_LINE[len(_OPEN) : -1]
+"""The attributes of the item that faults break, with nothing broken."""
+
 _NAME = '"name":{"S":"Mallory"}'
 # In a replacement, & is what the pattern matched, and a lone surrogate the byte that no UTF-8 has.
 FAULTS = (
@@ -55,6 +63,8 @@ FAULTS = (
     Fault("nul_character", "database", "the name holds U+0000", "Mallory", "&\\u0000"),
     Fault("integer_out_of_range", "database", "loyaltyPoints is 2^63", '"7"', f'"{2**63}"'),
 )
+
+BY_KIND = {fault.kind: fault for fault in FAULTS}
 
 
 def plant(mix: Iterable[tuple[str, int]], items: int, bad: int, seed: int) -> dict[int, Fault]:

@@ -27,9 +27,10 @@ _AWKWARD = ('She said "no"', "a\ttab, a \\ and a\nnew line", "{}", "null", "'quo
 class Pictures:
     """The lines of the items, in an order that spreads a picture's over the files."""
 
-    def __init__(self, items: int, seed: int) -> None:
+    def __init__(self, items: int, seed: int, stream: Random | None = None) -> None:
+        """Of a table of `items`; `stream` gives values of their own to items that come later."""
         self._items = items
-        self._random = Random(f"pictures {seed}")
+        self._random = stream or Random(f"pictures {seed}")
         self._stride = max(1, items * 618 // 1000)
         while gcd(self._stride, items) > 1:
             self._stride += 1
@@ -37,9 +38,10 @@ class Pictures:
     def lines(self) -> Iterator[bytes]:
         """The line of each position."""
         for position in range(self._items):
-            yield encode({"Item": self._item(position * self._stride % self._items)}) + b"\n"
+            yield encode({"Item": self.item(position * self._stride % self._items)}) + b"\n"
 
-    def _item(self, number: int) -> dict[str, dict[str, Any]]:
+    def item(self, number: int) -> dict[str, dict[str, Any]]:
+        """The item with a number, whose id only this number has; those past all items are new."""
         dozen, place = divmod(number, 12)
         which, nth = _SIZES[place]
         picture = 4 * dozen + which + 1
