@@ -27,8 +27,6 @@ from migration_pipeline.errors import UsageError
 VIEWS = ("NEW_AND_OLD_IMAGES", "NEW_IMAGE")
 
 _WINDOW = timedelta(hours=1)
-_BEFORE = timedelta(minutes=1)
-"""The first window begins this long before the base's time, floored to the second: AWS's clock is not the application's."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,9 @@ def write_history(
 
 def _later(base: FullExport, windows: int, view: str, name: str) -> tuple[list[WindowExport], FullExport]:
     """The names and times of the windows, and of the final export."""
-    start = base.time.replace(microsecond=0) - _BEFORE
+    start = base.time.replace(
+        microsecond=0
+    )  # windows begin at whole seconds: the first one a little before the base
     borders = pairwise(start + number * _WINDOW for number in range(windows + 1))
     exports = [WindowExport(base, *times, view, f"{times[0]} {name}, {view}") for times in borders]
     return exports, base.later(exports[-1].end, f"final {name}")

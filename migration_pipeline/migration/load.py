@@ -152,6 +152,7 @@ def place_of(plan: Plan, planned: PlannedFile) -> Place:
         before=_promised(plan.before(planned)),
         digest=digest,
         beside=_promised(beside),
+        windows=tuple(each.id for each in earlier),
         overlapped=tuple(each.id for each in earlier if each.window and each.window.end > window.start),
         start=micros(window.start),
         end=micros(window.end),

@@ -37,6 +37,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "verification": _columns("profile, table_name", Verification),
     "difference": _columns("id, profile, table_name", KeptDifference),
     "item": ("profile", "item", "written", "window_id", "place", "owned"),
+    "taken": ("id", "profile", "item", "table_name", "slice_id", "content", "back_by"),
     "claim": ("profile", "window_id", "table_name", "key", "taken"),
 }  # fmt: skip
 """The columns of each table. A database that lacks one of them has the bookkeeping of an older version."""
@@ -441,6 +442,26 @@ SELECT r.number, false, {values}
    AND r.number BETWEEN {first} AND {last}
 """
 
+LANDED_BEFORE = """
+DELETE FROM {part} p
+ USING {records} r
+ WHERE p.migration_item = r.item AND r.rank IS NOT NULL AND r.number BETWEEN {first} AND {last}
+"""
+
+FIRST_TOUCHED = """
+WITH known AS (DELETE FROM {wanted} w USING {records} r WHERE w.number = r.number AND NOT r.entered)
+UPDATE {wanted} w SET item = r.item FROM {records} r WHERE w.number = r.number AND r.entered
+"""
+"""What the others' items had was taken away when they were touched first."""
+
+BACK_BY = """
+UPDATE migration.taken t
+   SET back_by = {slice}
+  FROM {lines} l
+ WHERE t.profile = {profile} AND t.item = l.item
+"""
+"""Once that slice is in its place, it is without the items of these lines."""
+
 END_QUARANTINE = """
 DELETE FROM migration.quarantine q
  USING {records} r
@@ -459,6 +480,17 @@ UPDATE migration.quarantine
    SET item = %(item)s
  WHERE (profile, export_id, file, line) = (%(profile)s, %(export_id)s, %(file)s, %(line)s)
 """
+
+NOT_LANDED = """
+SELECT wanted.file
+  FROM unnest(%(exports)s, %(files)s) WITH ORDINALITY AS wanted (export_id, file, n)
+ WHERE NOT EXISTS (SELECT
+                     FROM migration.slice s
+                    WHERE s.profile = %(profile)s AND (s.export_id, s.file) = (wanted.export_id, wanted.file) AND landed_at IS NOT NULL)
+ ORDER BY n
+"""
+
+FORGET_TAKEN = "DELETE FROM migration.taken WHERE profile = %s AND table_name = %s"
 
 HOLD_ITEMS = "LOCK TABLE migration.item IN SHARE MODE"
 """Whoever writes to the ledger is waited for, and waits from then on; full exports do not wait for each other."""

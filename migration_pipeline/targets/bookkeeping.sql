@@ -175,3 +175,19 @@ CREATE TABLE IF NOT EXISTS migration.claim (
 );
 COMMENT ON TABLE migration.claim IS
     'Keys of rows that items of the newest window gave up or took; those of earlier windows are of no use any more.';
+
+-- Rows of full exports in landing tables that were taken away for an item which a window has touched: of equal rows of several
+-- files it may have been another file's, until one of the two files is loaded again.
+CREATE TABLE IF NOT EXISTS migration.taken (
+    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    profile    text NOT NULL,
+    item       uuid NOT NULL,
+    table_name text NOT NULL,
+    slice_id   bigint NOT NULL,
+    content    text NOT NULL,
+    back_by    bigint
+);
+CREATE INDEX IF NOT EXISTS taken_item ON migration.taken (profile, item);
+CREATE INDEX IF NOT EXISTS taken_slice ON migration.taken (slice_id);
+COMMENT ON TABLE migration.taken IS
+    'Landed rows that windows took away, with the slice that they were in; back_by: a slice that was made without their item.';

@@ -39,6 +39,10 @@ class ChangePiece(NamedTuple):
     """Each record as COPY input."""
     given_up: dict[type[Row], list[Move]]
     taken: dict[type[Row], list[Move]]
+    items: dict[type[Row], list[str]]
+    """Of landing tables: the item of each row."""
+    landed_before: dict[type[Row], list[bytes]]
+    """Of landing tables: the rows of states before, each after its line number."""
 
 
 class EncodedChanges(NamedTuple):
@@ -51,14 +55,17 @@ class EncodedChanges(NamedTuple):
     """The records."""
     moves: dict[type[Row], bytes]
     """Keys of rows that are given up or taken; where a row keeps its key, there is none."""
+    landed_before: dict[type[Row], bytes]
+    """Of landing tables: the rows of states before, each after its line number. Those in `parts` are before their items."""
 
     @property
     def size(self) -> int:
         """Bytes of COPY input."""
-        return len(self.data) + sum(map(len, self.moves.values())) + sum(len(data) for _, data in self.parts)
+        others = [*self.moves.values(), *self.landed_before.values(), *(data for _, data in self.parts)]
+        return len(self.data) + sum(map(len, others))
 
 
-NO_CHANGES = EncodedChanges([], Written(), [], b"", {})
+NO_CHANGES = EncodedChanges([], Written(), [], b"", {}, {})
 """For items that are known to the ledger alone."""
 
 
@@ -85,12 +92,13 @@ class ChangesEncoder:
     """Encodes the changes of batches; in place of a `BatchEncoder`."""
 
     def __init__(self, targets: Mapping[type[Row], TargetTable], nul: NulPolicy, file: str) -> None:
-        self._rows = BatchEncoder(targets, nul)
+        self._rows = BatchEncoder(targets, nul, apart=True)
         self._keys = {
             row_class: _Keys(target, self._rows.of(row_class))
             for row_class, target in targets.items()
             if not target.table.landing
         }
+        self._landing = {row_class for row_class, target in targets.items() if target.table.landing}
         self._names = {row_class: target.table.qualified for row_class, target in targets.items()}
         digest = hashlib.blake2b(file.encode(), digest_size=7).digest()
         self._place = int.from_bytes(digest, "big")
@@ -98,37 +106,59 @@ class ChangesEncoder:
     def encode(self, outcome: Outcome) -> ChangePiece:
         """Encode some records. Raises any exception for rows that cannot be encoded."""
         assert isinstance(outcome, ChangeOutcome)  # noqa: S101  # the transform of a window makes no other
-        piece = ChangePiece(self._rows.encode(outcome), [], [], {}, {})
-        values = []
+        rows: dict[type[Row], list[Row]] = {row_class: [] for row_class in self._names}
+        piece, values = ChangePiece({}, [], [], {}, {}, {each: [] for each in self._landing}, {}), []
         for record in outcome.records:
             piece.records.append((record.number, record.item, record.written))
             owned = self._moves(record, piece)
             values.append(
                 (record.number, record.item, record.written, self._place + record.number, record.idle, owned)
             )
+            for row in record.new:
+                rows[row.__class__].append(row)
+                if row.__class__ in self._landing:
+                    piece.items[row.__class__].append(record.item)
+            for row in record.old:
+                if row.__class__ in self._landing:
+                    self._land_before(record.number, row, piece)
+        piece.rows.update(self._rows.encode_rows(rows))
         piece.lines.extend(csv_lines(values))
         return piece
 
+    def _land_before(self, number: int, row: Row, piece: ChangePiece) -> None:
+        try:
+            (line,) = self._rows.of(row.__class__).encode([row]).lines
+        except Exception:
+            return  # such a row never was
+        piece.landed_before.setdefault(row.__class__, []).append(b"%d,%b" % (number, line))
+
     def join(self, pieces: Sequence[ChangePiece]) -> EncodedChanges:
         """Make a batch's COPY input of its pieces."""
-        rows = self._rows.join([piece.rows for piece in pieces])
+        rows = self._rows.join(
+            [{each: some for each, some in piece.rows.items() if each in self._keys} for piece in pieces]
+        )
         records = [record for piece in pieces for record in piece.records]
         data = b"\n".join([line for piece in pieces for line in piece.lines] + [b""])
-        moves = {}
-        for row_class in self._keys:
-            taken = {move.key: move for piece in pieces for move in piece.taken.get(row_class, ())}
-            gone = {move.key: move for piece in pieces for move in piece.given_up.get(row_class, ())}
-            there = {
-                key
-                for piece in pieces
-                if row_class in piece.rows
-                for key in piece.rows[row_class].keys
-            }  # fmt: skip
-            lines = [b"%d,false,%b" % (m.number, m.line) for key, m in gone.items() if key not in there]
-            lines += [b"%d,true,%b" % (m.number, m.line) for key, m in taken.items() if key not in gone]
-            if lines:
-                moves[row_class] = b"\n".join([*lines, b""])
-        return EncodedChanges(rows.parts, rows.account, records, data, moves)
+        moves = {row_class: lines for row_class in self._keys if (lines := _moves_of(row_class, pieces))}
+        encoded = EncodedChanges(rows.parts, rows.account, records, data, moves, {})
+        for row_class in self._landing:
+            self._join_landing(row_class, pieces, encoded)
+        return encoded
+
+    def _join_landing(
+        self, row_class: type[Row], pieces: Sequence[ChangePiece], encoded: EncodedChanges
+    ) -> None:
+        landed = [
+            b'%b,"%b"' % (line, item.encode())
+            for piece in pieces
+            if row_class in piece.rows
+            for line, item in zip(piece.rows[row_class].lines, piece.items[row_class], strict=True)
+        ]  # fmt: skip
+        if landed:
+            encoded.parts.append((row_class, b"\n".join([*landed, b""])))
+            encoded.account.rows[self._names[row_class]] = len(landed)
+        if before := [line for piece in pieces for line in piece.landed_before.get(row_class, ())]:
+            encoded.landed_before[row_class] = b"\n".join([*before, b""])
 
     def _moves(self, record: Record, piece: ChangePiece) -> str:
         """Note the keys that a record's item gives up and takes; returns those of the rows that it has then, as JSON."""
@@ -165,3 +195,13 @@ class ChangesEncoder:
                 if not careful:
                     raise
         return found
+
+
+def _moves_of(row_class: type[Row], pieces: Sequence[ChangePiece]) -> bytes:
+    """The keys of a table's rows that some items give up, and others take, as COPY input."""
+    taken = {move.key: move for piece in pieces for move in piece.taken.get(row_class, ())}
+    gone = {move.key: move for piece in pieces for move in piece.given_up.get(row_class, ())}
+    there = {key for piece in pieces if row_class in piece.rows for key in piece.rows[row_class].keys}
+    lines = [b"%d,false,%b" % (move.number, move.line) for key, move in gone.items() if key not in there]
+    lines += [b"%d,true,%b" % (move.number, move.line) for key, move in taken.items() if key not in gone]
+    return b"\n".join([*lines, b""]) if lines else b""

@@ -21,7 +21,8 @@ from migration_pipeline.targets.catalog import TargetTable
 from migration_pipeline.targets.change_encoder import EncodedChanges
 from migration_pipeline.targets.connection import DatabaseError, copy_in
 from migration_pipeline.targets.expressions import as_key, name_list, names_of, same_key
-from migration_pipeline.targets.halving import Writer
+from migration_pipeline.targets.halving import Refused, Writer
+from migration_pipeline.targets.landed_changes import LandedChanges
 from migration_pipeline.targets.ledger import Ledger
 from migration_pipeline.targets.sql import Statements
 from migration_pipeline.targets.upsert import stage_rows, write_staged
@@ -39,13 +40,16 @@ class ChangeWriter(Writer):
         sql_of: Mapping[type[Row], Statements],
         ledger: Ledger,
         token: str,
+        landed: Mapping[type[Row], LandedChanges],
     ) -> None:
         super().__init__(targets, sql_of)
         self._ledger = ledger
         self._moves = {
             row_class: _Moves(target, ledger, Identifier("pg_temp", f"migration_{token}_moves_{number}"))
             for number, (row_class, target) in enumerate(targets.items())
+            if not target.table.landing
         }
+        self._landed = landed
 
     def write(self, cursor: Any, encoded: EncodedChanges) -> Written:
         """Write changes. Raises `psycopg2.Error`, and `Refused` for what a table would not hold as it is."""
@@ -54,12 +58,30 @@ class ChangeWriter(Writer):
         first, last = min(numbers, default=NO_LINE), max(numbers, default=-1)
         for row_class, target in self.targets.items():
             self.table = target.table.qualified
+            if row_class in self._landed:
+                self._land(cursor, row_class, encoded, (first, last), written)
+                continue
             moves = self._moves[row_class]
             if moves.stage(cursor, encoded.moves.get(row_class, b""), first, last):
                 written.deleted[self.table] += moves.take_away(cursor)
             if row_class in rows:
                 self._upsert(cursor, target, self.sql_of[row_class], rows[row_class], written)
         return written
+
+    def _land(
+        self,
+        cursor: Any,
+        row_class: type[Row],
+        encoded: EncodedChanges,
+        lines: tuple[int, int],
+        written: Written,
+    ) -> None:
+        rows, before = dict(encoded.parts).get(row_class, b""), encoded.landed_before.get(row_class, b"")
+        name = self.targets[row_class].table.qualified
+        put, gone = self._landed[row_class].write(cursor, self._ledger, rows, before, *lines)
+        written.deleted[name] += gone
+        if put != written.rows[name]:
+            raise Refused("the table did not store the row, and gave no reason")
 
     def _upsert(
         self, cursor: Any, target: TargetTable, statements: Statements, data: bytes, written: Written

@@ -127,7 +127,7 @@ class EncodedRows(NamedTuple):
     versions: list[Any]
     """Of each row, where the table has versions."""
     lines: list[bytes]
-    """One a row, without newlines between; those of a landing table are in one piece."""
+    """One a row, without newlines between; those of a landing table are in one piece, unless they are to be apart."""
     nul: int
     """Texts from which U+0000 was taken out."""
     rounded: dict[str, int]
@@ -144,8 +144,11 @@ class CopyInput(NamedTuple):
 class RowEncoder:
     """Encodes the rows of one table, compiled once from its `Row` class, and how its columns take their values."""
 
-    def __init__(self, table: Table, nul: NulPolicy = "quarantine", fits: Sequence[Fit] = ()) -> None:
+    def __init__(
+        self, table: Table, nul: NulPolicy = "quarantine", fits: Sequence[Fit] = (), *, apart: bool = False
+    ) -> None:
         self.table = table
+        self._apart = apart or not table.landing
         self._fits = {fit.column.name: fit for fit in fits}
         self._checks = [(fit, attrgetter(fit.column.field)) for fit in fits if fit.changes is not None]
         fields = {column.name: column.field for column in table.columns}
@@ -244,7 +247,7 @@ class RowEncoder:
         if len(encoded) - len(bare) != 2 * (len(rows) - 1):
             # A newline inside a value is still \n here, so these brackets are the rows' own.
             bare = encoded.replace(b"]\n[", b"\n")
-        if self.table.landing:
+        if not self._apart:
             return [bare if _ESCAPE.search(bare) is None else b"\n".join(map(_unescape, bare.split(b"\n")))]
         lines = bare.split(b"\n")
         return lines if _ESCAPE.search(bare) is None else list(map(_unescape, lines))
@@ -388,9 +391,12 @@ Piece = dict[type[Row], EncodedRows]
 class BatchEncoder:
     """Encodes the rows of batches, of several tables."""
 
-    def __init__(self, targets: Mapping[type[Row], TargetTable], nul: NulPolicy) -> None:
+    def __init__(
+        self, targets: Mapping[type[Row], TargetTable], nul: NulPolicy, *, apart: bool = False
+    ) -> None:
         self._of = {
-            row_class: RowEncoder(target.table, nul, target.fits) for row_class, target in targets.items()
+            row_class: RowEncoder(target.table, nul, target.fits, apart=apart)
+            for row_class, target in targets.items()
         }
 
     def of(self, row_class: type[Row]) -> RowEncoder:
@@ -399,9 +405,11 @@ class BatchEncoder:
 
     def encode(self, outcome: Outcome) -> Piece:
         """Encode some of a batch's rows. Raises any exception for one that cannot be."""
-        return {
-            row_class: self._of[row_class].encode(some) for row_class, some in outcome.rows.items() if some
-        }
+        return self.encode_rows(outcome.rows)
+
+    def encode_rows(self, rows: Mapping[type[Row], Sequence[Row]]) -> Piece:
+        """Encode rows by table. Raises any exception for one that cannot be."""
+        return {row_class: self._of[row_class].encode(some) for row_class, some in rows.items() if some}
 
     def join(self, pieces: Sequence[Piece]) -> Encoded:
         """Make a batch's COPY input of its pieces, each table's sorted by key."""

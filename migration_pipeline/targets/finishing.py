@@ -16,10 +16,10 @@ from psycopg2.sql import SQL, Identifier, Literal
 from migration_pipeline.profile.aggregate import Constraint, Index, Sequence
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.profile.row import Table, table_of
-from migration_pipeline.targets.bookkeeping import FORGET_SLICES, LEFTOVERS
+from migration_pipeline.targets.bookkeeping import FORGET_SLICES, FORGET_TAKEN, LEFTOVERS
 from migration_pipeline.targets.catalog import identifier, qualified, quote
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
-from migration_pipeline.targets.landing import part_of
+from migration_pipeline.targets.landing import WINDOWS, part_of
 from migration_pipeline.targets.session import Session
 
 CONSTRAINT = "SELECT 1 FROM pg_constraint WHERE conrelid = to_regclass(%s) AND conname = %s"
@@ -168,6 +168,7 @@ def _drop_landing(profile: Profile, cursor: Any) -> int:
     cursor.execute(FORGET_SLICES, (profile.name,))
     slices = cursor.fetchall()
     if not slices:
+        _drop_of_windows(profile, cursor)
         cursor.execute(LEFTOVERS, {"profile": profile.name})
         slices = cursor.fetchall()
     for (number,) in slices:
@@ -175,3 +176,11 @@ def _drop_landing(profile: Profile, cursor: Any) -> int:
             if table.landing:
                 cursor.execute(SQL("DROP TABLE IF EXISTS {}").format(part_of(table.qualified, number)))
     return len(slices)
+
+
+def _drop_of_windows(profile: Profile, cursor: Any) -> None:
+    """Drop the landed rows of windows, and the account of what these took away."""
+    for table in profile.tables.values():
+        if table.landing:
+            cursor.execute(SQL("DROP TABLE IF EXISTS {}").format(part_of(table.qualified, WINDOWS)))
+            cursor.execute(FORGET_TAKEN, (profile.name, table.qualified))

@@ -29,6 +29,10 @@ SILENCE_SECONDS = 300.0
 """How long a live load may read without a batch, as from an S3 that does not answer; the database's own patience comes on top."""
 
 
+WINDOWS = 0
+"""The number of a landing table's part that has the rows of windows; slices of files count from 1."""
+
+
 class Slice:
     """One load's slice of a profile's landing tables. Its methods run in the caller's transactions."""
 
@@ -49,6 +53,11 @@ class Slice:
         self._rows: dict[str, int] = {}
         self.unlanded = False
         """Whether there is a slice that is not in its place yet."""
+
+    @property
+    def id(self) -> int:
+        """The slice's number; 0 before it is begun."""
+        return self._id or 0
 
     @property
     def to_begin(self) -> bool:
@@ -111,12 +120,18 @@ class Slice:
         )
         return copy_in(cursor, statement, data)
 
-    def land(self, cursor: Any, rows: Mapping[str, int]) -> None:
-        """Put the slice in the place of the file's former one. The file's receipt must be written before: it locks."""
-        if self._tables:
-            cursor.execute(bookkeeping.REPLACED, self._file | {"id": self._id})
-            self._drop(cursor, cursor.fetchall())
-            self._place(cursor, bookkeeping.LAND, {}, rows)
+    def land(self, cursor: Any, rows: Mapping[str, int]) -> tuple[int, list[int]]:
+        """Put the slice in the place of the file's former one; returns its id, and the ids of those it replaced.
+
+        The file's receipt must be written before: it locks.
+        """
+        if not self._tables:
+            return 0, []
+        cursor.execute(bookkeeping.REPLACED, self._file | {"id": self._id})
+        replaced = cursor.fetchall()
+        self._drop(cursor, replaced)
+        self._place(cursor, bookkeeping.LAND, {}, rows)
+        return self._id or 0, [number for (number,) in replaced]
 
     def resume(self, cursor: Any) -> None:
         """Take up the file's landed slice, to add rows to it. The file's receipt must be locked before."""

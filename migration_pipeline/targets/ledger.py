@@ -39,6 +39,8 @@ class Place(msgspec.Struct, frozen=True):
     """Gives the digest of the item on a line of a full export; None where the plan has no windows."""
     beside: tuple[tuple[str, str, str], ...] = ()
     """The window's other files."""
+    windows: tuple[str, ...] = ()
+    """Earlier windows."""
     overlapped: tuple[str, ...] = ()
     """Earlier windows that end after this one begins."""
     start: int = 0
@@ -208,6 +210,10 @@ class Touched:
         cursor.execute(SQL(bookkeeping.TOUCHED_LINES).format(**self._parts))
         return {number for (number,) in cursor.fetchall()}
 
+    def leave_out(self, cursor: Any, slice_id: int) -> None:
+        """Take note that a slice is made without the items of the lines that `numbers` looked at last."""
+        cursor.execute(SQL(bookkeeping.BACK_BY).format(**self._parts, slice=Literal(slice_id)))
+
     def _items(self, batch: Batch) -> bytes:
         lines = [
             *zip(batch.numbers, batch.lines, strict=True),
@@ -241,6 +247,20 @@ def expect_loaded(cursor: Any, profile: str, place: Place) -> None:
         raise TooEarlyError(
             f"the window waits for {len(missing):,} of {len(place.before):,} files before it, which are not loaded: "
             f"{', '.join(missing[:FILES_SHOWN])}{more}; load them, then this one: nothing of it was loaded"
+        )
+
+
+def expect_landed(cursor: Any, profile: str, place: Place, windows: Collection[str]) -> None:
+    """See that the landed rows of full exports are there, before a window changes them. Raises `DatabaseError`."""
+    files = [(export, file) for export, file, _ in place.before if export not in windows]
+    if not files:
+        return
+    exports, names = (list(each) for each in zip(*files, strict=True))
+    cursor.execute(bookkeeping.NOT_LANDED, {"profile": profile, "exports": exports, "files": names})
+    if missing := cursor.fetchall():
+        raise DatabaseError(
+            f"{len(missing):,} of {len(files):,} files have no landed rows any more ({missing[0][0]}), which finishing drops where it "
+            "is told to; load these files again, then the window: nothing of it was loaded"
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -35,12 +36,14 @@ from migration_pipeline.targets.connection import DatabaseError, DatabaseSetting
 from migration_pipeline.targets.copy_csv import BatchEncoder
 from migration_pipeline.targets.ddl import read_targets
 from migration_pipeline.targets.halving import Writer, write_batch
+from migration_pipeline.targets.landed_changes import LandedChanges, landed_changes
 from migration_pipeline.targets.landing import Slice
 from migration_pipeline.targets.ledger import (
     Ledger,
     Place,
     Touched,
     digest_of,
+    expect_landed,
     expect_loaded,
     name_quarantined,
     without,
@@ -104,13 +107,14 @@ class PostgresTarget:
         self._nul = nul
         self.encoder: Encoder = BatchEncoder({}, nul)
         """Of the tables, once they were read."""
-        landing = [table for table in self._tables.values() if table.landing]
+        landing = [table for table in self._tables.values() if table.landing and not place.window]
         self._slice = Slice(landing, asdict(file), settings)
         self._own = session is None
         self._session = session or Session(url, settings, on_retry)
         self._writer: TableWriter | ChangeWriter
         self._ledger = Ledger(file.profile, place, self._session.token) if place.window else None
         """Of a window."""
+        self._landed: dict[type[Row], LandedChanges] = {}
         self._touched: Touched | None = None
         """Of a full export that may meet items which windows have touched: one that was loaded before."""
         self._quarantined: set[int] = set()
@@ -121,6 +125,8 @@ class PostgresTarget:
         try:
             # A trigger of the table may take its time, even for no row, and whoever waits may be told to end.
             self._session.interruptibly(self._check)
+            if self._ledger:
+                self._index_landed()
         except BaseException as error:
             if self._own:
                 self._session.close()
@@ -165,10 +171,13 @@ class PostgresTarget:
             )
             for number, (row_class, target) in enumerate(targets.items())
         }
+        self._landed = landed_changes(targets, self._file.profile, self._session.token)
         if self._ledger:
             name_quarantined(cursor, self._file.profile, self._place)
+            if self._landed:
+                expect_landed(cursor, self._file.profile, self._place, self._place.windows)
             self.encoder = ChangesEncoder(targets, self._nul, self._file.file)
-            self._writer = ChangeWriter(targets, sql_of, self._ledger, self._session.token)
+            self._writer = ChangeWriter(targets, sql_of, self._ledger, self._session.token, self._landed)
         else:
             self.encoder = BatchEncoder(targets, self._nul)
             # A file with a receipt has its rows in the tables: no batch need find that out.
@@ -197,7 +206,7 @@ class PostgresTarget:
                 self._end_window(cursor, written)
                 report = close(written)
                 self._keep_receipt(cursor, report)
-                self._slice.land(cursor, report.rows)
+                self._land(cursor, report)
                 lines = self._quarantined | _bad_lines(batch, written)
                 cursor.execute(bookkeeping.CLEAR_OTHERS, asdict(self._file) | {"lines": list(lines)})
             return written
@@ -261,7 +270,7 @@ class PostgresTarget:
         cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
         batch, written = self._current(cursor, batch)
         for row_class, _ in batch.encoded.parts:
-            if self._tables[row_class].landing:
+            if self._tables[row_class].landing and not self._ledger:
                 self._slice.prepare(cursor, self._tables[row_class])
         write_batch(cursor, batch, self._writer, written, self._session.expect_answer, batch.room)
         if self._ledger:
@@ -276,8 +285,22 @@ class PostgresTarget:
         if self._ledger:
             return self._ledger.admit(cursor, batch)
         if self._touched and (numbers := self._touched.numbers(cursor, batch)):
+            if self._landed:
+                self._touched.leave_out(cursor, self._slice.id)
             return without(batch, numbers)
         return batch, Written()
+
+    def _land(self, cursor: Any, report: FileReport) -> None:
+        slice_id, replaced = self._slice.land(cursor, report.rows)
+        if self._touched and slice_id:
+            for each in self._landed.values():
+                each.replace(cursor, slice_id, replaced)
+
+    def _index_landed(self) -> None:
+        """Make indexes that find landed rows, each in a transaction of its own."""
+        for each in self._landed.values():
+            for part in self._session.interruptibly(each.slices_to_index):
+                self._session.interruptibly(partial(each.index, part=part))
 
     def _end_window(self, cursor: Any, written: Written) -> None:
         """With a window's last file, take away the rows of items that were deleted without a record."""

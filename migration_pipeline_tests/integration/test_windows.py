@@ -51,6 +51,17 @@ class Only(Row, table="tag", key="code"):
     code: str
 
 
+class Seen(Row, table="landing.seen", landing=True):
+    text: str | None
+    n: int
+    tags: list[str]
+
+
+@chain.route(kind="e")
+def seen(item: Thing) -> list[Seen]:
+    return [Seen(item.text, item.n, ["t"])] * (2 if item.n == 2 else 1)
+
+
 @chain.route(kind="a")
 def thing(item: Thing) -> A | None:
     return None if item.n == 7 else A(item.code, item.n, item.text)
@@ -68,7 +79,7 @@ def only(item: Pair) -> Only:
 
 chain.ignore(kind="x", because="no use")
 
-TABLES = {"a": "code", "b": "code, n", "tag": "code"}
+TABLES = {"a": "code", "b": "code, n", "tag": "code", "landing.seen": "text, n"}
 
 
 def item(key: str, kind: str, code: str, n: Any = 0, text: str | None = None) -> dict[str, dict[str, Any]]:
@@ -102,7 +113,7 @@ def expected(history: History, second: float, tmp_path: Path, url: str) -> dict[
 def empty(url: str) -> None:
     execute(
         url,
-        "TRUNCATE a, b, tag, migration.item, migration.claim, migration.loaded_file, migration.quarantine, migration.collision",
+        "DELETE FROM landing.seen; TRUNCATE migration.slice, migration.taken, a, b, tag, migration.item, migration.claim, migration.loaded_file, migration.quarantine, migration.collision",
     )
 
 
@@ -152,7 +163,7 @@ def test_rows_follow_their_items(url: str, tmp_path: Path) -> None:
 # -- any history -------------------------------------------------------------------------------------
 
 CODES = st.sampled_from("pqrs")
-KINDS = st.sampled_from(["a", "a", "b", "o", "x", "y"])
+KINDS = st.sampled_from(["a", "a", "b", "o", "x", "y", "e", "e", "e"])
 
 
 @st.composite

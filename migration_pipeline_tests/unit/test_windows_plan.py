@@ -185,6 +185,7 @@ def test_a_window_may_begin_before_the_base_and_overlap(table: Table) -> None:
     plan = make_plan(things(), "x", exports, tell=told.append)
     assert not holes(plan)
     one, other, short, last = (export.id for export in exports[2:6])
+    assert "begins 600 s before the base" in told.pop()
     assert told == [
         f"the windows {former} and {later} both have {at(start)} to {at(end)}; that does no harm"
         for former, later, start, end in ((one, other, 10, 20), (other, short, 20, 40), (other, last, 45, 60))

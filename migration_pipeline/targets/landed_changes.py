@@ -1,0 +1,235 @@
+"""Changes of landed rows: those of a window's items lie in one part of a landing table, with their item.
+
+Nothing tells which row of a full export is whose. When a window touches an item first, one row equal to each of those that it
+had is taken out of some file's slice, and noted with that slice (``migration.taken``). A file's slice that is replaced has the
+rows of all of its items which no window has touched. So what was taken out of it for another file's item is taken elsewhere
+then, and what was taken elsewhere for one of its own items is put back there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from psycopg2.sql import SQL, Composed, Identifier, Literal
+
+from migration_pipeline.profile.row import Row
+from migration_pipeline.targets import bookkeeping
+from migration_pipeline.targets.catalog import TargetTable, quote
+from migration_pipeline.targets.connection import copy_in
+from migration_pipeline.targets.copy_csv import COPY_OPTIONS
+from migration_pipeline.targets.expressions import name_list, names_of, written
+from migration_pipeline.targets.fits import Fit
+from migration_pipeline.targets.landing import WINDOWS, part_of
+from migration_pipeline.targets.ledger import Ledger
+
+HASHED = (
+    "text", "character varying", "smallint", "integer", "bigint", "numeric", "double precision", "boolean", "uuid", "date",
+    "timestamp with time zone", "timestamp without time zone", "bytea",
+)  # fmt: skip
+"""Types of columns by which an index finds a row."""
+
+
+class LandedChanges:
+    """Changes the rows of one landing table. Its methods run in the caller's transactions."""
+
+    def __init__(self, target: TargetTable, profile: str, token: str, number: int) -> None:
+        self._target = target
+        self._part = Identifier(target.schema, f"{target.table.name}_{WINDOWS}")
+        self._name = ".".join(map(quote, self._part.strings))
+        wanted = Identifier("pg_temp", f"migration_{token}_landed_{number}")
+        fits = target.fits
+        hashed = [fit for fit in fits if fit.actual.type in HASHED]
+        self._parts = {
+            "parent": target.identifier,
+            "part": self._part,
+            "part_name": Literal(self._name),
+            "parent_name": Literal(".".join(map(quote, target.identifier.strings))),
+            "profile": Literal(profile),
+            "table": Literal(target.table.qualified),
+            "wanted": wanted,
+            "bare": Identifier(wanted.strings[-1]),
+            "columns": name_list(names_of(fits)),
+            "definitions": SQL(", ").join(
+                SQL("{} {}").format(Identifier(fit.column.name), SQL(fit.exact or fit.staged)) for fit in fits
+            ),
+            "contents": SQL(", ").join(
+                SQL("(content).{}").format(Identifier(fit.column.name)) for fit in fits
+            ),
+            "ours": SQL(", ").join(_as_column(fit) for fit in fits),
+            "theirs": name_list(names_of(fits), "t"),
+            "our_hash": _hash([_as_column(fit) for fit in hashed]),
+            "their_hash": _hash([Identifier("t", fit.column.name) for fit in hashed]),
+            "index": _hash([Identifier(fit.column.name) for fit in hashed]),
+            "options": SQL(COPY_OPTIONS),
+        }
+
+    def sql(self, text: str, **more: Any) -> Composed:
+        """Compose a statement about the table."""
+        return SQL(text).format(**self._parts, **more)
+
+    # -- before a window's file ----------------------------------------------------------------------
+
+    def slices_to_index(self, cursor: Any) -> list[Identifier]:
+        """Make the part for windows, unless it is there; returns the slices whose rows no index finds yet."""
+        self._alone(cursor)
+        cursor.execute(self.sql(MAKE_PART))
+        cursor.execute(
+            self.sql("SELECT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = {part_name}::regclass)")
+        )
+        if cursor.fetchone() == (False,):
+            cursor.execute(self.sql("ALTER TABLE {part} INHERIT {parent}"))
+        cursor.execute(self.sql(WITHOUT_INDEX))
+        return [Identifier(schema, name) for schema, name in cursor.fetchall()]
+
+    def index(self, cursor: Any, part: Identifier) -> None:
+        """Make the index that finds a slice's rows."""
+        cursor.execute(self.sql("CREATE INDEX ON {slice} ({index})", slice=part))
+
+    def _alone(self, cursor: Any) -> None:
+        """Wait for others who move rows of full exports, and keep them waiting until the transaction ends."""
+        cursor.execute(
+            "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))",
+            (f"migration {self._target.table.qualified}",),
+        )
+
+    # -- a batch -------------------------------------------------------------------------------------
+
+    def write(
+        self, cursor: Any, ledger: Ledger, rows: bytes, before: bytes, first: int, last: int
+    ) -> tuple[int, int]:
+        """Put rows in the place of those that the records' items had; returns how many were put, and how many taken away."""
+        gone = 0
+        if ledger.known:
+            cursor.execute(
+                ledger.sql(
+                    bookkeeping.LANDED_BEFORE, part=self._part, first=Literal(first), last=Literal(last)
+                )
+            )
+            gone += cursor.rowcount
+        if before:
+            self._stage(cursor)
+            copy_in(cursor, self.sql("COPY {wanted} (number, {columns}) FROM STDIN WITH ({options})"), before)
+            cursor.execute(ledger.sql(bookkeeping.FIRST_TOUCHED, wanted=self._parts["wanted"]))
+            gone += self._take(cursor)
+        put = (
+            copy_in(
+                cursor, self.sql("COPY {part} ({columns}, migration_item) FROM STDIN WITH ({options})"), rows
+            )
+            if rows
+            else 0
+        )
+        return put, gone
+
+    def _stage(self, cursor: Any) -> None:
+        cursor.execute(
+            self.sql(
+                "CREATE TEMP TABLE IF NOT EXISTS {bare} (number bigint, item uuid, {definitions}) ON COMMIT DROP"
+            )
+        )
+        cursor.execute(self.sql("DELETE FROM {wanted}"))
+
+    def _take(self, cursor: Any) -> int:
+        """Take one row equal to each wanted one out of the slices of full exports; returns how many there were."""
+        # Whoever takes one of several equal rows must see what others took.
+        self._alone(cursor)
+        cursor.execute(self.sql(TAKE))
+        return int(cursor.rowcount)
+
+    # -- a slice that is replaced --------------------------------------------------------------------
+
+    def replace(self, cursor: Any, slice_id: int, replaced: Collection[int]) -> None:
+        """Keep the account of rows that were taken, when a file's slice takes the place of its former ones."""
+        self._alone(cursor)
+        cursor.execute(self.sql(GIVE_BACK, slice=Literal(slice_id)))
+        for (number,) in cursor.fetchall():
+            if number not in replaced:
+                there = part_of(self._target.table.qualified, number)
+                cursor.execute("SELECT to_regclass(%s)", (there.as_string(cursor),))
+                if cursor.fetchone() != (None,):
+                    cursor.execute(
+                        self.sql(PUT_BACK, there=there, number=Literal(number), slice=Literal(slice_id))
+                    )
+        cursor.execute(self.sql(FORGET_BACK, slice=Literal(slice_id)))
+        if replaced:
+            self._stage(cursor)
+            cursor.execute(self.sql(TAKEN_OF, replaced=Literal(list(replaced))))
+            if cursor.rowcount:
+                self._take(cursor)
+
+
+def landed_changes(
+    targets: Mapping[type[Row], TargetTable], profile: str, token: str
+) -> dict[type[Row], LandedChanges]:
+    """Make the changes of all landing tables among some."""
+    return {
+        row_class: LandedChanges(target, profile, token, number)
+        for number, (row_class, target) in enumerate(targets.items())
+        if target.table.landing
+    }
+
+
+def _as_column(fit: Fit) -> Composed:
+    return SQL("({})::{}").format(written(fit, "w"), SQL(fit.actual.type))
+
+
+def _hash(values: Iterable[Any]) -> Composed:
+    """A number by which rows are found; the same for all where there is no column to make it of."""
+    return SQL("hash_record_extended(ROW({}), 0)").format(SQL(", ").join([*values, SQL("0")]))
+
+
+MAKE_PART = """
+CREATE TABLE IF NOT EXISTS {part} (LIKE {parent} INCLUDING ALL EXCLUDING INDEXES, migration_item uuid NOT NULL);
+CREATE INDEX IF NOT EXISTS migration_item ON {part} (migration_item)
+"""
+
+WITHOUT_INDEX = """
+SELECT n.nspname, c.relname
+  FROM pg_inherits h
+  JOIN pg_class c ON c.oid = h.inhrelid
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE h.inhparent = {parent_name}::regclass AND c.oid <> {part_name}::regclass AND NOT EXISTS (SELECT FROM pg_index WHERE indrelid = c.oid)
+"""
+
+TAKE = """
+WITH wanted AS (
+    SELECT w.item, ROW({ours})::text COLLATE "C" AS image, {our_hash} AS hash FROM {wanted} w
+), ours AS (
+    SELECT item, image, row_number() OVER (PARTITION BY image) AS nth FROM wanted
+), theirs AS (
+    SELECT place, id, image, row_number() OVER (PARTITION BY image ORDER BY place, id) AS nth
+      FROM (SELECT DISTINCT t.tableoid AS place, t.ctid AS id, ROW({theirs})::text COLLATE "C" AS image
+              FROM (SELECT DISTINCT hash FROM wanted) h
+              JOIN {parent} t ON {their_hash} = h.hash AND t.tableoid <> {part_name}::regclass) r
+), chosen AS (
+    SELECT place, id, item FROM ours JOIN theirs USING (image, nth)
+), gone AS (
+    DELETE FROM {parent} t USING chosen c WHERE t.tableoid = c.place AND t.ctid = c.id
+    RETURNING c.item, t.tableoid AS place, t::text AS content
+)
+INSERT INTO migration.taken (profile, item, table_name, slice_id, content)
+SELECT {profile}, gone.item, {table}, substring(c.relname FROM '[0-9]+$')::bigint, gone.content
+  FROM gone
+  JOIN pg_class c ON c.oid = gone.place
+"""
+
+GIVE_BACK = "SELECT DISTINCT slice_id FROM migration.taken WHERE profile = {profile} AND table_name = {table} AND back_by = {slice}"
+
+PUT_BACK = """
+INSERT INTO {there} SELECT (t.content::{parent}).*
+  FROM migration.taken t
+ WHERE profile = {profile} AND table_name = {table} AND back_by = {slice} AND slice_id = {number}
+"""
+
+FORGET_BACK = (
+    "DELETE FROM migration.taken WHERE profile = {profile} AND table_name = {table} AND back_by = {slice}"
+)
+
+TAKEN_OF = """
+WITH again AS (
+    DELETE FROM migration.taken
+     WHERE profile = {profile} AND table_name = {table} AND slice_id = ANY ({replaced})
+    RETURNING item, content::{parent} AS content
+)
+INSERT INTO {wanted} (number, item, {columns}) SELECT 0, item, {contents} FROM again
+"""
