@@ -32,7 +32,7 @@ from migration_pipeline.profile.profile import Profile, Rule
 from migration_pipeline.profile.row import Column, Row, table_of
 from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.targets.connection import DatabaseError, connect, explain
-from migration_pipeline.targets.copy_csv import spelling_of
+from migration_pipeline.targets.spellings import spelling_of
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy

@@ -42,7 +42,11 @@ def _aggregate_asset(plan: Plan, profile: Profile, aggregate: Aggregate) -> dg.A
         f"`{', '.join(aggregate.by)}`, by the SELECT in `{aggregate.path.name}`.".lstrip(),
     )
     spec = spec.merge_attributes(metadata={"sql": dg.MetadataValue.md(f"```sql\n{aggregate.sql};\n```")})
-    files = [LandedFile(planned.export_id, planned.file.name, planned.file.md5) for planned in plan.files]
+    windows = {export.id for export in plan.windows}
+    files = [
+        LandedFile(each.export_id, each.file.name, each.file.md5, each.export_id in windows)
+        for each in plan.files
+    ]
 
     @dg.multi_asset(
         name=f"{profile.name}_{table.name}",

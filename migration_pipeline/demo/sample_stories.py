@@ -33,8 +33,11 @@ _DECK = (
 )  # fmt: skip
 """The stories in their shares."""
 
-_EARLY_DECK = ("E", "E U", "ED", "e", "x")
-"""Comes with the first of ten decks. The first hundred writes have all stories."""
+_EARLY_DECK = ("E", "E U", "E D", "e", "x")
+"""Comes with the first of ten decks. The first hundred writes have all stories.
+
+What is written before T0 is not written again in the same window: the window would not tell what the base has of it.
+"""
 
 _OF_NEW_ITEMS = tuple(story for story in _DECK if story[0] == "I")
 
@@ -60,7 +63,7 @@ class Dealt(NamedTuple):
 def deal(changes: int, windows: int, base: int, random: Random) -> Dealt:
     """Deal stories of `changes` writes after T0 to the windows. They are of at most `base` items of the base."""
     dealt = Dealt([], [[] for _ in range(windows)])
-    for story in _stories(changes, base, random):
+    for story in _stories(changes, windows, base, random):
         number = len(dealt.stories)
         dealt.stories.append(story)
         parts = story.split()
@@ -71,11 +74,13 @@ def deal(changes: int, windows: int, base: int, random: Random) -> Dealt:
     return dealt
 
 
-def _stories(changes: int, base: int, random: Random) -> Iterator[str]:
+def _stories(changes: int, windows: int, base: int, random: Random) -> Iterator[str]:
     """Shuffle the deck again and again, until the stories have all writes."""
     for turn in count():
         deck = _DECK if turn % 10 else _DECK + _EARLY_DECK
         for story in random.sample(deck, len(deck)):
+            if windows == 1 and story[0] in EARLY:
+                story = story[0]
             if base < of_the_base(story):
                 story = random.choice(_OF_NEW_ITEMS)
             if writes_of(story) > changes:

@@ -95,11 +95,11 @@ def check_chain(exports: Sequence[Link], allow_gap: bool = False, known: Sequenc
                 "or accept the hole with --allow-gap"
             )
     told = [f"a hole in the chain, which is allowed: {hole}" for hole in found] + list(_overlaps(windows))
-    if (seconds := overlap_seconds(exports)) >= 1:
+    if seconds := overlap_seconds(exports):
         told.append(
-            f"the first window begins {seconds:g} s before the base was taken, at {utc(_time(base))}: of an item that was made in "
-            "this time and deleted later in the window nothing tells, so its rows would stay; begin the "
-            "first window at the base's time, in whole seconds"
+            f"the first window begins {seconds:g} s before the base was taken, at {utc(_time(base))}: what was written in this time "
+            "and again later in the window may leave a row, which verify finds, and of an item made in this time and deleted later in "
+            "the window nothing tells; a base taken at a whole second, as migration-pipeline export takes it, has no such time"
         )
     return told
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any, get_type_hints
 
 import msgspec
@@ -156,7 +156,15 @@ def place_of(plan: Plan, planned: PlannedFile) -> Place:
         overlapped=tuple(each.id for each in earlier if each.window and each.window.end > window.start),
         start=micros(window.start),
         end=micros(window.end),
+        base_time=max((_micros(each.export_time) for each in plan.exports if each.window is None), default=0),
     )
+
+
+def _micros(time: str) -> int:
+    if (known := _time(time)) is None:
+        return 0
+    moment = datetime.fromisoformat(known.replace("Z", "+00:00"))
+    return micros(moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc))
 
 
 def _promised(files: Iterable[PlannedFile]) -> tuple[tuple[str, str, str], ...]:

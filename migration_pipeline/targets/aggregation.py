@@ -96,6 +96,8 @@ class LandedFile(msgspec.Struct, frozen=True):
     export_id: str
     file: str
     md5: str
+    window: bool = False
+    """Whether it is of a window."""
 
 
 class AggregateIdentity(msgspec.Struct, frozen=True):
@@ -121,6 +123,8 @@ class AggregateRun:
     ) -> None:
         self._aggregate = aggregate
         self._files = files
+        if any(file.window for file in files):  # a group may be gone with its last item
+            settings = msgspec.structs.replace(settings, delete_rows=True)
         self._identity = identity
         self._settings = settings
         self._say = say

@@ -89,9 +89,15 @@ class _Keys:
 
 
 class ChangesEncoder:
-    """Encodes the changes of batches; in place of a `BatchEncoder`."""
+    """Encodes the changes of batches; in place of a `BatchEncoder`.
 
-    def __init__(self, targets: Mapping[type[Row], TargetTable], nul: NulPolicy, file: str) -> None:
+    `base_time` is when the full export was taken, in microseconds of the epoch.
+    """
+
+    def __init__(
+        self, targets: Mapping[type[Row], TargetTable], nul: NulPolicy, file: str, base_time: int
+    ) -> None:
+        self._base_time = base_time
         self._rows = BatchEncoder(targets, nul, apart=True)
         self._keys = {
             row_class: _Keys(target, self._rows.of(row_class))
@@ -118,7 +124,8 @@ class ChangesEncoder:
                 rows[row.__class__].append(row)
                 if row.__class__ in self._landing:
                     piece.items[row.__class__].append(record.item)
-            for row in record.old:
+            # The full export has what was written before it was taken.
+            for row in record.new if record.written < self._base_time else record.old:
                 if row.__class__ in self._landing:
                     self._land_before(record.number, row, piece)
         piece.rows.update(self._rows.encode_rows(rows))

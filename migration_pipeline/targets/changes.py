@@ -16,7 +16,7 @@ from psycopg2.sql import SQL, Composed, Identifier, Literal
 
 from migration_pipeline.engine.batch import Written
 from migration_pipeline.profile.row import Row
-from migration_pipeline.targets import bookkeeping
+from migration_pipeline.targets import ledger_sql
 from migration_pipeline.targets.catalog import TargetTable
 from migration_pipeline.targets.change_encoder import EncodedChanges
 from migration_pipeline.targets.connection import DatabaseError, copy_in
@@ -130,14 +130,14 @@ class _Moves:
         if data:
             copy_in(cursor, self._sql(COPY), data)
         if self._ledger.repeats:
-            cursor.execute(self._sql(bookkeeping.NOT_GIVEN_UP))
+            cursor.execute(self._sql(ledger_sql.NOT_GIVEN_UP))
         if self._ledger.known:
-            cursor.execute(self._sql(bookkeeping.OWNED_BEFORE, first=Literal(first), last=Literal(last)))
+            cursor.execute(self._sql(ledger_sql.OWNED_BEFORE, first=Literal(first), last=Literal(last)))
         return True
 
     def take_away(self, cursor: Any) -> int:
         """Delete the rows that were given up, and that nobody took; returns how many."""
-        cursor.execute(self._sql(bookkeeping.CLAIM_KEYS))
+        cursor.execute(self._sql(ledger_sql.CLAIM_KEYS))
         try:
             cursor.execute(self._sql(TAKE_AWAY))
         except psycopg2.errors.IntegrityError as error:

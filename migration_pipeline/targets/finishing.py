@@ -16,7 +16,8 @@ from psycopg2.sql import SQL, Identifier, Literal
 from migration_pipeline.profile.aggregate import Constraint, Index, Sequence
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.profile.row import Table, table_of
-from migration_pipeline.targets.bookkeeping import FORGET_SLICES, FORGET_TAKEN, LEFTOVERS
+from migration_pipeline.targets import ledger_sql
+from migration_pipeline.targets.bookkeeping import FORGET_SLICES, LEFTOVERS
 from migration_pipeline.targets.catalog import identifier, qualified, quote
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
 from migration_pipeline.targets.landing import WINDOWS, part_of
@@ -183,4 +184,4 @@ def _drop_of_windows(profile: Profile, cursor: Any) -> None:
     for table in profile.tables.values():
         if table.landing:
             cursor.execute(SQL("DROP TABLE IF EXISTS {}").format(part_of(table.qualified, WINDOWS)))
-            cursor.execute(FORGET_TAKEN, (profile.name, table.qualified))
+            cursor.execute(ledger_sql.FORGET_TAKEN, (profile.name, table.qualified))

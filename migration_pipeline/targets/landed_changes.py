@@ -14,7 +14,7 @@ from typing import Any
 from psycopg2.sql import SQL, Composed, Identifier, Literal
 
 from migration_pipeline.profile.row import Row
-from migration_pipeline.targets import bookkeeping
+from migration_pipeline.targets import ledger_sql
 from migration_pipeline.targets.catalog import TargetTable, quote
 from migration_pipeline.targets.connection import copy_in
 from migration_pipeline.targets.copy_csv import COPY_OPTIONS
@@ -103,14 +103,14 @@ class LandedChanges:
         if ledger.known:
             cursor.execute(
                 ledger.sql(
-                    bookkeeping.LANDED_BEFORE, part=self._part, first=Literal(first), last=Literal(last)
+                    ledger_sql.LANDED_BEFORE, part=self._part, first=Literal(first), last=Literal(last)
                 )
             )
             gone += cursor.rowcount
         if before:
             self._stage(cursor)
             copy_in(cursor, self.sql("COPY {wanted} (number, {columns}) FROM STDIN WITH ({options})"), before)
-            cursor.execute(ledger.sql(bookkeeping.FIRST_TOUCHED, wanted=self._parts["wanted"]))
+            cursor.execute(ledger.sql(ledger_sql.FIRST_TOUCHED, wanted=self._parts["wanted"]))
             gone += self._take(cursor)
         put = (
             copy_in(

@@ -133,6 +133,14 @@ class Slice:
         self._place(cursor, bookkeeping.LAND, {}, rows)
         return self._id or 0, [number for (number,) in replaced]
 
+    def note(self, cursor: Any, rows: Mapping[str, int], tables: Iterable[Table]) -> None:
+        """Take note that a window's file is landed: its rows lie among those of all windows, in no slice of their own."""
+        counts = {table.qualified: rows.get(table.qualified, 0) for table in tables}
+        cursor.execute(bookkeeping.NEW_SLICE, self._file | {"alive": self._alive})
+        (number,) = cursor.fetchone()
+        cursor.execute(bookkeeping.REPLACED, self._file | {"id": number})
+        cursor.execute(bookkeeping.LAND, (msgspec.json.encode(counts).decode(), number))
+
     def resume(self, cursor: Any) -> None:
         """Take up the file's landed slice, to add rows to it. The file's receipt must be locked before."""
         if not self._tables:

@@ -20,7 +20,7 @@ from psycopg2.sql import SQL, Composed, Identifier, Literal
 
 from migration_pipeline.engine.batch import Batch, Written
 from migration_pipeline.errors import MigrationError
-from migration_pipeline.targets import bookkeeping
+from migration_pipeline.targets import ledger_sql
 from migration_pipeline.targets.connection import DatabaseError, copy_in
 from migration_pipeline.targets.copy_csv import COPY_OPTIONS, csv_lines
 
@@ -46,6 +46,8 @@ class Place(msgspec.Struct, frozen=True):
     start: int = 0
     """When the window begins, in microseconds of the epoch."""
     end: int = 0
+    base_time: int = 0
+    """When the full export was taken, in the same unit; 0 if unknown."""
 
     @property
     def window_id(self) -> int:
@@ -87,37 +89,37 @@ class Ledger:
 
         Raises `MigrationError` if an item stands twice in the window.
         """
-        cursor.execute(self.sql(bookkeeping.STAGE_RECORDS))
+        cursor.execute(self.sql(ledger_sql.STAGE_RECORDS))
         cursor.execute(self.sql("DELETE FROM {records}"))
         _refuse_twins(batch)
-        copy_in(cursor, self.sql(bookkeeping.COPY_RECORDS), batch.encoded.data)
+        copy_in(cursor, self.sql(ledger_sql.COPY_RECORDS), batch.encoded.data)
         for _ in range(TRIES):
-            cursor.execute(self.sql(bookkeeping.LOCK_ITEMS))
-            cursor.execute(self.sql(bookkeeping.ENTER_ITEMS))
-            cursor.execute(self.sql(bookkeeping.ITEMS_LEFT))
+            cursor.execute(self.sql(ledger_sql.LOCK_ITEMS))
+            cursor.execute(self.sql(ledger_sql.ENTER_ITEMS))
+            cursor.execute(self.sql(ledger_sql.ITEMS_LEFT))
             if cursor.fetchone() == (0,):
                 break
         else:
             raise DatabaseError("another load of the same window does not end; load the file again")
-        cursor.execute(self.sql(bookkeeping.RANK_RECORDS))
+        cursor.execute(self.sql(ledger_sql.RANK_RECORDS))
         twins, older, self.repeats, self.known = cursor.fetchone()
         if twins:
-            cursor.execute(self.sql(bookkeeping.TWIN))
+            cursor.execute(self.sql(ledger_sql.TWIN))
             raise _twice(cursor.fetchone()[0])
         if older:
             batch, written = self._without_older(cursor, batch)
         else:
             written = Written()
-        cursor.execute(self.sql(bookkeeping.RENEW_ITEMS))
+        cursor.execute(self.sql(ledger_sql.RENEW_ITEMS))
         return batch, written
 
     def _without_older(self, cursor: Any, batch: Batch) -> tuple[Batch, Written]:
-        cursor.execute(self.sql(bookkeeping.DROP_OLDER))
+        cursor.execute(self.sql(ledger_sql.DROP_OLDER))
         return without(batch, {number for (number,) in cursor.fetchall()})
 
     def end_quarantine(self, export_id: str, file: str) -> Composed:
         """The statement that ends the quarantine of earlier states of the records' items."""
-        return self.sql(bookkeeping.END_QUARANTINE, export=Literal(export_id), file=Literal(file))
+        return self.sql(ledger_sql.END_QUARANTINE, export=Literal(export_id), file=Literal(file))
 
     def enter_gone(self, cursor: Any) -> bool:
         """With a window's last file, enter items that were deleted without a record; returns whether there are any.
@@ -131,19 +133,19 @@ class Ledger:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", (self._place.window_id,))
         if missing_of(cursor, self._profile, self._place.beside):
             return False
-        cursor.execute(self.sql(bookkeeping.STAGE_RECORDS))
+        cursor.execute(self.sql(ledger_sql.STAGE_RECORDS))
         cursor.execute(self.sql("DELETE FROM {records}"))
         earlier = Literal([window_number(each) for each in self._place.overlapped])
         place = {"start": Literal(self._place.start), "end": Literal(self._place.end), "earlier": earlier}
-        cursor.execute(self.sql(bookkeeping.ENTER_GONE, **place))
+        cursor.execute(self.sql(ledger_sql.ENTER_GONE, **place))
         self.known, self.repeats = cursor.rowcount, 0
-        cursor.execute(self.sql(bookkeeping.RENEW_ITEMS))
+        cursor.execute(self.sql(ledger_sql.RENEW_ITEMS))
         return self.known > 0
 
     def disown(self, cursor: Any, numbers: Collection[int]) -> None:
         """Take note that some records' items have no rows, because the database refused them."""
         if numbers:
-            cursor.execute(self.sql(bookkeeping.DISOWN, numbers=Literal(list(numbers))))
+            cursor.execute(self.sql(ledger_sql.DISOWN, numbers=Literal(list(numbers))))
 
 
 def without(batch: Batch, numbers: Collection[int]) -> tuple[Batch, Written]:
@@ -195,8 +197,8 @@ class Touched:
 
         Raises `MigrationError` if the plan does not know the windows that the tables hold.
         """
-        cursor.execute(bookkeeping.HOLD_ITEMS)
-        cursor.execute(SQL(bookkeeping.ANY_ITEM).format(**self._parts))
+        cursor.execute(ledger_sql.HOLD_ITEMS)
+        cursor.execute(SQL(ledger_sql.ANY_ITEM).format(**self._parts))
         if cursor.fetchone() == (False,):
             return set()
         if self._digest is None:
@@ -204,15 +206,15 @@ class Touched:
                 "windows were loaded into the tables, and the plan has none of them; add them to it (migration-pipeline plan "
                 "PROFILE --add WINDOW), or empty the tables and migration.item"
             )
-        cursor.execute(SQL(bookkeeping.STAGE_LINES).format(**self._parts))
+        cursor.execute(SQL(ledger_sql.STAGE_LINES).format(**self._parts))
         cursor.execute(SQL("DELETE FROM {lines}").format(**self._parts))
-        copy_in(cursor, SQL(bookkeeping.COPY_LINES).format(**self._parts), self._items(batch))
-        cursor.execute(SQL(bookkeeping.TOUCHED_LINES).format(**self._parts))
+        copy_in(cursor, SQL(ledger_sql.COPY_LINES).format(**self._parts), self._items(batch))
+        cursor.execute(SQL(ledger_sql.TOUCHED_LINES).format(**self._parts))
         return {number for (number,) in cursor.fetchall()}
 
     def leave_out(self, cursor: Any, slice_id: int) -> None:
         """Take note that a slice is made without the items of the lines that `numbers` looked at last."""
-        cursor.execute(SQL(bookkeeping.BACK_BY).format(**self._parts, slice=Literal(slice_id)))
+        cursor.execute(SQL(ledger_sql.BACK_BY).format(**self._parts, slice=Literal(slice_id)))
 
     def _items(self, batch: Batch) -> bytes:
         lines = [
@@ -236,7 +238,7 @@ def missing_of(cursor: Any, profile: str, files: Sequence[tuple[str, str, str]])
         return []
     exports, names, md5s = (list(each) for each in zip(*files, strict=True))
     of = {"profile": profile, "exports": exports, "files": names, "md5s": md5s}
-    cursor.execute(bookkeeping.NOT_LOADED, of)
+    cursor.execute(ledger_sql.NOT_LOADED, of)
     return [name for (name,) in cursor.fetchall()]
 
 
@@ -256,7 +258,7 @@ def expect_landed(cursor: Any, profile: str, place: Place, windows: Collection[s
     if not files:
         return
     exports, names = (list(each) for each in zip(*files, strict=True))
-    cursor.execute(bookkeeping.NOT_LANDED, {"profile": profile, "exports": exports, "files": names})
+    cursor.execute(ledger_sql.NOT_LANDED, {"profile": profile, "exports": exports, "files": names})
     if missing := cursor.fetchall():
         raise DatabaseError(
             f"{len(missing):,} of {len(files):,} files have no landed rows any more ({missing[0][0]}), which finishing drops where it "
@@ -267,11 +269,11 @@ def expect_landed(cursor: Any, profile: str, place: Place, windows: Collection[s
 def name_quarantined(cursor: Any, profile: str, place: Place) -> None:
     """Find out which items lines of full exports in the quarantine are, for those that were put there before there were windows."""
     exports = sorted({export for export, _, _ in place.before})
-    cursor.execute(bookkeeping.QUARANTINED_ITEMS_UNKNOWN, {"profile": profile, "exports": exports})
+    cursor.execute(ledger_sql.QUARANTINED_ITEMS_UNKNOWN, {"profile": profile, "exports": exports})
     for export_id, file, line, raw in cursor.fetchall() if place.digest else ():
         if item := digest_of(place.digest, bytes(raw)):
             cursor.execute(
-                bookkeeping.NAME_QUARANTINED,
+                ledger_sql.NAME_QUARANTINED,
                 {"profile": profile, "export_id": export_id, "file": file, "line": line, "item": item},
             )
 

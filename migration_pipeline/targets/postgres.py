@@ -176,7 +176,7 @@ class PostgresTarget:
             name_quarantined(cursor, self._file.profile, self._place)
             if self._landed:
                 expect_landed(cursor, self._file.profile, self._place, self._place.windows)
-            self.encoder = ChangesEncoder(targets, self._nul, self._file.file)
+            self.encoder = ChangesEncoder(targets, self._nul, self._file.file, self._place.base_time)
             self._writer = ChangeWriter(targets, sql_of, self._ledger, self._session.token, self._landed)
         else:
             self.encoder = BatchEncoder(targets, self._nul)
@@ -291,6 +291,9 @@ class PostgresTarget:
         return batch, Written()
 
     def _land(self, cursor: Any, report: FileReport) -> None:
+        if self._ledger and self._landed:
+            self._slice.note(cursor, report.rows, (self._tables[each] for each in self._landed))
+            return
         slice_id, replaced = self._slice.land(cursor, report.rows)
         if self._touched and slice_id:
             for each in self._landed.values():

@@ -573,7 +573,8 @@ def test_as_many_writes_are_dealt_as_are_asked_for(changes: int, base: int, wind
     assert Counter(written) == Counter("".join(dealt.stories).replace(" ", ""))
     assert all(set(ops).isdisjoint("Eex") for window in dealt.windows[1:] for _, ops in window)
     if base > 1000 and changes >= 100:
-        assert set(dealt.stories) == set(sample_stories._DECK + sample_stories._EARLY_DECK)
+        early = [story for story in sample_stories._EARLY_DECK if windows > 1 or len(story) == 1]
+        assert set(dealt.stories) == {*sample_stories._DECK, *early}
 
 
 @pytest.mark.parametrize("profile", ["shop", "pictures"])
