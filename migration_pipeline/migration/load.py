@@ -137,12 +137,12 @@ def transform_of(
     """Compile a profile for the files of a window, or of a full export."""
     if window is None:
         return Transform(profile, dynamodb_json, options)
-    return ChangeTransform(profile, dynamodb_json, ChangeReader(window), options)
+    return ChangeTransform(profile, dynamodb_json, ChangeReader(window, profile.name), options)
 
 
 def place_of(plan: Plan, planned: PlannedFile) -> Place:
     """The place of a file in its plan's chain."""
-    window, digest = plan.window_of(planned), item_digests(plan.keys) if plan.keys else None
+    window, digest = plan.window_of(planned), item_digests(plan.keys, plan.profile) if plan.keys else None
     if window is None:
         return Place(digest=digest)
     earlier = plan.windows[: [each.id for each in plan.windows].index(planned.export_id)]

@@ -106,7 +106,8 @@ class Change(msgspec.Struct, frozen=True):
 class ChangeReader:
     """Reads the records of a window. Calling it raises `BadItem` with a reason that holds no value."""
 
-    def __init__(self, window: Window) -> None:
+    def __init__(self, window: Window, profile: str) -> None:
+        self._profile = profile
         self._both = window.view == "NEW_AND_OLD_IMAGES"
         self._first, self._end = (micros(each) for each in (window.start, window.end))
 
@@ -115,7 +116,7 @@ class ChangeReader:
         try:
             record = _decode(line)
             written = int(record.Metadata.WriteTimestampMicros.N)
-            item = digest_of_keys(record.Keys)
+            item = digest_of_keys(record.Keys, self._profile)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise BadItem(_reason(error)) from None
         if not self._first <= written < self._end:
@@ -145,13 +146,13 @@ def micros(time: datetime) -> int:
 # -- which item it is --------------------------------------------------------------------------------
 
 
-def digest_of_keys(keys: bytes | msgspec.Raw) -> str:
-    """Make a digest of a primary key, given as JSON; equal for one key however its numbers are spelled. Raises `ValueError`."""
+def digest_of_keys(keys: bytes | msgspec.Raw, profile: str) -> str:
+    """Make a digest of a profile and a primary key, given as JSON; equal for one key however its numbers are spelled. Raises `ValueError`."""
     members = _decode_keys(keys)
-    return _digest([members[name] for name in sorted(members)])
+    return _digest([members[name] for name in sorted(members)], profile)
 
 
-def item_digests(keys: Sequence[str]) -> Callable[[bytes], str]:
+def item_digests(keys: Sequence[str], profile: str) -> Callable[[bytes], str]:
     """Make the function that gives the digest of the item on a line of a full export; `keys` are the key's attributes, sorted.
 
     It raises `ValueError` or `msgspec.MsgspecError` for a line without them.
@@ -163,16 +164,16 @@ def item_digests(keys: Sequence[str]) -> Callable[[bytes], str]:
 
     def digest(line: bytes) -> str:
         found = decode(line).Item  # type: ignore[attr-defined]
-        return _digest([getattr(found, name) for name in names])
+        return _digest([getattr(found, name) for name in names], profile)
 
     return digest
 
 
-def _digest(values: Sequence[_KeyValue]) -> str:
+def _digest(values: Sequence[_KeyValue], profile: str) -> str:
     if not values:
         raise ValueError("no key")
-    canonical = [("S", value.S) if value.S is not UNSET else _not_text(value) for value in values]
-    return hashlib.blake2b(_encode(canonical), digest_size=16).hexdigest()
+    canonical: list[Any] = [("S", value.S) if value.S is not UNSET else _not_text(value) for value in values]
+    return hashlib.blake2b(_encode([profile, *canonical]), digest_size=16).hexdigest()
 
 
 def _not_text(value: _KeyValue) -> tuple[str, Any]:

@@ -51,7 +51,7 @@ CREATE TABLE IF NOT EXISTS migration.quarantine (
 );
 -- Which item it is, where windows need to know: a newer state of it ends the quarantine of an older one.
 ALTER TABLE migration.quarantine ADD COLUMN IF NOT EXISTS item uuid;
-CREATE INDEX IF NOT EXISTS quarantine_item ON migration.quarantine (profile, item);
+CREATE INDEX IF NOT EXISTS quarantine_item ON migration.quarantine (item);
 COMMENT ON TABLE migration.quarantine IS
     'Bad items, each with its line number (from 1), its raw line (convert_from(raw, ''UTF8'') shows it) and the reason.';
 
@@ -153,16 +153,15 @@ COMMENT ON TABLE migration.aggregate IS
 
 -- The items that windows of incremental exports have touched: a full export says nothing of these any more.
 CREATE TABLE IF NOT EXISTS migration.item (
+    item      uuid NOT NULL PRIMARY KEY,
     profile   text NOT NULL,
-    item      uuid NOT NULL,
     written   bigint NOT NULL,
     window_id bigint NOT NULL,
     place     bigint NOT NULL,
-    owned     jsonb NOT NULL,
-    PRIMARY KEY (profile, item)
+    owned     jsonb NOT NULL
 );
 COMMENT ON TABLE migration.item IS
-    'Items that windows have touched: digest of the key, time of the last write (microseconds), keys of its rows.';
+    'Items that windows have touched: digest of profile and key, time of the last write (microseconds), keys of its rows.';
 
 -- Keys of rows that items gave up or took within a window. What one of its items takes, no other one of it takes away.
 CREATE TABLE IF NOT EXISTS migration.claim (
@@ -187,7 +186,7 @@ CREATE TABLE IF NOT EXISTS migration.taken (
     content    text NOT NULL,
     back_by    bigint
 );
-CREATE INDEX IF NOT EXISTS taken_item ON migration.taken (profile, item);
+CREATE INDEX IF NOT EXISTS taken_item ON migration.taken (item);
 CREATE INDEX IF NOT EXISTS taken_slice ON migration.taken (slice_id);
 COMMENT ON TABLE migration.taken IS
     'Landed rows that windows took away, with the slice that they were in; back_by: a slice that was made without their item.';

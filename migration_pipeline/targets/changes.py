@@ -161,9 +161,9 @@ TAKE_AWAY = """
 DELETE FROM {target} t
  USING {moves} k
  WHERE {same_key} AND NOT k.taken
-   AND NOT EXISTS (SELECT
-                     FROM migration.claim c
-                    WHERE (c.profile, c.window_id, c.table_name, c.key) = ({profile}, {window}, {table}, {key}) AND c.taken)
+   AND (SELECT c.taken
+          FROM migration.claim c
+         WHERE (c.profile, c.window_id, c.table_name, c.key) = ({profile}, {window}, {table}, {key})) IS NOT TRUE
 """
 
 

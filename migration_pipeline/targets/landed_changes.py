@@ -49,6 +49,10 @@ class LandedChanges:
             "table": Literal(target.table.qualified),
             "wanted": wanted,
             "bare": Identifier(wanted.strings[-1]),
+            "by_item": Identifier(f"{self._part.strings[-1]}_item"),
+            "by_row": Identifier(f"{self._part.strings[-1]}_row"),
+            "found": Identifier("pg_temp", f"migration_{token}_found_{number}"),
+            "bare_found": Identifier(f"migration_{token}_found_{number}"),
             "columns": name_list(names_of(fits)),
             "definitions": SQL(", ").join(
                 SQL("{} {}").format(Identifier(fit.column.name), SQL(fit.exact or fit.staged)) for fit in fits
@@ -85,6 +89,9 @@ class LandedChanges:
     def index(self, cursor: Any, part: Identifier) -> None:
         """Make the index that finds a slice's rows."""
         cursor.execute(self.sql("CREATE INDEX ON {slice} ({index})", slice=part))
+        cursor.execute(
+            self.sql("ANALYZE {slice}", slice=part)
+        )  # else a scan seems to be cheaper than the index
 
     def _alone(self, cursor: Any) -> None:
         """Wait for others who move rows of full exports, and keep them waiting until the transaction ends."""
@@ -133,8 +140,18 @@ class LandedChanges:
         """Take one row equal to each wanted one out of the slices of full exports; returns how many there were."""
         # Whoever takes one of several equal rows must see what others took.
         self._alone(cursor)
+        cursor.execute(self.sql(MAKE_FOUND))
+        cursor.execute(self.sql("DELETE FROM {found}"))
+        cursor.execute(self.sql(BY_INDEX))
+        (by_index,) = cursor.fetchone()
+        cursor.execute(f"SET LOCAL enable_seqscan = {'off' if by_index else 'on'}")
+        cursor.execute(f"SET LOCAL enable_hashjoin = {'off' if by_index else 'on'}")
+        cursor.execute(self.sql(FIND))
+        cursor.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = on")
         cursor.execute(self.sql(TAKE))
-        return int(cursor.rowcount)
+        taken = int(cursor.rowcount)
+        cursor.execute("SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = off")
+        return taken
 
     # -- a slice that is replaced --------------------------------------------------------------------
 
@@ -180,8 +197,10 @@ def _hash(values: Iterable[Any]) -> Composed:
 
 MAKE_PART = """
 CREATE TABLE IF NOT EXISTS {part} (LIKE {parent} INCLUDING ALL EXCLUDING INDEXES, migration_item uuid NOT NULL);
-CREATE INDEX IF NOT EXISTS migration_item ON {part} (migration_item)
+CREATE INDEX IF NOT EXISTS {by_item} ON {part} (migration_item);
+CREATE INDEX IF NOT EXISTS {by_row} ON {part} ({index})
 """
+# No row of it is looked for by the second one. But without it each search in all parts would read the whole of this one.
 
 WITHOUT_INDEX = """
 SELECT n.nspname, c.relname
@@ -191,17 +210,34 @@ SELECT n.nspname, c.relname
  WHERE h.inhparent = {parent_name}::regclass AND c.oid <> {part_name}::regclass AND NOT EXISTS (SELECT FROM pg_index WHERE indrelid = c.oid)
 """
 
+MAKE_FOUND = (
+    'CREATE TEMP TABLE IF NOT EXISTS {bare_found} (place oid, id tid, image text COLLATE "C") ON COMMIT DROP'
+)
+
+BY_INDEX = """
+SELECT (SELECT count(*) FROM {wanted}) * count(*) < coalesce(sum(greatest(reltuples, 0)), 0)
+  FROM pg_inherits
+  JOIN pg_class ON oid = inhrelid
+ WHERE inhparent = {parent_name}::regclass
+"""
+"""Whether it takes fewer steps to look each row up in each slice than to read all of them."""
+
+FIND = """
+INSERT INTO {found} (place, id, image)
+SELECT DISTINCT t.tableoid, t.ctid, ROW({theirs})::text COLLATE "C"
+  FROM (SELECT DISTINCT {our_hash} AS hash FROM {wanted} w) h
+  JOIN {parent} t ON {their_hash} = h.hash
+ WHERE t.tableoid::bigint <> {part_name}::regclass::bigint
+"""
+# The condition is written so that the planner does not expect it to hold for a few rows only.
+
 TAKE = """
-WITH wanted AS (
-    SELECT w.item, ROW({ours})::text COLLATE "C" AS image, {our_hash} AS hash FROM {wanted} w
-), ours AS (
-    SELECT item, image, row_number() OVER (PARTITION BY image) AS nth FROM wanted
+WITH ours AS (
+    SELECT item, image, row_number() OVER (PARTITION BY image) AS nth
+      FROM (SELECT w.item, ROW({ours})::text COLLATE "C" AS image FROM {wanted} w) r
 ), theirs AS (
-    SELECT place, id, image, row_number() OVER (PARTITION BY image ORDER BY place, id) AS nth
-      FROM (SELECT DISTINCT t.tableoid AS place, t.ctid AS id, ROW({theirs})::text COLLATE "C" AS image
-              FROM (SELECT DISTINCT hash FROM wanted) h
-              JOIN {parent} t ON {their_hash} = h.hash AND t.tableoid <> {part_name}::regclass) r
-), chosen AS (
+    SELECT place, id, image, row_number() OVER (PARTITION BY image ORDER BY place, id) AS nth FROM {found}
+), chosen AS MATERIALIZED (
     SELECT place, id, item FROM ours JOIN theirs USING (image, nth)
 ), gone AS (
     DELETE FROM {parent} t USING chosen c WHERE t.tableoid = c.place AND t.ctid = c.id

@@ -16,7 +16,7 @@ SELECT wanted.file
 
 STAGE_RECORDS = """
 CREATE TEMP TABLE IF NOT EXISTS {bare} (
-    number bigint, item uuid, written bigint, place bigint, idle boolean, owned jsonb,
+    number bigint UNIQUE, item uuid PRIMARY KEY, written bigint, place bigint, idle boolean, owned jsonb,
     entered boolean NOT NULL DEFAULT false, was_written bigint, was_window bigint, was_place bigint, was_owned jsonb, rank text
 ) ON COMMIT DROP
 """
@@ -28,7 +28,7 @@ LOCK_ITEMS = """
 WITH there AS (
     SELECT i.item, i.written, i.window_id, i.place, i.owned
       FROM {records} r
-      JOIN migration.item i ON i.profile = {profile} AND i.item = r.item
+      JOIN migration.item i ON i.item = r.item
      WHERE NOT r.entered AND r.was_written IS NULL
      ORDER BY i.item
        FOR UPDATE OF i
@@ -78,7 +78,7 @@ RENEW_ITEMS = """
 UPDATE migration.item i
    SET written = r.written, window_id = {window}, place = r.place, owned = r.owned
   FROM {records} r
- WHERE i.profile = {profile} AND i.item = r.item AND (rank = 'newer' OR (rank = 'same' AND (r.was_owned <> r.owned OR r.was_window <> {window})))
+ WHERE i.item = r.item AND (rank = 'newer' OR (rank = 'same' AND (r.was_owned <> r.owned OR r.was_window <> {window})))
 """
 
 ENTER_GONE = """
@@ -93,7 +93,7 @@ DISOWN = """
 UPDATE migration.item i
    SET owned = '{{}}'
   FROM {records} r
- WHERE i.profile = {profile} AND i.item = r.item AND r.number = ANY ({numbers})
+ WHERE i.item = r.item AND r.number = ANY ({numbers})
 """
 
 CLAIM_KEYS = """
@@ -140,14 +140,14 @@ BACK_BY = """
 UPDATE migration.taken t
    SET back_by = {slice}
   FROM {lines} l
- WHERE t.profile = {profile} AND t.item = l.item
+ WHERE t.item = l.item
 """
 """Once that slice is in its place, it is without the items of these lines."""
 
 END_QUARANTINE = """
 DELETE FROM migration.quarantine q
  USING {records} r
- WHERE q.profile = {profile} AND q.item = r.item AND (q.export_id, q.file, q.line) <> ({export}, {file}, r.number)
+ WHERE q.item = r.item AND (q.export_id, q.file, q.line) <> ({export}, {file}, r.number)
 """
 """What was wrong with an earlier state of an item is over."""
 
@@ -184,5 +184,5 @@ STAGE_LINES = "CREATE TEMP TABLE IF NOT EXISTS {bare} (number bigint, item uuid)
 COPY_LINES = "COPY {lines} (number, item) FROM STDIN WITH ({options})"
 
 TOUCHED_LINES = """
-SELECT number FROM {lines} l JOIN migration.item i ON i.profile = {profile} AND i.item = l.item
+SELECT number FROM {lines} l JOIN migration.item i ON i.item = l.item
 """
