@@ -161,6 +161,7 @@ class FileLoad:
         self._progress_seconds = progress_seconds
         self._read = 0
         self._counts = Counts()
+        self._superseded = 0
         self._written = Written()
         self._reasons = Counter[str]()
         self._examples: list[BadExample] = []
@@ -240,6 +241,8 @@ class FileLoad:
         batch = Batch(self._transform, self._target.encoder, outcome, pieces)
         self._counts.add(batch.counts)
         self._note(batch.bad)
+        self._superseded += len(batch.counts.superseded)
+        self._counts.superseded.clear()  # their digests are of use to the batch alone
         batch.room = self._room()
         if batch.room < 0:
             raise self._too_many(batch.bad)
@@ -299,7 +302,7 @@ class FileLoad:
         report = FileReport(
             items=self._read,
             loaded=self._counts.loaded - total.items_refused - total.superseded,
-            superseded=total.superseded + total.items_forgiven,
+            superseded=total.superseded + total.items_forgiven + self._superseded,
             skipped=self._counts.skipped,
             unrouted=dict(sorted(self._counts.unrouted.items())),
             quarantined=reasons.total(),

@@ -96,12 +96,15 @@ class Counts:
         """Items by the route that made no row of them."""
         self.unrouted = Counter[str]()
         """Items that no rule took, by the pattern of their keys."""
+        self.superseded: list[Any] = []
+        """Digests of items of which a newer state is known."""
 
     def add(self, other: Counts) -> None:
         """Count other items, too."""
         self.loaded += other.loaded
         self.ignored.update(other.ignored)
         self.empty.update(other.empty)
+        self.superseded += other.superseded
         for pattern, count in other.unrouted.items():
             count_pattern(self.unrouted, pattern, count)
 
@@ -120,6 +123,8 @@ class Transform:
     """A compiled profile: a function from lines to an `Outcome`."""
 
     outcome_class: type[Outcome] = Outcome
+    newer: Callable[[bytes], Any] | None = None
+    """Gives the digest of a line's item if a newer state of it is known, which a window has told; else None."""
 
     def __init__(self, profile: Profile, dialect: Dialect, options: Options | None = None) -> None:
         if options is None and profile.options_class is not None:
@@ -172,6 +177,8 @@ class Transform:
         """
         outcome = self.outcome_class(self.row_classes)
         taken, places, counts, unrouted = self.sort(numbers, lines, self.read_keys.many(lines))
+        if self.newer:
+            self._leave_out(taken, places, outcome)
         for route, decoder, function, more in self._routes:
             if taken[route]:
                 items = decoder.many(taken[route])
@@ -196,7 +203,11 @@ class Transform:
     def one(self, line: bytes, number: int = 1) -> Outcome:
         """Turn a single line into rows. Raises `BadItem`; an exception of the profile becomes one, too."""
         outcome = self.outcome_class(self.row_classes)
-        taken, *_ = self.sort([number], [line], [self.read_keys(line)])
+        taken, places, *_ = self.sort([number], [line], [self.read_keys(line)])
+        if self.newer:
+            self._leave_out(taken, places, outcome)
+            if outcome.counts.superseded:
+                return outcome
         for route, decoder, function, more in self._routes:
             if taken[route]:
                 item = decoder(line)
@@ -209,6 +220,17 @@ class Transform:
                 outcome.numbers.append(number)
                 return outcome
         return self._all([line], [number])
+
+    def _leave_out(self, taken: list[list[bytes]], places: list[list[int]], outcome: Outcome) -> None:
+        """Leave the lines out of whose items newer states are known."""
+        newer = self.newer
+        for route, lines in enumerate(taken):
+            if lines and newer:
+                found = list(map(newer, lines))
+                if any(found):
+                    taken[route] = [line for line, digest in zip(lines, found, strict=True) if not digest]
+                    places[route] = [n for n, digest in zip(places[route], found, strict=True) if not digest]
+                    outcome.counts.superseded += filter(None, found)
 
     def _collect(self, route: int, results: list[Any], outcome: Outcome, _numbers: Sequence[int]) -> None:
         """Add what a route returned for some items: a row each, or None, or several rows."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from copy import copy
 from datetime import datetime, timezone
 from typing import Any, get_type_hints
 
@@ -106,7 +107,7 @@ class Loader:
                 file.name,
                 file.items,
                 source,
-                transform_of(profile, window, self._options) if window else self._transform,
+                self._transform_for(window, target),
                 target,
                 self._settings,
                 on_progress=on_progress,
@@ -114,6 +115,13 @@ class Loader:
             report = load.run()
         self._tell(report, file.name, log)
         return report
+
+    def _transform_for(self, window: Window | None, target: PostgresTarget) -> Transform | ChangeTransform:
+        if window:
+            return transform_of(self._profile, window, self._options)
+        transform = copy(self._transform)
+        transform.newer = target.newer
+        return transform
 
     def _tell(self, report: FileReport, name: str, log: logging.Logger) -> None:
         log.info(

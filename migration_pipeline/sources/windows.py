@@ -149,10 +149,10 @@ def micros(time: datetime) -> int:
 def digest_of_keys(keys: bytes | msgspec.Raw, profile: str) -> str:
     """Make a digest of a profile and a primary key, given as JSON; equal for one key however its numbers are spelled. Raises `ValueError`."""
     members = _decode_keys(keys)
-    return _digest([members[name] for name in sorted(members)], profile)
+    return _digest([members[name] for name in sorted(members)], profile).hex()
 
 
-def item_digests(keys: Sequence[str], profile: str) -> Callable[[bytes], str]:
+def item_digests(keys: Sequence[str], profile: str) -> Callable[[bytes], bytes]:
     """Make the function that gives the digest of the item on a line of a full export; `keys` are the key's attributes, sorted.
 
     It raises `ValueError` or `msgspec.MsgspecError` for a line without them.
@@ -162,18 +162,18 @@ def item_digests(keys: Sequence[str], profile: str) -> Callable[[bytes], str]:
     decode = msgspec.json.Decoder(defstruct("Line", [("Item", item)], frozen=True, gc=False)).decode
     names = [name for name, *_ in fields]
 
-    def digest(line: bytes) -> str:
+    def digest(line: bytes) -> bytes:
         found = decode(line).Item  # type: ignore[attr-defined]
         return _digest([getattr(found, name) for name in names], profile)
 
     return digest
 
 
-def _digest(values: Sequence[_KeyValue], profile: str) -> str:
+def _digest(values: Sequence[_KeyValue], profile: str) -> bytes:
     if not values:
         raise ValueError("no key")
     canonical: list[Any] = [("S", value.S) if value.S is not UNSET else _not_text(value) for value in values]
-    return hashlib.blake2b(_encode([profile, *canonical]), digest_size=16).hexdigest()
+    return hashlib.blake2b(_encode([profile, *canonical]), digest_size=16).digest()
 
 
 def _not_text(value: _KeyValue) -> tuple[str, Any]:

@@ -163,6 +163,8 @@ CREATE TABLE IF NOT EXISTS migration.item (
 COMMENT ON TABLE migration.item IS
     'Items that windows have touched: digest of profile and key, time of the last write (microseconds), keys of its rows.';
 
+CREATE SEQUENCE IF NOT EXISTS migration.item_version;
+
 -- Keys of rows that items gave up or took within a window. What one of its items takes, no other one of it takes away.
 CREATE TABLE IF NOT EXISTS migration.claim (
     profile    text NOT NULL,

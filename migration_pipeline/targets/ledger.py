@@ -35,7 +35,7 @@ class Place(msgspec.Struct, frozen=True):
     """Id of the window's export; "" for a file of a full export."""
     before: tuple[tuple[str, str, str], ...] = ()
     """The files that must be loaded before: export, name and MD5."""
-    digest: Callable[[bytes], str] | None = None
+    digest: Callable[[bytes], bytes] | None = None
     """Gives the digest of the item on a line of a full export; None where the plan has no windows."""
     beside: tuple[tuple[str, str, str], ...] = ()
     """The window's other files."""
@@ -101,6 +101,7 @@ class Ledger:
                 break
         else:
             raise DatabaseError("another load of the same window does not end; load the file again")
+        cursor.execute(ledger_sql.NEW_VERSION)
         cursor.execute(self.sql(ledger_sql.RANK_RECORDS))
         twins, older, self.repeats, self.known = cursor.fetchone()
         if twins:
@@ -179,11 +180,30 @@ def _twice(line: int) -> MigrationError:
     )
 
 
+MOST_IN_MEMORY = 1_000_000
+"""Items of a ledger that are kept in memory, of about 100 bytes each; of a larger one, each batch asks the database."""
+
+
+class _Digests:
+    """Takes the digests of a COPY, which come in pieces of any size."""
+
+    def __init__(self) -> None:
+        self.found: set[bytes] = set()
+        self._rest = ""
+
+    def write(self, text: bytes | str) -> None:
+        lines = (self._rest + (text if isinstance(text, str) else text.decode())).split("\n")
+        self._rest = lines.pop()
+        self.found.update(map(bytes.fromhex, lines))
+
+
 class Touched:
     """Finds the items of a full export's lines that windows have touched. Its methods run in the caller's transactions."""
 
-    def __init__(self, profile: str, digest: Callable[[bytes], str] | None, token: str) -> None:
+    def __init__(self, profile: str, digest: Callable[[bytes], bytes] | None, token: str) -> None:
         self._digest = digest
+        self._known: set[bytes] | None = None
+        self._version: int | None = None
         name = f"migration_{token}_lines"
         self._parts = {
             "lines": Identifier("pg_temp", name),
@@ -192,28 +212,61 @@ class Touched:
             "options": SQL(COPY_OPTIONS),
         }
 
-    def numbers(self, cursor: Any, batch: Batch) -> set[int]:
-        """Lock the ledger against windows, and return the numbers of a batch's lines whose items windows have touched.
+    def read(self, cursor: Any) -> Callable[[bytes], bytes | None] | None:
+        """Read the ledger, if it is not too large; returns what gives the digest of a line's item if windows have touched it.
 
         Raises `MigrationError` if the plan does not know the windows that the tables hold.
         """
         cursor.execute(ledger_sql.HOLD_ITEMS)
-        cursor.execute(SQL(ledger_sql.ANY_ITEM).format(**self._parts))
-        if cursor.fetchone() == (False,):
-            return set()
-        if self._digest is None:
+        cursor.execute(SQL(ledger_sql.ITEMS_OF).format(**self._parts, most=Literal(MOST_IN_MEMORY + 1)))
+        items, version = cursor.fetchone()
+        if items and self._digest is None:
             raise MigrationError(
                 "windows were loaded into the tables, and the plan has none of them; add them to it (migration-pipeline plan "
                 "PROFILE --add WINDOW), or empty the tables and migration.item"
             )
-        cursor.execute(SQL(ledger_sql.STAGE_LINES).format(**self._parts))
-        cursor.execute(SQL("DELETE FROM {lines}").format(**self._parts))
-        copy_in(cursor, SQL(ledger_sql.COPY_LINES).format(**self._parts), self._items(batch))
+        if items > MOST_IN_MEMORY:
+            return None
+        self._version = version
+        if not items:
+            return None
+        digests = _Digests()
+        cursor.copy_expert(SQL(ledger_sql.COPY_ITEMS).format(**self._parts), digests)
+        known, digest = digests.found, self._digest
+
+        def newer(line: bytes) -> bytes | None:
+            try:
+                found = digest(line) if digest else None
+            except (ValueError, ArithmeticError):
+                return None  # such a line is no item
+            return found if found in known else None
+
+        return newer
+
+    def numbers(self, cursor: Any, batch: Batch) -> set[int]:
+        """Lock the ledger against windows, and return the numbers of a batch's lines that windows have touched since it was read."""
+        cursor.execute(ledger_sql.HOLD_ITEMS)
+        cursor.execute(ledger_sql.VERSION)
+        if cursor.fetchone() == (self._version,):
+            return set()
+        self._stage(cursor, self._items(batch))
         cursor.execute(SQL(ledger_sql.TOUCHED_LINES).format(**self._parts))
         return {number for (number,) in cursor.fetchall()}
 
+    def _stage(self, cursor: Any, data: bytes) -> None:
+        cursor.execute(SQL(ledger_sql.STAGE_LINES).format(**self._parts))
+        cursor.execute(SQL("DELETE FROM {lines}").format(**self._parts))
+        copy_in(cursor, SQL(ledger_sql.COPY_LINES).format(**self._parts), data)
+
+    def leave_out_before(self, cursor: Any, batch: Batch, slice_id: int) -> None:
+        """Take note that a slice is made without the items that were left out of a batch when it was made."""
+        if batch.counts.superseded:
+            items = [(0, digest.hex()) for digest in batch.counts.superseded]
+            self._stage(cursor, b"\n".join([*csv_lines(items), b""]))
+            self.leave_out(cursor, slice_id)
+
     def leave_out(self, cursor: Any, slice_id: int) -> None:
-        """Take note that a slice is made without the items of the lines that `numbers` looked at last."""
+        """Take note that a slice is made without the items of the lines that were looked at last."""
         cursor.execute(SQL(ledger_sql.BACK_BY).format(**self._parts, slice=Literal(slice_id)))
 
     def _items(self, batch: Batch) -> bytes:
@@ -278,9 +331,9 @@ def name_quarantined(cursor: Any, profile: str, place: Place) -> None:
             )
 
 
-def digest_of(digest: Callable[[bytes], str] | None, line: bytes) -> str | None:
+def digest_of(digest: Callable[[bytes], bytes] | None, line: bytes) -> str | None:
     """The digest of a line's item; None if it has none, as a line that is no item."""
     try:
-        return digest(line) if digest else None
+        return digest(line).hex() if digest else None
     except (ValueError, ArithmeticError):
         return None

@@ -177,7 +177,19 @@ FORGET_TAKEN = "DELETE FROM migration.taken WHERE profile = %s AND table_name = 
 HOLD_ITEMS = "LOCK TABLE migration.item IN SHARE MODE"
 """Whoever writes to the ledger is waited for, and waits from then on; full exports do not wait for each other."""
 
-ANY_ITEM = "SELECT EXISTS (SELECT FROM migration.item WHERE profile = {profile})"
+VERSION = "SELECT last_value FROM migration.item_version"
+
+NEW_VERSION = "SELECT nextval('migration.item_version')"
+"""Whoever holds the ledger sees by its version whether items were entered since."""
+
+ITEMS_OF = """
+SELECT (SELECT count(*) FROM (SELECT FROM migration.item WHERE profile = {profile} LIMIT {most}) i), last_value
+  FROM migration.item_version
+"""
+
+COPY_ITEMS = (
+    "COPY (SELECT replace(item::text, '-', '') FROM migration.item WHERE profile = {profile}) TO STDOUT"
+)
 
 STAGE_LINES = "CREATE TEMP TABLE IF NOT EXISTS {bare} (number bigint, item uuid) ON COMMIT DROP"
 

@@ -117,6 +117,8 @@ class PostgresTarget:
         self._landed: dict[type[Row], LandedChanges] = {}
         self._touched: Touched | None = None
         """Of a full export that may meet items which windows have touched: one that was loaded before."""
+        self.newer: Callable[[bytes], bytes | None] | None = None
+        """Of a full export: gives the digest of a line's item if a window has touched it."""
         self._quarantined: set[int] = set()
 
     def __enter__(self) -> Self:
@@ -181,10 +183,11 @@ class PostgresTarget:
         else:
             self.encoder = BatchEncoder(targets, self._nul)
             # A file with a receipt has its rows in the tables: no batch need find that out.
-            self._writer = TableWriter(targets, sql_of, self._slice, rows_are_new=not receipts)
+            self._writer = TableWriter(targets, sql_of, self._slice, rows_are_new=not (receipts or touched))
             # Until all files of the full export have a receipt, no window is let through.
             if receipts or touched:
                 self._touched = Touched(self._file.profile, self._place.digest, self._session.token)
+                self.newer = self._touched.read(cursor)
         for row_class, target in targets.items():
             if not target.table.landing and target not in self._tried:
                 try_statements(target, self._writer.sql_of[row_class].trial, cursor)
@@ -284,10 +287,13 @@ class PostgresTarget:
         """Leave those items out of which a newer state is there."""
         if self._ledger:
             return self._ledger.admit(cursor, batch)
-        if self._touched and (numbers := self._touched.numbers(cursor, batch)):
+        if self._touched:
             if self._landed:
-                self._touched.leave_out(cursor, self._slice.id)
-            return without(batch, numbers)
+                self._touched.leave_out_before(cursor, batch, self._slice.id)
+            if numbers := self._touched.numbers(cursor, batch):
+                if self._landed:
+                    self._touched.leave_out(cursor, self._slice.id)
+                return without(batch, numbers)
         return batch, Written()
 
     def _land(self, cursor: Any, report: FileReport) -> None:
