@@ -1,0 +1,379 @@
+"""The commands that follow a living table until the application switches: export, follow, cutover."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import click
+import msgspec
+
+from migration_pipeline import settings
+from migration_pipeline.cli.arguments import PROFILE, Opened, open_plan
+from migration_pipeline.cli.terminal import console, stamped, warn
+from migration_pipeline.cli.times import length, moment
+from migration_pipeline.cli.watch import watch
+from migration_pipeline.errors import MigrationError, UsageError
+from migration_pipeline.migration.chain import add_windows
+from migration_pipeline.migration.cutover import checklist, read_facts, ready
+from migration_pipeline.migration.followed import planned_until
+from migration_pipeline.migration.plan import Plan, write_plan
+from migration_pipeline.migration.units import readable_time
+from migration_pipeline.operations import backfills, following
+from migration_pipeline.operations.cutover import ask_dagster
+from migration_pipeline.operations.downstream import downstream, to_launch
+from migration_pipeline.operations.exports import Asked, Place, TableExports, ask_next
+from migration_pipeline.operations.files import FileStatus, read_files
+from migration_pipeline.operations.preflight import mark_lost, tables_fit
+from migration_pipeline.sources.export import View, read_export
+from migration_pipeline.sources.storage import Storage
+from migration_pipeline.sources.window_times import LONGEST, SHORTEST, BrokenChainError, due, spelled
+
+BUSY_SECONDS = 5.0
+"""How often files are looked at that somebody else has launched."""
+
+WAKE_SECONDS = 60.0
+"""How often `follow` looks how far the table's recovery is, at least, while it waits for the next window."""
+
+VIEW = click.option(
+    "--view",
+    type=click.Choice(["NEW_AND_OLD_IMAGES", "NEW_IMAGE"]),
+    default="NEW_AND_OLD_IMAGES",
+    show_default=True,
+    help="What a window has of each item: its state after the window only, or the one before it as well.",
+)
+
+
+def _say(text: str) -> None:
+    click.echo(stamped(text), err=True)
+
+
+# -- export ------------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("table")
+@click.argument("address", metavar="s3://BUCKET/PREFIX")
+@click.option(
+    "--since",
+    "reference",
+    metavar="PROFILE",
+    help="Export the windows that follow this profile's plan instead.",
+)
+@click.option(
+    "--until",
+    type=moment,
+    metavar="TIME",
+    help="Where the last window ends (ISO 8601, UTC unless a zone is given); now, if not given.",
+)
+@VIEW
+@click.option("--no-wait", is_flag=True, help="Print the address at once; the export goes on in AWS.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, for scripts.")
+def export(
+    table: str,
+    address: str,
+    reference: str | None,
+    until: datetime | None,
+    view: View,
+    no_wait: bool,
+    as_json: bool,
+) -> None:
+    """Ask DynamoDB for an export of TABLE to S3, wait for it, and print its address. TABLE is a name or an ARN.
+
+    With --since, it is the windows that follow the plan's last one, as many as are needed: a window is 15 minutes to 24 hours long.
+    Only addresses are printed to standard output, one a line.
+    """
+    place = Place.of(address)
+    if reference is None:
+        if until is not None:
+            raise UsageError(
+                "--until says where windows end, so it needs --since; a full export is of the table as it is now"
+            )
+        of = TableExports(table)
+        asked = [of.ask(place)]
+    else:
+        of, asked = _ask_since(table, place, reference, until, view)
+    _tell_asked(asked)
+    done = asked if no_wait else [_wait(of, each, asked[n:], reference) for n, each in enumerate(asked)]
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode([_document(each) for each in done])).decode())
+    else:
+        for each in done:
+            click.echo(each.address)
+
+
+def _ask_since(
+    table: str, place: Place, reference: str, until: datetime | None, view: View
+) -> tuple[TableExports, list[Asked]]:
+    """Ask for the windows that follow a plan. Exits if there is none yet."""
+    plan, _, _ = open_plan(reference)
+    if until is not None and until > datetime.now(timezone.utc):
+        raise UsageError(f"--until {spelled(until)} is not over yet; export without it, or wait")
+    of = following.followed_table(plan, table)
+    start = planned_until(plan)
+    asked = _ask(of, plan, place, view, start, until)
+    if not asked:
+        click.echo(_too_early(plan, start, until), err=True)
+    return of, asked
+
+
+def _ask(
+    of: TableExports,
+    plan: Plan,
+    place: Place,
+    view: View,
+    start: datetime,
+    until: datetime | None,
+    look_back: bool = True,
+) -> list[Asked]:
+    try:
+        return ask_next(of, place, view, start, until, look_back=look_back)
+    except BrokenChainError as error:
+        raise MigrationError(
+            f"{of.name}: {error}; the chain of {plan.profile} is broken for good: make a new full export "
+            f"(migration-pipeline export {of.name} s3://{place.bucket}/{place.prefix}), plan it, and load it"
+        ) from None
+
+
+def _too_early(plan: Plan, start: datetime, until: datetime | None) -> str:
+    if until is not None and until <= start:
+        return f"nothing to export: the plan of {plan.profile} reaches {spelled(start)} already"
+    return (
+        f"too early: a window is {SHORTEST.seconds // 60} minutes long at least, and begins at {spelled(start)}; "
+        "what can be exported ends some minutes ago"
+    )
+
+
+def _tell_asked(asked: Sequence[Asked]) -> None:
+    for each in asked:
+        _say(f"{each.text}: {each.arn}")
+
+
+def _wait(of: TableExports, asked: Asked, left: Sequence[Asked], reference: str | None) -> Asked:
+    """Wait for an export; on Ctrl-C say what goes on in AWS (`left`), and exit."""
+    try:
+        return of.wait(asked, _say)
+    except KeyboardInterrupt:
+        click.echo("", err=True)
+        for each in left:
+            add = (
+                f"migration-pipeline plan {reference} --add"
+                if reference
+                else "migration-pipeline plan --profile PROFILE"
+            )
+            click.echo(
+                f"the export goes on in AWS: {each.arn}; once it is complete: {add} {each.address}", err=True
+            )
+        sys.exit(1)
+
+
+def _document(asked: Asked) -> dict[str, Any]:
+    return {
+        "address": asked.address,
+        "arn": asked.arn,
+        "status": asked.status,
+        "from": asked.span and asked.span.start,
+        "to": asked.span and asked.span.end,
+        "items": asked.items,
+    }
+
+
+# -- follow ------------------------------------------------------------------------------------------
+
+
+@click.command()
+@PROFILE
+@click.argument("address", metavar="s3://BUCKET/PREFIX")
+@click.option(
+    "--every",
+    type=length,
+    default="15m",
+    show_default=True,
+    metavar="LENGTH",
+    help="How long a window is: 15m to 24h.",
+)
+@click.option(
+    "--until",
+    type=moment,
+    metavar="TIME",
+    help="End once everything up to TIME is loaded (ISO 8601, UTC unless a zone is given).",
+)
+@click.option(
+    "--once", is_flag=True, help="One round at most, for cron: load what is left, then the windows up to now."
+)
+@VIEW
+def follow(
+    reference: str, address: str, every: timedelta, until: datetime | None, once: bool, view: View
+) -> None:
+    """Follow the living table: export the next window to S3, add it to the plan, load it, and so on.
+
+    It goes on until Ctrl-C, or --until. After it was ended or killed, it goes on from the plan: windows that are there are loaded
+    first, and exports that were asked for are taken up. Exit status 1 if a file fails.
+    """
+    if not SHORTEST <= every <= LONGEST:
+        raise click.BadParameter("expected 15m to 24h, as DynamoDB's windows are", param_hint="--every")
+    course = _Course(reference, Place.of(address), view, until)
+    try:
+        course.round(first=True)
+        while not (once or course.over):
+            course.sleep(every)
+            course.round()
+    except KeyboardInterrupt:
+        click.echo(f"\n{course.doing or 'ended between two windows'}", err=True)
+        sys.exit(1 if course.doing else 0)
+
+
+class _Course:
+    """The course of a `follow`."""
+
+    def __init__(self, reference: str, place: Place, view: View, until: datetime | None) -> None:
+        self._reference = reference
+        self._place = place
+        self._view = view
+        self._until = until
+        self._table = following.followed_table(open_plan(reference)[0])
+        self._again = f"migration-pipeline follow {reference} s3://{place.bucket}/{place.prefix}"
+        self.doing = ""
+        """What goes on without this command, and how to take it up; "" between two rounds."""
+
+    @property
+    def over(self) -> bool:
+        """Whether everything up to the end is planned, and so loaded after a round."""
+        return self._until is not None and planned_until(open_plan(self._reference)[0]) >= self._until
+
+    def sleep(self, every: timedelta) -> None:
+        """Wait until the next window can be exported."""
+        self.doing = ""
+        goal = due(planned_until(open_plan(self._reference)[0]), every, self._until)
+        while (left := (goal - self._table.recovery().latest).total_seconds()) > 0:
+            time.sleep(min(max(left, 1.0), WAKE_SECONDS))
+
+    def round(self, *, first: bool = False) -> None:
+        """Load what is left, then the windows up to now."""
+        opened = self._open(changed=False)
+        self._load(opened)
+        start = planned_until(opened[0])
+        self.doing = f"exports that were asked for go on in AWS; {self._again} takes them up"
+        asked = _ask(self._table, opened[0], self._place, self._view, start, self._until, look_back=first)
+        if not asked:
+            _say(_too_early(opened[0], start, self._until))
+        _tell_asked(asked)
+        for each in asked:
+            self._add(self._table.wait(each, _say))
+            self._load(self._open(changed=True), finish=each is asked[-1])
+        self.doing = ""
+
+    def _open(self, *, changed: bool) -> Opened:
+        """Read the plan, which another command may have changed since, and have Dagster load it."""
+        plan, profile, instance = open_plan(self._reference)
+        instance.load_plan(plan, profile, changed=changed)
+        return plan, profile, instance
+
+    def _add(self, asked: Asked) -> None:
+        plan, profile, _ = open_plan(self._reference)
+        added = add_windows(plan, profile, [read_export(asked.address, Storage(), warn)])
+        write_plan(added, settings.plans_dir())
+        _say(
+            f"added to the plan: {asked.address}, {sum(f.file.items for f in added.files[len(plan.files) :]):,} records"
+        )
+
+    def _load(self, opened: Opened, *, finish: bool = True) -> None:
+        """Load what is not loaded, window by window; with `finish`, make what is made of all files, too."""
+        plan, profile, instance = opened
+        tried: set[str] = set()
+        while True:
+            files = self._settled(opened)
+            assets = downstream(instance, profile)
+            for lost in mark_lost(plan, profile, files, assets):
+                click.echo(lost, err=True)
+            wanted = following.next_files(plan, files)
+            then = to_launch(assets, files, wanted) if finish else []
+            if not wanted and not then:
+                break
+            if again := [file for file in wanted if file.partition in tried]:
+                raise following.failure(plan, again)
+            self._launch(opened, wanted, then)
+            tried.update(file.partition for file in wanted)
+            if not wanted:
+                break
+        self._tell_lag(plan, files)
+
+    def _settled(self, opened: Opened) -> list[FileStatus]:
+        """Read the files' states once nothing runs; what somebody else has launched is waited for."""
+        plan, profile, instance = opened
+        said = 0
+        while busy := following.busy(files := read_files(instance, plan, profile)):
+            if busy != said:
+                _say(f"waiting for {busy:,} files that are running or queued")
+            said = busy
+            time.sleep(BUSY_SECONDS)
+        return files
+
+    def _launch(self, opened: Opened, wanted: list[FileStatus], then: list[list[str]]) -> None:
+        """Load some files, and what follows them. Raises `MigrationError` if one of them was not loaded."""
+        plan, profile, instance = opened
+        if unknown := tables_fit(profile):
+            warn(unknown)
+        export = plan.by_partition()[wanted[0].partition].export_id if wanted else ""
+        title = following.titled(profile, wanted, export)
+        backfill = backfills.launch(instance, profile, [file.partition for file in wanted], title, then)
+        self.doing = f"backfill {backfill} goes on; {self._again} takes it up"
+        watch(console(stderr=True), instance, plan, profile, backfill, wanted, then)
+        partitions = {file.partition for file in wanted}
+        left = [f for f in read_files(instance, plan, profile) if f.partition in partitions]
+        if failed := [file for file in left if file.state != "materialized"]:
+            raise following.failure(plan, failed)
+        following.check_made(plan, downstream(instance, profile), then)
+
+    def _tell_lag(self, plan: Plan, files: Sequence[FileStatus]) -> None:
+        reached = following.reached(plan, files)
+        if reached is not None:
+            lag = (datetime.now(timezone.utc) - reached).total_seconds()
+            click.echo(stamped(f"loaded up to {spelled(reached)}; lag {readable_time(max(lag, 0))}"))
+
+
+# -- cutover -----------------------------------------------------------------------------------------
+
+
+@click.command()
+@PROFILE
+@click.option(
+    "--max-lag",
+    type=length,
+    metavar="LENGTH",
+    help="No, if the last loaded window ended longer ago: 30m, 1h.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, for scripts.")
+def cutover(reference: str, max_lag: timedelta | None, as_json: bool) -> None:
+    """Tell whether the application can switch to PostgreSQL now: a checklist that ends in yes or no.
+
+    Nothing is changed. Run it once writes to the table have stopped, and the last window after that is loaded. Exit status 0 if
+    all of it holds, else 1.
+    """
+    plan, profile, instance = open_plan(reference)
+    with console(stderr=True).status("reading the receipts, and the tables"):
+        facts = read_facts(
+            plan, profile, settings.database_url(), ask_dagster(plan, profile, instance), max_lag
+        )
+    checks = checklist(facts)
+    yes = ready(checks)
+    if as_json:
+        lag = None if facts.lag is None else facts.lag.total_seconds()
+        document = {
+            "profile": plan.profile,
+            "cutover": yes,
+            "loaded_until": facts.reached,
+            "lag_seconds": lag,
+            "checks": checks,
+        }
+        click.echo(msgspec.json.format(msgspec.json.encode(document)).decode())
+    else:
+        for check in checks:
+            click.echo(
+                f"{'ok' if check.passed else 'NO':2}  {check.name}: {check.text}{check.way_out and f'; {check.way_out}'}"
+            )
+        click.echo("yes: the application can switch" if yes else "no: see above")
+    sys.exit(0 if yes else 1)
