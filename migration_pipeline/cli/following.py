@@ -19,8 +19,8 @@ from migration_pipeline.cli.watch import watch
 from migration_pipeline.errors import MigrationError, UsageError
 from migration_pipeline.migration.chain import add_windows
 from migration_pipeline.migration.cutover import checklist, read_facts, ready
-from migration_pipeline.migration.followed import planned_until
 from migration_pipeline.migration.plan import Plan, write_plan
+from migration_pipeline.migration.reach import planned_until
 from migration_pipeline.migration.units import readable_time
 from migration_pipeline.operations import backfills, following
 from migration_pipeline.operations.cutover import ask_dagster

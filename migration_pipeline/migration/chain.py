@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 
 import msgspec
 
@@ -17,15 +17,15 @@ class Hole(msgspec.Struct, frozen=True):
 
     start: datetime
     end: datetime
-    before: str
-    """Id of the export that ends at `start`."""
     after: str
-    """Id of the window that begins at `end`."""
+    """Id of the export that reaches furthest before it."""
+    before: str
+    """Id of the window that begins at its end."""
 
     @property
-    def seconds(self) -> float:
-        """Its length."""
-        return (self.end - self.start).total_seconds()
+    def length(self) -> timedelta:
+        """How long it is."""
+        return self.end - self.start
 
 
 def holes(plan: Plan) -> list[Hole]:
@@ -34,15 +34,15 @@ def holes(plan: Plan) -> list[Hole]:
     if not plan.windows or not bases:
         return []
     base = max(bases, key=lambda export: export.export_time)
-    end, before = msgspec.convert(base.export_time, datetime).astimezone(timezone.utc), base.id
+    end, after = msgspec.convert(base.export_time, datetime).astimezone(timezone.utc), base.id
     found = []
     for export in plan.windows:
         window = export.window
         assert window is not None  # noqa: S101  # by `Plan.windows`
         if window.start > end:
-            found.append(Hole(end, window.start, before, export.id))
+            found.append(Hole(end, window.start, after, export.id))
         if window.end > end:
-            end, before = window.end, export.id
+            end, after = window.end, export.id
     return found
 
 

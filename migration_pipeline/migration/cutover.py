@@ -12,12 +12,13 @@ from datetime import datetime, timedelta, timezone
 import msgspec
 
 from migration_pipeline.migration.chain import holes
-from migration_pipeline.migration.followed import loaded_until, planned_until, time_of
 from migration_pipeline.migration.plan import Plan
+from migration_pipeline.migration.reach import loaded_until, planned_until, time_of
 from migration_pipeline.migration.units import readable_time
 from migration_pipeline.migration.verdicts import (
     QUARANTINE_WAY_OUT,
     UNROUTED_WAY_OUT,
+    Found,
     Made,
     conserved,
     left_now,
@@ -126,7 +127,7 @@ def read_facts(
     )
 
 
-def reached(plan: Plan, receipts: Mapping[FileKey, Receipt]) -> datetime | None:
+def reached(plan: Plan, receipts: Mapping[FileKey, Found]) -> datetime | None:
     """The moment up to which everything is loaded, as the receipts say; None while the base is not."""
     done = {
         planned.partition for planned, receipt in loaded_files(plan, receipts) if matches(planned, receipt)
@@ -173,7 +174,8 @@ def chain_check(plan: Plan) -> Check:
     )
     if found:
         told = [
-            f"{spelled(hole.start)} to {spelled(hole.end)} ({readable_time(hole.seconds)}), between {hole.before} and {hole.after}"
+            f"{spelled(hole.start)} to {spelled(hole.end)} ({readable_time(hole.length.total_seconds())}), between {hole.after} "
+            f"and {hole.before}"
             for hole in found
         ]
         return Check(name, False, f"no window covers {_named(told, '; ')}", way_out)
@@ -183,7 +185,7 @@ def chain_check(plan: Plan) -> Check:
     if not windows:
         return Check(name, True, "the plan has no windows")
     return Check(
-        name, True, f"{windows:,} windows from {spelled(time_of(first))} to {spelled(time_of(last))}"
+        name, True, f"{windows:,} windows from {spelled(time_of(first))} to {spelled(planned_until(plan))}"
     )
 
 

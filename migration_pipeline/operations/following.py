@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from migration_pipeline.errors import MigrationError, UsageError
-from migration_pipeline.migration.followed import base_of, loaded_until
 from migration_pipeline.migration.plan import Plan
+from migration_pipeline.migration.reach import base_of, loaded_until
 from migration_pipeline.operations.downstream import AssetStatus
 from migration_pipeline.operations.exports import TableExports
 from migration_pipeline.operations.files import FileStatus
