@@ -72,7 +72,7 @@ class DynamoDB:
         answer: Answer = reply.json()
         if not reply.ok:
             raise Refusal(
-                answer["__type"].rpartition("#")[2], answer.get("message", answer.get("Message", ""))
+                str(answer["__type"]).rpartition("#")[2], str(answer.get("message") or answer.get("Message"))
             )
         return answer
 
