@@ -276,9 +276,7 @@ class _Course:
         plan, profile, _ = open_plan(self._reference)
         added = add_windows(plan, profile, [read_export(asked.address, Storage(), warn)])
         write_plan(added, settings.plans_dir())
-        _say(
-            f"added to the plan: {asked.address}, {sum(f.file.items for f in added.files[len(plan.files) :]):,} records"
-        )
+        _say(f"added to the plan: {asked.address}, {added.items - plan.items:,} records")
 
     def _load(self, opened: Opened, *, finish: bool = True) -> None:
         """Load what is not loaded, window by window; with `finish`, make what is made of all files, too."""
