@@ -35,7 +35,7 @@ from migration_pipeline.sources.window_times import LONGEST, SHORTEST, BrokenCha
 BUSY_SECONDS = 5.0
 """How often files are looked at that somebody else has launched."""
 
-WAKE_SECONDS = 60.0
+WAKE_SECONDS = 30.0
 """How often `follow` looks how far the table's recovery is, at least, while it waits for the next window."""
 
 VIEW = click.option(
