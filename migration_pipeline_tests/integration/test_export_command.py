@@ -326,17 +326,47 @@ def test_the_plan_must_be_of_this_very_table(aws: DynamoDB, table: str) -> None:
 
 def test_a_window_that_was_asked_for_is_found_again(aws: DynamoDB, table: str) -> None:
     plan_of(table)
-    aws.pending = 3
+    aws.pending = 1_000_000
     first = exported(table, PLACE, "--since", "shop", "--no-wait")
-    aws.tokens.clear()  # more than eight hours later; and there is more to export now
+    aws.tokens.clear()  # eight hours are over
+    for more in ((PLACE, "--view", "NEW_IMAGE"), ("s3://a-bucket/elsewhere",)):
+        found = exported(table, *more, "--since", "shop", "--no-wait")
+        assert len(found) == 2
+        assert not {*found} & {*first}
+    asked = len(aws.asked)
+    aws._left = dict.fromkeys(aws.exports, 3)
+    assert exported(table, PLACE, "--since", "shop") == first
+    assert len(aws.asked) == asked
+
+
+def test_of_complete_windows_those_count_that_are_still_there(aws: DynamoDB, table: str) -> None:
+    s3 = boto3.client("s3")
+
+    def key(address: str) -> dict[str, str]:
+        return {
+            "Bucket": "a-bucket",
+            "Key": address.removeprefix("s3://a-bucket/") + "/manifest-summary.json",
+        }
+
+    plan_of(table)
+    first = exported(table, PLACE, "--since", "shop")
+    for address in first:
+        s3.put_object(**key(address))  # type: ignore[arg-type]
+    aws.tokens.clear()
     assert aws.recovery
     aws.recovery = (aws.recovery[0], BASE + 29 * HOUR)
-    again = exported(table, PLACE, "--since", "shop", "--until", (BASE + 28 * HOUR).isoformat())
-    assert again == first
-    assert len(aws.asked) == 2
-    # The first has no manifest, so it counts as removed once it is complete.
-    assert exported(table, PLACE, "--since", "shop") != first
-    assert exported(table, "s3://a-bucket/elsewhere", "--since", "shop")[0] not in first
+    third = exported(table, PLACE, "--since", "shop")
+    assert third[:2] == first
+    assert windows(aws)[2:] == [(BASE + 28 * HOUR, BASE + 29 * HOUR)]
+    s3.delete_object(**key(first[1]))  # type: ignore[arg-type]
+    again = exported(table, PLACE, "--since", "shop")
+    assert again[0] == first[0]
+    assert windows(aws)[3:] == [(BASE + 24 * HOUR, BASE + 29 * HOUR)]
+    # Of two that begin at once, the one that reaches farther: there is less left to ask for.
+    for address in (*again, first[1]):
+        s3.put_object(**key(address))  # type: ignore[arg-type]
+    assert exported(table, PLACE, "--since", "shop") == again
+    assert len(aws.asked) == 4
 
 
 def test_the_same_window_is_one_export_by_its_token(aws: DynamoDB, table: str) -> None:
