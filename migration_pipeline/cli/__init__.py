@@ -28,8 +28,10 @@ COMMANDS = {
         "stop": "Stop the migration: cancel its backfills, terminate its runs.",
         "replay": "Run the quarantined items of loaded files through the profile again, after fixing it or a table.",
     },
-    "migration_pipeline.cli.following": {
+    "migration_pipeline.cli.exporting": {
         "export": "Ask DynamoDB for an export of TABLE to S3, wait for it, and print its address.",
+    },
+    "migration_pipeline.cli.following": {
         "follow": "Follow the living table: export the next window to S3, add it to the plan, load it, and so on.",
         "cutover": "Tell whether the application can switch to PostgreSQL now: a checklist that ends in yes or no.",
     },

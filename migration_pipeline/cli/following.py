@@ -1,36 +1,37 @@
-"""The commands that follow a living table until the application switches: export, follow, cutover."""
+"""The commands that follow a living table until the application switches: follow, cutover."""
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
-from typing import Any
 
 import click
 import msgspec
 
 from migration_pipeline import settings
 from migration_pipeline.cli.arguments import PROFILE, Opened, open_plan
+from migration_pipeline.cli.exporting import VIEW, ask, say, tell_asked, too_early
 from migration_pipeline.cli.terminal import console, stamped, warn
 from migration_pipeline.cli.times import length, moment
 from migration_pipeline.cli.watch import watch
-from migration_pipeline.errors import MigrationError, UsageError
 from migration_pipeline.migration.chain import add_windows
 from migration_pipeline.migration.cutover import checklist, read_facts, ready
 from migration_pipeline.migration.plan import Plan, write_plan
 from migration_pipeline.migration.reach import planned_until
 from migration_pipeline.migration.units import readable_time
 from migration_pipeline.operations import backfills, following
+from migration_pipeline.operations.client import DagsterClientError
 from migration_pipeline.operations.cutover import ask_dagster
 from migration_pipeline.operations.downstream import downstream, to_launch
-from migration_pipeline.operations.exports import Asked, Place, TableExports, ask_next
+from migration_pipeline.operations.exports import Asked, Place, UnreachableError
 from migration_pipeline.operations.files import FileStatus, read_files
 from migration_pipeline.operations.preflight import mark_lost, tables_fit
 from migration_pipeline.sources.export import View, read_export
 from migration_pipeline.sources.storage import Storage
-from migration_pipeline.sources.window_times import LONGEST, SHORTEST, BrokenChainError, due, spelled
+from migration_pipeline.sources.window_times import LONGEST, SHORTEST, due, spelled
 
 BUSY_SECONDS = 5.0
 """How often files are looked at that somebody else has launched."""
@@ -38,150 +39,9 @@ BUSY_SECONDS = 5.0
 WAKE_SECONDS = 30.0
 """How often `follow` looks how far the table's recovery is, at least, while it waits for the next window."""
 
-VIEW = click.option(
-    "--view",
-    type=click.Choice(["NEW_AND_OLD_IMAGES", "NEW_IMAGE"]),
-    default="NEW_AND_OLD_IMAGES",
-    show_default=True,
-    help="What a window has of each item: its state after the window only, or the one before it as well.",
-)
 
-
-def _say(text: str) -> None:
-    click.echo(stamped(text), err=True)
-
-
-# -- export ------------------------------------------------------------------------------------------
-
-
-@click.command()
-@click.argument("table")
-@click.argument("address", metavar="s3://BUCKET/PREFIX")
-@click.option(
-    "--since",
-    "reference",
-    metavar="PROFILE",
-    help="Export the windows that follow this profile's plan instead.",
-)
-@click.option(
-    "--until",
-    type=moment,
-    metavar="TIME",
-    help="Where the last window ends (ISO 8601, UTC unless a zone is given); now, if not given.",
-)
-@VIEW
-@click.option("--no-wait", is_flag=True, help="Print the address at once; the export goes on in AWS.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, for scripts.")
-def export(
-    table: str,
-    address: str,
-    reference: str | None,
-    until: datetime | None,
-    view: View,
-    no_wait: bool,
-    as_json: bool,
-) -> None:
-    """Ask DynamoDB for an export of TABLE to S3, wait for it, and print its address. TABLE is a name or an ARN.
-
-    With --since, it is the windows that follow the plan's last one, as many as are needed: a window is 15 minutes to 24 hours long.
-    Only addresses are printed to standard output, one a line.
-    """
-    place = Place.of(address)
-    if reference is None:
-        if until is not None:
-            raise UsageError(
-                "--until says where windows end, so it needs --since; a full export is of the table as it is now"
-            )
-        of = TableExports(table)
-        asked = [of.ask(place)]
-    else:
-        of, asked = _ask_since(table, place, reference, until, view)
-    _tell_asked(asked)
-    done = asked if no_wait else [_wait(of, each, asked[n:], reference) for n, each in enumerate(asked)]
-    if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode([_document(each) for each in done])).decode())
-    else:
-        for each in done:
-            click.echo(each.address)
-
-
-def _ask_since(
-    table: str, place: Place, reference: str, until: datetime | None, view: View
-) -> tuple[TableExports, list[Asked]]:
-    """Ask for the windows that follow a plan. Exits if there is none yet."""
-    plan, _, _ = open_plan(reference)
-    if until is not None and until > datetime.now(timezone.utc):
-        raise UsageError(f"--until {spelled(until)} is not over yet; export without it, or wait")
-    of = following.followed_table(plan, table)
-    start = planned_until(plan)
-    asked = _ask(of, plan, place, view, start, until)
-    if not asked:
-        click.echo(_too_early(plan, start, until), err=True)
-    return of, asked
-
-
-def _ask(
-    of: TableExports,
-    plan: Plan,
-    place: Place,
-    view: View,
-    start: datetime,
-    until: datetime | None,
-    look_back: bool = True,
-) -> list[Asked]:
-    try:
-        return ask_next(of, place, view, start, until, look_back=look_back)
-    except BrokenChainError as error:
-        raise MigrationError(
-            f"{of.name}: {error}; the chain of {plan.profile} is broken for good: make a new full export "
-            f"(migration-pipeline export {of.name} s3://{place.bucket}/{place.prefix}), plan it, and load it"
-        ) from None
-
-
-def _too_early(plan: Plan, start: datetime, until: datetime | None) -> str:
-    if until is not None and until <= start:
-        return f"nothing to export: the plan of {plan.profile} reaches {spelled(start)} already"
-    return (
-        f"too early: a window is {SHORTEST.seconds // 60} minutes long at least, and begins at {spelled(start)}; "
-        "what can be exported ends some minutes ago"
-    )
-
-
-def _tell_asked(asked: Sequence[Asked]) -> None:
-    for each in asked:
-        _say(f"{each.text}: {each.arn}")
-
-
-def _wait(of: TableExports, asked: Asked, left: Sequence[Asked], reference: str | None) -> Asked:
-    """Wait for an export; on Ctrl-C say what goes on in AWS (`left`), and exit."""
-    try:
-        return of.wait(asked, _say)
-    except KeyboardInterrupt:
-        click.echo("", err=True)
-        for each in left:
-            add = (
-                f"migration-pipeline plan {reference} --add"
-                if reference
-                else "migration-pipeline plan --profile PROFILE"
-            )
-            click.echo(
-                f"the export goes on in AWS: {each.arn}; once it is complete: {add} {each.address}", err=True
-            )
-        sys.exit(1)
-
-
-def _document(asked: Asked) -> dict[str, Any]:
-    return {
-        "address": asked.address,
-        "arn": asked.arn,
-        "status": asked.status,
-        "from": asked.span and asked.span.start,
-        "to": asked.span and asked.span.end,
-        "items": asked.items,
-    }
-
-
-# -- follow ------------------------------------------------------------------------------------------
+RETRY_SECONDS, TRIES = 60.0, 15
+"""How long `follow` waits for a Dagster or DynamoDB that does not answer: the time of an upgrade."""
 
 
 @click.command()
@@ -219,8 +79,7 @@ def follow(
     try:
         course.round(first=True)
         while not (once or course.over):
-            course.sleep(every)
-            course.round()
+            course.go_on(every)
     except KeyboardInterrupt:
         click.echo(f"\n{course.doing or 'ended between two windows'}", err=True)
         sys.exit(1 if course.doing else 0)
@@ -244,6 +103,19 @@ class _Course:
         """Whether everything up to the end is planned, and so loaded after a round."""
         return self._until is not None and planned_until(open_plan(self._reference)[0]) >= self._until
 
+    def go_on(self, every: timedelta) -> None:
+        """Wait for the next window, and load it. A Dagster or DynamoDB that does not answer is waited for, `TRIES` times."""
+        for tried in itertools.count(1):
+            try:
+                self.sleep(every)
+                self.round(first=tried > 1)  # what it had asked for when that happened is found again
+                return
+            except (DagsterClientError, UnreachableError) as error:
+                if tried == TRIES:
+                    raise
+                say(f"{error}; trying again in {RETRY_SECONDS:.0f} s")
+                time.sleep(RETRY_SECONDS)
+
     def sleep(self, every: timedelta) -> None:
         """Wait until the next window can be exported."""
         self.doing = ""
@@ -257,12 +129,12 @@ class _Course:
         self._load(opened)
         start = planned_until(opened[0])
         self.doing = f"exports that were asked for go on in AWS; {self._again} takes them up"
-        asked = _ask(self._table, opened[0], self._place, self._view, start, self._until, look_back=first)
+        asked = ask(self._table, opened[0], self._place, self._view, start, self._until, look_back=first)
         if not asked:
-            _say(_too_early(opened[0], start, self._until))
-        _tell_asked(asked)
+            say(too_early(opened[0], start, self._until))
+        tell_asked(asked)
         for each in asked:
-            self._add(self._table.wait(each, _say))
+            self._add(self._table.wait(each, say))
             self._load(self._open(changed=True), finish=each is asked[-1])
         self.doing = ""
 
@@ -276,7 +148,7 @@ class _Course:
         plan, profile, _ = open_plan(self._reference)
         added = add_windows(plan, profile, [read_export(asked.address, Storage(), warn)])
         write_plan(added, settings.plans_dir())
-        _say(f"added to the plan: {asked.address}, {added.items - plan.items:,} records")
+        say(f"added to the plan: {asked.address}, {added.items - plan.items:,} records")
 
     def _load(self, opened: Opened, *, finish: bool = True) -> None:
         """Load what is not loaded, window by window; with `finish`, make what is made of all files, too."""
@@ -305,7 +177,7 @@ class _Course:
         said = 0
         while busy := following.busy(files := read_files(instance, plan, profile)):
             if busy != said:
-                _say(f"waiting for {busy:,} files that are running or queued")
+                say(f"waiting for {busy:,} files that are running or queued")
             said = busy
             time.sleep(BUSY_SECONDS)
         return files

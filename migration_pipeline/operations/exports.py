@@ -40,6 +40,9 @@ SAY_SECONDS = 10.0
 SKEW = timedelta(minutes=2)
 """How far AWS's clock may be from this one."""
 
+NOT_NOW = ("InternalServerError", "ServiceUnavailable", "ThrottlingException", "RequestLimitExceeded")
+"""Codes that are an answer of the moment; boto3 has tried several times then."""
+
 TABLE_ARN = re.compile(r"arn:[\w-]+:dynamodb:([\w-]+):\d+:table/([\w.-]+)")
 
 RIGHTS = (
@@ -58,6 +61,10 @@ REFUSED_CREDENTIALS = (
 
 class TableExportError(MigrationError):
     """DynamoDB cannot be reached, refuses an export, or an export has failed."""
+
+
+class UnreachableError(TableExportError):
+    """DynamoDB does not answer, or not now: the same call may do later."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -253,7 +260,8 @@ class TableExports:
         try:
             yield
         except ClientError as error:
-            raise TableExportError(self._refusal(error)) from error
+            not_now = error.response.get("Error", {}).get("Code") in NOT_NOW
+            raise (UnreachableError if not_now else TableExportError)(self._refusal(error)) from error
         except (NoCredentialsError, PartialCredentialsError) as error:
             raise TableExportError(
                 f"{self.name}: no AWS credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
@@ -264,7 +272,7 @@ class TableExports:
             ) from error
         except BotoCoreError as error:
             first = str(error).splitlines()[0]
-            raise TableExportError(f"{self.name}: DynamoDB cannot be reached: {first}") from error
+            raise UnreachableError(f"{self.name}: DynamoDB cannot be reached: {first}") from error
 
     def _refusal(self, error: ClientError) -> str:
         told = error.response.get("Error", {})

@@ -45,8 +45,8 @@ class Recovery(msgspec.Struct, frozen=True):
 def next_windows(start: datetime, recovery: Recovery, until: datetime | None = None) -> list[Span]:
     """The windows from `start`, a whole second, to the latest time that can be exported, or to `until`.
 
-    None if that is less than `SHORTEST`. A window that must end at `until` and would be too short goes on to `SHORTEST`. Raises
-    `BrokenChainError` if `start` cannot be exported any more.
+    None if that is less than `SHORTEST`. A window that must end at `until` and would be too short goes on to `SHORTEST`; and while
+    `until` cannot be exported yet, as much is left to it. Raises `BrokenChainError` if `start` cannot be exported any more.
     """
     if start < whole_second(recovery.earliest):
         raise BrokenChainError(
@@ -55,7 +55,8 @@ def next_windows(start: datetime, recovery: Recovery, until: datetime | None = N
         )
     end = whole_second(recovery.latest)
     if until is not None:
-        end = min(end, last_end(start, until))
+        goal = last_end(start, until)
+        end = goal if end >= goal else min(end, goal - SHORTEST)
     return _cut(start, end) if end - start >= SHORTEST else []
 
 

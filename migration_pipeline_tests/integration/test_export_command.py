@@ -21,9 +21,11 @@ import boto3
 import pytest
 from click.testing import CliRunner, Result
 
+from migration_pipeline.cli import following as cli_following
 from migration_pipeline.cli import main
 from migration_pipeline.migration.plan import FORMAT, Plan, PlannedExport, write_plan
 from migration_pipeline.operations import exports
+from migration_pipeline.operations.exports import Place
 from migration_pipeline.sources.export import Window
 from migration_pipeline_tests.dynamodb import DynamoDB, aws_server, create_table
 from migration_pipeline_tests.s3 import s3_server
@@ -428,3 +430,48 @@ def test_moto_alone_covers_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
         found = client.describe_continuous_backups(TableName=arn)["ContinuousBackupsDescription"]
         recovery = found["PointInTimeRecoveryDescription"]
         assert recovery["EarliestRestorableDateTime"] == recovery["LatestRestorableDateTime"]
+
+
+# -- follow, while something does not answer ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", ["ThrottlingException", "AccessDeniedException"])
+def test_follow_waits_for_a_dynamodb_that_does_not_answer_now(
+    aws: DynamoDB, table: str, code: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """But not for one that refuses: that does not pass."""
+    rounds: list[bool] = []
+    answers_again = True
+
+    def sleep(_: float) -> None:
+        if answers_again:
+            aws.refused.clear()
+
+    plan_of(table, (BASE, BASE + HOUR))
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # boto3's own sleep, too
+    course = cli_following._Course("shop", Place.of(PLACE), "NEW_AND_OLD_IMAGES", None)
+    monkeypatch.setattr(course, "round", lambda *, first: rounds.append(first))
+    monkeypatch.setattr(cli_following, "TRIES", 3)
+    monkeypatch.setattr(time, "sleep", sleep)
+    aws.refused = {"DescribeContinuousBackups": code}
+    if code == "AccessDeniedException":
+        with pytest.raises(exports.TableExportError, match="access denied"):
+            course.go_on(HOUR)
+        return
+    course.go_on(HOUR)
+    assert rounds == [True]  # it looks for what it had asked for
+    assert "; trying again in 60 s" in capsys.readouterr().err
+    answers_again, aws.refused = False, {"DescribeContinuousBackups": code}
+    with pytest.raises(exports.UnreachableError):
+        course.go_on(HOUR)
+    assert capsys.readouterr().err.count("trying again") == 2
+
+
+def test_what_is_not_over_yet_is_left_whole(aws: DynamoDB, table: str) -> None:
+    plan_of(table)
+    aws.recovery = (BASE - HOUR, BASE + 2 * HOUR)
+    until = BASE + 2 * HOUR + timedelta(minutes=4)
+    result = run(table, PLACE, "--since", "shop", "--until", until.isoformat())
+    assert result.exit_code == 0
+    assert windows(aws) == [(BASE, until - timedelta(minutes=15))]
+    assert "cannot be exported yet; ask for the rest in some minutes" in result.stderr

@@ -66,6 +66,9 @@ def test_until_ends_the_last_window_or_as_soon_after_as_a_window_can() -> None:
     assert asked(minutes(60), NOON + minutes(40)) == [minutes(40)]
     assert asked(minutes(60), NOON + minutes(5)) == [minutes(15)]
     assert asked(minutes(60), NOON + minutes(90)) == [minutes(60)]
+    # A window to now would leave less than a window to the end.
+    assert asked(minutes(60), NOON + minutes(61)) == [minutes(46)]
+    assert asked(minutes(20), NOON + minutes(29)) == []
     assert last_end(NOON, NOON + timedelta(minutes=40, microseconds=1)) == NOON + timedelta(
         minutes=40, seconds=1
     )
@@ -100,11 +103,11 @@ def test_windows_are_a_chain_of_allowed_ones_and_as_few_as_can_be(
     latest = NOON + timedelta(seconds=total, microseconds=micros)
     end = None if until is None else NOON + timedelta(milliseconds=until)
     spans = next_windows(NOON, Recovery(OLD, latest), end)
-    goal = (
-        latest.replace(microsecond=0)
-        if end is None
-        else min(latest.replace(microsecond=0), last_end(NOON, end))
-    )
+    goal = latest.replace(microsecond=0)
+    if end is not None and goal < (last := last_end(NOON, end)):
+        goal = min(goal, last - SHORTEST)
+    elif end is not None:
+        goal = last
     if goal - NOON < SHORTEST:
         assert spans == []
         return
