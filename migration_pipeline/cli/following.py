@@ -30,7 +30,6 @@ from migration_pipeline.operations.exports import Asked, Place, UnreachableError
 from migration_pipeline.operations.files import FileStatus, read_files
 from migration_pipeline.operations.preflight import mark_lost, tables_fit
 from migration_pipeline.sources.export import View, read_export
-from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.window_times import LONGEST, SHORTEST, due, spelled
 
 BUSY_SECONDS = 5.0
@@ -93,7 +92,9 @@ class _Course:
         self._place = place
         self._view = view
         self._until = until
-        self._table = following.followed_table(open_plan(reference)[0])
+        # One of each: what a client leaves is cleared away at any time, and a Ctrl-C in that moment is lost.
+        plan, _, self._client = open_plan(reference)
+        self._table = following.followed_table(plan)
         self._again = f"migration-pipeline follow {reference} s3://{place.bucket}/{place.prefix}"
         self.doing = ""
         """What goes on without this command, and how to take it up; "" between two rounds."""
@@ -140,13 +141,13 @@ class _Course:
 
     def _open(self, *, changed: bool) -> Opened:
         """Read the plan, which another command may have changed since, and have Dagster load it."""
-        plan, profile, instance = open_plan(self._reference)
-        instance.load_plan(plan, profile, changed=changed)
-        return plan, profile, instance
+        plan, profile, _ = open_plan(self._reference)
+        self._client.load_plan(plan, profile, changed=changed)
+        return plan, profile, self._client
 
     def _add(self, asked: Asked) -> None:
         plan, profile, _ = open_plan(self._reference)
-        added = add_windows(plan, profile, [read_export(asked.address, Storage(), warn)])
+        added = add_windows(plan, profile, [read_export(asked.address, self._table.storage, warn)])
         write_plan(added, settings.plans_dir())
         say(f"added to the plan: {asked.address}, {added.items - plan.items:,} records")
 

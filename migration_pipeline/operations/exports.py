@@ -128,6 +128,8 @@ class TableExports:
             # Typed stubs of DynamoDB's client are no dependency.
             self._client: Any = boto3.Session().client("dynamodb", region_name=region, config=timeouts)  # type: ignore[call-overload,unused-ignore]
             described = self._client.describe_table(TableName=table)["Table"]
+        self.storage = Storage()
+        """Where its exports are read."""
         self.arn: str = described["TableArn"]
         self.id: str = described.get("TableId") or ""
 
@@ -318,7 +320,7 @@ def ask_next(
     """
     taken = []
     while look_back and (until is None or start < until):
-        found = _usable(table.asked_before(start), place, view)
+        found = _usable(table.asked_before(start), place, view, table.storage)
         if found is None or found.span is None:
             break
         taken.append(found)
@@ -328,9 +330,9 @@ def ask_next(
     return taken + [table.ask_for(place, span, view) for span in next_windows(start, table.recovery(), until)]
 
 
-def _usable(asked: Sequence[Asked], place: Place, view: str) -> Asked | None:
+def _usable(asked: Sequence[Asked], place: Place, view: str, storage: Storage) -> Asked | None:
     """Of some windows, the one that reaches farthest, has not failed, is at this place, and was not removed since."""
-    storage, best = Storage(), None
+    best = None
     for each in asked:
         if (each.place, each.view) != (place, view) or each.status == "FAILED" or each.span is None:
             continue

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -211,6 +212,7 @@ def test_until_ends_where_it_is_told_and_ctrl_c_between_two_windows(follow: Foll
             assert len(follow.dynamodb.asked) == asked
             follow.until(165)  # while it sleeps: it looks again after a while
             read_until(process.stdout, f"loaded up to {BASE + 165 * MINUTE:%Y-%m-%d %H:%M:%S}")
+            time.sleep(1)  # until it sleeps
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=30)
         finally:
