@@ -118,7 +118,7 @@ def ask(
     except BrokenChainError as error:
         raise MigrationError(
             f"{of.name}: {error}; the chain of {plan.profile} is broken for good: make a new full export "
-            f"(migration-pipeline export {of.name} s3://{place.bucket}/{place.prefix}), plan it, and load it"
+            f"(migration-pipeline export {of.name} {place.uri}), plan it, and load it"
         ) from None
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 
 import click
@@ -17,6 +19,7 @@ from migration_pipeline.cli.exporting import VIEW, ask, say, tell_asked, too_ear
 from migration_pipeline.cli.terminal import console, stamped, warn
 from migration_pipeline.cli.times import length, moment
 from migration_pipeline.cli.watch import watch
+from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.chain import add_windows
 from migration_pipeline.migration.cutover import checklist, read_facts, ready
 from migration_pipeline.migration.plan import Plan, write_plan
@@ -76,12 +79,26 @@ def follow(
         raise click.BadParameter("expected 15m to 24h, as DynamoDB's windows are", param_hint="--every")
     course = _Course(reference, Place.of(address), view, until)
     try:
-        course.round(first=True)
-        while not (once or course.over):
-            course.go_on(every)
+        with _alone(course.profile):
+            course.round(first=True)
+            while not (once or course.over):
+                course.go_on(every)
     except KeyboardInterrupt:
         click.echo(f"\n{course.doing or 'ended between two windows'}", err=True)
         sys.exit(1 if course.doing else 0)
+
+
+@contextmanager
+def _alone(profile: str) -> Iterator[None]:
+    """See that no other `follow` of a profile runs on this machine, as one that cron starts may. Raises `MigrationError`."""
+    with (settings.plans_dir() / f"{profile}.follow").open("w") as lock:  # it ends with the process
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise MigrationError(
+                f"another follow of {profile} is running here; let it go on, or end it with Ctrl-C"
+            ) from None
+        yield
 
 
 class _Course:
@@ -94,8 +111,9 @@ class _Course:
         self._until = until
         # One of each: what a client leaves is cleared away at any time, and a Ctrl-C in that moment is lost.
         plan, _, self._client = open_plan(reference)
+        self.profile = plan.profile
         self._table = following.followed_table(plan)
-        self._again = f"migration-pipeline follow {reference} s3://{place.bucket}/{place.prefix}"
+        self._again = f"migration-pipeline follow {reference} {place.uri}"
         self.doing = ""
         """What goes on without this command, and how to take it up; "" between two rounds."""
 
@@ -126,13 +144,13 @@ class _Course:
 
     def round(self, *, first: bool = False) -> None:
         """Load what is left, then the windows up to now."""
-        opened = self._open(changed=False)
-        self._load(opened)
-        start = planned_until(opened[0])
+        self._load(self._open(changed=False))
+        plan = open_plan(self._reference)[0]  # that took a while, and somebody may have added a window
+        start = planned_until(plan)
         self.doing = f"exports that were asked for go on in AWS; {self._again} takes them up"
-        asked = ask(self._table, opened[0], self._place, self._view, start, self._until, look_back=first)
+        asked = ask(self._table, plan, self._place, self._view, start, self._until, look_back=first)
         if not asked:
-            say(too_early(opened[0], start, self._until))
+            say(too_early(plan, start, self._until))
         tell_asked(asked)
         for each in asked:
             self._add(self._table.wait(each, say))

@@ -82,9 +82,14 @@ class Place(msgspec.Struct, frozen=True):
             raise UsageError(f"{uri}: DynamoDB exports to S3 only; expected s3://bucket/prefix")
         return Place(bucket, re.sub(r"/?AWSDynamoDB$", "", key.strip("/")))
 
+    @property
+    def uri(self) -> str:
+        """As it is given to commands."""
+        return join(f"s3://{self.bucket}", self.prefix) if self.prefix else f"s3://{self.bucket}"
+
     def address(self, export_id: str) -> str:
         """The address of an export that was written here."""
-        return join(f"s3://{self.bucket}", *filter(None, [self.prefix]), "AWSDynamoDB", export_id)
+        return join(self.uri, "AWSDynamoDB", export_id)
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,7 +1,7 @@
 """`follow` from the base to the switch, against a running stack: what is exported, added, loaded, and taken up after a kill.
 
-Its windows are written by hand, since moto writes none, and have no records: what records do to rows is tested with the load. So
-this shows the order of things, and nothing of DynamoDB itself.
+Its windows are written by hand, since moto writes none, and all but the last have no records: what records do to rows is tested
+with the load. So this shows the order of things, and nothing of DynamoDB itself.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import pytest
 
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.migration.plan import Plan, read_plan
+from migration_pipeline_tests.conftest import query
 from migration_pipeline_tests.dynamodb import DynamoDB, create_table, dynamodb_server
 from migration_pipeline_tests.exports import md5
 from migration_pipeline_tests.operating import PATIENCE_SECONDS, SCRIPT, Bucket, Operation, operation
@@ -39,6 +40,8 @@ class Follow:
         self.operation = operation
         self.bucket = bucket
         self.environment = dict(os.environ) | operation._environment
+        self.records: list[dict[str, Any]] = []
+        """Of the next window."""
 
     @property
     def plan(self) -> Plan:
@@ -69,10 +72,14 @@ class Follow:
         return set(self.operation.states(self.plan))
 
     def write(self, asked: dict[str, Any]) -> None:
-        """Write an export of a window that DynamoDB was asked for: without records, as an empty partition has it."""
+        """Write an export of a window that DynamoDB was asked for, with `records`; without them as an empty partition has it."""
         export_id = asked["ExportArn"].rpartition("/")[2]
         window = asked["IncrementalExportSpecification"]
-        content = gzip.compress(b"", mtime=0)
+        count, content = (
+            len(self.records),
+            gzip.compress("".join(json.dumps(r) + "\n" for r in self.records).encode(), mtime=0),
+        )
+        self.records = []
         name = f"{export_id[-8:]}abcdefghijklmnopqr.json.gz"
         key = f"{asked['S3Prefix']}/AWSDynamoDB/data/{name}"
         folder = f"{asked['S3Prefix']}/AWSDynamoDB/{export_id}"
@@ -84,10 +91,10 @@ class Follow:
             "version": "2023-08-01", "exportArn": asked["ExportArn"], "startTime": "2026-01-01T00:00:00Z",
             "endTime": "2026-01-01T00:01:00Z", "tableArn": asked["TableArn"], "tableId": "1", **times, "s3Bucket": "following",
             "s3Prefix": asked["S3Prefix"], "s3SseAlgorithm": "AES256", "s3SseKmsKeyId": None,
-            "manifestFilesS3Key": f"{folder}/manifest-files.json", "billedSizeBytes": 0, "itemCount": 0,
+            "manifestFilesS3Key": f"{folder}/manifest-files.json", "billedSizeBytes": 0, "itemCount": count,
             "outputFormat": "DYNAMODB_JSON", "outputView": window["ExportViewType"], "exportType": "INCREMENTAL_EXPORT",
         }  # fmt: skip
-        entry = {"itemCount": 0, "md5Checksum": md5(content), "etag": "x-1", "dataFileS3Key": key}
+        entry = {"itemCount": count, "md5Checksum": md5(content), "etag": "x-1", "dataFileS3Key": key}
         self.bucket.put(key, content)
         for kind, text in (("files", json.dumps(entry) + "\n"), ("summary", json.dumps(summary))):
             self.bucket.put(f"{folder}/manifest-{kind}.json", text.encode())
@@ -210,6 +217,7 @@ def test_until_ends_where_it_is_told_and_ctrl_c_between_two_windows(follow: Foll
         try:
             read_until(process.stderr, "too early")
             assert len(follow.dynamodb.asked) == asked
+            assert "another follow of shop is running here" in follow.once(code=1).stderr
             follow.until(165)  # while it sleeps: it looks again after a while
             read_until(process.stdout, f"loaded up to {BASE + 165 * MINUTE:%Y-%m-%d %H:%M:%S}")
             time.sleep(1)  # until it sleeps
@@ -249,3 +257,39 @@ def test_the_switch_is_a_yes_once_verify_has_passed(follow: Follow) -> None:
     follow.once()
     checks = json.loads(follow.call("cutover", "shop", "--json", code=1).stdout)["checks"]
     assert next(each["text"] for each in checks if not each["passed"]).startswith("customers: ")
+
+
+def test_records_reach_the_tables(follow: Follow) -> None:
+    folder = follow.plan.exports[0].uri.removeprefix("s3://following/")
+    lines = [
+        json.loads(line)["Item"]
+        for key in follow.bucket.keys(f"{folder}/data/")
+        for line in gzip.decompress(follow.bucket.get(key)).splitlines()
+    ]
+    changed, gone, *_ = (item for item in lines if item["SK"] == {"S": "PROFILE"})
+
+    def record(item: dict[str, Any], minutes: int, **new: Any) -> dict[str, Any]:
+        micros = int((BASE + minutes * MINUTE).timestamp() * 1_000_000)
+        keys = {name: item[name] for name in ("PK", "SK")}
+        return {
+            "Metadata": {"WriteTimestampMicros": {"N": str(micros)}},
+            "Keys": keys,
+            "OldImage": item,
+            **new,
+        }
+
+    follow.records = [
+        record(changed, 210, NewImage=changed | {"name": {"S": "Somebody Else"}}), record(gone, 205)
+    ]  # fmt: skip
+    follow.until(220)
+    before = names(follow)
+    assert "2 records" in follow.once().stderr
+    one, other = (item["PK"]["S"].removeprefix("CUSTOMER#") for item in (changed, gone))
+    assert before[other]
+    del before[other]
+    assert names(follow) == before | {one: "Somebody Else"}
+    assert follow.states() == {"materialized"}
+
+
+def names(follow: Follow) -> dict[str, str]:
+    return dict(query(follow.operation.database_url, "SELECT customer_id, name FROM customers"))
