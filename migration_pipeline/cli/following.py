@@ -91,7 +91,14 @@ def follow(
 @contextmanager
 def _alone(profile: str) -> Iterator[None]:
     """See that no other `follow` of a profile runs on this machine, as one that cron starts may. Raises `MigrationError`."""
-    with (settings.plans_dir() / f"{profile}.follow").open("w") as lock:  # it ends with the process
+    path = settings.plans_dir() / f"{profile}.follow"
+    try:
+        lock = path.open("w")
+    except OSError as error:
+        raise MigrationError(
+            f"{path}: cannot be written: {error.strerror}; follow writes the plan there"
+        ) from None
+    with lock:  # it ends with the process
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
