@@ -10,7 +10,7 @@ import itertools
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -36,9 +36,6 @@ POLL_SECONDS = 5.0
 
 SAY_SECONDS = 10.0
 """How often `wait` says that it waits."""
-
-SKEW = timedelta(minutes=2)
-"""How far AWS's clock may be from this one."""
 
 NOT_NOW = ("InternalServerError", "ServiceUnavailable", "ThrottlingException", "RequestLimitExceeded")
 """Codes that are an answer of the moment; boto3 has tried several times then."""
@@ -106,8 +103,6 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     failure: str = ""
     """DynamoDB's code and text."""
     items: int = 0
-    started: datetime | None = None
-    """When it began."""
 
     @property
     def text(self) -> str:
@@ -177,17 +172,16 @@ class TableExports:
         with self._explained():
             return self._asked(self._client.export_table_to_point_in_time(**request)["ExportDescription"])
 
-    def ask_for(self, place: Place, span: Span, view: View) -> Asked:
-        """Ask for a window; if an export of it has failed in the last eight hours, for another one."""
-        now = datetime.now(timezone.utc)
+    def ask_for(self, place: Place, span: Span, view: View, failed: Collection[str]) -> Asked:
+        """Ask for a window; where an export of it has failed (`failed` has their ARNs), for another one."""
         for attempt in itertools.count():
-            asked = self.describe(self.ask(place, span, view, attempt).arn)
-            if asked.status != "FAILED" or asked.started is None or asked.started > now - SKEW:
+            asked = self.ask(place, span, view, attempt)
+            if asked.arn not in failed:
                 return asked
         raise AssertionError("counting never ends")
 
-    def asked_before(self, start: datetime) -> list[Asked]:
-        """Exports of windows that begin at `start`, and were asked for before, in any state."""
+    def asked_since(self, start: datetime) -> list[Asked]:
+        """Exports of windows that begin at `start` or later, and were asked for before, in any state."""
         found, more = [], dict[str, Any]()
         while True:
             with self._explained():
@@ -196,7 +190,7 @@ class TableExports:
                 # Its id begins with the time when it was asked for: to describe them all takes a call each.
                 if each.get("ExportType") == "INCREMENTAL_EXPORT" and not _older(each["ExportArn"], start):
                     asked = self.describe(each["ExportArn"])
-                    if asked.span and asked.span.start == start:
+                    if asked.span and asked.span.start >= start:
                         found.append(asked)
             if not page.get("NextToken"):
                 return found
@@ -239,7 +233,6 @@ class TableExports:
             place=place,
             failure=": ".join(filter(None, told)),
             items=found.get("ItemCount") or 0,
-            started=found.get("StartTime"),
         )
 
     def _failed(self, asked: Asked) -> str:
@@ -323,16 +316,21 @@ def ask_next(
 
     With `look_back`, exports that were asked for and not taken are taken first. Raises `TableExportError` and `BrokenChainError`.
     """
-    taken = []
-    while look_back and (until is None or start < until):
-        found = _usable(table.asked_before(start), place, view, table.storage)
+    known = table.asked_since(start) if look_back else []
+    taken: list[Asked] = []
+    while until is None or start < until:
+        found = _usable(
+            [each for each in known if each.span and each.span.start == start], place, view, table.storage
+        )
         if found is None or found.span is None:
             break
         taken.append(found)
         start = found.span.end
     if until is not None and start >= until:
         return taken
-    return taken + [table.ask_for(place, span, view) for span in next_windows(start, table.recovery(), until)]
+    failed = {each.arn for each in known if each.status == "FAILED"}
+    spans = next_windows(start, table.recovery(), until)
+    return taken + [table.ask_for(place, span, view, failed) for span in spans]
 
 
 def _usable(asked: Sequence[Asked], place: Place, view: str, storage: Storage) -> Asked | None:
