@@ -12,6 +12,7 @@ from datetime import datetime, timedelta, timezone
 import msgspec
 
 from migration_pipeline.migration.chain import holes
+from migration_pipeline.migration.names import FINISHING
 from migration_pipeline.migration.plan import Plan
 from migration_pipeline.migration.reach import loaded_until, planned_until, time_of
 from migration_pipeline.migration.units import readable_time
@@ -272,10 +273,7 @@ def _verified(facts: Facts) -> Check:
 def _sequences(facts: Facts) -> Check:
     wrong = [_behind(each) for each in facts.sequences if not each.past]
     text = _named(wrong, "; ") if wrong else f"{len(facts.sequences):,} sequences"
-    reference = facts.plan.reference
-    way_out = (
-        f"materialize finishing again in Dagster, or with migration-pipeline backfill {reference} --wait"
-    )
+    way_out = f"materialize the asset [{facts.plan.profile}, {FINISHING}] again in Dagster, which moves them"
     return _check("sequences are past the greatest value", not wrong, text, way_out)
 
 

@@ -126,7 +126,7 @@ class TableExports:
             timeouts = Config(connect_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS)
             region = found[1] if found else None
             # Typed stubs of DynamoDB's client are no dependency.
-            self._client: Any = boto3.Session().client("dynamodb", region_name=region, config=timeouts)  # type: ignore[call-overload,unused-ignore]
+            self._client: Any = boto3.Session().client("dynamodb", region_name=region, config=timeouts)
             described = self._client.describe_table(TableName=table)["Table"]
         self.storage = Storage()
         """Where its exports are read."""

@@ -129,7 +129,7 @@ DONE = {"finishing": "materialized"}
         ({"unproven": {"orders": "", "things": "1 files were loaded or replayed since"}}, "verify has passed since",
          "^things: 1 files were loaded or replayed since$", "verify shop"),
         ({"sequences": [SequenceState(name="s", column="t.n", last=7, greatest=9)]}, "sequences are past the greatest value",
-         "^s is 2 behind t.n$", "finishing"),
+         "^s is 2 behind t.n$", "materialize the asset [shop, finishing] again"),
         ({"sequences": [SequenceState(name="s", column="t.n", last=None, greatest=1)]}, "sequences are past the greatest value",
          "s has given no value, and t.n has some", "finishing"),
         ({"sequences": [SequenceState(name="s", column="t.n", last=None, greatest=None, there=False)]},
