@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -196,8 +196,3 @@ def create_table(client: Any, name: str, *, recovery: bool = True) -> str:
             TableName=name, PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": True}
         )
     return str(made["TableDescription"]["TableArn"])
-
-
-def utc(*numbers: int) -> datetime:
-    """A moment in UTC."""
-    return datetime(*numbers, tzinfo=timezone.utc)  # type: ignore[arg-type,misc]
