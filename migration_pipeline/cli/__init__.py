@@ -28,6 +28,13 @@ COMMANDS = {
         "stop": "Stop the migration: cancel its backfills, terminate its runs.",
         "replay": "Run the quarantined items of loaded files through the profile again, after fixing it or a table.",
     },
+    "migration_pipeline.cli.exporting": {
+        "export": "Ask DynamoDB for an export of TABLE to S3, wait for it, and print its address.",
+    },
+    "migration_pipeline.cli.following": {
+        "follow": "Follow the living table: export the next window to S3, add it to the plan, load it, and so on.",
+        "cutover": "Tell whether the application can switch to PostgreSQL now: a checklist that ends in yes or no.",
+    },
     "migration_pipeline.cli.observing": {
         "status": "List files, aggregates and finishing: state, items, rows, run, and progress or error.",
         "logs": "Print the log of the last run that tried FILE: the file's name, or a unique part of it.",

@@ -25,6 +25,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from migration_pipeline.errors import MigrationError
+from migration_pipeline.migration.cutover import reached
 from migration_pipeline.migration.plan import Plan
 from migration_pipeline.migration.verdicts import conserved, loaded_files, made_of_all, matches, receipts_of
 from migration_pipeline.operations.backfills import Backfill, backfills
@@ -192,6 +193,9 @@ GAUGES = (
     Gauge("newest_receipt_timestamp_seconds",
           "When the newest receipt was written, in seconds of the epoch; 0 without one.",
           lambda s: s.totals.last_loaded_at, R),
+    Gauge("window_lag_seconds",
+          "How long ago the last window ended that is loaded, with all before it; only for plans with windows.",
+          lambda s: _lag(s.plan, s.totals, s.now), R),
     Gauge("outdated_aggregates",
           "Aggregates that are not made of all files as they are now, once all are loaded; must be 0.",
           lambda s: _outdated(s.plan, s.profile, s.totals), R),
@@ -199,6 +203,12 @@ GAUGES = (
           lambda s: _unproven(s.plan, s.dagster, s.totals), (*D, *R)),
 )  # fmt: skip
 """In the order in which they are served."""
+
+
+def _lag(plan: Plan, totals: Totals, now: float) -> float | Mapping[Any, float]:
+    """Seconds; none while the base is not loaded."""
+    until = reached(plan, totals.by_file) if plan.windows else None
+    return {} if until is None else max(now - until.timestamp(), 0.0)
 
 
 def _outdated(plan: Plan, profile: Profile, totals: Totals) -> int:

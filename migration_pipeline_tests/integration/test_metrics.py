@@ -9,17 +9,19 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import msgspec
 import pytest
 
 from migration_pipeline.defs.migration import Database, migration_assets
 from migration_pipeline.demo.postgres import EmbeddedPostgres
 from migration_pipeline.errors import MigrationError
-from migration_pipeline.migration.plan import Plan, make_plan
+from migration_pipeline.migration.plan import Plan, PlannedExport, PlannedFile, make_plan
 from migration_pipeline.operations import metrics
 from migration_pipeline.operations.backfills import Backfill
 from migration_pipeline.operations.client import DagsterClient
@@ -33,7 +35,7 @@ from migration_pipeline.operations.metrics import (
 from migration_pipeline.operations.running import Follow, RunningFile, _RunLog
 from migration_pipeline.operations.runs import LogLine, Run
 from migration_pipeline.profiles.shop import shop
-from migration_pipeline.sources.export import read_export
+from migration_pipeline.sources.export import Window, read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.targets.connection import DatabaseError
 from migration_pipeline.targets.receipts import QuarantineReason, quarantined_by_reason, read_totals
@@ -254,6 +256,36 @@ def test_each_number_is_served_under_its_name(
     }  # fmt: skip
     assert found["migration_running_items_per_second",] == 3.5
     assert found["migration_rows", "landing.shop_events"] == found["migration_files", "failed"] == 0
+
+
+def test_the_lag_is_that_of_the_last_window_with_all_before_it(plan: Plan, shop_database_url: str) -> None:
+    base = plan.exports[0]
+    begin = datetime(2026, 1, 1, tzinfo=timezone.utc)
+    windows = [
+        PlannedExport(f"w{n}", "s3://b", base.table_arn, "", "", Window(begin + timedelta(hours=n), begin + timedelta(hours=n + 1), "NEW_IMAGE"))
+        for n in range(2)
+    ]  # fmt: skip
+    files = tuple(PlannedFile(each.id, each.id, plan.files[0].file) for each in windows)
+    followed = msgspec.structs.replace(plan, exports=(base, *windows), files=(*plan.files, *files))
+
+    def lag(of: Plan) -> float | None:
+        collector = MigrationCollector(of, shop, DagsterClient("http://127.0.0.1:1"), shop_database_url)
+        return samples(collector).get(("migration_window_lag_seconds",))
+
+    for number in range(len(plan.files)):
+        assert lag(followed) is None
+        receipt(shop_database_url, followed, number, loaded=1, skipped={}, quarantined=0, items=1)
+    assert lag(plan) is None
+    now = time.time()
+    assert lag(followed) == pytest.approx(now - begin_of(base), abs=30)
+    receipt(shop_database_url, followed, len(plan.files) + 1, loaded=1, skipped={}, quarantined=0, items=1)
+    assert lag(followed) == pytest.approx(now - begin_of(base), abs=30)
+    receipt(shop_database_url, followed, len(plan.files), loaded=1, skipped={}, quarantined=0, items=1)
+    assert lag(followed) == pytest.approx(now - (begin + timedelta(hours=2)).timestamp(), abs=30)
+
+
+def begin_of(base: PlannedExport) -> float:
+    return datetime.fromisoformat(base.export_time.replace("Z", "+00:00")).timestamp()
 
 
 def test_profiles_share_a_name_once(plan: Plan, shop_database_url: str) -> None:

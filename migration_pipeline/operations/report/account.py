@@ -17,6 +17,7 @@ from typing import Any, Literal
 import msgspec
 import yaml
 
+from migration_pipeline.migration.cutover import Check, FromDagster, chain_check, checklist
 from migration_pipeline.migration.load import default_settings
 from migration_pipeline.migration.plan import Plan, PlannedFile
 from migration_pipeline.migration.verdicts import (
@@ -34,7 +35,9 @@ from migration_pipeline.migration.verdicts import (
 )
 from migration_pipeline.operations.backfills import Backfill, backfills
 from migration_pipeline.operations.client import DagsterClient, DagsterClientError
+from migration_pipeline.operations.cutover import ask_dagster
 from migration_pipeline.operations.files import FileStatus, read_files
+from migration_pipeline.operations.report.windows import Link, facts_of, links
 from migration_pipeline.operations.runs import Run, run_configs, runs
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.targets.receipts import (
@@ -107,6 +110,10 @@ class Account(msgspec.Struct, kw_only=True):
     versions: list[tuple[str, str]]
     without_dagster: str
     """Why Dagster could not be asked; "" when it could."""
+    chain: list[Link] = []
+    """Of a plan with windows; empty for one without."""
+    cutover: list[Check] = []
+    """The checklist of a cut-over, of a plan with windows."""
 
     @property
     def receipts(self) -> list[Receipt]:
@@ -175,8 +182,29 @@ def gather(plan: Plan, profile: Profile, client: DagsterClient, database_url: st
         ],
         without_dagster=dagster.fault,
     )  # fmt: skip
+    if plan.windows:
+        account.chain = links(plan, receipts)
+        account.cutover = _cutover(account, client, database_url, dagster, receipts, kept)
     account.verdicts = list(_verdicts(account, kept, exports_before(plan, receipts)))
     return account
+
+
+def _cutover(
+    account: Account,
+    client: DagsterClient,
+    url: str,
+    dagster: _Dagster,
+    receipts: Mapping[FileKey, Receipt],
+    kept: Mapping[FileKey, int],
+) -> list[Check]:
+    """The checklist of a cut-over, of what was read for the report, and of the sequences."""
+    plan, profile = account.plan, account.profile
+    told = FromDagster({}, {}, dagster.fault)
+    if not dagster.fault:
+        told = ask_dagster(plan, profile, client, dagster.files.values())
+    aggregates = {table.name: table.made for table in account.tables if table.made}
+    verified = {table.name: (table.unverified, table.verification) for table in account.tables}
+    return checklist(facts_of(plan, profile, url, account.made, told, receipts, kept, aggregates, verified))
 
 
 def _tables(
@@ -298,6 +326,10 @@ def _verdicts(
         "the quarantine matches the receipts", "loaded files have as many items in the quarantine as their receipt says", len(loaded),
         [p for p, receipt in loaded if receipt.quarantined != kept.get((p.export_id, p.file.name), 0)],
     )  # fmt: skip
+    if account.plan.windows:
+        chain = chain_check(account.plan)
+        text = chain.text + (f"; {chain.way_out}" if chain.way_out else "")
+        yield Verdict(chain.name, "passed" if chain.passed else "failed", text)
     for table in account.tables:
         yield _table_verdict(table)
         yield _verification_verdict(account, table, before)
