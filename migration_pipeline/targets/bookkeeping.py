@@ -36,7 +36,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "aggregate": _columns("profile, table_name", AggregateReceipt),
     "verification": _columns("profile, table_name", Verification),
     "difference": _columns("id, profile, table_name", KeptDifference),
-    "item": ("item", "profile", "written", "window_id", "place", "owned"),
+    "item": ("item", "profile", "written", "window_id", "place", "owned", "id"),
     "taken": ("id", "profile", "item", "table_name", "slice_id", "content", "back_by"),
     "claim": ("profile", "window_id", "table_name", "key", "taken"),
 }  # fmt: skip

@@ -158,12 +158,11 @@ CREATE TABLE IF NOT EXISTS migration.item (
     written   bigint NOT NULL,
     window_id bigint NOT NULL,
     place     bigint NOT NULL,
-    owned     jsonb NOT NULL
+    owned     jsonb NOT NULL,
+    id        bigint GENERATED ALWAYS AS IDENTITY UNIQUE
 );
 COMMENT ON TABLE migration.item IS
     'Items that windows have touched: digest of profile and key, time of the last write (microseconds), keys of its rows.';
-
-CREATE SEQUENCE IF NOT EXISTS migration.item_version;
 
 -- Keys of rows that items gave up or took within a window. What one of its items takes, no other one of it takes away.
 CREATE TABLE IF NOT EXISTS migration.claim (

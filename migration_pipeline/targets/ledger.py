@@ -101,7 +101,6 @@ class Ledger:
                 break
         else:
             raise DatabaseError("another load of the same window does not end; load the file again")
-        cursor.execute(ledger_sql.NEW_VERSION)
         cursor.execute(self.sql(ledger_sql.RANK_RECORDS))
         twins, older, self.repeats, self.known = cursor.fetchone()
         if twins:
@@ -202,8 +201,7 @@ class Touched:
 
     def __init__(self, profile: str, digest: Callable[[bytes], bytes] | None, token: str) -> None:
         self._digest = digest
-        self._known: set[bytes] | None = None
-        self._version: int | None = None
+        self._version: tuple[int | None] | None = None
         name = f"migration_{token}_lines"
         self._parts = {
             "lines": Identifier("pg_temp", name),
@@ -227,7 +225,7 @@ class Touched:
             )
         if items > MOST_IN_MEMORY:
             return None
-        self._version = version
+        self._version = (version,)
         if not items:
             return None
         digests = _Digests()
@@ -247,7 +245,7 @@ class Touched:
         """Lock the ledger against windows, and return the numbers of a batch's lines that windows have touched since it was read."""
         cursor.execute(ledger_sql.HOLD_ITEMS)
         cursor.execute(ledger_sql.VERSION)
-        if cursor.fetchone() == (self._version,):
+        if cursor.fetchone() == self._version:
             return set()
         self._stage(cursor, self._items(batch))
         cursor.execute(SQL(ledger_sql.TOUCHED_LINES).format(**self._parts))

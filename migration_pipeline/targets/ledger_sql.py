@@ -177,14 +177,12 @@ FORGET_TAKEN = "DELETE FROM migration.taken WHERE profile = %s AND table_name = 
 HOLD_ITEMS = "LOCK TABLE migration.item IN SHARE MODE"
 """Whoever writes to the ledger is waited for, and waits from then on; full exports do not wait for each other."""
 
-VERSION = "SELECT last_value FROM migration.item_version"
-
-NEW_VERSION = "SELECT nextval('migration.item_version')"
-"""Whoever holds the ledger sees by its version whether items were entered since."""
+VERSION = "SELECT max(id) FROM migration.item"
+"""Whoever holds the ledger sees by it whether items were entered since."""
 
 ITEMS_OF = """
-SELECT (SELECT count(*) FROM (SELECT FROM migration.item WHERE profile = {profile} LIMIT {most}) i), last_value
-  FROM migration.item_version
+SELECT (SELECT count(*) FROM (SELECT FROM migration.item WHERE profile = {profile} LIMIT {most}) i),
+       (SELECT max(id) FROM migration.item)
 """
 
 COPY_ITEMS = (
