@@ -28,6 +28,7 @@ from migration_pipeline import settings
 from migration_pipeline.cli.terminal import console
 from migration_pipeline.demo import stack
 from migration_pipeline.demo.postgres import EmbeddedPostgres
+from migration_pipeline.demo.sample_history import write_history
 from migration_pipeline.migration.plan import make_plan, write_plan
 from migration_pipeline.operations.backfills import launch, read_backfill
 from migration_pipeline.operations.client import DagsterClient
@@ -191,6 +192,45 @@ def aggregate_figures(items: int, rounds: list[dict[str, float]]) -> dict[str, f
     }
 
 
+WINDOWS = "windows"
+"""The name of the benchmark of windows, beside those of the workloads."""
+
+
+def windows_round(workload: Workload, folder: Path, url: str) -> dict[str, float]:
+    """Load a full export, load it again, load the window that follows, load the export once more; as `one_round`."""
+    fresh_tables(url, workload)
+    figures: dict[str, float] = {}
+    for name, contender in (("base", "base"), ("rerun", "base"), ("windows", "windows"), ("reload", "base")):
+        execute(url, "VACUUM ANALYZE")
+        started = [start(contender, workload, folder, url, part, PROCESSES) for part in range(PROCESSES)]
+        results = [finish(process) for process in started]
+        figures[name] = max(result["seconds"] for result in results)
+        figures[f"{name}_items"] = sum(result["items"] for result in results)
+        figures["peak_rss_mb"] = max(
+            figures.get("peak_rss_mb", 0), *(each["peak_rss_mb"] for each in results)
+        )
+    return figures
+
+
+def windows_figures(rounds: list[dict[str, float]]) -> dict[str, float | None]:
+    """Sum rounds of `windows_round` up."""
+    rates = [{name: r[f"{name}_items"] / r[name] for name in ("base", "windows")} for r in rounds]
+    return {
+        "items": rounds[0]["base_items"],
+        "changes": rounds[0]["windows_items"],
+        "changes_per_s": round(statistics.median(rate["windows"] for rate in rates)),
+        "ratio_to_full_load": round(statistics.median(rate["windows"] / rate["base"] for rate in rates), 2),
+        "reload_after_windows": round(statistics.median(r["reload"] / r["rerun"] for r in rounds), 2),
+        "peak_rss_mb": round(max(r["peak_rss_mb"] for r in rounds)),
+    }
+
+
+def write_windows(folder: Path, items: int) -> None:
+    """Write a full export, and a window with a change for each fifth of its items, in 8 files."""
+    history = write_history(folder, items=items, files=8, seed=1, changes=items * 6 // 25, windows=1)
+    (folder / "exports.json").write_text(json.dumps([str(history.base), *map(str, history.windows)]))
+
+
 def through_dagster(workload: Workload, export: Path, files_per_run: int) -> dict[str, float]:
     """Backfill all files through a Dagster of its own; gives wall seconds, and the engine's part of them."""
     found = read_export(str(export), Storage())
@@ -233,13 +273,35 @@ def ratios(items: int, rounds: list[dict[str, float]], dagster: dict[str, float]
     }
 
 
+def measure_windows(out: Any, home: Path, items: int, rounds: int) -> list[dict[str, float]]:
+    """Run `windows_round` some times."""
+    with out.status(f"{WINDOWS}: writing {items:,} items and their changes"):
+        write_windows(home / WINDOWS, items)
+    port, measured = free_port(), []
+    url = f"postgresql://postgres:unused@127.0.0.1:{port}/postgres"
+    with EmbeddedPostgres(home, server_settings(port)):
+        fill_wal(url)
+        for number in range(rounds):
+            with out.status(f"{WINDOWS}: round {number + 1} of {rounds}"):
+                measured.append(windows_round(WORKLOADS["shop"], home / WINDOWS, url))
+    return measured
+
+
+def show(out: Any, name: str, figures: dict[str, float | None]) -> None:
+    """Print a workload's figures."""
+    table = Table("figure", name, header_style="bold", box=None)
+    for figure, value in figures.items():
+        table.add_row(figure, "–" if value is None else f"{value:,}")
+    out.print(table)
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--items",
     type=click.IntRange(1600),
     default=800_000,
     show_default=True,
-    help="Items a workload, in 16 files; pictures has six times as many.",
+    help="Items a workload, in 16 files; pictures has six times as many, windows two and a half times in 8 files.",
 )
 @click.option(
     "--rounds",
@@ -252,7 +314,7 @@ def ratios(items: int, rounds: list[dict[str, float]], dagster: dict[str, float]
     "--workload",
     "names",
     multiple=True,
-    type=click.Choice(list(WORKLOADS)),
+    type=click.Choice([*WORKLOADS, WINDOWS]),
     help="Only this one; may be repeated.",
 )
 @click.option(
@@ -270,7 +332,12 @@ def main(items: int, rounds: int, names: tuple[str, ...], output: Path) -> None:
     home = Path(tempfile.mkdtemp(prefix="migration-bench-", dir=os.environ.get("TMPDIR")))
     os.environ[settings.STATE_DIR] = str(home)
     try:
-        for name in names or WORKLOADS:
+        for name in names or [*WORKLOADS, WINDOWS]:
+            if name == WINDOWS:
+                measured = measure_windows(out, home, items * 5 // 2, rounds)
+                result["workloads"][name] = windows_figures(measured) | {"rounds": measured}
+                show(out, name, windows_figures(measured))
+                continue
             workload = WORKLOADS[name]
             count = items * workload.times_items
             with out.status(f"{name}: writing {count:,} items"):
@@ -298,10 +365,7 @@ def main(items: int, rounds: int, names: tuple[str, ...], output: Path) -> None:
                     (together["seconds"] - together["engine"]) / FILES, 2
                 )
             result["workloads"][name] = figures | {"rounds": measured}
-            table = Table("figure", name, header_style="bold", box=None)
-            for figure, value in figures.items():
-                table.add_row(figure, "–" if value is None else f"{value:,}")
-            out.print(table)
+            show(out, name, figures)
     finally:
         EmbeddedPostgres(home).remove()
         shutil.rmtree(home)

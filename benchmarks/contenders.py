@@ -49,6 +49,38 @@ def engine(workload: Workload, export: Path, url: str, part: int = 0, of: int = 
     return {"seconds": time.perf_counter() - began}
 
 
+def base(workload: Workload, history: Path, url: str, part: int = 0, of: int = 1) -> dict[str, Any]:
+    """Load the full export of a history."""
+    return _of_history(workload, history, url, part, of, windows=False)
+
+
+def windows(workload: Workload, history: Path, url: str, part: int = 0, of: int = 1) -> dict[str, Any]:
+    """Load the windows of a history."""
+    return _of_history(workload, history, url, part, of, windows=True)
+
+
+def _of_history(
+    workload: Workload, history: Path, url: str, part: int, of: int, *, windows: bool
+) -> dict[str, Any]:
+    from migration_pipeline.engine.load import LoadSettings
+    from migration_pipeline.migration.load import Loader
+    from migration_pipeline.migration.plan import make_plan
+    from migration_pipeline.sources.export import read_exports
+    from migration_pipeline.sources.storage import Storage
+    from migration_pipeline.targets.connection import DatabaseSettings
+
+    profile, log = workload.profile, logging.getLogger("bench")
+    places = json.loads((history / "exports.json").read_text())
+    plan = make_plan(profile, profile.name, read_exports(places, Storage(), lambda _: None))
+    files = {each.file: each for each in plan.files if (plan.window_of(each) is not None) == windows}
+    began = time.perf_counter()
+    loader = Loader(plan, profile, url, "bench", LoadSettings(), DatabaseSettings(), None)
+    items = 0
+    for file in shares(list(files), of)[part]:
+        items += loader.load(files[file], log, lambda _: None, log.warning).items
+    return {"seconds": time.perf_counter() - began, "items": items}
+
+
 def aggregate(workload: Workload, export: Path, url: str) -> dict[str, Any]:
     """Make the rows of what is landed, with the settings that runs have by default."""
     from migration_pipeline.sources.export import read_export
@@ -205,6 +237,8 @@ def _lines(export: Path) -> Iterator[bytes]:
 
 CONTENDERS: dict[str, Callable[..., dict[str, Any]]] = {
     "engine": engine,
+    "base": base,
+    "windows": windows,
     "aggregate": aggregate,
     "script": script,
     "dlt": dlt_merge,

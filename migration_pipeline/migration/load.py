@@ -14,6 +14,7 @@ from migration_pipeline.engine.changes import ChangeTransform
 from migration_pipeline.engine.file_report import FileReport, Progress
 from migration_pipeline.engine.load import FileLoad, LoadSettings
 from migration_pipeline.engine.transform import Transform, rules_that_cannot_hold
+from migration_pipeline.migration.chain import holes
 from migration_pipeline.migration.plan import Plan, PlannedFile
 from migration_pipeline.profile.aggregate import Options
 from migration_pipeline.profile.profile import Profile
@@ -154,6 +155,7 @@ def place_of(plan: Plan, planned: PlannedFile) -> Place:
     if window is None:
         return Place(digest=digest)
     earlier = plan.windows[: [each.id for each in plan.windows].index(planned.export_id)]
+    overlapped = tuple(each.id for each in earlier if each.window and each.window.end > window.start)
     beside = [each for each in plan.files if each.export_id == planned.export_id and each != planned]
     return Place(
         window=planned.export_id,
@@ -161,7 +163,8 @@ def place_of(plan: Plan, planned: PlannedFile) -> Place:
         digest=digest,
         beside=_promised(beside),
         windows=tuple(each.id for each in earlier),
-        overlapped=tuple(each.id for each in earlier if each.window and each.window.end > window.start),
+        overlapped=overlapped,
+        broken=bool(overlapped or holes(plan)),
         start=micros(window.start),
         end=micros(window.end),
         base_time=max((_micros(each.export_time) for each in plan.exports if each.window is None), default=0),

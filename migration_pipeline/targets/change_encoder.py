@@ -16,6 +16,7 @@ from migration_pipeline.profile.profile import NulPolicy
 from migration_pipeline.profile.row import Row
 from migration_pipeline.targets.catalog import TargetTable
 from migration_pipeline.targets.copy_csv import BatchEncoder, Piece, RowEncoder, csv_lines
+from migration_pipeline.targets.ledger import Place
 
 NO_DOCUMENT = "{}"
 
@@ -91,13 +92,15 @@ class _Keys:
 class ChangesEncoder:
     """Encodes the changes of batches; in place of a `BatchEncoder`.
 
-    `base_time` is when the full export was taken, in microseconds of the epoch.
+    Records of items that had no row and have none are left out: in a chain of windows that follow each other the ledger
+    says nothing else of them.
     """
 
     def __init__(
-        self, targets: Mapping[type[Row], TargetTable], nul: NulPolicy, file: str, base_time: int
+        self, targets: Mapping[type[Row], TargetTable], nul: NulPolicy, file: str, place: Place
     ) -> None:
-        self._base_time = base_time
+        self._base_time = place.base_time
+        self._all = place.broken
         self._rows = BatchEncoder(targets, nul, apart=True)
         self._keys = {
             row_class: _Keys(target, self._rows.of(row_class))
@@ -115,6 +118,8 @@ class ChangesEncoder:
         rows: dict[type[Row], list[Row]] = {row_class: [] for row_class in self._names}
         piece, values = ChangePiece({}, [], [], {}, {}, {each: [] for each in self._landing}, {}), []
         for record in outcome.records:
+            if record.idle and not self._all:
+                continue
             piece.records.append((record.number, record.item, record.written))
             owned = self._moves(record, piece)
             values.append(

@@ -43,6 +43,8 @@ class Place(msgspec.Struct, frozen=True):
     """Earlier windows."""
     overlapped: tuple[str, ...] = ()
     """Earlier windows that end after this one begins."""
+    broken: bool = False
+    """Whether windows overlap, or there is a hole between them: then a state before is not always the one that was loaded."""
     start: int = 0
     """When the window begins, in microseconds of the epoch."""
     end: int = 0
