@@ -315,10 +315,11 @@ def _replayed(receipt: Receipt, batch: Batch, written: Written) -> Receipt:
         skipped=_sum(receipt.skipped, skipped),
         unrouted=_sum(receipt.unrouted, batch.counts.unrouted),
         rows=_sum(receipt.rows, written.rows),
+        deleted_rows=_sum(receipt.deleted_rows, written.deleted),
         collisions=_sum(receipt.collisions, written.collisions),
         changed=receipt.changed + sum(written.changed.values()),
         changed_rows=_sum(receipt.changed_rows, written.changed),
-        deleted_rows=_sum(receipt.deleted_rows, written.deleted),
+        unchanged_rows=_sum(receipt.unchanged_rows, written.unchanged),
         rounded=_sum(receipt.rounded, written.rounded),
         nul=receipt.nul + written.nul,
     )

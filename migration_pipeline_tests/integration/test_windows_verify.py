@@ -5,23 +5,36 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import dagster as dg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from migration_pipeline.defs.checks import check_job, migration_checks
+from migration_pipeline.defs.migration import Database, migration_assets
+from migration_pipeline.demo.sample_history import write_history
 from migration_pipeline.engine.load import LoadSettings
 from migration_pipeline.errors import MigrationError
-from migration_pipeline.migration.plan import Plan
+from migration_pipeline.migration.plan import Plan, make_plan
 from migration_pipeline.migration.replay import replay_plan
 from migration_pipeline.migration.verdicts import conserved, loaded_files
 from migration_pipeline.migration.verification import Compared, dry_run, verify
+from migration_pipeline.operations.client import DagsterClient
+from migration_pipeline.operations.files import FileStatus
+from migration_pipeline.operations.report.account import gather
+from migration_pipeline.operations.report.page import page
+from migration_pipeline.operations.status import left
+from migration_pipeline.profile.profile import load_profile
+from migration_pipeline.sources.export import View, read_export
+from migration_pipeline.sources.storage import Storage
 from migration_pipeline.targets.ddl import ddl
 from migration_pipeline.targets.ledger import TooEarlyError
-from migration_pipeline.targets.receipts import read_differences, read_receipts
+from migration_pipeline.targets.receipts import read_differences, read_receipts, read_totals
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.histories import History, Write, dealt, load, plan_of, state, write_files
+from migration_pipeline_tests.integration.test_quarantine import load_shop
 from migration_pipeline_tests.integration.test_windows import TABLES, chain, empty, histories, item
 
 Found = dict[str, Counter[str]]
@@ -48,13 +61,19 @@ def faults(compared: Compared) -> Found:
     return {name: +counts for name, counts in found.items() if +counts}
 
 
-def plan_in(tmp_path: Path, history: History, cuts: list[tuple[float, float]], files: int = 2) -> Plan:
+def plan_in(
+    tmp_path: Path,
+    history: History,
+    cuts: list[tuple[float, float]],
+    files: int = 2,
+    view: View = "NEW_AND_OLD_IMAGES",
+) -> Plan:
     base = write_files(tmp_path, "base", dealt(history.full(0), files))
     windows = [
-        (start, end, write_files(tmp_path, f"w{number}", dealt(history.window(start, end), files)))
+        (start, end, write_files(tmp_path, f"w{number}", dealt(history.window(start, end, view), files)))
         for number, (start, end) in enumerate(cuts)
     ]
-    return plan_of(chain, base, windows)
+    return plan_of(chain, base, windows, view)
 
 
 def load_full(history: History, second: float, tmp_path: Path, url: str) -> dict[str, list[tuple[Any, ...]]]:
@@ -95,7 +114,8 @@ def test_windows_and_base_make_what_a_full_export_at_the_end_does(
         (start - data.draw(st.sampled_from([0.0, 0.0, 2.0])), stop)
         for start, stop in itertools.pairwise(cuts)
     ]
-    plan = plan_in(tmp_path, history, windows, data.draw(st.integers(1, 3)))
+    view: View = data.draw(st.sampled_from(get_args(View)))
+    plan = plan_in(tmp_path, history, windows, data.draw(st.integers(1, 3)), view)
     wanted = load_full(history, end, tmp_path, url)
     compared = verified(plan, url)
     assert faults(compared) == {}
@@ -130,6 +150,36 @@ def test_what_two_nested_windows_say(url: str, tmp_path: Path) -> None:
     plan = plan_of(chain, base, [(-5, 100, wide), (0, 10, early), (4, 30, nested)])
     load_full(history, 100, tmp_path, url)
     assert faults(verified(plan, url)) == {}
+
+
+def test_landed_rows_are_compared_as_a_whole(shop_database_url: str, tmp_path: Path) -> None:
+    """The shop's sample, whose final export is loaded: its base and windows make the same rows."""
+    shop, url = load_profile("shop"), shop_database_url
+    history = write_history(tmp_path, items=1_500, files=2, changes=400, windows=2)
+    load_shop(url, read_export(str(history.final), Storage()))
+    exports = [read_export(str(path), Storage()) for path in (history.base, *history.windows)]
+    plan = make_plan(shop, "shop", exports)
+
+    def found(table: str) -> dict[str, int]:
+        total = compared.table(table)
+        return {kind: total.count(kind) for kind in ("missing", "different", "extra") if total.count(kind)}
+
+    compared = verify(plan, shop, url, "run")
+    for name in ("customers", "orders", "order_lines", "landing.shop_events"):
+        total = compared.table(name)
+        assert (found(name), total.compared) == ({}, total.same)
+        assert [(total.same,)] == query(url, f"SELECT count(*) FROM {name}")
+    # One of two equal rows more, and one less of others.
+    first = "(SELECT ctid FROM landing.shop_events ORDER BY customer_id LIMIT 1)"
+    (slice_of,) = query(
+        url, "SELECT tableoid::regclass FROM landing.shop_events ORDER BY customer_id LIMIT 1"
+    )[0]
+    execute(url, f"INSERT INTO {slice_of} SELECT * FROM {slice_of} LIMIT 1")
+    compared = verify(plan, shop, url, "run")
+    assert found("landing.shop_events") == {"extra": 1}
+    execute(url, f"DELETE FROM {slice_of} WHERE ctid = {first}; DELETE FROM {slice_of} WHERE ctid = {first}")
+    compared = verify(plan, shop, url, "run")
+    assert found("landing.shop_events")["missing"] in (1, 2)
 
 
 # -- what is planted ---------------------------------------------------------------------------------
@@ -255,7 +305,9 @@ def test_an_empty_window_changes_nothing(url: str, tmp_path: Path, history: Hist
 def test_a_dry_run_of_a_window_waits_for_its_base(url: str, tmp_path: Path, history: History) -> None:
     plan = plan_in(tmp_path, history, [(0, 10)])
     window = [file for file in plan.files if plan.window_of(file)]
-    with pytest.raises(TooEarlyError, match=r"^the window waits for 2 of 2 files before it, which are not loaded: base-0"):
+    with pytest.raises(
+        TooEarlyError, match=r"^the window waits for 2 of 2 files before it, which are not loaded: base-0"
+    ):
         dry_run(plan, chain, url, window, SMALL)
     assert query(url, "SELECT count(*) FROM migration.item") == [(0,)]
 
@@ -272,7 +324,16 @@ def test_a_dry_run_of_a_window_tells_what_a_load_does(url: str, tmp_path: Path, 
     reports = load(plan, chain, url, window)
     for file in compared.files:
         told, done = file.report, reports[file.planned.file.name]
-        for name in ("items", "loaded", "superseded", "skipped", "quarantined", "rows", "changed_rows", "deleted_rows"):
+        for name in (
+            "items",
+            "loaded",
+            "superseded",
+            "skipped",
+            "quarantined",
+            "rows",
+            "changed_rows",
+            "deleted_rows",
+        ):
             assert getattr(told, name) == getattr(done, name), name
 
 
@@ -354,3 +415,59 @@ def test_a_damaged_window_stops_a_verification(loaded: Plan, url: str) -> None:
     with pytest.raises(MigrationError, match="truncated") as raised:
         verified(loaded, url)
     assert raised.value.file == path.name
+
+
+# -- who judges --------------------------------------------------------------------------------------
+
+
+def failed_checks(plan: Plan, url: str) -> set[str]:
+    checks = migration_checks(plan, chain)
+    definitions = dg.Definitions(
+        assets=migration_assets(plan, chain),
+        asset_checks=checks,
+        jobs=[check_job(plan, checks)],
+        resources={"database": Database(url=url)},
+    )
+    result = definitions.resolve_job_def("chain_check").execute_in_process()
+    return {each.check_name for each in result.get_asset_check_evaluations() if not each.passed}
+
+
+def test_windows_that_changed_and_deleted_rows_speak_against_nothing(loaded: Plan, url: str) -> None:
+    """A mended item's older line is still counted by its file's receipt; rows that windows deleted are no collisions."""
+    load(loaded, chain, url, loaded.files[2:])  # another time, which takes nothing away
+    dagster = DagsterClient("http://127.0.0.1:9", timeout_seconds=1)
+    account = gather(loaded, chain, dagster, url)
+    assert (account.verdict, failed_checks(loaded, url)) == ("not verified", set())
+    verified(loaded, url)
+    account = gather(loaded, chain, dagster, url)
+    assert account.verdict == "complete", [v for v in account.verdicts if v.outcome != "passed"]
+    statuses = [
+        FileStatus(partition=p.partition, file=p.file, state="materialized", metadata={"quarantined": 1})
+        for p in loaded.files
+    ]
+    assert left(loaded, chain, statuses, url).quarantined == 2
+    assert left(loaded, chain, statuses, None).quarantined == 6
+    text = " ".join(page(account).split())
+    assert "windows changed rows and deleted" in text
+    assert (
+        "superseded: a newer state of them was loaded" in text or account.sum_of(lambda r: r.superseded) == 0
+    )
+    execute(url, "DELETE FROM a WHERE code = 'inserted'")
+    assert gather(loaded, chain, dagster, url).verdict == "not verified"
+    verified(loaded, url)
+    assert gather(loaded, chain, dagster, url).verdict == "not complete"
+
+
+def test_every_sum_has_what_is_superseded(loaded: Plan, url: str) -> None:
+    load(loaded, chain, url, loaded.files[:4])  # the base and the first window again
+    totals = read_totals(url, chain.name, [export.id for export in loaded.exports], 5.0)
+    assert totals.superseded == 4 + 1
+    assert totals.items == totals.loaded + totals.superseded + totals.skipped + totals.quarantined
+    assert all(file.conserved for file in totals.by_file.values())
+    assert totals.deleted_rows == {"a": 1}
+    assert failed_checks(loaded, url) == set()
+    html = page(gather(loaded, chain, DagsterClient("http://127.0.0.1:9", timeout_seconds=1), url))
+    assert "+ superseded: a newer state of them was loaded" in html
+    # Of a file of the second window: records, loaded, superseded, skipped, quarantined, rows, inserted, updated, deleted.
+    cells = html.split("w1-0</code>")[1].replace('<td class="n">', " ").replace("</td>", " ").split()
+    assert cells[:9] == ["1", "1", "0", "0", "0", "2", "2", "0", "1"]
