@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 
 import msgspec
 
+from migration_pipeline.engine.batch import AnyTransform
 from migration_pipeline.engine.changes import ChangeTransform
 from migration_pipeline.engine.file_report import FileReport, Progress
 from migration_pipeline.engine.load import FileLoad, LoadSettings
@@ -20,7 +21,7 @@ from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.sources.export import Window
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
-from migration_pipeline.sources.windows import Change, ChangeReader, item_digests, micros
+from migration_pipeline.sources.windows import ChangeReader, item_digests, micros
 from migration_pipeline.targets.catalog import TargetTable
 from migration_pipeline.targets.connection import DatabaseSettings
 from migration_pipeline.targets.ledger import Place
@@ -141,33 +142,23 @@ def transform_of(
 
 
 class Transforms:
-    """Compiles a plan's profile for its files, once for each export; with `only_new`, windows without the states before them."""
+    """Compiles a plan's profile for its files, once for each export."""
 
-    def __init__(
-        self, plan: Plan, profile: Profile, options: Options | None, *, only_new: bool = False
-    ) -> None:
+    def __init__(self, plan: Plan, profile: Profile, options: Options | None) -> None:
         self._plan = plan
         self._profile = profile
         self._options = options or profile.options(plan.options)
-        self._only_new = only_new
-        self._made: dict[Window | None, Transform | ChangeTransform] = {}
+        self._made: dict[Window | None, AnyTransform] = {}
 
-    def of(self, planned: PlannedFile) -> Transform | ChangeTransform:
+    def of(self, planned: PlannedFile) -> AnyTransform:
         """The transform of a file."""
         window = self._plan.window_of(planned)
         if window not in self._made:
             self._made[window] = self._make(window)
         return self._made[window]
 
-    def _make(self, window: Window | None) -> Transform | ChangeTransform:
-        if window is None or not self._only_new:
-            return transform_of(self._profile, window, self._options)
-        read = ChangeReader(window)
-
-        def read_new(line: bytes) -> Change:
-            return msgspec.structs.replace(read(line), old=None)
-
-        return ChangeTransform(self._profile, dynamodb_json, read_new, self._options)
+    def _make(self, window: Window | None) -> AnyTransform:
+        return transform_of(self._profile, window, self._options)
 
 
 def place_of(plan: Plan, planned: PlannedFile) -> Place:

@@ -16,7 +16,7 @@ from migration_pipeline.engine.file_report import FileReport, Progress
 from migration_pipeline.engine.load import FileLoad, LoadSettings
 from migration_pipeline.engine.transform import rules_that_cannot_hold
 from migration_pipeline.migration.load import Transforms, place_of
-from migration_pipeline.migration.newest import newest_of, read_windows
+from migration_pipeline.migration.newest import NewestTransforms, newest_of, read_windows
 from migration_pipeline.migration.plan import Plan, PlannedFile
 from migration_pipeline.profile.aggregate import Options
 from migration_pipeline.profile.profile import Profile
@@ -219,7 +219,8 @@ def verify(
     ) as target:
         if newest:
             read_windows(plan, newest, target)
-        files = _compare(plan, profile, target, plan.files, patient, on_progress, options)
+        transforms = NewestTransforms(plan, profile, options, newest)
+        files = _compare(plan, profile, target, transforms, patient, on_progress)
         compared = Compared(files, [table.qualified for table in profile.tables.values()])
         compared.notes += _wrong_rules(profile, files)
         if extra:
@@ -286,15 +287,14 @@ def _compare(
     plan: Plan,
     profile: Profile,
     target: ComparingTarget,
-    files: Sequence[PlannedFile],
+    transforms: Transforms,
     settings: LoadSettings,
     on_progress: OnProgress,
-    options: Options | None,
 ) -> list[ComparedFile]:
-    transforms, compared = Transforms(plan, profile, options, only_new=True), []
-    for number, planned in enumerate(files):
+    compared = []
+    for number, planned in enumerate(plan.files):
         identity = FileIdentity(profile.name, profile.version, planned.export_id, planned.file.name, "")
-        target.turn_to(identity, number if plan.window_of(planned) else None)
+        target.turn_to(identity, number if plan.window_of(planned) else None, planned.file.items)
         report = _load(planned, transforms.of(planned), target, settings, on_progress).run()
         compared.append(ComparedFile(planned, report, target.comparisons, target.unaccounted))
     return compared

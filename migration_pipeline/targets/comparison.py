@@ -29,7 +29,6 @@ from migration_pipeline.targets.ddl import read_targets
 from migration_pipeline.targets.expressions import exactly, name_list, names_of
 from migration_pipeline.targets.halving import Writer, write_batch
 from migration_pipeline.targets.landing import part_of
-from migration_pipeline.targets.ledger import without
 from migration_pipeline.targets.newest import Newest
 from migration_pipeline.targets.postgres import FileIdentity, quarantined_lines
 from migration_pipeline.targets.session import Session
@@ -177,11 +176,11 @@ class ComparingTarget:
         """Do some work in the transaction before it is read-only: `newest` is filled so."""
         self._session.interruptibly(work)
 
-    def turn_to(self, file: FileIdentity, number: int | None = None) -> None:
-        """Begin with another file; `number` is that of a window's file, as its records have it."""
+    def turn_to(self, file: FileIdentity, number: int | None = None, lines: int = 0) -> None:
+        """Begin with another file, of so many lines; `number` is that of a window's file, as its records have it."""
         self._file = file
-        if self._newest:
-            self._newest.file = number
+        if newest := self._newest:
+            self._session.persistently(lambda cursor: newest.turn_to(cursor, number, lines))
         self.comparisons = {table.qualified: Comparison() for table in self._tables.values()}
         self.unaccounted = 0
         self._in_quarantine = {
@@ -193,42 +192,36 @@ class ComparingTarget:
     def write(self, batch: Batch, close: Callable[[Written], FileReport] | None = None) -> Written:
         """Compare a batch. No receipt is written; `close` settles the account all the same."""
 
-        def work(cursor: Any) -> tuple[Batch, Batch, Written, dict[str, Comparison]]:
+        def work(cursor: Any) -> tuple[list[Batch], Written, dict[str, Comparison]]:
             self._read_only(cursor)
-            current, written = self._current(cursor, batch)
-            kept, comparer = (
-                self._without_quarantined(current),
-                _Comparer(self._targets, self._sql, self._seen),
-            )
-            write_batch(cursor, kept, comparer, written, self._session.expect_answer, batch.room)
+            parts, written = self._newest.sift(cursor, batch) if self._newest else ([batch], Written())
+            comparer = _Comparer(self._targets, self._sql, self._seen)
+            for part in map(self._without_quarantined, parts):
+                write_batch(cursor, part, comparer, written, self._session.expect_answer, batch.room)
             if close is not None and self._newest is None:
                 for row_class, target in self._targets.items():
                     if target.table.landing:
                         self._compare_slice(cursor, target, self._sql[row_class].staging, comparer.found)
-            return current, kept, written, comparer.found
+            return parts, written, comparer.found
 
-        current, kept, written, found = self._session.persistently(work)
+        parts, written, found = self._session.persistently(work)
         self._prepared = True
-        bad = [*kept.bad, *written.refused]
+        bad = [*(one for part in parts for one in part.bad), *written.refused]
         self.unaccounted += sum(one.number not in self._in_quarantine for one in bad)
         for name, comparison in found.items():
             self.comparisons[name].add(comparison)
             del self.comparisons[name].examples[EXAMPLES:]
-        counted = {
-            one.number for one in current.bad
-        }  # a record of a window whose new state is bad is in its lines, too
-        for number, line in zip(current.numbers, current.lines, strict=True):
-            if number in self._in_quarantine and number not in counted:
-                written.refuse(Bad(number, line, LEFT_OUT))
+        # A record of a window whose new state is bad is in its lines, too.
+        counted = {one.number for one in bad}
+        for part in parts:
+            for number, line in zip(part.numbers, part.lines, strict=True):
+                if number in self._in_quarantine and number not in counted:
+                    written.refuse(Bad(number, line, LEFT_OUT))
+        if self._newest:
+            self._newest.done(batch)
         if close is not None:
             close(written)
         return written
-
-    def _current(self, cursor: Any, batch: Batch) -> tuple[Batch, Written]:
-        """Leave lines out of which a newer record is there, and count them."""
-        if self._newest and (numbers := self._newest.superseded(cursor, batch)):
-            return without(batch, numbers)
-        return batch, Written()
 
     def _read_only(self, cursor: Any) -> None:
         """Make the transaction's temporary tables, and let it write nothing else from here on."""
