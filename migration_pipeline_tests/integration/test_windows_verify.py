@@ -10,15 +10,18 @@ from unittest.mock import patch
 
 import dagster as dg
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
+from migration_pipeline.cli import main
 from migration_pipeline.defs.checks import check_job, migration_checks
 from migration_pipeline.defs.migration import Database, migration_assets
 from migration_pipeline.demo.sample_history import write_history
 from migration_pipeline.engine.load import LoadSettings
 from migration_pipeline.errors import MigrationError
-from migration_pipeline.migration.plan import Plan, make_plan
+from migration_pipeline.migration.plan import Plan, make_plan, write_plan
 from migration_pipeline.migration.replay import replay_plan
 from migration_pipeline.migration.verdicts import conserved, loaded_files
 from migration_pipeline.migration.verification import Compared, dry_run, verify
@@ -29,6 +32,7 @@ from migration_pipeline.operations.report.account import gather
 from migration_pipeline.operations.report.page import page
 from migration_pipeline.operations.status import left
 from migration_pipeline.profile.profile import load_profile
+from migration_pipeline.settings import plans_dir
 from migration_pipeline.sources.export import View, read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.targets import newest
@@ -132,6 +136,24 @@ def test_windows_and_base_make_what_a_full_export_at_the_end_does(
     moment = data.draw(st.sampled_from(cuts))
     there = load_full(history, moment, tmp_path, url)
     assert faults(verified(plan, url)) == between(there, wanted)
+
+
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_what_was_loaded_is_as_the_windows_say(url: str, tmp_path: Path, data: st.DataObject) -> None:
+    """With items that the database refuses, too: these are in the quarantine, and have no row."""
+    empty(url)
+    execute(
+        url,
+        "ALTER TABLE a DROP CONSTRAINT IF EXISTS small; ALTER TABLE a ADD CONSTRAINT small CHECK (n < 100)",
+    )
+    history = data.draw(histories())
+    cut = data.draw(st.integers(1, 30))
+    plan = plan_in(tmp_path, history, [(0, cut), (cut - data.draw(st.sampled_from([0, 2])), 80)])
+    load(plan, chain, url)
+    load(plan, chain, url, data.draw(st.permutations(plan.files))[:2])
+    compared = verified(plan, url)
+    assert (faults(compared), compared.unaccounted) == ({}, 0)
 
 
 def test_what_two_nested_windows_say(url: str, tmp_path: Path) -> None:
@@ -483,3 +505,29 @@ def test_every_sum_has_what_is_superseded(loaded: Plan, url: str) -> None:
     # Of a file of the second window: records, loaded, superseded, skipped, quarantined, rows, inserted, updated, deleted.
     cells = html.split("w1-0</code>")[1].replace('<td class="n">', " ").replace("</td>", " ").split()
     assert cells[:9] == ["1", "1", "0", "0", "0", "2", "2", "0", "1"]
+
+
+def test_on_the_command_line(
+    url: str, tmp_path: Path, history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIGRATION_DATABASE_URL", url)
+    plan = plan_in(tmp_path, history, [(0, 10), (10, 20)])
+    plan = structs.replace(plan, reference="migration_pipeline_tests.integration.test_windows:chain")
+    write_plan(plan, plans_dir())
+
+    def command(*arguments: str) -> tuple[int, str]:
+        done = CliRunner().invoke(main, arguments)
+        return done.exit_code, done.output
+
+    status, output = command("backfill", "chain", "--dry-run", "--only", "w0-0")
+    assert (status, output.count("the window waits for 2 of 2 files before it")) == (1, 1), output
+    status, output = command("backfill", "chain", "--dry-run")
+    assert (status, "2 rows of a would be deleted" in output) == (0, True), output
+    load(plan, chain, url)
+    status, output = command("verify", "chain", "--extra")
+    assert (status, "all 6 rows of the export are in the tables, and no others" in output) == (0, True), (
+        output
+    )
+    execute(url, "INSERT INTO a VALUES ('deleted', 1, NULL)")
+    status, output = command("verify", "chain", "--extra", "--keys")
+    assert (status, 'a: extra  {"code": "deleted"}' in output) == (1, True), output
