@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
@@ -9,6 +10,7 @@ import msgspec
 
 from migration_pipeline.engine.batch import AnyTransform
 from migration_pipeline.engine.changes import ChangeOutcome, ChangeTransform
+from migration_pipeline.engine.file_report import Progress
 from migration_pipeline.engine.load import READ_AHEAD
 from migration_pipeline.engine.threads import ahead
 from migration_pipeline.engine.transform import Bad, Outcome, Transform
@@ -26,6 +28,8 @@ from migration_pipeline.targets.comparison import ComparingTarget
 from migration_pipeline.targets.ledger import digest_of
 from migration_pipeline.targets.newest import Newest, Seen
 
+OnProgress = Callable[[PlannedFile, Progress], None]
+
 RECORDS = 20_000
 """Records that are sent to the database at a time, about."""
 
@@ -40,24 +44,29 @@ def newest_of(plan: Plan) -> Newest | None:
 # -- pass 1 ------------------------------------------------------------------------------------------
 
 
-def read_windows(plan: Plan, newest: Newest, target: ComparingTarget) -> None:
+def read_windows(plan: Plan, newest: Newest, target: ComparingTarget, on_progress: OnProgress) -> None:
     """Take note of all records of a plan's windows, in the transaction of `target`. Raises `MigrationError`.
 
-    What is wrong with a record, so that it names no item, is found by the second pass.
+    What is wrong with a record, so that it names no item, is found by the second pass, which tells of all files' progress
+    from their beginning again.
     """
     order = {export.id: number for number, export in enumerate(plan.windows)}
     for number, planned in enumerate(plan.files):
         if window := plan.window_of(planned):
-            for records in _records(planned, window, order[planned.export_id], number):
+            tell = partial(on_progress, planned)
+            for records in _records(planned, window, order[planned.export_id], number, tell):
                 target.prepare(partial(newest.add, records=records))
     windows = [export.window for export in plan.windows if export.window]
     times = [(micros(window.start), micros(window.end)) for window in windows]
     target.prepare(partial(newest.settle, windows=times))
 
 
-def _records(planned: PlannedFile, window: Window, number: int, file: int) -> Iterator[list[Seen]]:
+def _records(
+    planned: PlannedFile, window: Window, number: int, file: int, tell: Callable[[Progress], None]
+) -> Iterator[list[Seen]]:
     """Read the records of a file, some at a time."""
     source, read, found, line = FileStream(planned.file, Storage()), ChangeReader(window), list[Seen](), 0
+    began = time.monotonic()
     lists = ahead(source, READ_AHEAD)
     try:
         for lines in lists:
@@ -70,6 +79,7 @@ def _records(planned: PlannedFile, window: Window, number: int, file: int) -> It
             if len(found) >= RECORDS:
                 yield found
                 found = []
+                tell(Progress(line, planned.file.items, source.bytes_read, time.monotonic() - began))
         source.verify()
     except MigrationError as error:
         error.file = error.file or planned.file.name

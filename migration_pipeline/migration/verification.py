@@ -16,7 +16,7 @@ from migration_pipeline.engine.file_report import FileReport, Progress
 from migration_pipeline.engine.load import FileLoad, LoadSettings
 from migration_pipeline.engine.transform import rules_that_cannot_hold
 from migration_pipeline.migration.load import Transforms, place_of
-from migration_pipeline.migration.newest import NewestTransforms, newest_of, read_windows
+from migration_pipeline.migration.newest import NewestTransforms, OnProgress, newest_of, read_windows
 from migration_pipeline.migration.plan import Plan, PlannedFile
 from migration_pipeline.profile.aggregate import Options
 from migration_pipeline.profile.profile import Profile
@@ -82,8 +82,6 @@ class Compared(msgspec.Struct):
         total = self.table(name)
         return sum(total.count(kind) for kind in ("missing", "different", "extra"))
 
-
-OnProgress = Callable[[PlannedFile, Progress], None]
 
 SAID_SECONDS = 10.0
 
@@ -218,7 +216,7 @@ def verify(
         url, profile.tables, database, profile.nul, say, keys=extra, newest=newest
     ) as target:
         if newest:
-            read_windows(plan, newest, target)
+            read_windows(plan, newest, target, on_progress)
         transforms = NewestTransforms(plan, profile, options, newest)
         files = _compare(plan, profile, target, transforms, patient, on_progress)
         compared = Compared(files, [table.qualified for table in profile.tables.values()])
