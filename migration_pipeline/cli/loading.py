@@ -193,9 +193,10 @@ def replay(reference: str) -> None:
         return
     for reason, count in report.quarantined_by_reason.items():
         click.echo(f"still bad: {count:,} items: {reason}")
+    over = f"{report.superseded:,} superseded, " if report.superseded else ""
     click.echo(
         f"{report.items:,} items replayed: {report.loaded:,} loaded, {report.skipped:,} skipped, "
-        f"{report.quarantined:,} still in quarantine"
+        f"{over}{report.quarantined:,} still in quarantine"
     )
     if report.loaded and profile.aggregates:
         click.echo(

@@ -25,8 +25,9 @@ from migration_pipeline.operations.running import RunningFile
 from migration_pipeline.operations.runs import LogLine
 
 if TYPE_CHECKING:  # what they import is not needed by most commands
+    from migration_pipeline.migration.newest import OnProgress
     from migration_pipeline.migration.verdicts import Left
-    from migration_pipeline.migration.verification import Compared, OnProgress
+from migration_pipeline.migration.verification import Compared
 
 PIPE_WIDTH = 1000
 """Columns when output is piped: wide enough that no cell is folded, so that lines can be grepped."""

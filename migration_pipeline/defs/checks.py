@@ -16,6 +16,7 @@ from migration_pipeline.migration.names import EXPORT
 from migration_pipeline.migration.plan import Plan, PlannedFile
 from migration_pipeline.migration.verdicts import (
     conserved,
+    kept_as_counted,
     left_now,
     left_of,
     loaded_files,
@@ -145,11 +146,12 @@ def _items_conserved(plan: Plan, profile: Profile, url: str) -> dg.AssetCheckRes
     wrong = []
     for planned, receipt in loaded:
         in_quarantine = kept.get((receipt.export_id, receipt.file), 0)
-        if not (conserved(planned, receipt) and receipt.quarantined == in_quarantine):
+        if not (conserved(planned, receipt) and kept_as_counted(plan, receipt, in_quarantine)):
             numbers = {
                 "items in manifest": planned.file.items,
                 "read": receipt.items,
                 "loaded": receipt.loaded,
+                **({"superseded": receipt.superseded} if plan.windows else {}),
                 "skipped": sum(receipt.skipped.values()),
                 "quarantined": receipt.quarantined,
                 "in quarantine": in_quarantine,
@@ -167,6 +169,7 @@ def _items_conserved(plan: Plan, profile: Profile, url: str) -> dg.AssetCheckRes
             "files_loaded": len(loaded),
             "items": sum(receipt.items for receipt in receipts),
             "loaded": sum(receipt.loaded for receipt in receipts),
+            **({"superseded": sum(receipt.superseded for receipt in receipts)} if plan.windows else {}),
             "skipped": sum(sum(receipt.skipped.values()) for receipt in receipts),
             "quarantined": sum(receipt.quarantined for receipt in receipts),
         },
@@ -238,8 +241,8 @@ CHECKS: tuple[tuple[str, str, Evaluate], ...] = (
     ("tables_fit", "Bookkeeping and tables exist and fit the profile, and no other profile has loaded rows into them.",
      _tables_fit),
     ("all_files_loaded", "Each file of the plan has a receipt in the database.", _all_files_loaded),
-    ("items_conserved", "In each loaded file: items in the manifest = items read = loaded + skipped + quarantined, and the "
-     "quarantine holds the quarantined ones.", _items_conserved),
+    ("items_conserved", "In each loaded file: items in the manifest = items read = loaded + superseded + skipped + quarantined, "
+     "and the quarantine holds the quarantined ones, or those of them that no window has touched since.", _items_conserved),
     ("md5_matches", "The bytes of each loaded file have the MD5 in the manifest.", _md5_matches),
     ("nothing_quarantined", "No item of the plan's files is in the quarantine, or no more than the profile allows.",
      _nothing_quarantined),
@@ -249,7 +252,8 @@ CHECKS: tuple[tuple[str, str, Evaluate], ...] = (
 
 
 def _no_key_collisions(table: Table, plan: Plan, profile: Profile, url: str) -> dg.AssetCheckResult:
-    rows = rows_of(table, receipts_of(plan, read_receipts(url, plan.profile)), count_rows(url, table))
+    receipts, there = receipts_of(plan, read_receipts(url, plan.profile)), count_rows(url, table)
+    rows = rows_of(table, receipts, there, windows=bool(plan.windows))
     parameters = {
         "profile": plan.profile,
         "table": table.qualified,

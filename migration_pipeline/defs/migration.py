@@ -126,6 +126,7 @@ def replay_job(plan: Plan, profile: Profile) -> dg.JobDefinition:
                 "items": report.items,
                 "loaded": report.loaded,
                 "skipped": report.skipped,
+                "superseded": report.superseded,
                 "quarantined": report.quarantined,
                 "quarantined_by_reason": report.quarantined_by_reason,
             }

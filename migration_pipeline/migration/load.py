@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 
 import msgspec
 
+from migration_pipeline.engine.batch import AnyTransform
 from migration_pipeline.engine.changes import ChangeTransform
 from migration_pipeline.engine.file_report import FileReport, Progress
 from migration_pipeline.engine.load import FileLoad, LoadSettings
@@ -147,6 +148,26 @@ def transform_of(
     if window is None:
         return Transform(profile, dynamodb_json, options)
     return ChangeTransform(profile, dynamodb_json, ChangeReader(window, profile.name), options)
+
+
+class Transforms:
+    """Compiles a plan's profile for its files, once for each export."""
+
+    def __init__(self, plan: Plan, profile: Profile, options: Options | None) -> None:
+        self._plan = plan
+        self._profile = profile
+        self._options = options or profile.options(plan.options)
+        self._made: dict[Window | None, AnyTransform] = {}
+
+    def of(self, planned: PlannedFile) -> AnyTransform:
+        """The transform of a file."""
+        window = self._plan.window_of(planned)
+        if window not in self._made:
+            self._made[window] = self._make(window)
+        return self._made[window]
+
+    def _make(self, window: Window | None) -> AnyTransform:
+        return transform_of(self._profile, window, self._options)
 
 
 def place_of(plan: Plan, planned: PlannedFile) -> Place:

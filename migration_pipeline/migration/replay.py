@@ -7,13 +7,12 @@ from collections.abc import Callable
 
 import msgspec
 
-from migration_pipeline.engine.batch import Batch
+from migration_pipeline.engine.batch import AnyTransform, Batch
 from migration_pipeline.engine.load import BATCH_BYTES, LoadSettings, reason_of
-from migration_pipeline.engine.transform import Transform
+from migration_pipeline.migration.load import Transforms, place_of
 from migration_pipeline.migration.plan import Plan
 from migration_pipeline.profile.aggregate import Options
 from migration_pipeline.profile.profile import Profile
-from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.targets.connection import DatabaseSettings
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
 from migration_pipeline.targets.receipts import files_to_replay
@@ -28,13 +27,15 @@ class ReplayReport(msgspec.Struct, kw_only=True):
     """Items that became rows now."""
     skipped: int = 0
     """Items that the profile skips now."""
+    superseded: int = 0
+    """Items of which a newer state is loaded: they left the quarantine, and nothing was written of them."""
     quarantined: int = 0
     """Items that are still bad."""
     quarantined_by_reason: dict[str, int] = {}
 
     def add(self, other: ReplayReport) -> None:
         """Sum up."""
-        for name in ("items", "loaded", "skipped", "quarantined"):
+        for name in ("items", "loaded", "skipped", "superseded", "quarantined"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         reasons = Counter(self.quarantined_by_reason) + Counter(other.quarantined_by_reason)
         self.quarantined_by_reason = dict(reasons)
@@ -52,10 +53,10 @@ def replay_plan(
 ) -> ReplayReport:
     """Run the quarantined items of a plan's loaded files through the profile again. Raises `MigrationError`.
 
-    Those that load, or that the profile skips now, leave the quarantine, and their file's receipt counts
-    them anew, in one transaction. `say` is called with a line for each file.
+    Those that load, that the profile skips now, or that a window has touched since, leave the quarantine, and their file's
+    receipt counts them anew, in one transaction. `say` is called with a line for each file.
     """
-    transform = Transform(profile, dynamodb_json, options or profile.options(plan.options))
+    transforms = Transforms(plan, profile, options)
     total, waiting = ReplayReport(), files_to_replay(url, profile.name)
     for planned in plan.files:
         name = planned.file.name
@@ -69,18 +70,20 @@ def replay_plan(
             database,
             profile.nul,
             on_retry=lambda what, name=name: say(f"{name}: {what}"),  # type: ignore[misc]  # bound as it is now
+            place=place_of(plan, planned),
         )
         with target:
-            report = replay(transform, target, settings)
+            report = replay(transforms.of(planned), target, settings)
         total.add(report)
+        over = f"{report.superseded:,} superseded, " if report.superseded else ""
         say(
             f"{name}: {report.items:,} items replayed: {report.loaded:,} loaded, {report.skipped:,} skipped, "
-            f"{report.quarantined:,} still in quarantine"
+            f"{over}{report.quarantined:,} still in quarantine"
         )
     return total
 
 
-def replay(transform: Transform, target: PostgresTarget, settings: LoadSettings) -> ReplayReport:
+def replay(transform: AnyTransform, target: PostgresTarget, settings: LoadSettings) -> ReplayReport:
     """Replay a file's quarantined items. Raises `MigrationError`; each batch that was written stays so.
 
     Any number of items may still be bad: they are in the quarantine already.
@@ -100,16 +103,18 @@ def replay(transform: Transform, target: PostgresTarget, settings: LoadSettings)
 
 
 def _replay(
-    transform: Transform, target: PostgresTarget, lines: list[bytes], numbers: list[int]
+    transform: AnyTransform, target: PostgresTarget, lines: list[bytes], numbers: list[int]
 ) -> ReplayReport:
     batch = Batch.of(transform, target.encoder, lines, numbers)
     batch.room = len(lines)
     written = target.replay(batch, numbers)
-    bad = [*batch.bad, *written.refused]
+    over = {one.number for one in written.forgiven}
+    bad = [one for one in [*batch.bad, *written.refused] if one.number not in over]
     return ReplayReport(
         items=len(lines),
-        loaded=batch.counts.loaded - len(written.refused),
+        loaded=batch.counts.loaded - written.superseded - len(written.refused),
         skipped=sum(batch.counts.skipped.values()),
+        superseded=written.superseded + len(written.forgiven),
         quarantined=len(bad),
         quarantined_by_reason=dict(Counter(map(reason_of, bad))),
     )

@@ -46,8 +46,24 @@ def matches(planned: PlannedFile, receipt: Receipt | ReceiptSummary) -> bool:
 
 
 def conserved(planned: PlannedFile, receipt: Receipt | ReceiptSummary) -> bool:
-    """Whether a file has as many items as its manifest says, and each is loaded, skipped or quarantined."""
+    """Whether a file has as many items as its manifest says, and each is loaded, superseded, skipped or quarantined."""
     return receipt.conserved and receipt.items == planned.file.items
+
+
+def kept_as_counted(plan: Plan, receipt: Receipt, kept: int) -> bool:
+    """Whether the quarantine holds the items of a file that its receipt counts; `kept` are those that it holds.
+
+    It may hold fewer of a file that a window follows or overlaps: a newer state of an item ends the quarantine of older ones.
+    """
+    return kept == receipt.quarantined or (kept < receipt.quarantined and _may_end(plan, receipt.export_id))
+
+
+def _may_end(plan: Plan, export_id: str) -> bool:
+    """Whether another window may have a newer state, or the same, of the items of an export."""
+    windows = [(each.id, each.window) for each in plan.windows if each.window]
+    if not windows or (last := windows[-1])[0] != export_id:
+        return bool(windows)
+    return any(window.end > last[1].start for _, window in windows[:-1])
 
 
 # -- items -------------------------------------------------------------------------------------------
@@ -156,7 +172,7 @@ class Rows(msgspec.Struct, frozen=True, kw_only=True):
     there: int
     """Rows in the table now."""
     decides: str = ""
-    """What decides between two rows with one key (version, merge); "" where keys must not repeat."""
+    """What decides which rows stay (version, merge, windows); "" where each row that was written must be there."""
 
     @property
     def replaced(self) -> int:
@@ -181,8 +197,11 @@ class Rows(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.written:,} rows written, {self.there:,} in the table"
 
 
-def rows_of(table: Table, receipts: Sequence[Receipt], there: int) -> Rows:
-    """Compare the rows that the plan's receipts count with the number of rows in a table."""
+def rows_of(table: Table, receipts: Sequence[Receipt], there: int, *, windows: bool = False) -> Rows:
+    """Compare the rows that the plan's receipts count with the number of rows in a table; `windows`: whether the plan has some.
+
+    Windows change and delete rows that other files wrote, so the sum of these says nothing: `verify` compares the rows.
+    """
     decides = ""
     if table.version is not None:
         decides = f"of rows with one key, the greatest {table.version} stays"
@@ -190,6 +209,9 @@ def rows_of(table: Table, receipts: Sequence[Receipt], there: int) -> Rows:
         decides = "rows with one key are merged"
     elif table.landing and not there:
         decides = "finishing has dropped them since"
+    elif windows:
+        gone = sum(receipt.deleted_rows.get(table.qualified, 0) for receipt in receipts)
+        decides = f"windows changed rows and deleted {gone:,}, and verify compares what is there"
     return Rows(
         written=sum(receipt.rows.get(table.qualified, 0) for receipt in receipts),
         within_batches=sum(receipt.collisions.get(table.qualified, 0) for receipt in receipts),

@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
+from migration_pipeline.engine.batch import AnyTransform
 from migration_pipeline.engine.file_report import FileReport, Progress
 from migration_pipeline.engine.load import FileLoad, LoadSettings
-from migration_pipeline.engine.transform import Transform, rules_that_cannot_hold
+from migration_pipeline.engine.transform import rules_that_cannot_hold
+from migration_pipeline.migration.load import Transforms, place_of
+from migration_pipeline.migration.newest import NewestTransforms, OnProgress, newest_of, read_windows
 from migration_pipeline.migration.plan import Plan, PlannedFile
 from migration_pipeline.profile.aggregate import Options
 from migration_pipeline.profile.profile import Profile
-from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
 from migration_pipeline.targets.comparison import ComparingTarget, Comparison, Difference
@@ -72,15 +74,14 @@ class Compared(msgspec.Struct):
     def takes_nothing(self) -> bool:
         """Whether no route took any item, though there are some: then nothing was compared."""
         reports = [file.report for file in self.files]
-        return any(r.items for r in reports) and not any(r.loaded or r.quarantined for r in reports)
+        taken = any(r.loaded or r.superseded or r.quarantined for r in reports)
+        return any(r.items for r in reports) and not taken
 
     def faults(self, name: str) -> int:
         """The number of a table's rows that differ from the export."""
         total = self.table(name)
         return sum(total.count(kind) for kind in ("missing", "different", "extra"))
 
-
-OnProgress = Callable[[PlannedFile, Progress], None]
 
 SAID_SECONDS = 10.0
 
@@ -111,22 +112,46 @@ def dry_run(
 ) -> Compared:
     """Load `files`, statement for statement as a load does, in one transaction that is rolled back.
 
-    Until then it holds locks on the rows that it writes. Raises `MigrationError` as a load does.
+    Until then it holds locks on the rows that it writes. Raises `MigrationError` as a load does: a file of a window needs those
+    before it, loaded or among `files`.
     """
     connect(url).close()  # a user waits for the result: report a missing database at once
-    transform = Transform(profile, dynamodb_json, options or profile.options(plan.options))
+    transforms = Transforms(plan, profile, options)
     found = []
     with Session(url, database, say, hold=True) as session:
         for planned in files:
             identity = FileIdentity(
                 profile.name, profile.version, planned.export_id, planned.file.name, "dry run"
             )
-            target = PostgresTarget(url, profile.tables, identity, database, profile.nul, session=session)
+            target = PostgresTarget(
+                url,
+                profile.tables,
+                identity,
+                database,
+                profile.nul,
+                session=session,
+                place=place_of(plan, planned),
+            )
             with target:
-                report = _load(planned, transform, target, settings, on_progress).run()
+                report = _load(planned, transforms.of(planned), target, settings, on_progress).run()
             found.append(ComparedFile(planned, report, _as_comparisons(report, profile), 0))
     names = [table.qualified for table in profile.tables.values()]
-    return Compared(found, names, notes=[*_not_tried(plan, profile, files), *_wrong_rules(profile, found)])
+    return Compared(
+        found,
+        names,
+        notes=[*_would_go(found), *_not_tried(plan, profile, files), *_wrong_rules(profile, found)],
+    )
+
+
+def _would_go(files: Sequence[ComparedFile]) -> list[str]:
+    """Count what windows would take away or pass over."""
+    gone = Counter[str]()
+    for file in files:
+        gone.update(file.report.deleted_rows)
+    notes = [f"{rows:,} rows of {name} would be deleted" for name, rows in (+gone).items()]
+    if superseded := sum(file.report.superseded for file in files):
+        notes.append(f"{superseded:,} items would be passed over: a newer state of them is loaded")
+    return notes
 
 
 def _wrong_rules(profile: Profile, files: Sequence[ComparedFile]) -> list[str]:
@@ -175,6 +200,9 @@ def verify(
 ) -> Compared:
     """Read all files of the plan again, and compare each row with the database.
 
+    With windows these are the rows of the newest state of each item: of what the base or a window says, the last that was
+    written. Which that is the windows themselves say, and not the ledger.
+
     Rows that no item makes are counted; with `extra` they are searched key by key, which is exact even if
     items share a key, and gives examples. The result is kept in ``migration.verification``, examples
     in ``migration.difference``. Raises `MigrationError`.
@@ -183,12 +211,22 @@ def verify(
     keyed = [table for table in profile.tables.values() if not table.landing]
     check_tables(url, profile.all_tables)  # at once: a user waits for the result
     began, states = read_states(url, profile.all_tables)
-    with ComparingTarget(url, profile.tables, database, profile.nul, say, keys=extra) as target:
-        files = _compare(plan, profile, target, plan.files, patient, on_progress, options)
+    newest = newest_of(plan)
+    with ComparingTarget(
+        url, profile.tables, database, profile.nul, say, keys=extra, newest=newest
+    ) as target:
+        if newest:
+            read_windows(plan, newest, target, on_progress)
+        transforms = NewestTransforms(plan, profile, options, newest)
+        files = _compare(plan, profile, target, transforms, patient, on_progress)
         compared = Compared(files, [table.qualified for table in profile.tables.values()])
         compared.notes += _wrong_rules(profile, files)
         if extra:
             compared.whole = {table.qualified: target.rows_of_no_item(table) for table in keyed}
+        for table in profile.tables.values() if newest else ():
+            if table.landing:
+                rows = compared.table(table.qualified).compared
+                compared.whole[table.qualified] = target.landed(table, rows)
         for aggregate in profile.aggregates:
             name = aggregate.table.qualified
             if target.not_landed:
@@ -247,22 +285,22 @@ def _compare(
     plan: Plan,
     profile: Profile,
     target: ComparingTarget,
-    files: Sequence[PlannedFile],
+    transforms: Transforms,
     settings: LoadSettings,
     on_progress: OnProgress,
-    options: Options | None,
 ) -> list[ComparedFile]:
-    transform, compared = Transform(profile, dynamodb_json, options or profile.options(plan.options)), []
-    for planned in files:
-        target.turn_to(FileIdentity(profile.name, profile.version, planned.export_id, planned.file.name, ""))
-        report = _load(planned, transform, target, settings, on_progress).run()
+    compared = []
+    for number, planned in enumerate(plan.files):
+        identity = FileIdentity(profile.name, profile.version, planned.export_id, planned.file.name, "")
+        target.turn_to(identity, number if plan.window_of(planned) else None, planned.file.items)
+        report = _load(planned, transforms.of(planned), target, settings, on_progress).run()
         compared.append(ComparedFile(planned, report, target.comparisons, target.unaccounted))
     return compared
 
 
 def _load(
     planned: PlannedFile,
-    transform: Transform,
+    transform: AnyTransform,
     target: PostgresTarget | ComparingTarget,
     settings: LoadSettings,
     on_progress: OnProgress,

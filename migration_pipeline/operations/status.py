@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from migration_pipeline.migration.plan import Plan
+from migration_pipeline.migration.plan import Plan, PlannedFile
 from migration_pipeline.migration.verdicts import Left, left_of
 from migration_pipeline.operations.backfills import Backfill
 from migration_pipeline.operations.downstream import AssetStatus
@@ -17,7 +17,7 @@ from migration_pipeline.operations.files import FileStatus, State
 from migration_pipeline.operations.running import RunningFile
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.targets.connection import DatabaseError
-from migration_pipeline.targets.receipts import read_receipts
+from migration_pipeline.targets.receipts import count_quarantined, read_receipts
 from migration_pipeline.targets.records import FileKey, Receipt
 
 
@@ -31,22 +31,28 @@ class _Account(msgspec.Struct, frozen=True):
 def left(plan: Plan, profile: Profile, files: Sequence[FileStatus], url: str | None) -> Left:
     """Sum up the items of materialized files that are in the quarantine, and those that no rule took.
 
-    If a file's receipt is newer than its materialization, the receipt counts: a replay may have changed it since. If the
-    database is not known, or cannot be reached from here, the numbers are those of the load.
+    If a file's receipt is newer than its materialization, the receipt counts: a replay may have changed it since. With windows
+    the quarantine itself is counted, because they end that of items that they mend or delete. If the database is not
+    known, or cannot be reached from here, the numbers are those of the load.
     """
-    receipts: dict[FileKey, Receipt] = {}
+    receipts, kept = dict[FileKey, Receipt](), dict[FileKey, int]()
+    planned = plan.by_partition()
+    done = [file for file in files if file.state == "materialized"]
+    keys = [_key(planned[file.partition]) for file in done]
     if url:
         with suppress(DatabaseError):
             receipts = read_receipts(url, plan.profile)
-    planned = plan.by_partition()
-    return left_of(
-        profile,
-        [
-            _account(file, receipts.get((planned[file.partition].export_id, file.file.name)))
-            for file in files
-            if file.state == "materialized"
-        ],
+            kept = count_quarantined(url, plan.profile) if plan.windows else {}
+    found = left_of(
+        profile, [_account(file, receipts.get(key)) for file, key in zip(done, keys, strict=True)]
     )
+    if plan.windows and receipts:
+        found = msgspec.structs.replace(found, quarantined=sum(kept.get(key, 0) for key in keys))
+    return found
+
+
+def _key(planned: PlannedFile) -> FileKey:
+    return planned.export_id, planned.file.name
 
 
 def _account(file: FileStatus, receipt: Receipt | None) -> Receipt | _Account:

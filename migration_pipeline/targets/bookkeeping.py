@@ -111,6 +111,7 @@ TOTALS = """
 SELECT count(*) AS files,
        coalesce(sum(items), 0)::bigint AS items,
        coalesce(sum(loaded), 0)::bigint AS loaded,
+       coalesce(sum(superseded), 0)::bigint AS superseded,
        coalesce(sum(quarantined), 0)::bigint AS quarantined,
        coalesce(sum(retries), 0)::bigint AS retries,
        coalesce(sum(bytes), 0)::bigint AS bytes,
@@ -139,9 +140,17 @@ SELECT counted.key, sum(counted.value::bigint)
  ORDER BY 1
 """
 
+DELETED = """
+SELECT counted.key, sum(counted.value::bigint)
+  FROM migration.loaded_file, jsonb_each_text(deleted_rows) counted
+ WHERE profile = %(profile)s AND export_id = ANY(%(exports)s)
+ GROUP BY 1
+ ORDER BY 1
+"""
+
 
 FILES = """
-SELECT export_id, file, md5, items, items = loaded + s.skipped + quarantined AS conserved, loaded_at
+SELECT export_id, file, md5, items, items = loaded + superseded + s.skipped + quarantined AS conserved, loaded_at
   FROM migration.loaded_file,
        LATERAL (SELECT coalesce(sum(value::bigint), 0) AS skipped FROM jsonb_each_text(skipped)) s
  WHERE profile = %(profile)s AND export_id = ANY(%(exports)s)
@@ -316,6 +325,11 @@ SELECT (SELECT id FROM migration.slice
          WHERE (profile, export_id, file) = (%(profile)s, %(export_id)s, %(file)s) AND landed_at IS NOT NULL),
        EXISTS (SELECT FROM migration.loaded_file
                 WHERE (profile, export_id, file) = (%(profile)s, %(export_id)s, %(file)s))
+"""
+
+ANY_LANDED = """
+SELECT EXISTS (SELECT FROM migration.slice WHERE profile = %(profile)s AND landed_at IS NOT NULL),
+       EXISTS (SELECT FROM migration.loaded_file WHERE profile = %(profile)s)
 """
 
 

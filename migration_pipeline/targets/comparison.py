@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 import msgspec
-from psycopg2.sql import SQL, Identifier
+from psycopg2.sql import SQL, Composable, Identifier
 from typing_extensions import Self
 
 from migration_pipeline.engine.batch import Batch, Written
@@ -21,7 +21,7 @@ from migration_pipeline.engine.transform import Bad
 from migration_pipeline.profile.aggregate import Aggregate
 from migration_pipeline.profile.profile import NulPolicy
 from migration_pipeline.profile.row import Row, Table
-from migration_pipeline.targets.bookkeeping import PLACE_AND_RECEIPT
+from migration_pipeline.targets.bookkeeping import ANY_LANDED, PLACE_AND_RECEIPT
 from migration_pipeline.targets.catalog import TargetTable, read_target
 from migration_pipeline.targets.connection import DatabaseSettings, copy_in
 from migration_pipeline.targets.copy_csv import BatchEncoder, Encoded
@@ -29,6 +29,7 @@ from migration_pipeline.targets.ddl import read_targets
 from migration_pipeline.targets.expressions import exactly, name_list, names_of
 from migration_pipeline.targets.halving import Writer, write_batch
 from migration_pipeline.targets.landing import part_of
+from migration_pipeline.targets.newest import Newest
 from migration_pipeline.targets.postgres import FileIdentity, quarantined_lines
 from migration_pipeline.targets.session import Session
 from migration_pipeline.targets.sql import (
@@ -98,8 +99,9 @@ class ComparingTarget:
     `unaccounted` counts bad items that are not there. With `keys` the keys of all rows are kept, so that `rows_of_no_item` can
     tell which rows of a table no item makes.
 
-    A file's rows of a landing table are compared with its slice, as a whole, with its last batch. Raises what
-    `PostgresTarget` raises.
+    A file's rows of a landing table are compared with its slice, as a whole, with its last batch. With `newest`, for a plan with
+    windows, lines of which a newer record is there are left out, and landing tables are compared as wholes by `landed`: of
+    two equal rows a window takes away just one, from either slice. Raises what `PostgresTarget` raises.
     """
 
     def __init__(
@@ -111,12 +113,14 @@ class ComparingTarget:
         on_retry: Callable[[str], None] = lambda _: None,
         *,
         keys: bool = False,
+        newest: Newest | None = None,
     ) -> None:
         self._tables = dict(tables)
         self._nul = nul
         self._keys = keys
+        self._newest = newest
         # What outlasts a batch is in temporary tables, and these end with their transaction.
-        self._held = keys or any(table.landing for table in self._tables.values())
+        self._held = keys or newest is not None or any(table.landing for table in self._tables.values())
         self._session = Session(url, settings, on_retry, hold=self._held)
         self.encoder = BatchEncoder({}, nul)
         """Of the tables, once they were read."""
@@ -168,9 +172,15 @@ class ComparingTarget:
     def _temporary(self, name: str) -> Identifier:
         return Identifier("pg_temp", f"migration_{self._session.token}_{name}")
 
-    def turn_to(self, file: FileIdentity) -> None:
-        """Begin with another file."""
+    def prepare(self, work: Callable[[Any], None]) -> None:
+        """Do some work in the transaction before it is read-only: `newest` is filled so."""
+        self._session.interruptibly(work)
+
+    def turn_to(self, file: FileIdentity, number: int | None = None, lines: int = 0) -> None:
+        """Begin with another file, of so many lines; `number` is that of a window's file, as its records have it."""
         self._file = file
+        if newest := self._newest:
+            self._session.persistently(lambda cursor: newest.turn_to(cursor, number, lines))
         self.comparisons = {table.qualified: Comparison() for table in self._tables.values()}
         self.unaccounted = 0
         self._in_quarantine = {
@@ -181,28 +191,34 @@ class ComparingTarget:
 
     def write(self, batch: Batch, close: Callable[[Written], FileReport] | None = None) -> Written:
         """Compare a batch. No receipt is written; `close` settles the account all the same."""
-        kept = self._without_quarantined(batch)
 
-        def work(cursor: Any) -> tuple[Written, dict[str, Comparison]]:
+        def work(cursor: Any) -> tuple[list[Batch], Written, dict[str, Comparison]]:
             self._read_only(cursor)
-            comparer, written = _Comparer(self._targets, self._sql, self._seen), Written()
-            write_batch(cursor, kept, comparer, written, self._session.expect_answer, batch.room)
-            if close is not None:
+            parts, written = self._newest.sift(cursor, batch) if self._newest else ([batch], Written())
+            comparer = _Comparer(self._targets, self._sql, self._seen)
+            for part in map(self._without_quarantined, parts):
+                write_batch(cursor, part, comparer, written, self._session.expect_answer, batch.room)
+            if close is not None and self._newest is None:
                 for row_class, target in self._targets.items():
                     if target.table.landing:
                         self._compare_slice(cursor, target, self._sql[row_class].staging, comparer.found)
-            return written, comparer.found
+            return parts, written, comparer.found
 
-        written, found = self._session.persistently(work)
+        parts, written, found = self._session.persistently(work)
         self._prepared = True
-        bad = [*kept.bad, *written.refused]
+        bad = [*(one for part in parts for one in part.bad), *written.refused]
         self.unaccounted += sum(one.number not in self._in_quarantine for one in bad)
         for name, comparison in found.items():
             self.comparisons[name].add(comparison)
             del self.comparisons[name].examples[EXAMPLES:]
-        for number, line in zip(batch.numbers, batch.lines, strict=True):
-            if number in self._in_quarantine:
-                written.refuse(Bad(number, line, LEFT_OUT))
+        # A record of a window whose new state is bad is in its lines, too.
+        counted = {one.number for one in bad}
+        for part in parts:
+            for number, line in zip(part.numbers, part.lines, strict=True):
+                if number in self._in_quarantine and number not in counted:
+                    written.refuse(Bad(number, line, LEFT_OUT))
+        if self._newest:
+            self._newest.done(batch)
         if close is not None:
             close(written)
         return written
@@ -231,12 +247,30 @@ class ComparingTarget:
             theirs = SQL("{} WHERE false").format(target.identifier)
             if number is not None and _exists(cursor, part_of(name, number)):
                 theirs = SQL("{}").format(part_of(name, number))
-            cursor.execute(compare_slices(target, staging, theirs))
-            missing, extra = cursor.fetchone()
-            found.found += Counter({Difference("missing"): missing, Difference("extra"): extra})
+            found.add(_multisets(cursor, target, staging, theirs))
         cursor.execute(SQL("DELETE FROM {}").format(staging))
 
     # -- whole tables --------------------------------------------------------------------------------
+
+    def landed(self, table: Table, compared: int) -> Comparison:
+        """Compare the rows of all files for a landing table with the table, once all were read. Needs `newest`.
+
+        `compared` counts them.
+        """
+        row_class = next(row_class for row_class, each in self._tables.items() if each == table)
+
+        def work(cursor: Any) -> Comparison:
+            self._read_only(cursor)
+            cursor.execute(ANY_LANDED, msgspec.structs.asdict(self._file))
+            landed, loaded = cursor.fetchone()
+            if loaded and not landed:
+                self.not_landed = True
+                return Comparison(compared=-compared)  # none was compared, after all
+            _for_large_joins(cursor)
+            target = self._targets[row_class]
+            return _multisets(cursor, target, self._sql[row_class].staging, target.identifier)
+
+        return self._session.persistently(work)
 
     def rows_of_no_item(self, table: Table) -> Comparison:
         """Find the rows of a table that no item made, once all files were compared. Needs `keys`."""
@@ -320,6 +354,14 @@ class _Comparer(Writer):
         for name, comparison in found.items():  # of all tables, as the rows of one alone may be refused
             self.found.setdefault(name, Comparison()).add(comparison)
         return written
+
+
+def _multisets(cursor: Any, target: TargetTable, staging: Identifier, theirs: Composable) -> Comparison:
+    """Compare staged rows with landed ones, as often as they occur."""
+    cursor.execute(compare_slices(target, staging, theirs))
+    missing, extra = cursor.fetchone()
+    counts = Counter({Difference("missing"): missing, Difference("extra"): extra})
+    return Comparison(found=+counts)
 
 
 def _exists(cursor: Any, name: Identifier) -> bool:

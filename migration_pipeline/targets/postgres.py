@@ -337,17 +337,21 @@ class PostgresTarget:
 
 def _replayed(receipt: Receipt, batch: Batch, written: Written) -> Receipt:
     """Count items that were in the quarantine again."""
-    loaded, skipped = batch.counts.loaded - len(written.refused), batch.counts.skipped
+    loaded = batch.counts.loaded - written.superseded - len(written.refused)
+    superseded, skipped = written.superseded + len(written.forgiven), batch.counts.skipped
     return msgspec.structs.replace(
         receipt,
         loaded=receipt.loaded + loaded,
-        quarantined=receipt.quarantined - loaded - sum(skipped.values()),
+        superseded=receipt.superseded + superseded,
+        quarantined=receipt.quarantined - loaded - superseded - sum(skipped.values()),
         skipped=_sum(receipt.skipped, skipped),
         unrouted=_sum(receipt.unrouted, batch.counts.unrouted),
         rows=_sum(receipt.rows, written.rows),
+        deleted_rows=_sum(receipt.deleted_rows, written.deleted),
         collisions=_sum(receipt.collisions, written.collisions),
         changed=receipt.changed + sum(written.changed.values()),
         changed_rows=_sum(receipt.changed_rows, written.changed),
+        unchanged_rows=_sum(receipt.unchanged_rows, written.unchanged),
         rounded=_sum(receipt.rounded, written.rounded),
         nul=receipt.nul + written.nul,
     )

@@ -77,7 +77,7 @@ class ReceiptSummary(msgspec.Struct, frozen=True):
     """base64(MD5) of the compressed bytes that were read."""
     items: int
     conserved: bool
-    """Whether every item read is loaded, skipped or quarantined (promise P1)."""
+    """Whether every item read is loaded, superseded, skipped or quarantined (promise P1)."""
     loaded_at: datetime
 
 
@@ -87,6 +87,8 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     files: int
     items: int
     loaded: int
+    superseded: int
+    """Items of which a newer state was there already."""
     quarantined: int
     """Items that went to the quarantine when their files were loaded, less those that a replay took out."""
     retries: int
@@ -100,6 +102,8 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     skipped_by_reason: dict[str, int]
     rows: dict[str, int]
     """Rows by the table's qualified name."""
+    deleted_rows: dict[str, int]
+    """Rows that windows took away, by the table's qualified name."""
     in_quarantine: int
     """Items that are in the quarantine now, those of files that failed included."""
     by_file: dict[FileKey, ReceiptSummary]
@@ -122,7 +126,11 @@ def read_totals(
         cursor.execute(bookkeeping.TOTALS, of)
         names = [column.name for column in cursor.description]
         totals = dict(zip(names, cursor.fetchone(), strict=True))
-        for name, statement in (("skipped_by_reason", bookkeeping.SKIPPED), ("rows", bookkeeping.WRITTEN)):
+        for name, statement in (
+            ("skipped_by_reason", bookkeeping.SKIPPED),
+            ("rows", bookkeeping.WRITTEN),
+            ("deleted_rows", bookkeeping.DELETED),
+        ):
             cursor.execute(statement, of)
             totals[name] = {key: int(count) for key, count in cursor.fetchall()}
         cursor.execute(bookkeeping.IN_QUARANTINE, of)

@@ -14,6 +14,7 @@ from migration_pipeline.migration.verdicts import (
     Left,
     exports_before,
     extra_text,
+    kept_as_counted,
     left_of,
     not_verified,
     receipts_of,
@@ -21,7 +22,7 @@ from migration_pipeline.migration.verdicts import (
 )
 from migration_pipeline.profile.row import table_of
 from migration_pipeline.profiles.shop import Event, Order, shop
-from migration_pipeline.sources.export import ExportFile
+from migration_pipeline.sources.export import ExportFile, Window
 from migration_pipeline.targets.records import AggregateReceipt, Receipt, Verification, md5_of_files
 from migration_pipeline.targets.states import TableState
 from migration_pipeline_tests.unit.test_report import BEGIN, file_of
@@ -140,3 +141,37 @@ def test_the_profile_says_how_many_may_stay_in_the_quarantine() -> None:
     assert not allowed.faults
     assert allowed.lines("shop") == ["3 items are in the quarantine, and the profile allows 3"]
     assert Left(quarantined=0, unrouted={}, may_quarantine=0).lines("shop") == []
+
+
+def windows_of(*spans: tuple[int, int]) -> Plan:
+    """A plan with windows, in hours after `BEGIN`."""
+    exports = [
+        PlannedExport(
+            f"w{start}", "s3://b/w", "arn", "", window=Window(BEGIN + timedelta(hours=start), BEGIN + timedelta(hours=end), "NEW_IMAGE")
+        )
+        for start, end in spans
+    ]  # fmt: skip
+    return msgspec.structs.replace(PLAN, exports=(*PLAN.exports, *exports))
+
+
+@pytest.mark.parametrize(
+    ("plan", "export", "fewer"),
+    [
+        (PLAN, "e", False),
+        (windows_of((0, 1), (1, 2)), "e", True),
+        (windows_of((0, 1), (1, 2)), "w0", True),
+        (windows_of((0, 1), (1, 2)), "w1", False),  # nothing comes after it
+        (windows_of((0, 2), (1, 2)), "w1", True),  # both may have the item
+    ],
+)
+def test_windows_end_the_quarantine_of_what_they_follow(plan: Plan, export: str, fewer: bool) -> None:
+    counted = receipt(1, quarantined=3, export_id=export)
+    assert [kept_as_counted(plan, counted, kept) for kept in (2, 3, 4)] == [fewer, True, False]
+
+
+def test_with_windows_the_number_of_rows_says_nothing() -> None:
+    written = [receipt(1), receipt(2, deleted_rows={"orders": 7})]
+    rows = rows_of(table_of(Order), written, 150, windows=True)
+    assert rows.passed
+    assert "deleted 7, and verify compares" in rows.text
+    assert not rows_of(table_of(Order), written, 150).passed

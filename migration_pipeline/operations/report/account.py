@@ -26,6 +26,7 @@ from migration_pipeline.migration.verdicts import (
     conserved,
     exports_before,
     extra_text,
+    kept_as_counted,
     left_now,
     made_of_all,
     matches,
@@ -218,7 +219,8 @@ def _tables(
     tables = []
     for table in profile.all_tables:
         name, state = table.qualified, states[table.qualified]
-        aggregate, receipt, rows = aggregates.get(name), made.get(name), rows_of(table, ours, state.rows)
+        aggregate, receipt = aggregates.get(name), made.get(name)
+        rows = rows_of(table, ours, state.rows, windows=bool(plan.windows))
         unverified = not_verified(plan, profile, table, verified.get(name), state, ours, receipt)
         verdict = None
         if aggregate:
@@ -309,6 +311,10 @@ def _verdicts(
 ) -> Iterable[Verdict]:
     """Judge what was gathered; `kept` counts the items in the quarantine by file, `before` are exports loaded before."""
     loaded = [(file.planned, file.receipt) for file in account.files if file.receipt]
+    windows = bool(account.plan.windows)
+    superseded, but = (
+        ("+ superseded ", ", but those that a window has touched since") if windows else ("", "")
+    )
     yield _all(
         "every file is loaded", "files have a receipt in the database", len(account.files),
         [file.planned for file in account.files if not file.receipt],
@@ -319,12 +325,12 @@ def _verdicts(
     )  # fmt: skip
     yield _all(
         "items are conserved",
-        "loaded files: items in the manifest = items read = loaded + skipped + quarantined", len(loaded),
+        f"loaded files: items in the manifest = items read = loaded {superseded}+ skipped + quarantined", len(loaded),
         [p for p, receipt in loaded if not conserved(p, receipt)],
     )  # fmt: skip
     yield _all(
-        "the quarantine matches the receipts", "loaded files have as many items in the quarantine as their receipt says", len(loaded),
-        [p for p, receipt in loaded if receipt.quarantined != kept.get((p.export_id, p.file.name), 0)],
+        "the quarantine matches the receipts", f"loaded files have as many items in the quarantine as their receipt says{but}", len(loaded),
+        [p for p, receipt in loaded if not kept_as_counted(account.plan, receipt, kept.get((p.export_id, p.file.name), 0))],
     )  # fmt: skip
     if account.plan.windows:
         chain = chain_check(account.plan)

@@ -48,6 +48,7 @@ def page(account: Account) -> str:
         files=shown,
         begin=begin,
         end=end,
+        windows={export.id for export in account.plan.windows},
         skipped_of=lambda receipt: sum(receipt.skipped.values()),
         rows_of=lambda receipt: sum(receipt.rows.values()),
         plots={

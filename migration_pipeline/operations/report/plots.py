@@ -98,10 +98,12 @@ def speed_plot(account: Account) -> str:
 
 
 def outcome_plot(account: Account) -> str:
-    """What became of the items: loaded, skipped by reason, quarantined; "" when none was read."""
+    """What became of the items: loaded, superseded, skipped by reason, quarantined; "" when none was read."""
     reasons = list(account.skipped.items())[:BARS]
+    superseded = account.sum_of(lambda r: r.superseded)
     values = [
         {"name": "loaded", "items": account.sum_of(lambda r: r.loaded), "color": GREEN},
+        *([{"name": "superseded", "items": superseded, "color": GREY}] if superseded else []),
         *({"name": f"skipped: {drawable(why)}", "items": n, "color": GREY} for why, n in reasons),
         {"name": "quarantined", "items": account.sum_of(lambda r: r.quarantined), "color": RED},
     ]
