@@ -54,7 +54,7 @@ def read_windows(plan: Plan, newest: Newest, target: ComparingTarget, on_progres
     for number, planned in enumerate(plan.files):
         if window := plan.window_of(planned):
             tell = partial(on_progress, planned)
-            for records in _records(planned, window, order[planned.export_id], number, tell):
+            for records in _records(planned, plan.profile, window, order[planned.export_id], number, tell):
                 target.prepare(partial(newest.add, records=records))
     windows = [export.window for export in plan.windows if export.window]
     times = [(micros(window.start), micros(window.end)) for window in windows]
@@ -62,10 +62,20 @@ def read_windows(plan: Plan, newest: Newest, target: ComparingTarget, on_progres
 
 
 def _records(
-    planned: PlannedFile, window: Window, number: int, file: int, tell: Callable[[Progress], None]
+    planned: PlannedFile,
+    profile: str,
+    window: Window,
+    number: int,
+    file: int,
+    tell: Callable[[Progress], None],
 ) -> Iterator[list[Seen]]:
     """Read the records of a file, some at a time."""
-    source, read, found, line = FileStream(planned.file, Storage()), ChangeReader(window), list[Seen](), 0
+    source, read, found, line = (
+        FileStream(planned.file, Storage()),
+        ChangeReader(window, profile),
+        list[Seen](),
+        0,
+    )
     began = time.monotonic()
     lists = ahead(source, READ_AHEAD)
     try:
@@ -99,7 +109,7 @@ class NewestTransforms(Transforms):
     def __init__(self, plan: Plan, profile: Profile, options: Options | None, newest: Newest | None) -> None:
         super().__init__(plan, profile, options)
         self._newest = newest
-        self._digest = item_digests(plan.keys) if plan.keys else None
+        self._digest = item_digests(plan.keys, plan.profile) if plan.keys else None
 
     def _make(self, window: Window | None) -> AnyTransform:
         if self._newest and window:
@@ -113,7 +123,7 @@ class _UntouchedLines(Transform):
     """Turns lines of a full export into rows; those whose items windows may have touched are counted, without their rows."""
 
     def __init__(
-        self, profile: Profile, options: Options | None, digest: Callable[[bytes], str], newest: Newest
+        self, profile: Profile, options: Options | None, digest: Callable[[bytes], bytes], newest: Newest
     ) -> None:
         super().__init__(profile, dynamodb_json, options)
         self._digest = digest
@@ -155,7 +165,7 @@ class _NewestRecords(ChangeTransform):
     """Turns the newest records of items into the rows of their new states; others are counted as loaded, and set aside."""
 
     def __init__(self, profile: Profile, window: Window, options: Options | None, newest: Newest) -> None:
-        read = ChangeReader(window)
+        read = ChangeReader(window, profile.name)
 
         def read_new(line: bytes) -> Change:
             return msgspec.structs.replace(read(line), old=None)
