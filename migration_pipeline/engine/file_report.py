@@ -39,6 +39,8 @@ class LoadedFile(msgspec.Struct, frozen=True, kw_only=True):
     """Rows that were there with other values, by table: of an older load, or of another item with the same key."""
     deleted_rows: dict[str, int] = {}
     """Rows that had to go because their item was changed or deleted, by table; of a window."""
+    unchanged_rows: dict[str, int] = {}
+    """Rows that were there already as they are, by table."""
     rounded: dict[str, int] = {}
     """Values that a column changed, as the Row allows (`Fitted`), by table and column: ``{"prices.price": 3}``."""
     nul: int = 0
@@ -56,6 +58,13 @@ class LoadedFile(msgspec.Struct, frozen=True, kw_only=True):
         """Whether every item read is loaded, superseded, skipped or quarantined (promise P1)."""
         return self.items == self.loaded + self.superseded + sum(self.skipped.values()) + self.quarantined
 
+    @property
+    def row_changes(self) -> dict[str, dict[str, int]]:
+        """What a window did to rows: ``{"inserted": {"orders": 3}, "updated": …, "deleted": …, "unchanged": …}``."""
+        changed, same = self.changed_rows, self.unchanged_rows
+        inserted = {name: rows - changed.get(name, 0) - same.get(name, 0) for name, rows in self.rows.items()}
+        return {"inserted": inserted, "updated": changed, "deleted": self.deleted_rows, "unchanged": same}
+
 
 class FileReport(LoadedFile, frozen=True, kw_only=True):
     """The account of a file that was loaded just now, and what only its load knows."""
@@ -63,8 +72,6 @@ class FileReport(LoadedFile, frozen=True, kw_only=True):
     quarantined_by_reason: dict[str, int] = {}
     quarantined_examples: list[BadExample] = []
     """Some of them, for people to look at."""
-    unchanged_rows: dict[str, int] = {}
-    """Rows that were there already as they are, by table."""
     newer_rows: dict[str, int] = {}
     """Rows that gave way to one of a greater version, by table."""
 

@@ -31,7 +31,8 @@ ALTER TABLE migration.loaded_file
     ADD COLUMN IF NOT EXISTS changed_rows jsonb NOT NULL DEFAULT '{}',
     ADD COLUMN IF NOT EXISTS rounded      jsonb NOT NULL DEFAULT '{}',
     ADD COLUMN IF NOT EXISTS superseded   bigint NOT NULL DEFAULT 0,
-    ADD COLUMN IF NOT EXISTS deleted_rows jsonb NOT NULL DEFAULT '{}';
+    ADD COLUMN IF NOT EXISTS deleted_rows jsonb NOT NULL DEFAULT '{}',
+    ADD COLUMN IF NOT EXISTS unchanged_rows jsonb NOT NULL DEFAULT '{}';
 
 -- Items that became no row because something is wrong with them. The raw line is kept, so nothing is lost:
 -- `migration-pipeline replay` loads them once the profile or the table is mended.

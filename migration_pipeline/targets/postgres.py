@@ -316,6 +316,7 @@ def _replayed(receipt: Receipt, batch: Batch, written: Written) -> Receipt:
         collisions=_sum(receipt.collisions, written.collisions),
         changed=receipt.changed + sum(written.changed.values()),
         changed_rows=_sum(receipt.changed_rows, written.changed),
+        unchanged_rows=_sum(receipt.unchanged_rows, written.unchanged),
         rounded=_sum(receipt.rounded, written.rounded),
         nul=receipt.nul + written.nul,
     )
