@@ -181,7 +181,7 @@ def _changes(report: FileReport, table: Table, window: Window | None) -> dict[st
         "records": report.items,
         "superseded": report.superseded,
         **{kind: rows.get(table.qualified, 0) for kind, rows in report.row_changes.items()},
-        "deleted_by_table": report.deleted_rows,
+        "row_changes": report.row_changes,
     }
 
 
