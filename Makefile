@@ -53,7 +53,7 @@ check: .venv/.test ## format, lint, types, layers and dependencies
 bench: .venv/.bench ## the benchmarks: prints tables, writes build/bench.json (SIZE=800000 items a workload)
 	@$(BIN)/python -m benchmarks.bench --items $(SIZE)
 
-chaos: .venv/.test ## inject every fault SEEDS times, print what became of the loads (SEEDS=20, about a quarter of an hour)
+chaos: .venv/.test ## inject every fault SEEDS times, print what became of the loads (SEEDS=20, about an hour)
 	@$(BIN)/python -m migration_pipeline_tests.chaos.sweep --seeds $(SEEDS)
 
 clean: ## remove what the other commands made

@@ -24,6 +24,11 @@ from migration_pipeline.targets.aggregation import (
 from migration_pipeline.targets.finishing import finish
 from migration_pipeline.targets.records import AggregateReport
 
+KEPT = (
+    "drop_landing: the landed rows are kept, because the plan has windows, and after another one the aggregates are made of "
+    "them again; once the last window is loaded, finish with last_window: true as well"
+)
+
 
 def downstream_assets(plan: Plan, profile: Profile) -> list[dg.AssetsDefinition]:
     """Build ``[profile, table]`` for each aggregate, and ``[profile, "finishing"]`` downstream of all tables."""
@@ -99,7 +104,10 @@ def _finishing_asset(plan: Plan, profile: Profile) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, config: FinishingConfig, database: Database
     ) -> dg.MaterializeResult[Any]:
         try:
-            report = finish(database.url, profile, config.drop_landing, config.database, context.log.info)
+            drop = config.drop_landing and (config.last_window or not plan.windows)
+            if config.drop_landing and not drop:
+                context.log.warning(KEPT)
+            report = finish(database.url, profile, drop, config.database, context.log.info)
         except MigrationError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from None
         for warning in report.warnings:

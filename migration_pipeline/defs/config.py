@@ -57,7 +57,12 @@ class _FinishingConfig(_Config):
 
     drop_landing: bool = Field(
         default=False,
-        description="Drop the landed rows. To make an aggregate again, all files must then be loaded again.",
+        description="Drop the landed rows. To make an aggregate again, all files must then be loaded again. "
+        "With windows it takes last_window, too.",
+    )
+    last_window: bool = Field(
+        default=False,
+        description="No other window will follow: lets drop_landing drop the landed rows of a plan that has windows.",
     )
 
 

@@ -9,18 +9,25 @@ from __future__ import annotations
 
 from dagster import DagsterRun
 from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
+from dagster._core.storage.tags import RETRY_NUMBER_TAG
 
-from migration_pipeline.defs.metadata import PROFILE_TAG
+from migration_pipeline.defs.metadata import AHEAD_OF_FILES, PROFILE_TAG
 
 
 class TaggingRunCoordinator(QueuedRunCoordinator):
-    """Dagster's queue, which gives a run the tag `PROFILE_TAG` of its assets if they all have the same."""
+    """Dagster's queue, which gives a run the tag `PROFILE_TAG` of its assets if they all have the same.
+
+    A run that is started again after a crash is the next to leave the queue.
+    """
 
     def submit_run(self, context: SubmitRunContext) -> DagsterRun:
         """Tag the run, and put it into the queue."""
         graph = context.workspace.asset_graph
         nodes = [graph.get(key) for key in context.dagster_run.asset_selection or () if graph.has(key)]
         profiles = {node.tags.get(PROFILE_TAG) for node in nodes} - {None}
-        if len(profiles) == 1:
-            self._instance.add_run_tags(context.dagster_run.run_id, {PROFILE_TAG: str(profiles.pop())})
+        tags = {PROFILE_TAG: str(profiles.pop())} if len(profiles) == 1 else {}
+        if RETRY_NUMBER_TAG in context.dagster_run.tags:
+            tags |= AHEAD_OF_FILES  # its worker crashed, and files of windows may wait for its own
+        if tags:
+            self._instance.add_run_tags(context.dagster_run.run_id, tags)
         return super().submit_run(context)

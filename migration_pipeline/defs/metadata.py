@@ -16,6 +16,7 @@ from migration_pipeline.migration.plan import Plan, PlannedFile
 from migration_pipeline.migration.units import readable_size
 from migration_pipeline.profile.profile import Prefix, Profile, Rule
 from migration_pipeline.profile.row import Column, Table
+from migration_pipeline.sources.export import Window, utc
 
 PROFILE_TAG = "migration/profile"
 """Tag of a profile's assets, jobs and runs; its value is the profile's name."""
@@ -137,8 +138,10 @@ def _documentation(profile: Profile) -> dg.MarkdownMetadataValue:
 # -- a loaded file -------------------------------------------------------------------------------------
 
 
-def file_metadata(planned: PlannedFile, report: FileReport, table: Table) -> Mapping[str, Any]:
-    """Make a loaded file's metadata of plain values, which JSON keeps unchanged."""
+def file_metadata(
+    planned: PlannedFile, report: FileReport, table: Table, window: Window | None = None
+) -> Mapping[str, Any]:
+    """Make a loaded file's metadata of plain values, which JSON keeps unchanged; `window` is the one that it is of."""
     rows = report.rows.get(table.qualified, 0)
     rounded = rounded_values(report, table)
     return {
@@ -165,6 +168,20 @@ def file_metadata(planned: PlannedFile, report: FileReport, table: Table) -> Map
         "quarantined_by_reason": report.quarantined_by_reason,
         "rounded_by_column": dict(rounded),
         "dagster/partition_row_count": rows,
+        **_changes(report, table, window),
+    }
+
+
+def _changes(report: FileReport, table: Table, window: Window | None) -> dict[str, Any]:
+    """The numbers that a window has besides; of a full export, only how many items windows have touched, if any."""
+    if window is None:
+        return {"superseded": report.superseded} if report.superseded else {}
+    return {
+        "window": f"{utc(window.start)} to {utc(window.end)}",
+        "records": report.items,
+        "superseded": report.superseded,
+        **{kind: rows.get(table.qualified, 0) for kind, rows in report.row_changes.items()},
+        "row_changes": report.row_changes,
     }
 
 
@@ -174,13 +191,22 @@ def rounded_values(report: FileReport, table: Table) -> list[tuple[str, int]]:
     return [(names[name], count) for name, count in report.rounded.items() if name in names]
 
 
-def file_tables(planned: PlannedFile, report: FileReport) -> Mapping[str, dg.MarkdownMetadataValue]:
+def file_tables(
+    planned: PlannedFile, report: FileReport, window: Window | None = None
+) -> Mapping[str, dg.MarkdownMetadataValue]:
     """Make a loaded file's metadata for people: tables in markdown, with examples of its bad items if it has any."""
-    account = [(report.items, f"items read, {readable_size(report.bytes)} compressed")]
-    account += [(report.loaded, "items loaded")]
+    items = "records" if window else "items"
+    account = [(report.items, f"{items} read, {readable_size(report.bytes)} compressed")]
+    account += [(report.loaded, f"{items} {'applied' if window else 'loaded'}")]
+    if window or report.superseded:
+        account += [(report.superseded, "superseded: a newer state was there")]
     account += [(count, f"skipped: {reason}") for reason, count in report.skipped.items()]
     account += [(count, f"quarantined: {reason}") for reason, count in report.quarantined_by_reason.items()]
-    account += [(count, f"rows of `{name}`") for name, count in report.rows.items()]
+    if window:
+        for kind, rows in report.row_changes.items():
+            account += [(count, f"rows {kind} in `{name}`") for name, count in rows.items() if count]
+    else:
+        account += [(count, f"rows of `{name}`") for name, count in report.rows.items()]
     account += [(count, f"values changed to fit column `{name}`") for name, count in report.rounded.items()]
     tables = {"account": _markdown_table(("count", "of"), account)}
     if report.quarantined_examples:

@@ -7,6 +7,7 @@ Terminate (dagster#15026).
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -23,6 +24,7 @@ from migration_pipeline.defs.metadata import (
     table_spec,
 )
 from migration_pipeline.defs.progress import Telling
+from migration_pipeline.defs.turns import Turns
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.load import Loader
 from migration_pipeline.migration.plan import Plan
@@ -66,6 +68,7 @@ def _tables_asset(plan: Plan, profile: Profile, export: dg.AssetSpec) -> dg.Asse
         loader = Loader(
             plan, profile, database.url, context.run.run_id, config.load, config.database, options
         )
+        turns = Turns(context.instance, plan, context.run.run_id)
         failures: dict[str, MigrationError] = {}
         with suppress(DatabaseError):  # the load tells it, or outlasts it
             for other, name in other_writers(database.url, profile.name, tables.values()):
@@ -73,7 +76,7 @@ def _tables_asset(plan: Plan, profile: Profile, export: dg.AssetSpec) -> dg.Asse
                     f"{name}: the profile {other} has loaded rows into it, too; each overwrites the other's rows"
                 )
         for partition in context.partition_keys:
-            planned = files[partition]
+            planned, window = files[partition], plan.window_of(files[partition])
             telling = Telling(context, planned, profile.name)
             # Where none has failed, what is recorded of the file before tells that this one begins.
             telling.begin(observed=bool(failures))
@@ -83,15 +86,16 @@ def _tables_asset(plan: Plan, profile: Profile, export: dg.AssetSpec) -> dg.Asse
                         context, telling, plan, profile, planned, database.url, config.load, config.database, options
                     )  # fmt: skip
                     continue
-                report = loader.load(planned, context.log, telling.progress, telling.retry)
+                load_it = partial(loader.load, planned, context.log, telling.progress, telling.retry)
+                report = turns.in_turn(planned, load_it, telling.wait, failures)
             except MigrationError as error:
                 failures[partition] = error
                 context.log.error(f"{planned.file.name}: failed: {error}")
                 continue
-            shown = file_tables(planned, report)
+            shown = file_tables(planned, report, window)
             for table in tables.values():
                 key = [plan.profile, table.name]
-                metadata = {**shown, **file_metadata(planned, report, table)}
+                metadata = {**shown, **file_metadata(planned, report, table, window)}
                 if len(context.partition_keys) == 1:
                     yield dg.MaterializeResult(asset_key=key, metadata=metadata)
                 else:

@@ -6,10 +6,13 @@ again is reported at once. Observations are of the export, not of the tables, be
 read, and so it is one event for any number of tables.
 """
 
+import time
+
 import dagster as dg
 import msgspec
 
 from migration_pipeline.engine.file_report import Progress
+from migration_pipeline.engine.load import PROGRESS_GROWTH, PROGRESS_SECONDS
 from migration_pipeline.migration.names import EXPORT, FileProgress
 from migration_pipeline.migration.plan import PlannedFile
 from migration_pipeline.migration.units import readable_size, readable_time
@@ -24,6 +27,8 @@ class Telling:
         self._export = dg.AssetKey([profile, EXPORT])
         self._progress = Progress(0, planned.file.items, 0, 0.0)
         self._retries = 0
+        self._gap = PROGRESS_SECONDS
+        self._due = 0.0
 
     def begin(self, *, observed: bool) -> None:
         """Report that the load begins; as an event, too, if `observed`."""
@@ -32,6 +37,14 @@ class Telling:
         self._context.log.info(f"{file.name}: {text}")
         if observed:
             self._observe(text)
+
+    def wait(self, text: str) -> None:
+        """Report that the load has not begun, and for what it waits: at once, and then after growing gaps."""
+        if (now := time.monotonic()) < self._due:
+            return
+        self._due, self._gap = now + self._gap, self._gap * PROGRESS_GROWTH
+        self._context.log.warning(f"{self._file.name}: {text}")
+        self._observe(text)
 
     def progress(self, progress: Progress) -> None:
         """Report how far the load is."""

@@ -50,6 +50,7 @@ def write_history(
     seed: int = 1,
     changes: int,
     windows: int = 2,
+    window_files: int | None = None,
     view: str = "NEW_AND_OLD_IMAGES",
     bad: int = 0,
     profile: str = "shop",
@@ -57,8 +58,8 @@ def write_history(
 ) -> History:
     """Write an export of `items` items, `windows` windows with `changes` writes, and an export at the last one's end.
 
-    The base is what `write_sample` writes for the same numbers. Each window is an hour and has as many data files
-    as the base (at most `sample_windows.MOST_FILES`). The same arguments give the same bytes, and both views tell the
+    The base is what `write_sample` writes for the same numbers. Each window is an hour and has `window_files` data files,
+    or else as many as the base (at most `sample_windows.MOST_FILES`). The same arguments give the same bytes, and both views tell the
     same history. `on_progress` hears of the base only.
 
     `bad` faults are planted in the base, and as many more in the windows; ``folder/bad-items.jsonl`` lists the broken
@@ -73,6 +74,8 @@ def write_history(
         )
     told = named(items=items, files=files, seed=seed, bad=bad, profile=profile)
     name = f"{told.id}: {changes} changes in {windows} windows"
+    if window_files is not None:
+        name += f" of {window_files} files"
     exports, final = _later(told, windows, view, name)
     for stale in (*exports, final):  # what is left of another call must not pass for complete
         (folder / "AWSDynamoDB" / stale.id / "manifest-summary.json").unlink(missing_ok=True)
@@ -84,7 +87,9 @@ def write_history(
     writer = _Writer(told, base, Items(changes_of(told, items, seed)), dealt, Random(f"windows {name}"))
     writer.broken.heal({position: fault["kind"] for position, fault in base.faults.items()})
     writer.broken.plant(bad, view, first=items)
-    records = [writer.window(folder, number, export, files) for number, export in enumerate(exports)]
+    records = [
+        writer.window(folder, number, export, window_files or files) for number, export in enumerate(exports)
+    ]
     final_items = writer.final(folder, final)
     paths = [folder / "AWSDynamoDB" / export.id for export in (*exports, final)]
     return History(root, tuple(paths[:-1]), paths[-1], tuple(records), final_items)

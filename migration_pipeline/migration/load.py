@@ -115,7 +115,7 @@ class Loader:
                 on_progress=on_progress,
             )
             report = load.run()
-        self._tell(report, file.name, log)
+        self._tell(report, file.name, log, window)
         return report
 
     def _transform_for(self, window: Window | None, target: PostgresTarget) -> Transform | ChangeTransform:
@@ -125,20 +125,31 @@ class Loader:
         transform.newer = target.newer
         return transform
 
-    def _tell(self, report: FileReport, name: str, log: logging.Logger) -> None:
-        log.info(
-            f"{name}: done, {report.items:,} items in {report.seconds:.1f} s "
-            f"({report.items_per_second:,.0f} items/s), {sum(report.rows.values()):,} rows, "
-            f"{sum(report.skipped.values()):,} skipped, {report.quarantined:,} quarantined"
-        )
+    def _tell(self, report: FileReport, name: str, log: logging.Logger, window: Window | None) -> None:
+        log.info(f"{name}: {sentence(report, of_window=window is not None)}")
         for reason, count in report.quarantined_by_reason.items():
             log.warning(f"{name}: quarantined {count:,}: {reason}")
         for warning in rules_that_cannot_hold(self._profile, report.unrouted):
             log.warning(f"{name}: {warning}")
-        if report.items and not (report.loaded or report.quarantined):
+        if report.items and not (report.loaded or report.quarantined or report.superseded):
             log.warning(f"{name}: no route of the profile took any of its items")
         for column, count in report.rounded.items():
             log.info(f"{name}: {count:,} values were made to fit the column {column}, as the Row allows")
+
+
+def sentence(report: FileReport, *, of_window: bool) -> str:
+    """The account of a file in one line: ``done, 12 items in 0.1 s (120 items/s), 10 rows, 2 skipped, 0 quarantined``."""
+    items = "records" if of_window else "items"
+    begun = (
+        f"done, {report.items:,} {items} in {report.seconds:.1f} s ({report.items_per_second:,.0f} {items}/s)"
+    )
+    left = f"{sum(report.skipped.values()):,} skipped, {report.quarantined:,} quarantined"
+    if of_window:
+        counts = {kind: sum(rows.values()) for kind, rows in report.row_changes.items()}
+        rows = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
+        return f"{begun}, rows: {rows}; records: {report.superseded:,} superseded, {left}"
+    superseded = f"{report.superseded:,} superseded, " if report.superseded else ""
+    return f"{begun}, {sum(report.rows.values()):,} rows, {superseded}{left}"
 
 
 def transform_of(

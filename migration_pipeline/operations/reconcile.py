@@ -72,7 +72,7 @@ def reconcile(plan: Plan, profile: Profile, client: DagsterClient, database_url:
             client.report_materialization(
                 [plan.profile, table.name],
                 file.partition,
-                file_metadata(file, _report(receipt), table),
+                file_metadata(file, _report(receipt), table, plan.window_of(file)),
                 f"reported by `migration-pipeline reconcile` from the receipt of {receipt.loaded_at:%Y-%m-%d %H:%M:%S %Z}, "
                 f"run {receipt.run_id}",
             )

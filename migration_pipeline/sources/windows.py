@@ -8,6 +8,7 @@ may also be spelled ``null``. Format: "DynamoDB table export output format" in t
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
@@ -66,6 +67,12 @@ class _Keys(msgspec.Struct, frozen=True):
     Keys: dict[str, msgspec.Raw]
 
 
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u([dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
+)
+"""An escape of a JSON text: a surrogate pair, half of one with its digits, or any other."""
+
 _decode = msgspec.json.Decoder(WindowRecord).decode
 _decode_names = msgspec.json.Decoder(_Keys).decode
 _decode_keys = msgspec.json.Decoder(dict[str, _KeyValue]).decode
@@ -114,10 +121,10 @@ class ChangeReader:
     def __call__(self, line: bytes) -> Change:
         """Read a record."""
         try:
-            record = _decode(line)
+            record = _read(line)
             written = int(record.Metadata.WriteTimestampMicros.N)
             item = digest_of_keys(record.Keys, self._profile)
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        except (msgspec.MsgspecError, ValueError, ArithmeticError, RecursionError) as error:
             raise BadItem(_reason(error)) from None
         if not self._first <= written < self._end:
             raise BadItem("its write time (WriteTimestampMicros) lies outside of the window")
@@ -125,6 +132,40 @@ class ChangeReader:
         if self._both and old is None and new is None:
             raise BadItem("it has neither OldImage nor NewImage, and the window has both images")
         return Change(item, written, old if self._both else _line(record.Keys), new)
+
+
+def _read(line: bytes) -> WindowRecord:
+    """Read a record. Half a surrogate pair in an image is the image's fault: what the others say counts all the same."""
+    found, mark = _around_halves(_decode, line)
+    record: WindowRecord = found
+    if not mark:
+        return record
+
+    def as_it_was(image: Any) -> Any:
+        return UNSET if image is UNSET else msgspec.Raw(bytes(image).replace(mark, b"\\u"))
+
+    images = as_it_was(record.OldImage), as_it_was(record.NewImage)
+    return WindowRecord(record.Metadata, as_it_was(record.Keys), *images)
+
+
+def _around_halves(decode: Callable[[bytes], Any], line: bytes) -> tuple[Any, bytes]:
+    """Decode JSON, also where texts hold half a surrogate pair, which msgspec refuses even in what it passes over.
+
+    Returns what stands for the ``\\u`` of such a half in what was decoded, too; b"" where there is none. Raises
+    `msgspec.MsgspecError`.
+    """
+    try:
+        return decode(line), b""
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        mark = b"half-a-pair-"
+        while mark in line:
+            mark += b"-"
+        marked = _ESCAPE.sub(lambda escape: mark + escape[1] if escape[1] else escape[0], line)
+        if marked == line:
+            raise
+        return decode(marked), mark
 
 
 def _line(image: Any) -> bytes | None:
@@ -163,8 +204,11 @@ def item_digests(keys: Sequence[str], profile: str) -> Callable[[bytes], bytes]:
     names = [name for name, *_ in fields]
 
     def digest(line: bytes) -> bytes:
-        found = decode(line).Item  # type: ignore[attr-defined]
-        return _digest([getattr(found, name) for name in names], profile)
+        found, mark = _around_halves(decode, line)
+        values = [getattr(found.Item, name) for name in names]
+        if mark and any(mark.decode() in value.S for value in values if value.S is not UNSET):
+            raise ValueError("a key attribute holds half a surrogate pair")
+        return _digest(values, profile)
 
     return digest
 

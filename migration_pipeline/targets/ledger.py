@@ -281,6 +281,9 @@ class Touched:
 class TooEarlyError(DatabaseError):
     """A window's file was to be loaded before files that must be loaded first."""
 
+    missing: tuple[str, ...] = ()
+    """Names of the files that are not loaded."""
+
 
 FILES_SHOWN = 5
 
@@ -299,10 +302,12 @@ def expect_loaded(cursor: Any, profile: str, place: Place) -> None:
     """See that the files before one of a window are loaded. Raises `TooEarlyError`."""
     if missing := missing_of(cursor, profile, place.before):
         more = f" and {len(missing) - FILES_SHOWN:,} more" if len(missing) > FILES_SHOWN else ""
-        raise TooEarlyError(
+        error = TooEarlyError(
             f"the window waits for {len(missing):,} of {len(place.before):,} files before it, which are not loaded: "
             f"{', '.join(missing[:FILES_SHOWN])}{more}; load them, then this one: nothing of it was loaded"
         )
+        error.missing = tuple(missing)
+        raise error
 
 
 def expect_landed(cursor: Any, profile: str, place: Place, windows: Collection[str]) -> None:

@@ -68,13 +68,13 @@ BUCKET = "exports-to-maltreat"  # moto keeps one state a process, whoever starts
 
 GRANTS = """
 GRANT TEMPORARY ON DATABASE {database} TO loader;
-GRANT SELECT, INSERT, UPDATE ON customers, orders, order_lines, customer_activity TO loader;
+GRANT SELECT, INSERT, UPDATE, DELETE ON customers, orders, order_lines, customer_activity TO loader;
 GRANT USAGE ON SCHEMA migration TO loader;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA migration TO loader;
 ALTER SCHEMA landing OWNER TO loader;
 ALTER TABLE landing.shop_events OWNER TO loader;
 """
-"""All that a load needs, as docs/security.md has it."""
+"""All that a load needs, as docs/security.md has it; DELETE is for windows."""
 
 
 class Lab:
@@ -202,6 +202,11 @@ class Case:
         """Run a statement as superuser in the case's database."""
         return self.lab.execute(statement, self.database)
 
+    @property
+    def groups(self) -> list[list[ExportFile]]:
+        """The files in groups; those of one may be loaded in any order, once the groups before are loaded."""
+        return [self.files]
+
     def load(self, url: str, file: ExportFile) -> FileReport:
         """Load one file."""
         identity = FileIdentity("shop", self.profile.version, self.sample.export.id, file.name, "run")
@@ -258,14 +263,15 @@ class Case:
         loaded = {name for (name,) in self.execute("SELECT file FROM migration.loaded_file")}
         return [file for file in self.files if file.name not in loaded]
 
+    def command(self, url: str) -> list[str]:
+        """The command that loads all files."""
+        names = [file.name for file in self.files]
+        return ["-m", __name__, url, self.sample.export.uri, str(self.batch_items), *names]
+
     @contextmanager
     def process(self, url: str) -> Iterator[subprocess.Popen[str]]:
         """Load all files in a process of its own, which is there to be killed."""
-        command = [
-            sys.executable, "-m", __name__, url, self.sample.export.uri, str(self.batch_items),
-            *(file.name for file in self.files),
-        ]  # fmt: skip
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen([sys.executable, *self.command(url)], stdout=subprocess.PIPE, text=True)
         try:
             assert process.stdout
             process.stdout.readline()  # it has imported all, and begins
@@ -353,11 +359,14 @@ class Verdict:
     """Rows that are there and should not be."""
     quarantine_right: bool
     conserved: bool
+    brought_back: int = 0
+    """Rows that are there, and were over before the last window's end."""
 
     @property
     def right(self) -> bool:
         """Whether the end state is that of a faultless load."""
-        return not self.lost and not self.duplicated and self.quarantine_right and self.conserved
+        wrong = self.lost or self.duplicated or self.brought_back
+        return not wrong and self.quarantine_right and self.conserved
 
 
 @contextmanager

@@ -331,7 +331,12 @@ def test_a_killed_run_worker_is_replaced(local: Local) -> None:
         assert local.state() != "materialized"
         assert not local.has_receipt()
     eventually(local.all_materialized)
-    assert local.run_of_victim()["runId"] != first["runId"]
+    second = local.run_of_victim()
+    assert second["runId"] != first["runId"]
+    ahead = {"key": "dagster/priority", "value": "1"}
+    assert (ahead in first["tags"], ahead in second["tags"]) == (False, True), (
+        "what waits for the file has waited enough"
+    )
     local.assert_whole()
 
 

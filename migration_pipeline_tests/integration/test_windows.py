@@ -160,6 +160,57 @@ def test_rows_follow_their_items(url: str, tmp_path: Path) -> None:
     assert sum(again[file.name].superseded for file in base) == 9
 
 
+def test_half_an_emoji_in_one_image_does_not_hide_the_other(url: str, tmp_path: Path) -> None:
+    """In the base, and mended; and the other way about. Text that only looks like it stays as it is."""
+    history = History(
+        {
+            "mended": item("mended", "a", "mended", 1, "half"),
+            "broken": item("broken", "a", "broken", 1, r"\ud83d"),
+        },
+        [
+            Write(1, "mended", item("mended", "a", "mended", 2, r"a \ud83d that is none")),
+            Write(2, "broken", item("broken", "a", "broken", 2, "half")),
+        ],
+    )
+
+    def broken(lines: list[bytes]) -> list[bytes]:
+        return [line.replace(b'"half"', b'"half \\ud83d \\ud83d\\ude00"') for line in lines]
+
+    files = write_files(tmp_path, "final", [broken(history.full(100))])
+    load(plan_of(chain, files, [(99, 100, ())]), chain, url)
+    wanted = state(url, TABLES)
+    empty(url)
+    base = write_files(tmp_path, "base", [broken(history.full(0))])
+    window = write_files(tmp_path, "window", [broken(history.window(0, 100))])
+    reports = load(plan_of(chain, base, [(0, 100, window)]), chain, url)
+    assert state(url, TABLES) == wanted
+    assert [row[0] for row in wanted["a"]] == ["mended"]
+    assert reports[window[0].name].quarantined == 1
+
+
+@pytest.mark.xfail(strict=True, reason="the older state takes the row back, whose key has gone on by then")
+@pytest.mark.parametrize("again", ["base", "first window"])
+def test_an_old_file_again_between_two_files_of_a_later_window(url: str, tmp_path: Path, again: str) -> None:
+    """A row's key goes from one item to another in the second window, which is loaded in part."""
+    writes = [
+        Write(1, "giver", item("giver", "a", "handed", 2)),
+        Write(11, "giver", item("giver", "a", "other", 3)),
+        Write(12, "taker", item("taker", "a", "handed", 4)),
+    ]
+    history = History(
+        {"giver": item("giver", "a", "handed", 1)}, writes if again == "first window" else writes[1:]
+    )
+    wanted = expected(history, 20, tmp_path, url)
+    base = write_files(tmp_path, "base", [history.full(0)])
+    first = write_files(tmp_path, "first", [history.window(0, 10)])
+    gives, takes = history.window(10, 20)
+    second = write_files(tmp_path, "second", [[gives], [takes]])
+    plan = plan_of(chain, base, [(0, 10, first), (10, 20, second)])
+    full, one, giving, taking = plan.files
+    load(plan, chain, url, [full, one, taking, full if again == "base" else one, giving])
+    assert state(url, TABLES) == wanted
+
+
 # -- any history -------------------------------------------------------------------------------------
 
 CODES = st.sampled_from("pqrs")

@@ -13,9 +13,10 @@ from migration_pipeline.defs.notify import BackfillReport, load_hook
 from migration_pipeline.defs.progress import sentence
 from migration_pipeline.engine.file_report import BadExample, FileReport, Progress
 from migration_pipeline.errors import UsageError
+from migration_pipeline.migration.load import sentence as account_line
 from migration_pipeline.migration.plan import PlannedFile
 from migration_pipeline.migration.units import duration, moment, readable_size, readable_time
-from migration_pipeline.sources.export import ExportFile
+from migration_pipeline.sources.export import ExportFile, Window
 
 
 @pytest.mark.parametrize(
@@ -86,6 +87,40 @@ def test_the_account_of_a_file_is_a_table() -> None:
         "| 1234 | s.t | 22001 | bad |",
     ]
     assert set(file_tables(PLANNED, FileReport())) == {"account"}
+
+
+WINDOW = Window(
+    datetime(2026, 3, 1, 12, tzinfo=timezone.utc),
+    datetime(2026, 3, 1, 13, tzinfo=timezone.utc),
+    "NEW_AND_OLD_IMAGES",
+    ("PK",),
+)
+
+
+def test_the_account_of_a_window_tells_what_became_of_rows() -> None:
+    report = FileReport(
+        items=20, loaded=12, superseded=3, skipped={"no use": 4}, quarantined=1, quarantined_by_reason={"bad": 1},
+        rows={"s.t": 10, "u": 1}, changed_rows={"s.t": 4}, unchanged_rows={"s.t": 1}, deleted_rows={"u": 2}, bytes=9,
+    )  # fmt: skip
+    assert str(file_tables(PLANNED, report, WINDOW)["account"].value).splitlines()[2:] == [
+        "| 20 | records read, 9 bytes compressed |",
+        "| 12 | records applied |",
+        "| 3 | superseded: a newer state was there |",
+        "| 4 | skipped: no use |",
+        "| 1 | quarantined: bad |",
+        "| 5 | rows inserted in `s.t` |",
+        "| 1 | rows inserted in `u` |",
+        "| 4 | rows updated in `s.t` |",
+        "| 2 | rows deleted in `u` |",
+        "| 1 | rows unchanged in `s.t` |",
+    ]
+    assert account_line(report, of_window=True) == (
+        "done, 20 records in 0.0 s (0 records/s), rows: 6 inserted, 4 updated, 2 deleted, 1 unchanged; "
+        "records: 3 superseded, 4 skipped, 1 quarantined"
+    )
+    assert account_line(report, of_window=False) == (
+        "done, 20 items in 0.0 s (0 items/s), 11 rows, 3 superseded, 4 skipped, 1 quarantined"
+    )
 
 
 def test_a_report_says_it_in_a_few_lines() -> None:
