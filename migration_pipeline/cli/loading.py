@@ -101,10 +101,12 @@ def _dry_run(plan: Plan, profile: Profile, files: list[PlannedFile]) -> NoReturn
         reasons.update(report.quarantined_by_reason)
     for reason, count in reasons.most_common():
         out.print(f"would be quarantined: {count:,} items: {reason}", markup=False)
+    superseded = sum(report.superseded for report in reports)
+    over = f"{superseded:,} be superseded, " if superseded else ""
     out.print(
         f"dry run of {len(reports)} files, {sum(r.items for r in reports):,} items: "
         f"{sum(r.loaded for r in reports):,} would load, {sum(sum(r.skipped.values()) for r in reports):,} be "
-        f"skipped, {reasons.total():,} be quarantined; nothing was written"
+        f"skipped, {over}{reasons.total():,} be quarantined; nothing was written"
     )
     sys.exit(tell_left(left_of(profile, reports)))
 

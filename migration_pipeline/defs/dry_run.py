@@ -39,9 +39,10 @@ def observe_dry_run(
     )
     (file,) = compared.files
     report = file.report
+    over = f"{report.superseded:,} be superseded, " if report.superseded else ""
     context.log.info(
         f"{planned.file.name}: dry run: {report.items:,} items, {report.loaded:,} would load, "
-        f"{sum(report.skipped.values()):,} be skipped, {report.quarantined:,} be quarantined; nothing was written"
+        f"{sum(report.skipped.values()):,} be skipped, {over}{report.quarantined:,} be quarantined; nothing was written"
     )
     for line in left_of(profile, [report]).lines():
         context.log.warning(f"{planned.file.name}: dry run: {line}")
