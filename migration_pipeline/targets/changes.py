@@ -57,8 +57,6 @@ class ChangeWriter(Writer):
         numbers = [number for number, _, _ in encoded.records]
         first, last = min(numbers, default=NO_LINE), max(numbers, default=-1)
         for row_class, target in self.targets.items():
-            if target.table.landing:
-                continue
             self.table = target.table.qualified
             if row_class in self._landed:
                 self._land(cursor, row_class, encoded, (first, last), written)

@@ -85,7 +85,7 @@ ENTER_GONE = """
 INSERT INTO {records} (number, item, written, place, idle, owned, was_written, was_window, was_place, was_owned, rank)
 SELECT -row_number() OVER (), item, {end} - 1, 0, false, '{{}}', written, window_id, place, owned, 'newer'
   FROM migration.item
- WHERE profile = {profile} AND written >= {start} AND window_id = ANY ({earlier})
+ WHERE profile = {profile} AND written >= {start} AND written < {end} AND window_id = ANY ({earlier})
 """
 """A record of an earlier window that an item of this one has is of this one by now."""
 
