@@ -53,8 +53,6 @@ class ChangeWriter(Writer):
         numbers = [number for number, _, _ in encoded.records]
         first, last = min(numbers, default=NO_LINE), max(numbers, default=-1)
         for row_class, target in self.targets.items():
-            if target.table.landing:
-                continue
             self.table = target.table.qualified
             moves = self._moves[row_class]
             if moves.stage(cursor, encoded.moves.get(row_class, b""), first, last):
