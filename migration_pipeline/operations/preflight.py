@@ -62,8 +62,13 @@ def mark_lost(
             asset.state, asset.rows, asset.error = "missing", None, f"materialized in Dagster, but {fault}"
     states = {file.state for file in files} | {asset.state for asset in assets}
     if sources and states - {"materialized", "running"}:
+        # What windows land lies in a part of the table that is common to all of them.
         lost += _mark(
-            plan, files, lambda file: "" if sources.keys() <= landed.get(_key(file), set()) else UNLANDED
+            plan,
+            files,
+            lambda file: (
+                "" if plan.window_of(file) or sources.keys() <= landed.get(_key(file), set()) else UNLANDED
+            ),
         )
     return [
         f"{count:,} files are materialized in Dagster, but {reason}: they count as missing"

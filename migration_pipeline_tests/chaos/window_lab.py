@@ -44,12 +44,9 @@ from migration_pipeline_tests.chaos.lab import (
     _hashable,
     _places,
 )
-from migration_pipeline_tests.oracle import Rows, actual, expected
+from migration_pipeline_tests.oracle import SELECTS, Rows, actual, expected
 
 CHANGES, WINDOWS = 1_600, 2
-
-COMPARED = ("customers", "orders", "order_lines")
-"""The landing table follows once windows write it: then it is oracle.SELECTS."""
 
 LOG = logging.getLogger("chaos")
 LOG.setLevel(logging.CRITICAL)
@@ -97,16 +94,14 @@ def story(lab: Lab, seed: int, bad: int) -> Story:
     write_plan(plan, folder)
     places = frozenset(_places(folder)) if bad else frozenset()
     rows, before = (expected(export, leave_out=places)[0] for export in (history.final, history.base))
-    over = {
-        table: set(map(_hashable, before[table])) - set(map(_hashable, rows[table])) for table in COMPARED
-    }
+    over = {table: set(map(_hashable, before[table])) - set(map(_hashable, rows[table])) for table in SELECTS}
     template = lab.database()
     base = plan.exports[0].id
     _load(lab, template, plan, [file.file for file in plan.files if file.export_id == base])
     faultless = copy(lab, template)
     _load(lab, faultless, plan, [file.file for file in plan.files if file.export_id != base])
     found = _tables(lab, faultless)
-    for table in COMPARED:
+    for table in SELECTS:
         assert found[table] == rows[table], f"without a fault, {table} is not as the last full export has it"
     quarantine = {(file, line, bytes(raw)) for file, line, raw in lab.execute(QUARANTINE, faultless)}
     assert bool(quarantine) == bool(bad)
@@ -226,7 +221,7 @@ class WindowCase(Case):
             self.load(self.url(), file)
         found = _tables(self.lab, self.database)
         lost = duplicated = brought_back = 0
-        for table in COMPARED:
+        for table in SELECTS:
             should, are = (Counter(map(_hashable, rows[table])) for rows in (self.story.rows, found))
             lost += (should - are).total()
             old = sum(count for row, count in (are - should).items() if row in self.story.over[table])
