@@ -122,7 +122,7 @@ class Loader:
         if window:
             return transform_of(self._profile, window, self._options)
         transform = copy(self._transform)
-        transform.newer = target.newer
+        transform.newer = target.newer()
         return transform
 
     def _tell(self, report: FileReport, name: str, log: logging.Logger, window: Window | None) -> None:
@@ -184,9 +184,12 @@ class Transforms:
 def place_of(plan: Plan, planned: PlannedFile) -> Place:
     """The place of a file in its plan's chain."""
     window, digest = plan.window_of(planned), item_digests(plan.keys, plan.profile) if plan.keys else None
+    ids = [each.id for each in plan.windows]
+    later = tuple(ids[ids.index(planned.export_id) + 1 :] if window else ids)
+    later_files = sum(each.export_id in later for each in plan.files)
     if window is None:
-        return Place(digest=digest)
-    earlier = plan.windows[: [each.id for each in plan.windows].index(planned.export_id)]
+        return Place(digest=digest, later=later, later_files=later_files)
+    earlier = plan.windows[: ids.index(planned.export_id)]
     overlapped = tuple(each.id for each in earlier if each.window and each.window.end > window.start)
     beside = [each for each in plan.files if each.export_id == planned.export_id and each != planned]
     return Place(
@@ -195,6 +198,8 @@ def place_of(plan: Plan, planned: PlannedFile) -> Place:
         digest=digest,
         beside=_promised(beside),
         windows=tuple(each.id for each in earlier),
+        later=later,
+        later_files=later_files,
         overlapped=overlapped,
         broken=bool(overlapped or holes(plan)),
         start=micros(window.start),

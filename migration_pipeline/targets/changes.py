@@ -20,10 +20,10 @@ from migration_pipeline.targets import ledger_sql
 from migration_pipeline.targets.catalog import TargetTable
 from migration_pipeline.targets.change_encoder import EncodedChanges
 from migration_pipeline.targets.connection import DatabaseError, copy_in
-from migration_pipeline.targets.expressions import as_key, name_list, names_of, same_key
+from migration_pipeline.targets.expressions import name_list, names_of, same_key
 from migration_pipeline.targets.halving import Refused, Writer
 from migration_pipeline.targets.landed_changes import LandedChanges
-from migration_pipeline.targets.ledger import Ledger
+from migration_pipeline.targets.ledger import Ledger, staged_key_document
 from migration_pipeline.targets.sql import Statements
 from migration_pipeline.targets.upsert import stage_rows, write_staged
 
@@ -89,6 +89,8 @@ class ChangeWriter(Writer):
         name = target.table.qualified
         cursor.execute(statements.stage)
         stage_rows(cursor, target, statements, data, written)
+        if self._ledger.guarded:
+            written.rows[name] -= self._ledger.claims.drop_taken(cursor, target, statements.staging)
         changes = write_staged(cursor, target, statements)
         written.changed[name] += changes.changed
         written.unchanged[name] += written.rows[name] - sum(changes)
@@ -114,7 +116,7 @@ class _Moves:
                 SQL("(had ->> {})::{}").format(Literal(place), SQL(fit.exact or fit.staged))
                 for place, fit in enumerate(fits)
             ),
-            "key": key_document_of(target, "k"),
+            "key": staged_key_document(target, "k"),
             "same_key": same_key(target, "t", "k"),
         }
 
@@ -165,12 +167,3 @@ DELETE FROM {target} t
           FROM migration.claim c
          WHERE (c.profile, c.window_id, c.table_name, c.key) = ({profile}, {window}, {table}, {key})) IS NOT TRUE
 """
-
-
-def key_document_of(target: TargetTable, alias: str) -> Composed:
-    """A staged key as JSON, its values as the columns take them."""
-    return SQL("jsonb_build_object({})").format(
-        SQL(", ").join(
-            SQL("{}, {}").format(Literal(fit.column.name), as_key(fit, alias)) for fit in target.key_fits
-        )
-    )

@@ -21,8 +21,10 @@ from psycopg2.sql import SQL, Composed, Identifier, Literal
 from migration_pipeline.engine.batch import Batch, Written
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.targets import ledger_sql
+from migration_pipeline.targets.catalog import TargetTable
 from migration_pipeline.targets.connection import DatabaseError, copy_in
 from migration_pipeline.targets.copy_csv import COPY_OPTIONS, csv_lines
+from migration_pipeline.targets.expressions import as_key
 
 TRIES = 5
 """Tries to lock items that another load of the same file touches meanwhile."""
@@ -43,6 +45,10 @@ class Place(msgspec.Struct, frozen=True):
     """Earlier windows."""
     overlapped: tuple[str, ...] = ()
     """Earlier windows that end after this one begins."""
+    later: tuple[str, ...] = ()
+    """Later windows; of a full export, all."""
+    later_files: int = 0
+    """How many files these have."""
     broken: bool = False
     """Whether windows overlap, or there is a hole between them: then a state before is not always the one that was loaded."""
     start: int = 0
@@ -70,6 +76,9 @@ class Ledger:
         self._profile = profile
         self.records = Identifier("pg_temp", f"migration_{token}_records")
         """The records of a batch that are not superseded, and what the ledger said of their items before: a temporary table."""
+        self.claims = Claims(profile, place)
+        self.guarded = False
+        """Whether rows must be held against what later windows have taken."""
         self.repeats = 0
         """How many of them are the ledger's own."""
         self.known = 0
@@ -113,6 +122,7 @@ class Ledger:
         else:
             written = Written()
         cursor.execute(self.sql(ledger_sql.RENEW_ITEMS))
+        self.guarded = self.repeats > 0 and self.claims.matter(cursor)
         return batch, written
 
     def _without_older(self, cursor: Any, batch: Batch) -> tuple[Batch, Written]:
@@ -201,8 +211,11 @@ class _Digests:
 class Touched:
     """Finds the items of a full export's lines that windows have touched. Its methods run in the caller's transactions."""
 
-    def __init__(self, profile: str, digest: Callable[[bytes], bytes] | None, token: str) -> None:
-        self._digest = digest
+    def __init__(self, profile: str, place: Place, token: str) -> None:
+        self._digest = place.digest
+        self.claims = Claims(profile, place)
+        self.guarded = False
+        """Whether rows must be held against what windows have taken."""
         self._version: tuple[int | None] | None = None
         name = f"migration_{token}_lines"
         self._parts = {
@@ -215,16 +228,14 @@ class Touched:
     def read(self, cursor: Any) -> Callable[[bytes], bytes | None] | None:
         """Read the ledger, if it is not too large; returns what gives the digest of a line's item if windows have touched it.
 
-        Raises `MigrationError` if the plan does not know the windows that the tables hold.
+        Whoever asks leaves these lines out, so `numbers` looks only for what is touched later. Raises `MigrationError` if the
+        plan does not know the windows that the tables hold.
         """
         cursor.execute(ledger_sql.HOLD_ITEMS)
         cursor.execute(SQL(ledger_sql.ITEMS_OF).format(**self._parts, most=Literal(MOST_IN_MEMORY + 1)))
         items, version = cursor.fetchone()
-        if items and self._digest is None:
-            raise MigrationError(
-                "windows were loaded into the tables, and the plan has none of them; add them to it (migration-pipeline plan "
-                "PROFILE --add WINDOW), or empty the tables and migration.item"
-            )
+        if items:
+            self._expect_windows()
         if items > MOST_IN_MEMORY:
             return None
         self._version = (version,)
@@ -246,12 +257,24 @@ class Touched:
     def numbers(self, cursor: Any, batch: Batch) -> set[int]:
         """Lock the ledger against windows, and return the numbers of a batch's lines that windows have touched since it was read."""
         cursor.execute(ledger_sql.HOLD_ITEMS)
+        self.guarded = self.claims.matter(cursor)
         cursor.execute(ledger_sql.VERSION)
-        if cursor.fetchone() == self._version:
+        if cursor.fetchone() in (self._version, (None,)):
             return set()
+        cursor.execute(SQL(ledger_sql.ITEMS_OF).format(**self._parts, most=Literal(1)))
+        if cursor.fetchone()[0] == 0:
+            return set()  # they are of other profiles
+        self._expect_windows()
         self._stage(cursor, self._items(batch))
         cursor.execute(SQL(ledger_sql.TOUCHED_LINES).format(**self._parts))
         return {number for (number,) in cursor.fetchall()}
+
+    def _expect_windows(self) -> None:
+        if self._digest is None:
+            raise MigrationError(
+                "windows were loaded into the tables, and the plan has none of them; add them to it (migration-pipeline plan "
+                "PROFILE --add WINDOW), or empty the tables and migration.item"
+            )
 
     def _stage(self, cursor: Any, data: bytes) -> None:
         cursor.execute(SQL(ledger_sql.STAGE_LINES).format(**self._parts))
@@ -286,6 +309,47 @@ class TooEarlyError(DatabaseError):
 
 
 FILES_SHOWN = 5
+
+
+class Claims:
+    """Keeps what a later window has taken, while that window is loaded in part, from being overwritten by an older state.
+
+    Once a window is loaded whole, the ledger says of all items that gave up a row's key that they are its.
+    """
+
+    def __init__(self, profile: str, place: Place) -> None:
+        self._profile = profile
+        self._place = place
+        self._windows = Literal([window_number(each) for each in place.later])
+
+    def matter(self, cursor: Any) -> bool:
+        """Whether a later window is not loaded whole."""
+        if not self._place.later:
+            return False
+        cursor.execute(ledger_sql.LOADED_OF, (self._profile, list(self._place.later)))
+        return bool(cursor.fetchone()[0] < self._place.later_files)
+
+    def drop_taken(self, cursor: Any, target: TargetTable, staging: Identifier) -> int:
+        """Delete the staged rows whose keys later windows have taken; returns how many."""
+        cursor.execute(
+            SQL(ledger_sql.DROP_TAKEN).format(
+                staging=staging,
+                profile=Literal(self._profile),
+                windows=self._windows,
+                table=Literal(target.table.qualified),
+                key=staged_key_document(target, "s"),
+            )
+        )
+        return int(cursor.rowcount)
+
+
+def staged_key_document(target: TargetTable, alias: str) -> Composed:
+    """A staged key as JSON, its values as the columns take them."""
+    return SQL("jsonb_build_object({})").format(
+        SQL(", ").join(
+            SQL("{}, {}").format(Literal(fit.column.name), as_key(fit, alias)) for fit in target.key_fits
+        )
+    )
 
 
 def missing_of(cursor: Any, profile: str, files: Sequence[tuple[str, str, str]]) -> list[str]:

@@ -106,7 +106,14 @@ SELECT {profile}, {window}, {table}, {key}, bool_or(taken)
 """
 """Waits for others who give up or take the same key, so that each sees what the one before has done."""
 
-FORGET_CLAIMS = "DELETE FROM migration.claim WHERE profile = %s AND window_id <> %s"
+LOADED_OF = "SELECT count(*) FROM migration.loaded_file WHERE profile = %s AND export_id = ANY(%s)"
+
+DROP_TAKEN = """
+DELETE FROM {staging} s
+ WHERE (SELECT bool_or(c.taken)
+          FROM migration.claim c
+         WHERE c.profile = {profile} AND c.window_id = ANY ({windows}) AND c.table_name = {table} AND c.key = {key})
+"""
 
 NOT_GIVEN_UP = """
 DELETE FROM {moves} k

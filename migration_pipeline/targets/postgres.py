@@ -117,8 +117,6 @@ class PostgresTarget:
         self._landed: dict[type[Row], LandedChanges] = {}
         self._touched: Touched | None = None
         """Of a full export that may meet items which windows have touched: one that was loaded before."""
-        self.newer: Callable[[bytes], bytes | None] | None = None
-        """Of a full export: gives the digest of a line's item if a window has touched it."""
         self._quarantined: set[int] = set()
 
     def __enter__(self) -> Self:
@@ -152,6 +150,13 @@ class PostgresTarget:
         """Transactions that ran again so far."""
         return self._session.retries
 
+    def newer(self) -> Callable[[bytes], bytes | None] | None:
+        """Of a full export: what gives the digest of a line's item if a window has touched it, for a transform that leaves such lines out.
+
+        None where that is left to `write`. Raises `DatabaseError`.
+        """
+        return self._session.interruptibly(self._touched.read) if self._touched else None
+
     def cancel(self) -> None:
         """Make a `write` in another thread fail soon."""
         self._session.cancel()
@@ -182,12 +187,13 @@ class PostgresTarget:
             self._writer = ChangeWriter(targets, sql_of, self._ledger, self._session.token, self._landed)
         else:
             self.encoder = BatchEncoder(targets, self._nul)
-            # A file with a receipt has its rows in the tables: no batch need find that out.
-            self._writer = TableWriter(targets, sql_of, self._slice, rows_are_new=not (receipts or touched))
             # Until all files of the full export have a receipt, no window is let through.
             if receipts or touched:
-                self._touched = Touched(self._file.profile, self._place.digest, self._session.token)
-                self.newer = self._touched.read(cursor)
+                self._touched = Touched(self._file.profile, self._place, self._session.token)
+            # A file with a receipt has its rows in the tables: no batch need find that out.
+            self._writer = TableWriter(
+                targets, sql_of, self._slice, rows_are_new=not (receipts or touched), touched=self._touched
+            )
         for row_class, target in targets.items():
             if not target.table.landing and target not in self._tried:
                 try_statements(target, self._writer.sql_of[row_class].trial, cursor)

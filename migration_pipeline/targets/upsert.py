@@ -16,6 +16,7 @@ from migration_pipeline.targets.connection import copy_in
 from migration_pipeline.targets.copy_csv import Encoded
 from migration_pipeline.targets.halving import Refused, Writer
 from migration_pipeline.targets.landing import Slice
+from migration_pipeline.targets.ledger import Touched
 from migration_pipeline.targets.sql import Statements
 
 
@@ -29,8 +30,10 @@ class TableWriter(Writer):
         slice_: Slice,
         *,
         rows_are_new: bool,
+        touched: Touched | None = None,
     ) -> None:
         super().__init__(targets, sql_of)
+        self._touched = touched
         self._slice = slice_
         self._rows_are_new = rows_are_new
 
@@ -67,6 +70,8 @@ class TableWriter(Writer):
         name = target.table.qualified
         cursor.execute(statements.stage)
         stage_rows(cursor, target, statements, data, written)
+        if self._touched and self._touched.guarded:
+            written.rows[name] -= self._touched.claims.drop_taken(cursor, target, statements.staging)
         changes = write_staged(cursor, target, statements)
         written.changed[name] += changes.changed
         written.newer[name] += changes.newer

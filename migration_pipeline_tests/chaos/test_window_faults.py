@@ -32,12 +32,6 @@ CHOSEN = [
     *((name, seed) for name in WINDOW_FAULTS if name.removeprefix("windows_") not in FAULTS for seed in SEEDS),
 ]  # fmt: skip
 
-NOT_RIGHT_YET = {
-    "windows_earlier_window_again_beside_a_later_one": "an older state takes a row back whose key has gone on",
-    "windows_base_files_again_beside_them": "an older state takes a row back whose key has gone on",
-}
-"""See test_windows.py: test_an_old_file_again_between_two_files_of_a_later_window."""
-
 
 @pytest.fixture(scope="module")
 def a_lab() -> Iterator[Lab]:
@@ -46,11 +40,7 @@ def a_lab() -> Iterator[Lab]:
 
 
 @pytest.mark.parametrize(("name", "seed"), CHOSEN)
-def test_the_tables_end_as_the_last_full_export_has_them(
-    a_lab: Lab, name: str, seed: int, request: pytest.FixtureRequest
-) -> None:
-    if name in NOT_RIGHT_YET:
-        request.applymarker(pytest.mark.xfail(reason=NOT_RIGHT_YET[name], strict=False))
+def test_the_tables_end_as_the_last_full_export_has_them(a_lab: Lab, name: str, seed: int) -> None:
     case = case_of(a_lab, name, seed)
     sys.stdout.write(f"{name}: CHAOS_SEEDS={seed} replays it\n")
     try:

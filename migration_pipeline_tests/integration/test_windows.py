@@ -188,7 +188,6 @@ def test_half_an_emoji_in_one_image_does_not_hide_the_other(url: str, tmp_path: 
     assert reports[window[0].name].quarantined == 1
 
 
-@pytest.mark.xfail(strict=True, reason="the older state takes the row back, whose key has gone on by then")
 @pytest.mark.parametrize("again", ["base", "first window"])
 def test_an_old_file_again_between_two_files_of_a_later_window(url: str, tmp_path: Path, again: str) -> None:
     """A row's key goes from one item to another in the second window, which is loaded in part."""
