@@ -41,7 +41,6 @@ from migration_pipeline.targets.landing import Slice
 from migration_pipeline.targets.ledger import (
     Ledger,
     Place,
-    Touched,
     digest_of,
     expect_landed,
     expect_loaded,
@@ -51,6 +50,7 @@ from migration_pipeline.targets.ledger import (
 from migration_pipeline.targets.records import Receipt
 from migration_pipeline.targets.session import Session
 from migration_pipeline.targets.sql import EXAMPLES, statements
+from migration_pipeline.targets.touched import Touched
 from migration_pipeline.targets.upsert import TableWriter
 
 

@@ -16,8 +16,8 @@ from migration_pipeline.targets.connection import copy_in
 from migration_pipeline.targets.copy_csv import Encoded
 from migration_pipeline.targets.halving import Refused, Writer
 from migration_pipeline.targets.landing import Slice
-from migration_pipeline.targets.ledger import Touched
 from migration_pipeline.targets.sql import Statements
+from migration_pipeline.targets.touched import Touched
 
 
 class TableWriter(Writer):
