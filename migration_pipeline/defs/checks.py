@@ -12,6 +12,7 @@ import dagster as dg
 
 from migration_pipeline.defs.metadata import AHEAD_OF_FILES, PROFILE_TAG
 from migration_pipeline.defs.migration import Database
+from migration_pipeline.migration.cutover import chain_check
 from migration_pipeline.migration.names import EXPORT
 from migration_pipeline.migration.plan import Plan, PlannedFile
 from migration_pipeline.migration.verdicts import (
@@ -83,6 +84,14 @@ def migration_checks(plan: Plan, profile: Profile) -> list[dg.AssetChecksDefinit
             )
             for aggregate in profile.aggregates
         ),
+        *(
+            make(
+                "windows_without_hole",
+                "The windows follow the full export without a hole; one that was allowed fails it for good.",
+                _windows_without_hole,
+            )
+            for _ in plan.windows[:1]
+        ),
     ]
 
 
@@ -93,6 +102,14 @@ def check_job(plan: Plan, checks: Sequence[dg.AssetChecksDefinition]) -> Any:
         selection=dg.AssetSelection.checks(*checks),
         description=f"Compares what the database says was loaded with the plan of {plan.profile}.",
         tags={PROFILE_TAG: plan.profile, **AHEAD_OF_FILES},
+    )
+
+
+def _windows_without_hole(plan: Plan, _profile: Profile, _url: str) -> dg.AssetCheckResult:
+    found = chain_check(plan)
+    metadata = {"next": dg.MetadataValue.md(found.way_out)} if not found.passed else {}
+    return dg.AssetCheckResult(
+        passed=found.passed, description=found.text, metadata={"windows": len(plan.windows), **metadata}
     )
 
 

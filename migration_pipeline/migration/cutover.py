@@ -11,7 +11,7 @@ from datetime import datetime, timedelta, timezone
 
 import msgspec
 
-from migration_pipeline.migration.chain import holes
+from migration_pipeline.migration.chain import holes, overlap_seconds
 from migration_pipeline.migration.names import FINISHING
 from migration_pipeline.migration.plan import Plan
 from migration_pipeline.migration.reach import loaded_until, planned_until, time_of
@@ -185,9 +185,14 @@ def chain_check(plan: Plan) -> Check:
     windows = len(plan.windows)
     if not windows:
         return Check(name, True, "the plan has no windows")
-    return Check(
-        name, True, f"{windows:,} windows from {spelled(time_of(first))} to {spelled(planned_until(plan))}"
+    seconds = overlap_seconds(plan.exports)
+    early = (
+        f"; the first begins {seconds:g} s before the base: docs/windows.md says what that may hide"
+        if seconds
+        else ""
     )
+    told_of = f"{windows:,} windows from {spelled(time_of(first))} to {spelled(planned_until(plan))}"
+    return Check(name, True, told_of + early)
 
 
 def _loaded(facts: Facts) -> Check:

@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 
 from migration_pipeline import Item, Merge, Profile, RestOfItem, Row, WholeItem, attribute, prefix, settings
 from migration_pipeline.cli import main
+from migration_pipeline.defs.checks import migration_checks
+from migration_pipeline.defs.migration import Database
 from migration_pipeline.errors import BadItem, UsageError
 from migration_pipeline.migration.chain import check_chain, holes
 from migration_pipeline.migration.plan import (
@@ -722,3 +724,20 @@ def test_the_first_look_reads_windows(table: Table, profile_name: str) -> None:
     other = write_window(table.folder, [[record({**ITEM, "SK": {"S": "other"}})]], at(15), at(30))
     output = run("plan", profile_name, "--add", other)[1]
     assert "no route of the profile takes any of the first 1 items" in output
+
+
+def test_a_hole_that_was_allowed_fails_a_check_for_good(table: Table) -> None:
+    follows, far = table.windows((0, 15), (30, 45))
+    for exports, passed in (([table.base, follows], True), ([table.base, follows, far], False)):
+        plan = make_plan(things(), "x", exports, allow_gap=True)
+        (check,) = [
+            each for each in migration_checks(plan, things()) if "windows" in next(iter(each.check_keys)).name
+        ]
+        result: Any = check(database=Database(url=""))
+        assert result.passed is passed
+        assert ("no window covers" in result.description) is not passed
+    assert not [
+        each
+        for each in migration_checks(make_plan(things(), "x", [table.base]), things())
+        if "window" in str(each.check_keys)
+    ]
