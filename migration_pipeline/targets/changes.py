@@ -25,7 +25,7 @@ from migration_pipeline.targets.halving import Refused, Writer
 from migration_pipeline.targets.landed_changes import LandedChanges
 from migration_pipeline.targets.ledger import Ledger, staged_key_document
 from migration_pipeline.targets.sql import Statements
-from migration_pipeline.targets.upsert import stage_rows, write_staged
+from migration_pipeline.targets.upsert import upsert
 
 NO_LINE = -(1 << 62)
 """Less than the number of any record, of those that stand in no line as well, which count down from -1."""
@@ -65,7 +65,8 @@ class ChangeWriter(Writer):
             if moves.stage(cursor, encoded.moves.get(row_class, b""), first, last):
                 written.deleted[self.table] += moves.take_away(cursor)
             if row_class in rows:
-                self._upsert(cursor, target, self.sql_of[row_class], rows[row_class], written)
+                claims = self._ledger.claims if self._ledger.guarded else None
+                upsert(cursor, target, self.sql_of[row_class], rows[row_class], written, claims)
         return written
 
     def _land(
@@ -82,18 +83,6 @@ class ChangeWriter(Writer):
         written.deleted[name] += gone
         if put != written.rows[name]:
             raise Refused("the table did not store the row, and gave no reason")
-
-    def _upsert(
-        self, cursor: Any, target: TargetTable, statements: Statements, data: bytes, written: Written
-    ) -> None:
-        name = target.table.qualified
-        cursor.execute(statements.stage)
-        stage_rows(cursor, target, statements, data, written)
-        if self._ledger.guarded:
-            written.rows[name] -= self._ledger.claims.drop_taken(cursor, target, statements.staging)
-        changes = write_staged(cursor, target, statements)
-        written.changed[name] += changes.changed
-        written.unchanged[name] += written.rows[name] - sum(changes)
 
 
 class _Moves:

@@ -16,6 +16,7 @@ from migration_pipeline.targets.connection import copy_in
 from migration_pipeline.targets.copy_csv import Encoded
 from migration_pipeline.targets.halving import Refused, Writer
 from migration_pipeline.targets.landing import Slice
+from migration_pipeline.targets.ledger import Claims
 from migration_pipeline.targets.sql import Statements
 from migration_pipeline.targets.touched import Touched
 
@@ -56,26 +57,33 @@ class TableWriter(Writer):
             elif self._rows_are_new and target.straight:
                 self._took(copy_in(cursor, self.sql_of[row_class].copy, data), rows)
             else:
-                self._upsert(cursor, target, self.sql_of[row_class], data, written)
+                claims = self._touched.claims if self._touched and self._touched.guarded else None
+                upsert(cursor, target, self.sql_of[row_class], data, written, claims)
         return written
 
     def _took(self, taken: int, rows: int) -> None:
         if taken != rows:
             raise Refused("the table did not store the row, and gave no reason")
 
-    def _upsert(
-        self, cursor: Any, target: TargetTable, statements: Statements, data: bytes, written: Written
-    ) -> None:
-        """Write the rows that are new or different, and leave the others alone."""
-        name = target.table.qualified
-        cursor.execute(statements.stage)
-        stage_rows(cursor, target, statements, data, written)
-        if self._touched and self._touched.guarded:
-            written.rows[name] -= self._touched.claims.drop_taken(cursor, target, statements.staging)
-        changes = write_staged(cursor, target, statements)
-        written.changed[name] += changes.changed
-        written.newer[name] += changes.newer
-        written.unchanged[name] += written.rows[name] - sum(changes)
+
+def upsert(
+    cursor: Any,
+    target: TargetTable,
+    statements: Statements,
+    data: bytes,
+    written: Written,
+    claims: Claims | None = None,
+) -> None:
+    """Write the rows that are new or different, and leave the others alone, and those with keys that `claims` names taken."""
+    name = target.table.qualified
+    cursor.execute(statements.stage)
+    stage_rows(cursor, target, statements, data, written)
+    if claims:
+        written.rows[name] -= claims.drop_taken(cursor, target, statements.staging)
+    changes = write_staged(cursor, target, statements)
+    written.changed[name] += changes.changed
+    written.newer[name] += changes.newer
+    written.unchanged[name] += written.rows[name] - sum(changes)
 
 
 class Changes(NamedTuple):
