@@ -1,0 +1,160 @@
+"""Windows: keys that a table never held, keys that it calls equal, two items of one key, loads that linger, changed profiles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from migration_pipeline.profile.item import Item
+from migration_pipeline.profile.profile import Profile
+from migration_pipeline.profile.row import Row
+from migration_pipeline.targets.ddl import ddl
+from migration_pipeline_tests.conftest import execute, query
+from migration_pipeline_tests.histories import History, Write, load, plan_of, write_files
+
+SPARE = {"uuid": "00000000-0000-0000-0000-000000000001"}
+"""Another key, by type."""
+
+keys = Profile("keys", may_quarantine=1_000)
+
+
+class Named(Item):
+    id: str
+    kind: str
+    code: str
+
+
+class Numbered(Item):
+    id: str
+    kind: str
+    n: int
+
+
+class ByCode(Row, table="by_code", key="code"):
+    code: str
+    id: str
+
+
+class ByNumber(Row, table="by_number", key="n"):
+    n: int
+    id: str
+
+
+class Landed(Row, table="landing.numbers", landing=True):
+    n: int
+    id: str
+
+
+@keys.route(kind="l")
+def landing(item: Numbered) -> Landed:
+    return Landed(item.n, item.id)
+
+
+@keys.route(kind="c")
+def named(item: Named) -> ByCode:
+    return ByCode(item.code, item.id)
+
+
+@keys.route(kind="n")
+def numbered(item: Numbered) -> ByNumber:
+    return ByNumber(item.n, item.id)
+
+
+def code(key: str, text: str) -> dict[str, dict[str, Any]]:
+    return {"id": {"S": key}, "kind": {"S": "c"}, "code": {"S": text}}
+
+
+def number(key: str, n: int) -> dict[str, dict[str, Any]]:
+    return {"id": {"S": key}, "kind": {"S": "n"}, "n": {"N": str(n)}}
+
+
+def landed(key: str, n: int) -> dict[str, dict[str, Any]]:
+    return {**number(key, n), "kind": {"S": "l"}}
+
+
+def tables(url: str, code_type: str = "text") -> str:
+    execute(
+        url,
+        ddl(keys.all_tables) + "DROP TABLE by_code, by_number;"
+        f"CREATE TABLE by_code (code {code_type} PRIMARY KEY, id text NOT NULL);"
+        "CREATE TABLE by_number (n integer PRIMARY KEY, id text NOT NULL)",
+    )
+    return url
+
+
+def rows(url: str, table: str = "by_code") -> list[tuple[Any, ...]]:
+    return query(url, f"SELECT * FROM {table} ORDER BY 2")
+
+
+@pytest.mark.parametrize("end", ["mended", "deleted"])
+@pytest.mark.parametrize(
+    "kind, type_, bad, good",
+    [
+        ("n", "text", 10**12, 5),
+        ("c", "varchar(3)", "abcdef", "xyz"),
+        ("c", "char(3)", "abcdef", "xyz"),
+        ("c", "uuid", "none", "6f7c1bd6-14ac-4c70-ad68-53ec2a8bb4f1"),
+        ("c", "text CHECK (code <> 'bad')", "bad", "good"),
+        ("c", "text", "a\0b", "abc"),
+    ],
+)
+def test_a_key_that_the_table_never_held(
+    database_url: str, tmp_path: Path, kind: str, type_: str, bad: Any, good: Any, end: str
+) -> None:
+    """The item is in the base's quarantine, and a window mends or deletes it; a row that such a key could be cut to stays."""
+    tables(database_url, type_)
+    make: Any = number if kind == "n" else code
+    others = {"other": code("other", "abc")} if type_ in ("varchar(3)", "char(3)") else {}
+    after = make("it", good) if end == "mended" else None
+    writes = [
+        Write(1, "it", after),
+        Write(2, "also", make("also", 7 if kind == "n" else SPARE.get(type_, "qed"))),
+    ]
+    history = History({"it": make("it", bad), **others}, writes)
+    base = write_files(tmp_path, "base", [history.full(0)])
+    window = write_files(tmp_path, "window", [history.window(0, 10)])
+    load(plan_of(keys, base, [(0, 10, window)]), keys, database_url)
+    table = "by_number" if kind == "n" else "by_code"
+    ids = sorted(["also", *others, *(["it"] if after else [])])
+    assert [row[1] for row in rows(database_url, table)] == ids
+    assert query(database_url, "SELECT count(*) FROM migration.quarantine") == [(0,)]
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_key_that_was_refused_is_not_given_up(
+    database_url: str, tmp_path: Path, order: tuple[int, int]
+) -> None:
+    """The column would have filled it up with blanks, so the item was refused; another item has the key as it is."""
+    tables(database_url, "char(5)")
+    history = History(
+        {"giver": code("giver", "key")},
+        [Write(1, "giver", code("giver", "other")), Write(2, "taker", code("taker", "key  "))],
+    )
+    base = write_files(tmp_path, "base", [history.full(0)])
+    files = write_files(tmp_path, "window", [[record] for record in history.window(0, 10)])
+    plan = plan_of(keys, base, [(0, 10, files)])
+    load(plan, keys, database_url, [plan.files[0], *(plan.files[1 + n] for n in order)])
+    assert [row[1] for row in rows(database_url)] == ["giver", "taker"]
+
+
+def test_a_landed_row_that_the_table_never_held(database_url: str, tmp_path: Path) -> None:
+    tables(database_url)
+    history = History(
+        {
+            "mended": landed("mended", 10**30),
+            "deleted": landed("deleted", 10**30),
+            "other": landed("other", 1),
+        },
+        [
+            Write(1, "mended", landed("mended", 2)),
+            Write(2, "deleted", None),
+            Write(3, "other", landed("other", 3)),
+        ],
+    )
+    base = write_files(tmp_path, "base", [history.full(0)])
+    window = write_files(tmp_path, "window", [history.window(0, 10)])
+    load(plan_of(keys, base, [(0, 10, window)]), keys, database_url)
+    assert rows(database_url, "landing.numbers") == [(2, "mended"), (3, "other")]
+    assert query(database_url, "SELECT count(*) FROM migration.quarantine") == [(0,)]
