@@ -231,5 +231,6 @@ def _moves_of(row_class: type[Row], pieces: Sequence[ChangePiece]) -> tuple[byte
     gone = {move.key: move for piece in pieces for move in piece.given_up.get(row_class, ())}
     there = {key for piece in pieces if row_class in piece.rows for key in piece.rows[row_class].keys}
     false = [b"%d,false,%b" % (move.number, move.line) for key, move in gone.items() if key not in there]
-    true = [b"%d,true,%b" % (move.number, move.line) for key, move in taken.items() if key not in gone]
+    # One that another item of this batch gives up is noted, too: a third item, of another batch, may give it up as well.
+    true = [b"%d,true,%b" % (move.number, move.line) for move in taken.values()]
     return b"\n".join([*false, b""]), b"\n".join([*true, b""])

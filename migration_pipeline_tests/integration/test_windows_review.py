@@ -158,3 +158,24 @@ def test_a_landed_row_that_the_table_never_held(database_url: str, tmp_path: Pat
     load(plan_of(keys, base, [(0, 10, window)]), keys, database_url)
     assert rows(database_url, "landing.numbers") == [(2, "mended"), (3, "other")]
     assert query(database_url, "SELECT count(*) FROM migration.quarantine") == [(0,)]
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_two_items_of_one_key_give_it_up_and_a_third_takes_it(
+    database_url: str, tmp_path: Path, order: tuple[int, int]
+) -> None:
+    tables(database_url)
+    history = History(
+        {"one": code("one", "key"), "two": code("two", "key")},
+        [
+            Write(1, "one", code("one", "1")),
+            Write(2, "three", code("three", "key")),
+            Write(3, "two", code("two", "2")),
+        ],
+    )
+    base = write_files(tmp_path, "base", [history.full(0)])
+    one, three, two = history.window(0, 10)
+    files = write_files(tmp_path, "window", [[one, three], [two]])
+    plan = plan_of(keys, base, [(0, 10, files)])
+    load(plan, keys, database_url, [plan.files[0], *(plan.files[1 + n] for n in order)])
+    assert rows(database_url) == [("1", "one"), ("key", "three"), ("2", "two")]
