@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from migration_pipeline.engine.load import FileLoad, LoadSettings
+from migration_pipeline.migration.load import place_of, transform_of
 from migration_pipeline.profile.item import Item
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.profile.row import Row
+from migration_pipeline.sources.storage import Storage
+from migration_pipeline.sources.stream import FileStream
+from migration_pipeline.targets.connection import DatabaseSettings
 from migration_pipeline.targets.ddl import ddl
+from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.histories import History, Write, load, plan_of, write_files
 
@@ -90,7 +98,7 @@ def rows(url: str, table: str = "by_code") -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("end", ["mended", "deleted"])
 @pytest.mark.parametrize(
-    "kind, type_, bad, good",
+    ("kind", "type_", "bad", "good"),
     [
         ("n", "text", 10**12, 5),
         ("c", "varchar(3)", "abcdef", "xyz"),
@@ -179,3 +187,54 @@ def test_two_items_of_one_key_give_it_up_and_a_third_takes_it(
     plan = plan_of(keys, base, [(0, 10, files)])
     load(plan, keys, database_url, [plan.files[0], *(plan.files[1 + n] for n in order)])
     assert rows(database_url) == [("1", "one"), ("key", "three"), ("2", "two")]
+
+
+class Lingering(FileStream):
+    """A file of which some lines are given, then something else is done, then the others are given."""
+
+    meanwhile: Callable[[], object]
+    before: int
+
+    def __iter__(self) -> Iterator[list[bytes]]:
+        lines = [line for lines in super().__iter__() for line in lines]
+        yield lines[: self.before]
+        time.sleep(0.5)  # so that they are written
+        self.meanwhile()
+        yield lines[self.before :]
+
+
+@pytest.mark.parametrize("before", [0, 2, 4])
+def test_a_load_of_the_base_that_lingers_brings_nothing_back(
+    database_url: str, tmp_path: Path, before: int
+) -> None:
+    """A first load hangs; another one takes its place, and a window is loaded; then the first goes on."""
+    tables(database_url)
+    history = History(
+        {
+            "first": code("first", "first"),
+            "gone": code("gone", "gone"),
+            "kept": code("kept", "kept"),
+            "landed": landed("landed", 1),
+            "stays": landed("stays", 1),
+        },
+        [Write(1, "gone", None), Write(2, "landed", None)],
+    )
+    base = write_files(tmp_path, "base", [history.full(0)])
+    files = write_files(tmp_path, "window", [history.window(0, 10)])
+    plan = plan_of(keys, base, [(0, 10, files)])
+    planned = plan.files[0]
+    identity = FileIdentity(keys.name, keys.version, planned.export_id, planned.file.name, "lingers")
+    target = PostgresTarget(
+        database_url, keys.tables, identity, DatabaseSettings(), place=place_of(plan, planned)
+    )
+    with target:
+        source = Lingering(planned.file, Storage())
+        source.before = before
+        source.meanwhile = lambda: load(plan, keys, database_url)
+        transform = transform_of(keys, None, None)
+        transform.newer = target.newer()  # type: ignore[union-attr]
+        FileLoad(
+            planned.file.name, planned.file.items, source, transform, target, LoadSettings(batch_items=1)
+        ).run()
+    assert rows(database_url) == [("first", "first"), ("kept", "kept")]
+    assert rows(database_url, "landing.numbers") == [(1, "stays")]
