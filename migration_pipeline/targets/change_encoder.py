@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -54,15 +55,19 @@ class EncodedChanges(NamedTuple):
     records: list[tuple[int, str, int]]
     data: bytes
     """The records."""
-    moves: dict[type[Row], bytes]
-    """Keys of rows that are given up or taken; where a row keeps its key, there is none."""
+    moves: dict[type[Row], tuple[bytes, bytes]]
+    """Keys of rows that are given up, and those that are taken; where a row keeps its key, there is none."""
     landed_before: dict[type[Row], bytes]
     """Of landing tables: the rows of states before, each after its line number. Those in `parts` are before their items."""
 
     @property
     def size(self) -> int:
         """Bytes of COPY input."""
-        others = [*self.moves.values(), *self.landed_before.values(), *(data for _, data in self.parts)]
+        others = [
+            *itertools.chain(*self.moves.values()),
+            *self.landed_before.values(),
+            *(data for _, data in self.parts),
+        ]
         return len(self.data) + sum(map(len, others))
 
 
@@ -79,6 +84,15 @@ class _Keys:
         names = [column.name for column in target.table.columns if column.name in target.table.key]
         self.key_of = attrgetter(*fields)
         self._values = coder.values_of(names)
+        self._checks = [
+            (fit.changes, attrgetter(fit.column.field))
+            for fit in target.key_fits
+            if fit.changes and not fit.fitted
+        ]
+
+    def could_be(self, row: Row) -> bool:
+        """Whether the table may hold the key as it is: what a column would change was never written."""
+        return not any((value := of(row)) is not None and changes(value) for changes, of in self._checks)
 
     def keep_nul_policy(self, rows: Sequence[Row]) -> Sequence[Row]:
         """Rows as they are written, by the profile's policy for U+0000."""
@@ -151,7 +165,7 @@ class ChangesEncoder:
         )
         records = [record for piece in pieces for record in piece.records]
         data = b"\n".join([line for piece in pieces for line in piece.lines] + [b""])
-        moves = {row_class: lines for row_class in self._keys if (lines := _moves_of(row_class, pieces))}
+        moves = {each: lines for each in self._keys if any(lines := _moves_of(each, pieces))}
         encoded = EncodedChanges(rows.parts, rows.account, records, data, moves, {})
         for row_class in self._landing:
             self._join_landing(row_class, pieces, encoded)
@@ -193,7 +207,7 @@ class ChangesEncoder:
     def _by_key(
         self, rows: Sequence[Row], careful: bool = False
     ) -> dict[tuple[type[Row], Any], tuple[Any, ...]]:
-        """The keys of rows, and their values. With `careful`, rows whose keys cannot be encoded are passed over: they never were."""
+        """The keys of rows, and their values. With `careful`, those that no table can have are passed over."""
         found = {}
         for row in rows:
             keys = self._keys.get(row.__class__)
@@ -201,6 +215,8 @@ class ChangesEncoder:
                 continue
             try:
                 (kept,) = keys.keep_nul_policy([row])
+                if careful and not keys.could_be(kept):
+                    continue
                 found[row.__class__, keys.key_of(kept)] = keys.values(kept)
                 hash(keys.key_of(kept))
             except Exception:
@@ -209,11 +225,12 @@ class ChangesEncoder:
         return found
 
 
-def _moves_of(row_class: type[Row], pieces: Sequence[ChangePiece]) -> bytes:
+def _moves_of(row_class: type[Row], pieces: Sequence[ChangePiece]) -> tuple[bytes, bytes]:
     """The keys of a table's rows that some items give up, and others take, as COPY input."""
     taken = {move.key: move for piece in pieces for move in piece.taken.get(row_class, ())}
     gone = {move.key: move for piece in pieces for move in piece.given_up.get(row_class, ())}
     there = {key for piece in pieces if row_class in piece.rows for key in piece.rows[row_class].keys}
-    lines = [b"%d,false,%b" % (move.number, move.line) for key, move in gone.items() if key not in there]
-    lines += [b"%d,true,%b" % (move.number, move.line) for key, move in taken.items() if key not in gone]
-    return b"\n".join([*lines, b""]) if lines else b""
+    false = [b"%d,false,%b" % (move.number, move.line) for key, move in gone.items() if key not in there]
+    # One that another item of this batch gives up is noted, too: a third item, of another batch, may give it up as well.
+    true = [b"%d,true,%b" % (move.number, move.line) for move in taken.values()]
+    return b"\n".join([*false, b""]), b"\n".join([*true, b""])

@@ -7,8 +7,8 @@ items, in two files that are loaded at once, comes first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import psycopg2.errorcodes
 import psycopg2.errors
@@ -21,11 +21,14 @@ from migration_pipeline.targets.catalog import TargetTable
 from migration_pipeline.targets.change_encoder import EncodedChanges
 from migration_pipeline.targets.connection import DatabaseError, copy_in
 from migration_pipeline.targets.expressions import name_list, names_of, same_key
+from migration_pipeline.targets.faults import Fault, fault_of
 from migration_pipeline.targets.halving import Refused, Writer
 from migration_pipeline.targets.landed_changes import LandedChanges
 from migration_pipeline.targets.ledger import Ledger, staged_key_document
 from migration_pipeline.targets.sql import Statements
 from migration_pipeline.targets.upsert import upsert
+
+Result = TypeVar("Result")
 
 NO_LINE = -(1 << 62)
 """Less than the number of any record, of those that stand in no line as well, which count down from -1."""
@@ -62,12 +65,28 @@ class ChangeWriter(Writer):
                 self._land(cursor, row_class, encoded, (first, last), written)
                 continue
             moves = self._moves[row_class]
-            if moves.stage(cursor, encoded.moves.get(row_class, b""), first, last):
+            if self._claim(cursor, moves, encoded, row_class, (first, last)):
                 written.deleted[self.table] += moves.take_away(cursor)
             if row_class in rows:
                 claims = self._ledger.claims if self._ledger.guarded else None
                 upsert(cursor, target, self.sql_of[row_class], rows[row_class], written, claims)
         return written
+
+    def _claim(
+        self,
+        cursor: Any,
+        moves: _Moves,
+        encoded: EncodedChanges,
+        row_class: type[Row],
+        lines: tuple[int, int],
+    ) -> bool:
+        gone, taken = encoded.moves.get(row_class, (b"", b""))
+        return _without_what_never_was(
+            cursor,
+            encoded,
+            lambda: moves.claim(cursor, gone + taken, *lines),
+            lambda: moves.claim(cursor, taken, *lines),
+        )
 
     def _land(
         self,
@@ -79,10 +98,35 @@ class ChangeWriter(Writer):
     ) -> None:
         rows, before = dict(encoded.parts).get(row_class, b""), encoded.landed_before.get(row_class, b"")
         name = self.targets[row_class].table.qualified
-        put, gone = self._landed[row_class].write(cursor, self._ledger, rows, before, *lines)
+        landed = self._landed[row_class]
+        gone = _without_what_never_was(
+            cursor,
+            encoded,
+            lambda: landed.take_away(cursor, self._ledger, before, *lines),
+            lambda: landed.take_away(cursor, self._ledger, b"", *lines),
+        )
         written.deleted[name] += gone
-        if put != written.rows[name]:
+        if landed.put(cursor, rows) != written.rows[name]:
             raise Refused("the table did not store the row, and gave no reason")
+
+
+def _without_what_never_was(
+    cursor: Any, encoded: EncodedChanges, work: Callable[[], Result], otherwise: Callable[[], Result]
+) -> Result:
+    """Look for a state before, which the table may refuse, as it did when it was loaded: then there is nothing of it to take away.
+
+    Of several records halving finds the one. `work` must not change tables of the profile that have triggers.
+    """
+    if len(encoded.records) != 1:
+        return work()
+    cursor.execute("SAVEPOINT before")
+    try:
+        return work()
+    except psycopg2.Error as error:
+        if fault_of(error) is not Fault.DATA:
+            raise
+        cursor.execute("ROLLBACK TO SAVEPOINT before")
+        return otherwise()
 
 
 class _Moves:
@@ -112,8 +156,11 @@ class _Moves:
     def _sql(self, text: str, **more: Any) -> Composed:
         return self._ledger.sql(text, **self._parts, **more)
 
-    def stage(self, cursor: Any, data: bytes, first: int, last: int) -> bool:
-        """Note the keys, and those that the ledger says items of these records owned; returns whether there are any."""
+    def claim(self, cursor: Any, data: bytes, first: int, last: int) -> bool:
+        """Note the keys, and those that the ledger says items of these records owned; returns whether there are any.
+
+        Raises `psycopg2.Error` for a key that the table cannot have.
+        """
         if not (data or self._ledger.known):
             return False
         cursor.execute(self._sql(STAGE))
@@ -124,11 +171,11 @@ class _Moves:
             cursor.execute(self._sql(ledger_sql.NOT_GIVEN_UP))
         if self._ledger.known:
             cursor.execute(self._sql(ledger_sql.OWNED_BEFORE, first=Literal(first), last=Literal(last)))
+        cursor.execute(self._sql(ledger_sql.CLAIM_KEYS))
         return True
 
     def take_away(self, cursor: Any) -> int:
         """Delete the rows that were given up, and that nobody took; returns how many."""
-        cursor.execute(self._sql(ledger_sql.CLAIM_KEYS))
         try:
             cursor.execute(self._sql(TAKE_AWAY))
         except psycopg2.errors.IntegrityError as error:

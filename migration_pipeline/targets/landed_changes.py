@@ -102,10 +102,11 @@ class LandedChanges:
 
     # -- a batch -------------------------------------------------------------------------------------
 
-    def write(
-        self, cursor: Any, ledger: Ledger, rows: bytes, before: bytes, first: int, last: int
-    ) -> tuple[int, int]:
-        """Put rows in the place of those that the records' items had; returns how many were put, and how many taken away."""
+    def take_away(self, cursor: Any, ledger: Ledger, before: bytes, first: int, last: int) -> int:
+        """Take away the rows that the records' items had; returns how many.
+
+        Raises `psycopg2.Error` for a row before that the table cannot have.
+        """
         gone = 0
         if ledger.known:
             cursor.execute(
@@ -119,14 +120,14 @@ class LandedChanges:
             copy_in(cursor, self.sql("COPY {wanted} (number, {columns}) FROM STDIN WITH ({options})"), before)
             cursor.execute(ledger.sql(ledger_sql.FIRST_TOUCHED, wanted=self._parts["wanted"]))
             gone += self._take(cursor)
-        put = (
-            copy_in(
-                cursor, self.sql("COPY {part} ({columns}, migration_item) FROM STDIN WITH ({options})"), rows
-            )
-            if rows
-            else 0
-        )
-        return put, gone
+        return gone
+
+    def put(self, cursor: Any, rows: bytes) -> int:
+        """Put rows among those of windows; returns how many."""
+        if not rows:
+            return 0
+        statement = self.sql("COPY {part} ({columns}, migration_item) FROM STDIN WITH ({options})")
+        return copy_in(cursor, statement, rows)
 
     def _stage(self, cursor: Any) -> None:
         cursor.execute(

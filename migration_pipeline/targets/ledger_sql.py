@@ -184,6 +184,16 @@ FORGET_TAKEN = "DELETE FROM migration.taken WHERE profile = %s AND table_name = 
 HOLD_ITEMS = "LOCK TABLE migration.item IN SHARE MODE"
 """Whoever writes to the ledger is waited for, and waits from then on; full exports do not wait for each other."""
 
+HOLD_FILE = "SELECT pg_advisory_xact_lock_shared(hashtextextended(%s, 0))"
+END_FILE = "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))"
+"""No load of a file ends, and lets windows in, while another one's transaction holds the file."""
+
+FILE_LOADED = """
+SELECT EXISTS (SELECT
+                 FROM migration.loaded_file
+                WHERE (profile, export_id, file) = (%(profile)s, %(export_id)s, %(file)s))
+"""
+
 VERSION = "SELECT max(id) FROM migration.item"
 """Whoever holds the ledger sees by it whether items were entered since."""
 

@@ -116,7 +116,12 @@ class PostgresTarget:
         """Of a window."""
         self._landed: dict[type[Row], LandedChanges] = {}
         self._touched: Touched | None = None
-        """Of a full export that may meet items which windows have touched: one that was loaded before."""
+        """Of a full export."""
+        self._again = False
+        """Whether its items may be some that windows have touched: the file was loaded before, or another load of it has ended.
+
+        Until all files of the full export have a receipt, no window is let through.
+        """
         self._quarantined: set[int] = set()
 
     def __enter__(self) -> Self:
@@ -155,7 +160,7 @@ class PostgresTarget:
 
         None where that is left to `write`. Raises `DatabaseError`.
         """
-        return self._session.interruptibly(self._touched.read) if self._touched else None
+        return self._session.interruptibly(self._touched.read) if self._touched and self._again else None
 
     def cancel(self) -> None:
         """Make a `write` in another thread fail soon."""
@@ -187,12 +192,11 @@ class PostgresTarget:
             self._writer = ChangeWriter(targets, sql_of, self._ledger, self._session.token, self._landed)
         else:
             self.encoder = BatchEncoder(targets, self._nul)
-            # Until all files of the full export have a receipt, no window is let through.
-            if receipts or touched:
-                self._touched = Touched(self._file.profile, self._place, self._session.token)
+            self._touched = Touched(self._file.profile, self._place, self._session.token)
+            self._again = bool(receipts or touched)
             # A file with a receipt has its rows in the tables: no batch need find that out.
             self._writer = TableWriter(
-                targets, sql_of, self._slice, rows_are_new=not (receipts or touched), touched=self._touched
+                targets, sql_of, self._slice, rows_are_new=not self._again, touched=self._touched
             )
         for row_class, target in targets.items():
             if not target.table.landing and target not in self._tried:
@@ -210,6 +214,8 @@ class PostgresTarget:
         def work(cursor: Any) -> Written:
             if not self._slice.batch(cursor):
                 return self._write_again(cursor, batch, close)
+            if self._touched and not self._again:
+                self._again = self._touched.matter(cursor, asdict(self._file), last=close is not None)
             written = self._write(cursor, batch)
             if close is not None:
                 self._end_window(cursor, written)
@@ -293,7 +299,7 @@ class PostgresTarget:
         """Leave those items out of which a newer state is there."""
         if self._ledger:
             return self._ledger.admit(cursor, batch)
-        if self._touched:
+        if self._touched and self._again:
             if self._landed:
                 self._touched.leave_out_before(cursor, batch, self._slice.id)
             if numbers := self._touched.numbers(cursor, batch):
@@ -307,7 +313,7 @@ class PostgresTarget:
             self._slice.note(cursor, report.rows, (self._tables[each] for each in self._landed))
             return
         slice_id, replaced = self._slice.land(cursor, report.rows)
-        if self._touched and slice_id:
+        if self._again and slice_id:
             for each in self._landed.values():
                 each.replace(cursor, slice_id, replaced)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from psycopg2.sql import SQL, Identifier, Literal
@@ -47,6 +47,16 @@ class Touched:
             "profile": Literal(profile),
             "options": SQL(COPY_OPTIONS),
         }
+
+    def matter(self, cursor: Any, file: Mapping[str, Any], last: bool) -> bool:
+        """Whether windows may have come while a first load of a file runs: another load of it has ended meanwhile.
+
+        None ends until this transaction does, unless it is the `last` one, which waits for the others' to end.
+        """
+        name = "migration {profile} {export_id} {file}".format_map(file)
+        cursor.execute(ledger_sql.END_FILE if last else ledger_sql.HOLD_FILE, (name,))
+        cursor.execute(ledger_sql.FILE_LOADED, file)
+        return bool(cursor.fetchone()[0])
 
     def read(self, cursor: Any) -> Callable[[bytes], bytes | None] | None:
         """Read the ledger, if it is not too large; returns what gives the digest of a line's item if windows have touched it.

@@ -1,0 +1,240 @@
+"""Windows: keys that a table never held, keys that it calls equal, two items of one key, loads that linger, changed profiles."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from migration_pipeline.engine.load import FileLoad, LoadSettings
+from migration_pipeline.migration.load import place_of, transform_of
+from migration_pipeline.profile.item import Item
+from migration_pipeline.profile.profile import Profile
+from migration_pipeline.profile.row import Row
+from migration_pipeline.sources.storage import Storage
+from migration_pipeline.sources.stream import FileStream
+from migration_pipeline.targets.connection import DatabaseSettings
+from migration_pipeline.targets.ddl import ddl
+from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
+from migration_pipeline_tests.conftest import execute, query
+from migration_pipeline_tests.histories import History, Write, load, plan_of, write_files
+
+SPARE = {"uuid": "00000000-0000-0000-0000-000000000001"}
+"""Another key, by type."""
+
+keys = Profile("keys", may_quarantine=1_000)
+
+
+class Named(Item):
+    id: str
+    kind: str
+    code: str
+
+
+class Numbered(Item):
+    id: str
+    kind: str
+    n: int
+
+
+class ByCode(Row, table="by_code", key="code"):
+    code: str
+    id: str
+
+
+class ByNumber(Row, table="by_number", key="n"):
+    n: int
+    id: str
+
+
+class Landed(Row, table="landing.numbers", landing=True):
+    n: int
+    id: str
+
+
+@keys.route(kind="l")
+def landing(item: Numbered) -> Landed:
+    return Landed(item.n, item.id)
+
+
+@keys.route(kind="c")
+def named(item: Named) -> ByCode:
+    return ByCode(item.code, item.id)
+
+
+@keys.route(kind="n")
+def numbered(item: Numbered) -> ByNumber:
+    return ByNumber(item.n, item.id)
+
+
+def code(key: str, text: str) -> dict[str, dict[str, Any]]:
+    return {"id": {"S": key}, "kind": {"S": "c"}, "code": {"S": text}}
+
+
+def number(key: str, n: int) -> dict[str, dict[str, Any]]:
+    return {"id": {"S": key}, "kind": {"S": "n"}, "n": {"N": str(n)}}
+
+
+def landed(key: str, n: int) -> dict[str, dict[str, Any]]:
+    return {**number(key, n), "kind": {"S": "l"}}
+
+
+def tables(url: str, code_type: str = "text") -> str:
+    execute(
+        url,
+        ddl(keys.all_tables) + "DROP TABLE by_code, by_number;"
+        f"CREATE TABLE by_code (code {code_type} PRIMARY KEY, id text NOT NULL);"
+        "CREATE TABLE by_number (n integer PRIMARY KEY, id text NOT NULL)",
+    )
+    return url
+
+
+def rows(url: str, table: str = "by_code") -> list[tuple[Any, ...]]:
+    return query(url, f"SELECT * FROM {table} ORDER BY 2")
+
+
+@pytest.mark.parametrize("end", ["mended", "deleted"])
+@pytest.mark.parametrize(
+    ("kind", "type_", "bad", "good"),
+    [
+        ("n", "text", 10**12, 5),
+        ("c", "varchar(3)", "abcdef", "xyz"),
+        ("c", "char(3)", "abcdef", "xyz"),
+        ("c", "uuid", "none", "6f7c1bd6-14ac-4c70-ad68-53ec2a8bb4f1"),
+        ("c", "text CHECK (code <> 'bad')", "bad", "good"),
+        ("c", "text", "a\0b", "abc"),
+    ],
+)
+def test_a_key_that_the_table_never_held(
+    database_url: str, tmp_path: Path, kind: str, type_: str, bad: Any, good: Any, end: str
+) -> None:
+    """The item is in the base's quarantine, and a window mends or deletes it; a row that such a key could be cut to stays."""
+    tables(database_url, type_)
+    make: Any = number if kind == "n" else code
+    others = {"other": code("other", "abc")} if type_ in ("varchar(3)", "char(3)") else {}
+    after = make("it", good) if end == "mended" else None
+    writes = [
+        Write(1, "it", after),
+        Write(2, "also", make("also", 7 if kind == "n" else SPARE.get(type_, "qed"))),
+    ]
+    history = History({"it": make("it", bad), **others}, writes)
+    base = write_files(tmp_path, "base", [history.full(0)])
+    window = write_files(tmp_path, "window", [history.window(0, 10)])
+    load(plan_of(keys, base, [(0, 10, window)]), keys, database_url)
+    table = "by_number" if kind == "n" else "by_code"
+    ids = sorted(["also", *others, *(["it"] if after else [])])
+    assert [row[1] for row in rows(database_url, table)] == ids
+    assert query(database_url, "SELECT count(*) FROM migration.quarantine") == [(0,)]
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_key_that_was_refused_is_not_given_up(
+    database_url: str, tmp_path: Path, order: tuple[int, int]
+) -> None:
+    """The column would have filled it up with blanks, so the item was refused; another item has the key as it is."""
+    tables(database_url, "char(5)")
+    history = History(
+        {"giver": code("giver", "key")},
+        [Write(1, "giver", code("giver", "other")), Write(2, "taker", code("taker", "key  "))],
+    )
+    base = write_files(tmp_path, "base", [history.full(0)])
+    files = write_files(tmp_path, "window", [[record] for record in history.window(0, 10)])
+    plan = plan_of(keys, base, [(0, 10, files)])
+    load(plan, keys, database_url, [plan.files[0], *(plan.files[1 + n] for n in order)])
+    assert [row[1] for row in rows(database_url)] == ["giver", "taker"]
+
+
+def test_a_landed_row_that_the_table_never_held(database_url: str, tmp_path: Path) -> None:
+    tables(database_url)
+    history = History(
+        {
+            "mended": landed("mended", 10**30),
+            "deleted": landed("deleted", 10**30),
+            "other": landed("other", 1),
+        },
+        [
+            Write(1, "mended", landed("mended", 2)),
+            Write(2, "deleted", None),
+            Write(3, "other", landed("other", 3)),
+        ],
+    )
+    base = write_files(tmp_path, "base", [history.full(0)])
+    window = write_files(tmp_path, "window", [history.window(0, 10)])
+    load(plan_of(keys, base, [(0, 10, window)]), keys, database_url)
+    assert rows(database_url, "landing.numbers") == [(2, "mended"), (3, "other")]
+    assert query(database_url, "SELECT count(*) FROM migration.quarantine") == [(0,)]
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_two_items_of_one_key_give_it_up_and_a_third_takes_it(
+    database_url: str, tmp_path: Path, order: tuple[int, int]
+) -> None:
+    tables(database_url)
+    history = History(
+        {"one": code("one", "key"), "two": code("two", "key")},
+        [
+            Write(1, "one", code("one", "1")),
+            Write(2, "three", code("three", "key")),
+            Write(3, "two", code("two", "2")),
+        ],
+    )
+    base = write_files(tmp_path, "base", [history.full(0)])
+    one, three, two = history.window(0, 10)
+    files = write_files(tmp_path, "window", [[one, three], [two]])
+    plan = plan_of(keys, base, [(0, 10, files)])
+    load(plan, keys, database_url, [plan.files[0], *(plan.files[1 + n] for n in order)])
+    assert rows(database_url) == [("1", "one"), ("key", "three"), ("2", "two")]
+
+
+class Lingering(FileStream):
+    """A file of which some lines are given, then something else is done, then the others are given."""
+
+    meanwhile: Callable[[], object]
+    before: int
+
+    def __iter__(self) -> Iterator[list[bytes]]:
+        lines = [line for lines in super().__iter__() for line in lines]
+        yield lines[: self.before]
+        time.sleep(0.5)  # so that they are written
+        self.meanwhile()
+        yield lines[self.before :]
+
+
+@pytest.mark.parametrize("before", [0, 2, 4])
+def test_a_load_of_the_base_that_lingers_brings_nothing_back(
+    database_url: str, tmp_path: Path, before: int
+) -> None:
+    """A first load hangs; another one takes its place, and a window is loaded; then the first goes on."""
+    tables(database_url)
+    history = History(
+        {
+            "first": code("first", "first"),
+            "gone": code("gone", "gone"),
+            "kept": code("kept", "kept"),
+            "landed": landed("landed", 1),
+            "stays": landed("stays", 1),
+        },
+        [Write(1, "gone", None), Write(2, "landed", None)],
+    )
+    base = write_files(tmp_path, "base", [history.full(0)])
+    files = write_files(tmp_path, "window", [history.window(0, 10)])
+    plan = plan_of(keys, base, [(0, 10, files)])
+    planned = plan.files[0]
+    identity = FileIdentity(keys.name, keys.version, planned.export_id, planned.file.name, "lingers")
+    target = PostgresTarget(
+        database_url, keys.tables, identity, DatabaseSettings(), place=place_of(plan, planned)
+    )
+    with target:
+        source = Lingering(planned.file, Storage())
+        source.before = before
+        source.meanwhile = lambda: load(plan, keys, database_url)
+        transform = transform_of(keys, None, None)
+        transform.newer = target.newer()  # type: ignore[union-attr]
+        FileLoad(
+            planned.file.name, planned.file.items, source, transform, target, LoadSettings(batch_items=1)
+        ).run()
+    assert rows(database_url) == [("first", "first"), ("kept", "kept")]
+    assert rows(database_url, "landing.numbers") == [(1, "stays")]
