@@ -80,11 +80,12 @@ class ChangeWriter(Writer):
         lines: tuple[int, int],
     ) -> bool:
         gone, taken = encoded.moves.get(row_class, (b"", b""))
+        writes = row_class in dict(encoded.parts)
         return _without_what_never_was(
             cursor,
             encoded,
-            lambda: moves.claim(cursor, gone + taken, *lines),
-            lambda: moves.claim(cursor, taken, *lines),
+            lambda: moves.claim(cursor, gone + taken, *lines, writes=writes),
+            lambda: moves.claim(cursor, taken, *lines, writes=writes),
         )
 
     def _land(
@@ -167,8 +168,10 @@ class _Moves:
     def _sql(self, text: str, **more: Any) -> Composed:
         return self._ledger.sql(text, **self._parts, **more)
 
-    def claim(self, cursor: Any, data: bytes, first: int, last: int) -> bool:
+    def claim(self, cursor: Any, data: bytes, first: int, last: int, *, writes: bool) -> bool:
         """Note the keys, and those that the ledger says items of these records owned; returns whether there are any.
+
+        With `writes` rows are written, and the keys of these are noted that the ledger did not have.
 
         Raises `psycopg2.Error` for a key that the table cannot have.
         """
@@ -181,7 +184,10 @@ class _Moves:
         if self._ledger.repeats:
             cursor.execute(self._sql(ledger_sql.NOT_GIVEN_UP))
         if self._ledger.known:
-            cursor.execute(self._sql(ledger_sql.OWNED_BEFORE, first=Literal(first), last=Literal(last)))
+            lines = {"first": Literal(first), "last": Literal(last)}
+            cursor.execute(self._sql(ledger_sql.OWNED_BEFORE, **lines))
+            if writes:
+                cursor.execute(self._sql(ledger_sql.OWNED_NOW, **lines))
         cursor.execute(self._sql(ledger_sql.CLAIM_KEYS))
         return True
 
@@ -210,7 +216,7 @@ TAKE_AWAY = """
 DELETE FROM {target} t
  USING {moves} k
  WHERE {same_key} AND NOT k.taken
-   AND (SELECT c.taken
+   AND (SELECT c.taken AND c.taker IS DISTINCT FROM (SELECT r.item FROM {records} r WHERE r.number = k.number)
           FROM migration.claim c
          WHERE (c.profile, c.window_id, c.table_name, c.key) = ({profile}, {window}, {table}, {key})) IS NOT TRUE
 """

@@ -97,12 +97,14 @@ UPDATE migration.item i
 """
 
 CLAIM_KEYS = """
-INSERT INTO migration.claim AS c (profile, window_id, table_name, key, taken)
-SELECT {profile}, {window}, {table}, {key}, bool_or(taken)
+INSERT INTO migration.claim AS c (profile, window_id, table_name, key, taken, taker)
+SELECT {profile}, {window}, {table}, {key}, bool_or(taken), (array_agg(r.item) FILTER (WHERE taken))[1]
   FROM {moves} k
+  JOIN {records} r ON r.number = k.number
  GROUP BY 4
  ORDER BY 4
-    ON CONFLICT (profile, window_id, table_name, key) DO UPDATE SET taken = c.taken OR EXCLUDED.taken
+    ON CONFLICT (profile, window_id, table_name, key) DO UPDATE
+   SET taken = c.taken OR EXCLUDED.taken, taker = coalesce(EXCLUDED.taker, c.taker)
 """
 """Waits for others who give up or take the same key, so that each sees what the one before has done."""
 
@@ -127,9 +129,19 @@ INSERT INTO {moves} (number, taken, {columns})
 SELECT r.number, false, {values}
   FROM {records} r, jsonb_array_elements(r.was_owned -> {table}) AS before (had)
  WHERE r.rank IS NOT NULL AND r.was_owned -> {table} IS DISTINCT FROM r.owned -> {table}
-   AND NOT coalesce(r.owned -> {table}, '[]') @> jsonb_build_array(had)
+   AND NOT EXISTS (SELECT FROM jsonb_array_elements(r.owned -> {table}) AS now (has) WHERE has = had)
    AND r.number BETWEEN {first} AND {last}
 """
+
+OWNED_NOW = """
+INSERT INTO {moves} (number, taken, {columns})
+SELECT r.number, true, {values}
+  FROM {records} r, jsonb_array_elements(r.owned -> {table}) AS now (had)
+ WHERE r.rank IS NOT NULL AND r.was_owned -> {table} IS DISTINCT FROM r.owned -> {table}
+   AND NOT EXISTS (SELECT FROM jsonb_array_elements(r.was_owned -> {table}) AS before (has) WHERE has = had)
+   AND r.number BETWEEN {first} AND {last}
+"""
+"""What an item takes of another one after a change of the profile, by which each of the two always had its key."""
 
 LANDED_BEFORE = """
 DELETE FROM {part} p

@@ -238,3 +238,82 @@ def test_a_load_of_the_base_that_lingers_brings_nothing_back(
         ).run()
     assert rows(database_url) == [("first", "first"), ("kept", "kept")]
     assert rows(database_url, "landing.numbers") == [(1, "stays")]
+
+
+def changed(key_of: Callable[[Any], str]) -> Profile:
+    """The profile after a change: another attribute is the key."""
+    profile = Profile("keys", version="2", may_quarantine=1_000)
+
+    @profile.route(kind="c")
+    def named_otherwise(item: Two) -> ByCode:
+        return ByCode(key_of(item), item.id)
+
+    return profile
+
+
+class Two(Item):
+    id: str
+    kind: str
+    code: str
+    other: str
+
+
+def two(key: str, text: str, other: str) -> dict[str, dict[str, Any]]:
+    return {**code(key, text), "other": {"S": other}}
+
+
+def test_a_changed_profile_takes_away_the_rows_of_the_one_before(database_url: str, tmp_path: Path) -> None:
+    """Items that were inserted, or moved, in the window have other keys then."""
+    tables(database_url)
+    history = History(
+        {"moved": two("moved", "m", "m")},
+        [Write(1, "inserted", two("inserted", "i", "i2")), Write(2, "moved", two("moved", "m1", "m2"))],
+    )
+    base = write_files(tmp_path, "base", [history.full(0)])
+    files = write_files(tmp_path, "window", [history.window(0, 10)])
+    plan = plan_of(keys, base, [(0, 10, files)])
+    load(plan, keys, database_url)
+    load(plan, changed(lambda item: item.other), database_url)
+    assert rows(database_url) == [("i2", "inserted"), ("m2", "moved")]
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_changed_profile_exchanges_keys(database_url: str, tmp_path: Path, order: tuple[int, int]) -> None:
+    tables(database_url)
+    history = History(
+        {"one": two("one", "1", "2"), "two": two("two", "2", "3")},
+        [Write(1, "one", two("one", "1", "2")), Write(2, "two", two("two", "2", "3"))],
+    )
+    base = write_files(tmp_path, "base", [history.full(0)])
+    files = write_files(tmp_path, "window", [[record] for record in history.window(0, 10)])
+    plan = plan_of(keys, base, [(0, 10, files)])
+    load(plan, keys, database_url)
+    again = [plan.files[1 + n] for n in order]
+    load(plan, changed(lambda item: item.other), database_url, again)
+    assert rows(database_url) == [("2", "one"), ("3", "two")]
+
+
+class Both(Row, table="pairs", key=("code", "other")):
+    code: str
+    other: str
+
+
+def test_a_key_of_the_same_values_in_other_columns_is_another_key(database_url: str, tmp_path: Path) -> None:
+    def profile(version: str, row_of: Callable[[Two], Both]) -> Profile:
+        made = Profile("both", version=version, may_quarantine=1_000)
+
+        @made.route(kind="c")
+        def both(item: Two) -> Both:
+            return row_of(item)
+
+        return made
+
+    before = profile("1", lambda item: Both(item.code, item.other))
+    execute(database_url, ddl(before.all_tables))
+    history = History({}, [Write(1, "it", two("it", "a", "b")), Write(2, "at", two("at", "c", "c"))])
+    files = write_files(tmp_path, "window", [history.window(0, 10)])
+    plan = plan_of(before, write_files(tmp_path, "base", [[]]), [(0, 10, files)])
+    load(plan, before, database_url)
+    after = profile("2", lambda item: Both(item.other, item.code if item.id == "it" else "d"))
+    load(plan, after, database_url)
+    assert rows(database_url, "pairs") == [("b", "a"), ("c", "d")]
