@@ -207,16 +207,16 @@ class _Moves:
 
 
 STAGE = """
-CREATE TEMP TABLE IF NOT EXISTS {name} (number bigint, taken boolean, {definitions}) ON COMMIT DROP
+CREATE TEMP TABLE IF NOT EXISTS {name} (migration_number bigint, migration_taken boolean, {definitions}) ON COMMIT DROP
 """
 
-COPY = "COPY {moves} (number, taken, {columns}) FROM STDIN WITH ({options})"
+COPY = "COPY {moves} (migration_number, migration_taken, {columns}) FROM STDIN WITH ({options})"
 
 TAKE_AWAY = """
 DELETE FROM {target} t
  USING {moves} k
- WHERE {same_key} AND NOT k.taken
-   AND (SELECT c.taken AND c.taker IS DISTINCT FROM (SELECT r.item FROM {records} r WHERE r.number = k.number)
+ WHERE {same_key} AND NOT k.migration_taken
+   AND (SELECT c.taken AND c.taker IS DISTINCT FROM (SELECT r.item FROM {records} r WHERE r.number = k.migration_number)
           FROM migration.claim c
          WHERE (c.profile, c.window_id, c.table_name, c.key) = ({profile}, {window}, {table}, {key})) IS NOT TRUE
 """

@@ -317,3 +317,44 @@ def test_a_key_of_the_same_values_in_other_columns_is_another_key(database_url: 
     after = profile("2", lambda item: Both(item.other, item.code if item.id == "it" else "d"))
     load(plan, after, database_url)
     assert rows(database_url, "pairs") == [("b", "a"), ("c", "d")]
+
+
+named_so = Profile("named_so", may_quarantine=1_000)
+
+
+class Number(Row, table="named_so", key=("number", "taken", "item", "t", "k", "had")):
+    number: str
+    taken: str
+    item: str
+    t: str
+    k: str
+    had: str
+
+
+class LandedNumber(Row, table="landing.named_so", landing=True):
+    number: str
+    item: str
+    image: str
+    place: str
+    id: str
+    content: str
+
+
+@named_so.route(kind="c")
+def number_named_so(item: Named) -> list[Number | LandedNumber]:
+    return [Number(*[item.code] * 6), LandedNumber(*[item.code] * 6)]
+
+
+def test_columns_of_any_name(database_url: str, tmp_path: Path) -> None:
+    execute(database_url, ddl(named_so.all_tables))
+    history = History(
+        {"it": code("it", "old"), "gone": code("gone", "gone")},
+        [Write(1, "it", code("it", "new")), Write(2, "gone", None)],
+    )
+    base = write_files(tmp_path, "base", [history.full(0)])
+    files = write_files(tmp_path, "window", [history.window(0, 10)])
+    plan = plan_of(named_so, base, [(0, 10, files)])
+    load(plan, named_so, database_url)
+    load(plan, named_so, database_url)
+    for table in ("named_so", "landing.named_so"):
+        assert rows(database_url, table) == [("new",) * 6]
