@@ -203,7 +203,18 @@ class _Moves:
                 f"{error.diag.constraint_name}); drop that constraint until the last window is loaded, or declare it ON DELETE CASCADE",
                 sqlstate=error.pgcode,
             ) from None
-        return int(cursor.rowcount)
+        gone = int(cursor.rowcount)
+        if self._target.triggers:
+            self._expect_gone(cursor)
+        return gone
+
+    def _expect_gone(self, cursor: Any) -> None:
+        cursor.execute(self._sql(KEPT))
+        if cursor.fetchone() == (True,):
+            raise DatabaseError(
+                f"{self._target.table.qualified}: a trigger kept a row that has to go; disable it until the last window is loaded, "
+                "then load the file again"
+            )
 
 
 STAGE = """
@@ -212,11 +223,13 @@ CREATE TEMP TABLE IF NOT EXISTS {name} (migration_number bigint, migration_taken
 
 COPY = "COPY {moves} (migration_number, migration_taken, {columns}) FROM STDIN WITH ({options})"
 
-TAKE_AWAY = """
-DELETE FROM {target} t
- USING {moves} k
- WHERE {same_key} AND NOT k.migration_taken
+GIVEN_UP = """
+  {same_key} AND NOT k.migration_taken
    AND (SELECT c.taken AND c.taker IS DISTINCT FROM (SELECT r.item FROM {records} r WHERE r.number = k.migration_number)
           FROM migration.claim c
          WHERE (c.profile, c.window_id, c.table_name, c.key) = ({profile}, {window}, {table}, {key})) IS NOT TRUE
 """
+
+TAKE_AWAY = f"DELETE FROM {{target}} t USING {{moves}} k WHERE {GIVEN_UP}"
+
+KEPT = f"SELECT EXISTS (SELECT FROM {{target}} t JOIN {{moves}} k ON {GIVEN_UP})"

@@ -18,7 +18,7 @@ import psycopg2
 import psycopg2.errorcodes
 import psycopg2.errors
 from msgspec.structs import asdict
-from psycopg2.sql import Identifier
+from psycopg2.sql import SQL, Identifier
 from typing_extensions import Self
 
 from migration_pipeline.engine.batch import Batch, Encoder, Written
@@ -199,6 +199,8 @@ class PostgresTarget:
                 targets, sql_of, self._slice, rows_are_new=not self._again, touched=self._touched
             )
         for row_class, target in targets.items():
+            if not target.table.landing and self._ledger:
+                try_statements(target, [SQL("DELETE FROM {} WHERE false").format(target.identifier)], cursor)
             if not target.table.landing and target not in self._tried:
                 try_statements(target, self._writer.sql_of[row_class].trial, cursor)
                 self._tried.add(target)

@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg2.extensions import make_dsn
 
 from migration_pipeline.engine.load import FileLoad, LoadSettings
 from migration_pipeline.migration.load import place_of, transform_of
+from migration_pipeline.migration.plan import Plan
 from migration_pipeline.profile.item import Item
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.profile.row import Row
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
-from migration_pipeline.targets.connection import DatabaseSettings
+from migration_pipeline.targets.catalog import SchemaError
+from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
 from migration_pipeline.targets.ddl import ddl
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
 from migration_pipeline_tests.conftest import execute, query
@@ -358,3 +361,49 @@ def test_columns_of_any_name(database_url: str, tmp_path: Path) -> None:
     load(plan, named_so, database_url)
     for table in ("named_so", "landing.named_so"):
         assert rows(database_url, table) == [("new",) * 6]
+
+
+def one_is_deleted(tmp_path: Path) -> Plan:
+    history = History(
+        {"gone": code("gone", "gone"), "stays": code("stays", "stays")}, [Write(1, "gone", None)]
+    )
+    base = write_files(tmp_path, "base", [history.full(0)])
+    return plan_of(keys, base, [(0, 10, write_files(tmp_path, "window", [history.window(0, 10)]))])
+
+
+def test_a_trigger_that_keeps_rows_is_told(database_url: str, tmp_path: Path) -> None:
+    """As one that marks rows as deleted instead."""
+    tables(database_url)
+    execute(
+        database_url,
+        "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;"
+        "CREATE TRIGGER keep BEFORE DELETE ON by_code FOR EACH ROW EXECUTE FUNCTION keep()",
+    )
+    plan = one_is_deleted(tmp_path)
+    with pytest.raises(DatabaseError, match="by_code: a trigger kept a row that has to go"):
+        load(plan, keys, database_url)
+    execute(database_url, "ALTER TABLE by_code DISABLE TRIGGER keep")
+    load(plan, keys, database_url)
+    assert rows(database_url) == [("stays", "stays")]
+
+
+def test_a_role_that_must_not_delete_is_told_before_any_work(database_url: str, tmp_path: Path) -> None:
+    tables(database_url)
+    plan = one_is_deleted(tmp_path)
+    execute(
+        database_url,
+        "CREATE ROLE no_deletion; GRANT SELECT, INSERT, UPDATE ON by_code, by_number TO no_deletion;"
+        "GRANT USAGE ON SCHEMA migration, landing TO no_deletion; GRANT SELECT ON landing.numbers TO no_deletion;"
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA migration TO no_deletion",
+    )
+    try:
+        url = make_dsn(database_url, options="-c role=no_deletion")
+        only = Profile("keys", may_quarantine=1_000)
+        only.route(kind="c")(named)
+        with pytest.raises(SchemaError, match=r"by_code.*docs/security\.md"):
+            load(plan, only, url)
+        execute(database_url, "GRANT DELETE ON by_code TO no_deletion")
+        load(plan, only, url)
+    finally:
+        execute(database_url, "DROP OWNED BY no_deletion; DROP ROLE no_deletion")
+    assert rows(database_url) == [("stays", "stays")]
