@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from psycopg2.extensions import make_dsn
@@ -15,7 +15,7 @@ from migration_pipeline.migration.load import place_of, transform_of
 from migration_pipeline.migration.plan import Plan
 from migration_pipeline.profile.item import Item
 from migration_pipeline.profile.profile import Profile
-from migration_pipeline.profile.row import Row
+from migration_pipeline.profile.row import PgType, Row
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
 from migration_pipeline.targets.catalog import SchemaError
@@ -172,10 +172,11 @@ def test_a_landed_row_that_the_table_never_held(database_url: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("type_", ["text", 'text COLLATE "C"'])
 def test_two_items_of_one_key_give_it_up_and_a_third_takes_it(
-    database_url: str, tmp_path: Path, order: tuple[int, int]
+    database_url: str, tmp_path: Path, order: tuple[int, int], type_: str
 ) -> None:
-    tables(database_url)
+    tables(database_url, type_)
     history = History(
         {"one": code("one", "key"), "two": code("two", "key")},
         [
@@ -407,3 +408,33 @@ def test_a_role_that_must_not_delete_is_told_before_any_work(database_url: str, 
     finally:
         execute(database_url, "DROP OWNED BY no_deletion; DROP ROLE no_deletion")
     assert rows(database_url) == [("stays", "stays")]
+
+
+spans = Profile("spans", may_quarantine=1_000)
+
+
+class Span(Row, table="spans", key="code"):
+    code: Annotated[str, PgType("interval")]
+    id: str
+
+
+@spans.route(kind="c")
+def span(item: Named) -> Span:
+    return Span(item.code, item.id)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_key_that_the_table_calls_the_same(
+    database_url: str, tmp_path: Path, order: tuple[int, int]
+) -> None:
+    """One item gives a key up, another takes it in another spelling, as of a citext."""
+    execute(database_url, ddl(spans.all_tables))
+    history = History(
+        {"giver": code("giver", "1 mon")},
+        [Write(1, "giver", code("giver", "1 day")), Write(2, "taker", code("taker", "30 days"))],
+    )
+    base = write_files(tmp_path, "base", [history.full(0)])
+    files = write_files(tmp_path, "window", [[record] for record in history.window(0, 10)])
+    plan = plan_of(spans, base, [(0, 10, files)])
+    load(plan, spans, database_url, [plan.files[0], *(plan.files[1 + n] for n in order)])
+    assert [row[1] for row in rows(database_url, "spans")] == ["giver", "taker"]
