@@ -438,3 +438,43 @@ def test_a_key_that_the_table_calls_the_same(
     plan = plan_of(spans, base, [(0, 10, files)])
     load(plan, spans, database_url, [plan.files[0], *(plan.files[1 + n] for n in order)])
     assert [row[1] for row in rows(database_url, "spans")] == ["giver", "taker"]
+
+
+unique = Profile("unique", may_quarantine=1_000)
+
+
+class Unique(Row, table="only_once", key="id"):
+    id: str
+    code: str
+
+
+@unique.route(kind="c")
+def once(item: Named) -> Unique:
+    return Unique(item.id, item.code)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="the item that takes the value is refused before the other one gives it up; replay loads it",
+)
+@pytest.mark.parametrize(
+    ("start", "writes", "left"),
+    [
+        (
+            {"x": code("x", "a"), "y": code("y", "b")},
+            [Write(1, "x", code("x", "b")), Write(2, "y", code("y", "a"))],
+            [("y", "a"), ("x", "b")],
+        ),
+        ({"x": code("x", "a")}, [Write(1, "y", code("y", "a")), Write(2, "x", None)], [("y", "a")]),
+    ],
+)
+def test_a_value_that_only_one_row_may_have_goes_to_another_row(
+    database_url: str, tmp_path: Path, start: Any, writes: list[Write], left: list[tuple[str, str]]
+) -> None:
+    """Of a unique constraint that is not the key's: the row that has the value still may be written later."""
+    execute(database_url, ddl(unique.all_tables) + "ALTER TABLE only_once ADD UNIQUE (code)")
+    history = History(start, writes)
+    base = write_files(tmp_path, "base", [history.full(0)])
+    files = write_files(tmp_path, "window", [[record] for record in history.window(0, 10)])
+    load(plan_of(unique, base, [(0, 10, files)]), unique, database_url)
+    assert rows(database_url, "only_once") == left
