@@ -188,7 +188,8 @@ class PostgresTarget:
             name_quarantined(cursor, self._file.profile, self._place)
             if self._landed:
                 expect_landed(cursor, self._file.profile, self._place, self._place.windows)
-            self.encoder = ChangesEncoder(targets, self._nul, self._file.file, self._place)
+            changed = bool(other_versions)
+            self.encoder = ChangesEncoder(targets, self._nul, self._file.file, self._place, changed=changed)
             self._writer = ChangeWriter(targets, sql_of, self._ledger, self._session.token, self._landed)
         else:
             self.encoder = BatchEncoder(targets, self._nul)

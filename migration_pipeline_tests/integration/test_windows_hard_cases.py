@@ -281,6 +281,26 @@ def test_a_changed_profile_takes_away_the_rows_of_the_one_before(database_url: s
     assert rows(database_url) == [("i2", "inserted"), ("m2", "moved")]
 
 
+def no_row(item: Named) -> ByCode | None:
+    return None
+
+
+def test_a_changed_profile_ignores_what_had_a_row(database_url: str, tmp_path: Path) -> None:
+    tables(database_url)
+    history = History(
+        {"kept": two("kept", "k", "k")},
+        [Write(1, "inserted", two("inserted", "i", "i")), Write(2, "kept", two("kept", "k2", "k2"))],
+    )
+    base = write_files(tmp_path, "base", [history.full(0)])
+    files = write_files(tmp_path, "window", [history.window(0, 10)])
+    plan = plan_of(keys, base, [(0, 10, files)])
+    load(plan, keys, database_url)
+    ignoring = Profile("keys", version="2", may_quarantine=1_000)
+    ignoring.route(kind="c")(no_row)
+    load(plan, ignoring, database_url)
+    assert rows(database_url) == []
+
+
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_a_changed_profile_exchanges_keys(database_url: str, tmp_path: Path, order: tuple[int, int]) -> None:
     tables(database_url)
