@@ -214,6 +214,8 @@ SELECT (SELECT count(*) FROM (SELECT FROM migration.item WHERE profile = {profil
        (SELECT max(id) FROM migration.item)
 """
 
+OTHER_WINDOWS = "SELECT EXISTS (SELECT FROM migration.item WHERE profile = {profile} AND window_id <> ALL ({windows}::bigint[]))"
+
 COPY_ITEMS = (
     "COPY (SELECT replace(item::text, '-', '') FROM migration.item WHERE profile = {profile}) TO STDOUT"
 )

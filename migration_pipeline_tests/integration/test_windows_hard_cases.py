@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import pytest
 from psycopg2.extensions import make_dsn
 
 from migration_pipeline.engine.load import FileLoad, LoadSettings
+from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.load import place_of, transform_of
 from migration_pipeline.migration.plan import Plan
 from migration_pipeline.profile.item import Item
@@ -498,3 +500,24 @@ def test_a_value_that_only_one_row_may_have_goes_to_another_row(
     files = write_files(tmp_path, "window", [[record] for record in history.window(0, 10)])
     load(plan_of(unique, base, [(0, 10, files)]), unique, database_url)
     assert rows(database_url, "only_once") == left
+
+
+def test_a_new_full_export_is_not_left_out_for_windows_of_an_old_one(
+    database_url: str, tmp_path: Path
+) -> None:
+    """The ledger has what was written before the new export was taken, and the new plan has other windows."""
+    tables(database_url)
+    history = History({}, [Write(1, "it", code("it", "old")), Write(11, "it", code("it", "new"))])
+    first = write_files(tmp_path, "window", [history.window(0, 10)])
+    load(
+        plan_of(keys, write_files(tmp_path, "base", [history.full(0)]), [(0, 10, first)]), keys, database_url
+    )
+    base = write_files(tmp_path, "anew", [history.full(20)])
+    plan = plan_of(keys, base, [(20, 30, write_files(tmp_path, "later", [[]]))], base_time=20)
+    exports = [msgspec.structs.replace(each, id=f"{each.id} anew") for each in plan.exports]
+    files = [msgspec.structs.replace(each, export_id=f"{each.export_id} anew") for each in plan.files]
+    anew = msgspec.structs.replace(plan, exports=tuple(exports), files=tuple(files))
+    with pytest.raises(
+        MigrationError, match="windows were loaded into the tables, and the plan has not all of them"
+    ):
+        load(anew, keys, database_url)
