@@ -38,7 +38,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "difference": _columns("id, profile, table_name", KeptDifference),
     "item": ("item", "profile", "written", "window_id", "place", "owned", "id"),
     "taken": ("id", "profile", "item", "table_name", "slice_id", "content", "back_by"),
-    "claim": ("profile", "window_id", "table_name", "key", "taken"),
+    "claim": ("profile", "window_id", "table_name", "key", "taken", "taker"),
 }  # fmt: skip
 """The columns of each table. A database that lacks one of them has the bookkeeping of an older version."""
 

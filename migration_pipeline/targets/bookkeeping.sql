@@ -174,6 +174,8 @@ CREATE TABLE IF NOT EXISTS migration.claim (
     taken      boolean NOT NULL,
     PRIMARY KEY (profile, window_id, table_name, key)
 );
+-- By whom: after a change of the profile an item may give up what it took before.
+ALTER TABLE migration.claim ADD COLUMN IF NOT EXISTS taker uuid;
 COMMENT ON TABLE migration.claim IS
     'Keys of rows that items of the newest window gave up or took; those of earlier windows are of no use any more.';
 

@@ -107,14 +107,20 @@ class ChangesEncoder:
     """Encodes the changes of batches; in place of a `BatchEncoder`.
 
     Records of items that had no row and have none are left out: in a chain of windows that follow each other the ledger
-    says nothing else of them.
+    says nothing else of them. With `changed` some files were loaded by another version of the profile, which may have made rows.
     """
 
     def __init__(
-        self, targets: Mapping[type[Row], TargetTable], nul: NulPolicy, file: str, place: Place
+        self,
+        targets: Mapping[type[Row], TargetTable],
+        nul: NulPolicy,
+        file: str,
+        place: Place,
+        *,
+        changed: bool = False,
     ) -> None:
         self._base_time = place.base_time
-        self._all = place.broken
+        self._all = place.broken or changed
         self._rows = BatchEncoder(targets, nul, apart=True)
         self._keys = {
             row_class: _Keys(target, self._rows.of(row_class))

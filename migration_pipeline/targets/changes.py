@@ -81,11 +81,12 @@ class ChangeWriter(Writer):
         lines: tuple[int, int],
     ) -> bool:
         gone, taken = encoded.moves.get(row_class, (b"", b""))
+        writes = row_class in dict(encoded.parts)
         return _without_what_never_was(
             cursor,
             encoded,
-            lambda: moves.claim(cursor, gone + taken, *lines),
-            lambda: moves.claim(cursor, taken, *lines),
+            lambda: moves.claim(cursor, gone + taken, *lines, writes=writes),
+            lambda: moves.claim(cursor, taken, *lines, writes=writes),
         )
 
     def _land(
@@ -156,8 +157,10 @@ class _Moves:
     def _sql(self, text: str, **more: Any) -> Composed:
         return self._ledger.sql(text, **self._parts, **more)
 
-    def claim(self, cursor: Any, data: bytes, first: int, last: int) -> bool:
+    def claim(self, cursor: Any, data: bytes, first: int, last: int, *, writes: bool) -> bool:
         """Note the keys, and those that the ledger says items of these records owned; returns whether there are any.
+
+        With `writes` rows are written, and the keys of these are noted that the ledger did not have.
 
         Raises `psycopg2.Error` for a key that the table cannot have.
         """
@@ -170,7 +173,10 @@ class _Moves:
         if self._ledger.repeats:
             cursor.execute(self._sql(ledger_sql.NOT_GIVEN_UP))
         if self._ledger.known:
-            cursor.execute(self._sql(ledger_sql.OWNED_BEFORE, first=Literal(first), last=Literal(last)))
+            lines = {"first": Literal(first), "last": Literal(last)}
+            cursor.execute(self._sql(ledger_sql.OWNED_BEFORE, **lines))
+            if writes:
+                cursor.execute(self._sql(ledger_sql.OWNED_NOW, **lines))
         cursor.execute(self._sql(ledger_sql.CLAIM_KEYS))
         return True
 
@@ -186,20 +192,33 @@ class _Moves:
                 f"{error.diag.constraint_name}); drop that constraint until the last window is loaded, or declare it ON DELETE CASCADE",
                 sqlstate=error.pgcode,
             ) from None
-        return int(cursor.rowcount)
+        gone = int(cursor.rowcount)
+        if self._target.triggers:
+            self._expect_gone(cursor)
+        return gone
+
+    def _expect_gone(self, cursor: Any) -> None:
+        cursor.execute(self._sql(KEPT))
+        if cursor.fetchone() == (True,):
+            raise DatabaseError(
+                f"{self._target.table.qualified}: a trigger kept a row that has to go; disable it until the last window is loaded, "
+                "then load the file again"
+            )
 
 
 STAGE = """
-CREATE TEMP TABLE IF NOT EXISTS {name} (number bigint, taken boolean, {definitions}) ON COMMIT DROP
+CREATE TEMP TABLE IF NOT EXISTS {name} (migration_number bigint, migration_taken boolean, {definitions}) ON COMMIT DROP
 """
 
-COPY = "COPY {moves} (number, taken, {columns}) FROM STDIN WITH ({options})"
+COPY = "COPY {moves} (migration_number, migration_taken, {columns}) FROM STDIN WITH ({options})"
 
-TAKE_AWAY = """
-DELETE FROM {target} t
- USING {moves} k
- WHERE {same_key} AND NOT k.taken
-   AND (SELECT c.taken
+GIVEN_UP = """
+  {same_key} AND NOT k.migration_taken
+   AND (SELECT c.taken AND c.taker IS DISTINCT FROM (SELECT r.item FROM {records} r WHERE r.number = k.migration_number)
           FROM migration.claim c
          WHERE (c.profile, c.window_id, c.table_name, c.key) = ({profile}, {window}, {table}, {key})) IS NOT TRUE
 """
+
+TAKE_AWAY = f"DELETE FROM {{target}} t USING {{moves}} k WHERE {GIVEN_UP}"
+
+KEPT = f"SELECT EXISTS (SELECT FROM {{target}} t JOIN {{moves}} k ON {GIVEN_UP})"

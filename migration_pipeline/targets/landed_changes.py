@@ -117,7 +117,11 @@ class LandedChanges:
             gone += cursor.rowcount
         if before:
             self._stage(cursor)
-            copy_in(cursor, self.sql("COPY {wanted} (number, {columns}) FROM STDIN WITH ({options})"), before)
+            copy_in(
+                cursor,
+                self.sql("COPY {wanted} (migration_number, {columns}) FROM STDIN WITH ({options})"),
+                before,
+            )
             cursor.execute(ledger.sql(ledger_sql.FIRST_TOUCHED, wanted=self._parts["wanted"]))
             gone += self._take(cursor)
         return gone
@@ -132,7 +136,7 @@ class LandedChanges:
     def _stage(self, cursor: Any) -> None:
         cursor.execute(
             self.sql(
-                "CREATE TEMP TABLE IF NOT EXISTS {bare} (number bigint, item uuid, {definitions}) ON COMMIT DROP"
+                "CREATE TEMP TABLE IF NOT EXISTS {bare} (migration_number bigint, migration_item uuid, {definitions}) ON COMMIT DROP"
             )
         )
         cursor.execute(self.sql("DELETE FROM {wanted}"))
@@ -235,7 +239,7 @@ SELECT DISTINCT t.tableoid, t.ctid, ROW({theirs})::text COLLATE "C"
 TAKE = """
 WITH ours AS (
     SELECT item, image, row_number() OVER (PARTITION BY image) AS nth
-      FROM (SELECT w.item, ROW({ours})::text COLLATE "C" AS image FROM {wanted} w) r
+      FROM (SELECT w.migration_item AS item, ROW({ours})::text COLLATE "C" AS image FROM {wanted} w) r
 ), theirs AS (
     SELECT place, id, image, row_number() OVER (PARTITION BY image ORDER BY place, id) AS nth FROM {found}
 ), chosen AS MATERIALIZED (
@@ -268,5 +272,5 @@ WITH again AS (
      WHERE profile = {profile} AND table_name = {table} AND slice_id = ANY ({replaced})
     RETURNING item, content::{parent} AS content
 )
-INSERT INTO {wanted} (number, item, {columns}) SELECT 0, item, {contents} FROM again
+INSERT INTO {wanted} (migration_number, migration_item, {columns}) SELECT 0, item, {contents} FROM again
 """

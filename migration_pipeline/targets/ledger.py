@@ -25,6 +25,7 @@ from migration_pipeline.targets.catalog import TargetTable
 from migration_pipeline.targets.connection import DatabaseError, copy_in
 from migration_pipeline.targets.copy_csv import COPY_OPTIONS
 from migration_pipeline.targets.expressions import as_key
+from migration_pipeline.targets.fits import Fit
 
 TRIES = 5
 """Tries to lock items that another load of the same file touches meanwhile."""
@@ -234,12 +235,19 @@ class Claims:
 
 
 def staged_key_document(target: TargetTable, alias: str) -> Composed:
-    """A staged key as JSON, its values as the columns take them."""
+    """A staged key as JSON, its values as the columns take them: the same for keys that the table calls equal."""
     return SQL("jsonb_build_object({})").format(
         SQL(", ").join(
-            SQL("{}, {}").format(Literal(fit.column.name), as_key(fit, alias)) for fit in target.key_fits
+            SQL("{}, {}").format(Literal(fit.column.name), _one_spelling(fit, alias))
+            for fit in target.key_fits
         )
     )
+
+
+def _one_spelling(fit: Fit, alias: str) -> Composed:
+    key = as_key(fit, alias)
+    many = fit.actual.collation or fit.actual.element.rpartition(".")[2] in ("citext", "interval")
+    return SQL("hash_record_extended(ROW({}), 0)").format(key) if many else key
 
 
 def missing_of(cursor: Any, profile: str, files: Sequence[tuple[str, str, str]]) -> list[str]:

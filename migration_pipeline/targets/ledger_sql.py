@@ -97,12 +97,14 @@ UPDATE migration.item i
 """
 
 CLAIM_KEYS = """
-INSERT INTO migration.claim AS c (profile, window_id, table_name, key, taken)
-SELECT {profile}, {window}, {table}, {key}, bool_or(taken)
+INSERT INTO migration.claim AS c (profile, window_id, table_name, key, taken, taker)
+SELECT {profile}, {window}, {table}, {key}, bool_or(migration_taken), (array_agg(r.item) FILTER (WHERE migration_taken))[1]
   FROM {moves} k
+  JOIN {records} r ON r.number = k.migration_number
  GROUP BY 4
  ORDER BY 4
-    ON CONFLICT (profile, window_id, table_name, key) DO UPDATE SET taken = c.taken OR EXCLUDED.taken
+    ON CONFLICT (profile, window_id, table_name, key) DO UPDATE
+   SET taken = c.taken OR EXCLUDED.taken, taker = coalesce(EXCLUDED.taker, c.taker)
 """
 """Waits for others who give up or take the same key, so that each sees what the one before has done."""
 
@@ -118,18 +120,28 @@ DELETE FROM {staging} s
 NOT_GIVEN_UP = """
 DELETE FROM {moves} k
  USING {records} r
- WHERE k.number = r.number AND NOT k.taken AND r.rank = 'same'
+ WHERE k.migration_number = r.number AND NOT k.migration_taken AND r.rank = 'same'
 """
 """What a record's item had before the window was taken away when the record was applied first."""
 
 OWNED_BEFORE = """
-INSERT INTO {moves} (number, taken, {columns})
+INSERT INTO {moves} (migration_number, migration_taken, {columns})
 SELECT r.number, false, {values}
   FROM {records} r, jsonb_array_elements(r.was_owned -> {table}) AS before (had)
  WHERE r.rank IS NOT NULL AND r.was_owned -> {table} IS DISTINCT FROM r.owned -> {table}
-   AND NOT coalesce(r.owned -> {table}, '[]') @> jsonb_build_array(had)
+   AND NOT EXISTS (SELECT FROM jsonb_array_elements(r.owned -> {table}) AS now (has) WHERE has = had)
    AND r.number BETWEEN {first} AND {last}
 """
+
+OWNED_NOW = """
+INSERT INTO {moves} (migration_number, migration_taken, {columns})
+SELECT r.number, true, {values}
+  FROM {records} r, jsonb_array_elements(r.owned -> {table}) AS now (had)
+ WHERE r.rank IS NOT NULL AND r.was_owned -> {table} IS DISTINCT FROM r.owned -> {table}
+   AND NOT EXISTS (SELECT FROM jsonb_array_elements(r.was_owned -> {table}) AS before (has) WHERE has = had)
+   AND r.number BETWEEN {first} AND {last}
+"""
+"""What an item takes of another one after a change of the profile, by which each of the two always had its key."""
 
 LANDED_BEFORE = """
 DELETE FROM {part} p
@@ -138,8 +150,8 @@ DELETE FROM {part} p
 """
 
 FIRST_TOUCHED = """
-WITH known AS (DELETE FROM {wanted} w USING {records} r WHERE w.number = r.number AND NOT r.entered)
-UPDATE {wanted} w SET item = r.item FROM {records} r WHERE w.number = r.number AND r.entered
+WITH known AS (DELETE FROM {wanted} w USING {records} r WHERE w.migration_number = r.number AND NOT r.entered)
+UPDATE {wanted} w SET migration_item = r.item FROM {records} r WHERE w.migration_number = r.number AND r.entered
 """
 """What the others' items had was taken away when they were touched first."""
 
@@ -201,6 +213,8 @@ ITEMS_OF = """
 SELECT (SELECT count(*) FROM (SELECT FROM migration.item WHERE profile = {profile} LIMIT {most}) i),
        (SELECT max(id) FROM migration.item)
 """
+
+OTHER_WINDOWS = "SELECT EXISTS (SELECT FROM migration.item WHERE profile = {profile} AND window_id <> ALL ({windows}::bigint[]))"
 
 COPY_ITEMS = (
     "COPY (SELECT replace(item::text, '-', '') FROM migration.item WHERE profile = {profile}) TO STDOUT"

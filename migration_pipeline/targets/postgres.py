@@ -18,7 +18,7 @@ import psycopg2
 import psycopg2.errorcodes
 import psycopg2.errors
 from msgspec.structs import asdict
-from psycopg2.sql import Identifier
+from psycopg2.sql import SQL, Identifier
 from typing_extensions import Self
 
 from migration_pipeline.engine.batch import Batch, Encoder, Written
@@ -188,7 +188,8 @@ class PostgresTarget:
             name_quarantined(cursor, self._file.profile, self._place)
             if self._landed:
                 expect_landed(cursor, self._file.profile, self._place, self._place.windows)
-            self.encoder = ChangesEncoder(targets, self._nul, self._file.file, self._place)
+            changed = bool(other_versions)
+            self.encoder = ChangesEncoder(targets, self._nul, self._file.file, self._place, changed=changed)
             self._writer = ChangeWriter(targets, sql_of, self._ledger, self._session.token, self._landed)
         else:
             self.encoder = BatchEncoder(targets, self._nul)
@@ -199,6 +200,8 @@ class PostgresTarget:
                 targets, sql_of, self._slice, rows_are_new=not self._again, touched=self._touched
             )
         for row_class, target in targets.items():
+            if not target.table.landing and self._ledger:
+                try_statements(target, [SQL("DELETE FROM {} WHERE false").format(target.identifier)], cursor)
             if not target.table.landing and target not in self._tried:
                 try_statements(target, self._writer.sql_of[row_class].trial, cursor)
                 self._tried.add(target)

@@ -12,7 +12,7 @@ from migration_pipeline.errors import MigrationError
 from migration_pipeline.targets import ledger_sql
 from migration_pipeline.targets.connection import copy_in
 from migration_pipeline.targets.copy_csv import COPY_OPTIONS, csv_lines
-from migration_pipeline.targets.ledger import Claims, Place, digest_of
+from migration_pipeline.targets.ledger import Claims, Place, digest_of, window_number
 
 MOST_IN_MEMORY = 1_000_000
 """Items of a ledger that are kept in memory, of about 100 bytes each; of a larger one, each batch asks the database."""
@@ -36,6 +36,9 @@ class Touched:
 
     def __init__(self, profile: str, place: Place, token: str) -> None:
         self._digest = place.digest
+        self._windows = place.later
+        self._known = False
+        """Whether the plan has all windows of the ledger."""
         self.claims = Claims(profile, place)
         self.guarded = False
         """Whether rows must be held against what windows have taken."""
@@ -68,7 +71,7 @@ class Touched:
         cursor.execute(SQL(ledger_sql.ITEMS_OF).format(**self._parts, most=Literal(MOST_IN_MEMORY + 1)))
         items, version = cursor.fetchone()
         if items:
-            self._expect_windows()
+            self._expect_windows(cursor)
         if items > MOST_IN_MEMORY:
             return None
         self._version = (version,)
@@ -97,17 +100,23 @@ class Touched:
         cursor.execute(SQL(ledger_sql.ITEMS_OF).format(**self._parts, most=Literal(1)))
         if cursor.fetchone()[0] == 0:
             return set()  # they are of other profiles
-        self._expect_windows()
+        self._expect_windows(cursor)
         self._stage(cursor, self._items(batch))
         cursor.execute(SQL(ledger_sql.TOUCHED_LINES).format(**self._parts))
         return {number for (number,) in cursor.fetchall()}
 
-    def _expect_windows(self) -> None:
-        if self._digest is None:
+    def _expect_windows(self, cursor: Any) -> None:
+        """See that the plan has the windows that the ledger has items of. Raises `MigrationError`."""
+        if self._known:
+            return
+        windows = Literal([window_number(each) for each in self._windows])
+        cursor.execute(SQL(ledger_sql.OTHER_WINDOWS).format(**self._parts, windows=windows))
+        if cursor.fetchone() == (True,) or self._digest is None:
             raise MigrationError(
-                "windows were loaded into the tables, and the plan has none of them; add them to it (migration-pipeline plan "
+                "windows were loaded into the tables, and the plan has not all of them; add them to it (migration-pipeline plan "
                 "PROFILE --add WINDOW), or empty the tables and migration.item"
             )
+        self._known = True
 
     def _stage(self, cursor: Any, data: bytes) -> None:
         cursor.execute(SQL(ledger_sql.STAGE_LINES).format(**self._parts))
