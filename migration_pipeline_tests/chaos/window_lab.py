@@ -36,6 +36,7 @@ from migration_pipeline.targets.session import Session
 from migration_pipeline_tests.chaos.lab import (
     FILES,
     GRANTS,
+    GRANTS_FOR_WINDOWS,
     ITEMS,
     PATIENCE,
     Case,
@@ -119,7 +120,7 @@ def copy(lab: Lab, template: str) -> str:
             time.sleep(0.1)
         else:
             break
-    lab.execute(GRANTS.format(database=name), name)
+    lab.execute(GRANTS.format(database=name) + GRANTS_FOR_WINDOWS, name)
     lab.execute(OWN_NUMBERS, name)
     return name
 
