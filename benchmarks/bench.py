@@ -206,9 +206,7 @@ def windows_round(workload: Workload, folder: Path, url: str) -> dict[str, float
         results = [finish(process) for process in started]
         figures[name] = max(result["seconds"] for result in results)
         figures[f"{name}_items"] = sum(result["items"] for result in results)
-        figures["peak_rss_mb"] = max(
-            figures.get("peak_rss_mb", 0), *(each["peak_rss_mb"] for each in results)
-        )
+        figures[f"{name}_rss_mb"] = max(result["peak_rss_mb"] for result in results)
     return figures
 
 
@@ -221,7 +219,7 @@ def windows_figures(rounds: list[dict[str, float]]) -> dict[str, float | None]:
         "changes_per_s": round(statistics.median(rate["windows"] for rate in rates)),
         "ratio_to_full_load": round(statistics.median(rate["windows"] / rate["base"] for rate in rates), 2),
         "reload_after_windows": round(statistics.median(r["reload"] / r["rerun"] for r in rounds), 2),
-        "peak_rss_mb": round(max(r["peak_rss_mb"] for r in rounds)),
+        "peak_rss_mb": round(max(value for r in rounds for name, value in r.items() if name.endswith("_rss_mb"))),
     }
 
 
