@@ -29,7 +29,8 @@ from migration_pipeline.cli.terminal import console
 from migration_pipeline.demo import stack
 from migration_pipeline.demo.postgres import EmbeddedPostgres
 from migration_pipeline.demo.sample_history import write_history
-from migration_pipeline.migration.plan import make_plan, write_plan
+from migration_pipeline.migration.plan import make_plan
+from migration_pipeline.migration.plans import write_plan
 from migration_pipeline.operations.backfills import launch, read_backfill
 from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.operations.files import read_files
@@ -219,7 +220,9 @@ def windows_figures(rounds: list[dict[str, float]]) -> dict[str, float | None]:
         "changes_per_s": round(statistics.median(rate["windows"] for rate in rates)),
         "ratio_to_full_load": round(statistics.median(rate["windows"] / rate["base"] for rate in rates), 2),
         "reload_after_windows": round(statistics.median(r["reload"] / r["rerun"] for r in rounds), 2),
-        "peak_rss_mb": round(max(value for r in rounds for name, value in r.items() if name.endswith("_rss_mb"))),
+        "peak_rss_mb": round(
+            max(value for r in rounds for name, value in r.items() if name.endswith("_rss_mb"))
+        ),
     }
 
 

@@ -239,7 +239,9 @@ def peak_megabytes() -> float:
     """The most memory that this process had. On Linux getrusage also counts what its parent had when it was started, so ask for that of its own."""
     if sys.platform != "linux":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
-    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    peak = next(
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")
+    )
     return int(peak.split()[1]) / 1024
 
 

@@ -12,7 +12,7 @@ from migration_pipeline.defs.migration import Database, migration_assets, replay
 from migration_pipeline.defs.notify import backfill_sensor
 from migration_pipeline.defs.unloadable import unloadable_plan
 from migration_pipeline.defs.verify_job import verify_check, verify_job
-from migration_pipeline.migration.plan import read_plans
+from migration_pipeline.migration.plans import read_plans
 
 
 def _database_url() -> str:

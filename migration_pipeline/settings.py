@@ -18,7 +18,7 @@ DEFAULT_STATE_DIR = ".local"
 # Dagster's own name for the folder of its instance: dagster.yaml and, with SQLite storage, the run history.
 DAGSTER_HOME = "DAGSTER_HOME"
 
-# The folder of the plans, the pinned lists of export files that the partitions are made of.
+# Where the plans are, the pinned lists of export files that the partitions are made of: a folder, or s3://bucket/prefix.
 PLANS_DIR = "MIGRATION_PLANS"
 
 # The database to load into, as a libpq URL. For a remote one: postgresql://…?sslmode=verify-full
@@ -48,9 +48,10 @@ def dagster_home() -> Path:
     return _folder(DAGSTER_HOME, "dagster")
 
 
-def plans_dir() -> Path:
-    """The folder that holds one plan a profile."""
-    return _folder(PLANS_DIR, "plans")
+def plans_dir() -> str:
+    """The folder that holds one plan a profile, absolute; or ``s3://bucket/prefix``."""
+    named = os.environ.get(PLANS_DIR, "")
+    return named.rstrip("/") if named.startswith("s3://") else str(_folder(PLANS_DIR, "plans"))
 
 
 def database_url() -> str:

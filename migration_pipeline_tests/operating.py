@@ -16,7 +16,8 @@ import pytest
 
 from migration_pipeline.demo.postgres import EmbeddedPostgres
 from migration_pipeline.demo.stack import Stack, running
-from migration_pipeline.migration.plan import Plan, plan_path, planned_profile, read_plan
+from migration_pipeline.migration.plan import Plan, planned_profile
+from migration_pipeline.migration.plans import plan_path, read_plan
 from migration_pipeline.operations.backfills import read_backfill
 from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.operations.files import FileStatus, read_files
@@ -87,6 +88,7 @@ class Operation:
         self.database_url = stack.database_url
         self.home = home
         self._environment = environment
+        self.plans = environment.get("MIGRATION_PLANS") or str(home / "plans")
         self._instance = DagsterClient(self.url)
         self.query = self._instance.query
 
@@ -107,13 +109,13 @@ class Operation:
         """Plan an export, create its tables, and have Dagster load the plan."""
         self.command("plan", "--profile", profile, location)
         self.command("ddl", profile, "--apply")
-        path = plan_path(self.home / "plans", name)
+        path = plan_path(self.plans, name)
         plan = read_plan(path)
         self._instance.load_plan(plan, planned_profile(plan, path))
         return plan
 
     def files(self, plan: Plan) -> list[FileStatus]:
-        profile = planned_profile(plan, plan_path(self.home / "plans", plan.profile))
+        profile = planned_profile(plan, plan_path(self.plans, plan.profile))
         return read_files(self._instance, plan, profile)
 
     def states(self, plan: Plan) -> list[str]:
@@ -165,8 +167,9 @@ def operation(home: Path, bucket: str, **settings: str) -> Iterator[tuple[Operat
         for name, value in environment.items():
             patch.setenv(name, value)
         patch.syspath_prepend(str(home))
+        made = Bucket(bucket, boto3.Session().client("s3"))  # plans may be in it
         with running() as stack:
-            yield Operation(stack, home, environment), Bucket(bucket, boto3.Session().client("s3"))
+            yield Operation(stack, home, environment), made
         if "MIGRATION_DATABASE_URL" not in settings:
             EmbeddedPostgres(home).remove()
 

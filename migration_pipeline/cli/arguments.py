@@ -8,7 +8,8 @@ import click
 
 from migration_pipeline import settings
 from migration_pipeline.errors import UsageError
-from migration_pipeline.migration.plan import Plan, plan_path, planned_profile, read_plan
+from migration_pipeline.migration.plan import Plan, planned_profile
+from migration_pipeline.migration.plans import plan_path, read_plan
 from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.profile.profile import Profile, load_profile
 

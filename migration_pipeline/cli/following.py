@@ -5,10 +5,12 @@ from __future__ import annotations
 import fcntl
 import itertools
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import click
 import msgspec
@@ -21,7 +23,8 @@ from migration_pipeline.cli.times import length, moment
 from migration_pipeline.cli.watch import watch
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.cutover import checklist, read_facts, ready
-from migration_pipeline.migration.plan import Plan, add_windows, write_plan
+from migration_pipeline.migration.plan import Plan, add_windows
+from migration_pipeline.migration.plans import write_plan
 from migration_pipeline.migration.reach import planned_until
 from migration_pipeline.migration.units import readable_time
 from migration_pipeline.operations import backfills, following
@@ -32,6 +35,7 @@ from migration_pipeline.operations.exports import Asked, Place, UnreachableError
 from migration_pipeline.operations.files import FileStatus, read_files
 from migration_pipeline.operations.preflight import mark_lost, tables_fit
 from migration_pipeline.sources.export import View, read_export
+from migration_pipeline.sources.storage import is_s3
 from migration_pipeline.sources.window_times import LONGEST, SHORTEST, due, spelled
 
 BUSY_SECONDS = 5.0
@@ -90,7 +94,8 @@ def follow(
 @contextmanager
 def _alone(profile: str) -> Iterator[None]:
     """See that no other `follow` of a profile runs on this machine, as one that cron starts may. Raises `MigrationError`."""
-    path = settings.plans_dir() / f"{profile}.follow"
+    place = settings.plans_dir()
+    path = Path(tempfile.gettempdir() if is_s3(place) else place) / f"{profile}.follow"
     try:
         lock = path.open("w")
     except OSError as error:

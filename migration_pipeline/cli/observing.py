@@ -20,7 +20,7 @@ from migration_pipeline.cli.terminal import (
 )
 from migration_pipeline.cli.watch import watch_status
 from migration_pipeline.errors import UsageError
-from migration_pipeline.migration.plan import read_plans
+from migration_pipeline.migration.plans import read_plans
 from migration_pipeline.operations.backfills import backfills
 from migration_pipeline.operations.downstream import downstream
 from migration_pipeline.operations.files import read_files, tell_queued

@@ -11,15 +11,8 @@ from migration_pipeline.cli.arguments import PROFILE, open_plan
 from migration_pipeline.cli.terminal import warn
 from migration_pipeline.errors import MigrationError, UsageError
 from migration_pipeline.migration.first_look import first_look
-from migration_pipeline.migration.plan import (
-    Plan,
-    add_windows,
-    check_other_plans,
-    make_plan,
-    plan_path,
-    read_plan,
-    write_plan,
-)
+from migration_pipeline.migration.plan import Plan, add_windows, make_plan
+from migration_pipeline.migration.plans import check_other_plans, plan_path, read_plan, write_plan
 from migration_pipeline.migration.units import readable_size
 from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.profile.profile import Profile, load_profile

@@ -21,6 +21,9 @@ from migration_pipeline.sources.export import Window, utc
 PROFILE_TAG = "migration/profile"
 """Tag of a profile's assets, jobs and runs; its value is the profile's name."""
 
+PLAN_TAG = "migration/plan"
+"""Tag of a run that loads files; its value is the digest of the plan that it has read."""
+
 AHEAD_OF_FILES = {"dagster/priority": "1"}
 """Tag of short jobs that people wait for: they leave the queue before the files of a backfill."""
 
@@ -51,6 +54,7 @@ def export_spec(plan: Plan, profile: Profile) -> dg.AssetSpec:
             "exports": dg.MetadataValue.md(
                 "\n".join(f"- `{e.uri}`, of `{e.table_arn}` at {e.export_time}" for e in plan.exports)
             ),
+            "plan": plan.digest,
             "files": len(plan.files),
             "items": plan.items,
             "size": f"{readable_size(plan.bytes)} compressed",

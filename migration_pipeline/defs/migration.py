@@ -17,6 +17,7 @@ from migration_pipeline.defs.config import load_config, options_of
 from migration_pipeline.defs.dry_run import observe_dry_run
 from migration_pipeline.defs.metadata import (
     AHEAD_OF_FILES,
+    PLAN_TAG,
     PROFILE_TAG,
     export_spec,
     file_metadata,
@@ -64,6 +65,7 @@ def _tables_asset(plan: Plan, profile: Profile, export: dg.AssetSpec) -> dg.Asse
     def load(
         context: dg.AssetExecutionContext, config: Config, database: Database
     ) -> Iterator[dg.MaterializeResult[Any]]:
+        context.instance.add_run_tags(context.run.run_id, {PLAN_TAG: plan.digest})
         options = options_of(config, profile)
         loader = Loader(
             plan, profile, database.url, context.run.run_id, config.load, config.database, options

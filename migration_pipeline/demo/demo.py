@@ -17,7 +17,8 @@ from migration_pipeline.cli.terminal import console, count_states, downstream_ta
 from migration_pipeline.cli.watch import watch
 from migration_pipeline.demo import LocalError, stack
 from migration_pipeline.demo.sample_history import write_history
-from migration_pipeline.migration.plan import Plan, make_plan, plan_path, read_plan, read_plans, write_plan
+from migration_pipeline.migration.plan import Plan, make_plan
+from migration_pipeline.migration.plans import plan_path, read_plan, read_plans, write_plan
 from migration_pipeline.migration.units import readable_size
 from migration_pipeline.operations.backfills import launch
 from migration_pipeline.operations.client import DagsterClient
@@ -207,7 +208,7 @@ def _plan(profile: Profile, base: Export) -> Plan:
     Raises `LocalError` if that has windows of another sample: the tables follow these, and take nothing older.
     """
     path = plan_path(settings.plans_dir(), profile.name)
-    if path.exists():
+    if Storage().exists(path):
         there = read_plan(path)
         if there.exports[0].id == base.id:
             return there

@@ -164,7 +164,7 @@ def _environment(stack: Stack, run_folder: Path) -> dict[str, str]:
     return {
         **os.environ,
         settings.STATE_DIR: str(settings.state_dir()),
-        settings.PLANS_DIR: str(settings.plans_dir()),
+        settings.PLANS_DIR: settings.plans_dir(),
         settings.DAGSTER_HOME: str(settings.dagster_home()),
         settings.DATABASE_URL: stack.database_url,
         "DAGSTER_DISABLE_TELEMETRY": "yes",

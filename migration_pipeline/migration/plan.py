@@ -1,11 +1,12 @@
 """The plan: a pinned JSON file that says which files of which exports a profile migrates, in which order.
 
 It is written once, from the manifests, and read whenever Dagster loads the code location: in every run
-worker, so without any call to S3. Dagster's static partitions are the plan's files.
+worker, so the manifests are not asked for again. Dagster's static partitions are the plan's files.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -64,6 +65,16 @@ class Plan(msgspec.Struct, frozen=True):
     """Values of the profile's options; those that are not here have their defaults."""
     allow_gap: bool = False
     """Whether there are holes in the chain of windows, which were allowed when it was made."""
+
+    @property
+    def digest(self) -> str:
+        """A digest of all that it holds, 12 hexadecimal digits: two plans of one digest are the same."""
+        return hashlib.blake2b(self.content, digest_size=6).hexdigest()
+
+    @property
+    def content(self) -> bytes:
+        """Its file."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
 
     @property
     def windows(self) -> list[PlannedExport]:
@@ -234,94 +245,7 @@ def _safe(name: str) -> str:
     return re.sub(r"[^\w\-]+", "-", name.removesuffix(".json.gz"))
 
 
-def plan_path(folder: Path, profile_name: str) -> Path:
-    """Where a profile's plan lies."""
-    return folder / f"{profile_name}.json"
-
-
-def write_plan(plan: Plan, folder: Path) -> bool:
-    """Write a plan to its file; returns False if the file holds the same plan already.
-
-    Raises `UsageError` if the file belongs to another profile with the same name.
-    """
-    path = plan_path(folder, plan.profile)
-    content = msgspec.json.format(msgspec.json.encode(plan), indent=1) + b"\n"
-    if path.exists():
-        if path.read_bytes() == content:
-            return False
-        there = read_plan(path)
-        if there.reference != plan.reference:
-            raise UsageError(
-                f"{path}: this plan belongs to another profile named {plan.profile}: {there.reference}; "
-                "rename one of the two, or remove the plan"
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".tmp")
-    scratch.write_bytes(content)
-    scratch.replace(path)
-    return True
-
-
-def read_plan(path: Path) -> Plan:
-    """Read a plan. Raises `UsageError` if the file is missing or is not a valid plan."""
-    try:
-        plan = msgspec.json.decode(path.read_bytes(), type=Plan)
-    except FileNotFoundError:
-        raise UsageError(
-            f"{path}: no plan; make one with: migration-pipeline plan --profile {path.stem} EXPORT…"
-        ) from None
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not a valid plan: {error}; plan again") from None
-    except OSError as error:
-        raise UsageError(f"{path}: the plan cannot be read: {error.strerror}; plan again") from None
-    if plan.format != FORMAT:
-        raise UsageError(
-            f"{path}: the plan's format is {plan.format}, this version reads {FORMAT}; plan again"
-        )
-    if plan.profile != path.stem:
-        raise UsageError(
-            f"{path}: this plan was made for the profile {plan.profile}, not {path.stem}; plan again"
-        )
-    return plan
-
-
-def read_plans(folder: Path) -> tuple[list[tuple[Plan, Profile]], dict[str, str]]:
-    """Read all plans of a folder with their profiles; and, by profile's name, why each of the others does not load."""
-    plans, faults = [], {}
-    for path in sorted(folder.glob("*.json")):
-        try:
-            plan = read_plan(path)
-            plans.append((plan, planned_profile(plan, path)))
-        except UsageError as error:
-            faults[path.stem] = str(error)
-    return plans, faults
-
-
-def check_other_plans(profile: Profile, folder: Path, warn: Callable[[str], None]) -> None:
-    """Compare a profile's tables with those of the other plans. Raises `UsageError` for a table that two of them write.
-
-    Each would overwrite the rows of the other, and the counts of each would include the rows of both. A plan that
-    cannot be read is reported to `warn`.
-    """
-    ours = {name: table for table in profile.all_tables for name in table.spellings}
-    for path in sorted(folder.glob("*.json")):
-        if path == plan_path(folder, profile.name):
-            continue
-        try:
-            other = planned_profile(read_plan(path), path)
-        except UsageError as error:
-            warn(f"cannot check whether this plan writes a table of {profile.name}, too: {error}")
-            continue
-        for table in other.all_tables:
-            if table.qualified in ours:
-                raise UsageError(
-                    f"the profiles {other.name} (planned in {path}) and {profile.name} both write the table {table.qualified}: "
-                    "each would overwrite the other's rows, and counts would include both; use another table in one "
-                    f"of them, merge them into one profile, or remove {path.name} if that migration is over"
-                )
-
-
-def planned_profile(plan: Plan, path: Path) -> Profile:
+def planned_profile(plan: Plan, path: Path | str) -> Profile:
     """Import a plan's profile. Raises `UsageError` if the plan was made for another profile."""
     profile = load_profile(plan.reference)
     if profile.name != plan.profile:

@@ -51,6 +51,10 @@ class StorageError(MigrationError):
     """A bucket, folder or file cannot be read."""
 
 
+class MissingError(StorageError):
+    """There is no such file or object."""
+
+
 class Storage:
     """Reads files by URI: ``s3://bucket/key`` or a path. The S3 client is made when first needed."""
 
@@ -88,6 +92,23 @@ class Storage:
         """Read a small file whole. Raises `StorageError`."""
         with self.open(uri) as stream, explained(uri):
             return stream.read()
+
+    def write(self, uri: str, content: bytes) -> None:
+        """Write a small file, whole or not at all; its folder is made. Raises `StorageError`."""
+        with explained(uri):
+            if is_s3(uri):
+                bucket, key = split_s3(uri)
+                # In one request, which S3 takes as a whole.
+                with smart_open.s3.open(
+                    bucket, key, "wb", client=self.client, multipart_upload=False
+                ) as opened:
+                    opened.write(content)
+                return
+            path = Path(uri)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            scratch = path.with_name(f"{path.name}.tmp")
+            scratch.write_bytes(content)
+            scratch.replace(path)
 
     def exists(self, uri: str) -> bool:
         """Tell whether there is such a file. Raises `StorageError` when that cannot be known."""
@@ -195,7 +216,12 @@ def explained(uri: str) -> Iterator[None]:
             raise
         if isinstance(error, ReadFailedError) and error.tries > 1:
             text += f"; gave up after {error.tries} tries in a row: load the file again once S3 works"
-        raise StorageError(text) from error
+        kind = MissingError if text.endswith((NO_OBJECT, NO_FILE)) else StorageError
+        raise kind(text) from error
+
+
+NO_OBJECT = "no such object; check the key, or copy the file there"
+NO_FILE = "no such file or folder"
 
 
 def _key_refused(action: str, message: str) -> str:
@@ -214,7 +240,7 @@ def _explanation(error: BaseException, uri: str) -> str | None:
         if code == "NoSuchBucket" or (code == "404" and error.operation_name == "HeadBucket"):
             return f"{uri}: no such bucket: {bucket}; check the name and the account"
         if code in ("NoSuchKey", "404"):
-            return f"{uri}: no such object; check the key, or copy the file there"
+            return f"{uri}: {NO_OBJECT}"
         if denied := re.search(r"\bkms:[A-Z]\w+", error.response.get("Error", {}).get("Message", "")):
             return f"{uri}: {_key_refused(denied[0], error.response['Error']['Message'])}"
         if code.startswith(("KMS.", "KMS")):
@@ -232,7 +258,7 @@ def _explanation(error: BaseException, uri: str) -> str | None:
     if isinstance(error, (BotoCoreError, HTTPError)):
         return f"{uri}: S3 cannot be reached: {str(error).splitlines()[0]}"
     if isinstance(error, FileNotFoundError):
-        return f"{uri}: no such file or folder"
+        return f"{uri}: {NO_FILE}"
     if isinstance(error, PermissionError):
         return f"{uri}: permission denied"
     if isinstance(error, OSError):

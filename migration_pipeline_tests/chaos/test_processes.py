@@ -25,7 +25,8 @@ import pytest
 
 from migration_pipeline.demo.postgres import EmbeddedPostgres
 from migration_pipeline.demo.sample import write_sample
-from migration_pipeline.migration.plan import Plan, plan_path, read_plan
+from migration_pipeline.migration.plan import Plan
+from migration_pipeline.migration.plans import plan_path, read_plan
 from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.operations.downstream import downstream
 from migration_pipeline.operations.files import FileStatus, read_files

@@ -27,7 +27,8 @@ from migration_pipeline.engine.file_report import FileReport
 from migration_pipeline.engine.load import LoadSettings
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.load import Loader
-from migration_pipeline.migration.plan import Plan, make_plan, read_plan, write_plan
+from migration_pipeline.migration.plan import Plan, make_plan
+from migration_pipeline.migration.plans import read_plan, write_plan
 from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.sources.export import ExportFile, read_exports
 from migration_pipeline.sources.storage import Storage

@@ -28,7 +28,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from migration_pipeline.demo.postgres import EmbeddedPostgres
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.demo.stack import CODE_MODULE, Stack, running
-from migration_pipeline.migration.plan import plan_path, planned_profile, read_plan
+from migration_pipeline.migration.plan import planned_profile
+from migration_pipeline.migration.plans import plan_path, read_plan
 from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.operations.metrics import MigrationCollector
 from migration_pipeline.operations.runs import run_status
@@ -462,7 +463,7 @@ def test_it_is_over(night: Night, metrics: Metrics) -> None:
 
 def test_a_scrape_costs_a_fixed_number_of_queries(night: Night, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(night.home))
-    path = plan_path(night.home / "plans", "night")
+    path = Path(plan_path(night.home / "plans", "night"))
     plan = read_plan(path)
     asked: list[str] = []
 

@@ -24,7 +24,8 @@ from migration_pipeline.defs.verify_job import verify_check, verify_job
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.engine.load import LoadSettings
 from migration_pipeline.errors import MigrationError
-from migration_pipeline.migration.plan import Plan, make_plan, write_plan
+from migration_pipeline.migration.plan import Plan, make_plan
+from migration_pipeline.migration.plans import write_plan
 from migration_pipeline.migration.verification import Compared, dry_run, verify
 from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.settings import plans_dir

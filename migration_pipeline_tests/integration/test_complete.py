@@ -20,7 +20,8 @@ from migration_pipeline.defs.verify_job import verify_check, verify_job
 from migration_pipeline.engine.load import FileLoad, LoadSettings
 from migration_pipeline.engine.transform import Transform
 from migration_pipeline.migration import verification
-from migration_pipeline.migration.plan import Plan, plan_path, read_plan
+from migration_pipeline.migration.plan import Plan
+from migration_pipeline.migration.plans import plan_path, read_plan
 from migration_pipeline.migration.replay import replay_plan
 from migration_pipeline.profile.profile import Profile, load_profile
 from migration_pipeline.settings import plans_dir
@@ -82,7 +83,7 @@ class Case:
         (self.folder / f"{name}.py").write_text(MODULE.format(route=route, rules=rules, more=more))
         importlib.invalidate_caches()
         self.reference = f"{name}:profile"
-        plan_path(plans_dir(), "stock").unlink(missing_ok=True)
+        Path(plan_path(plans_dir(), "stock")).unlink(missing_ok=True)
 
     def plan(self, *files: list[Any], export_id: str = "01700000000000-0a1b2c3d") -> None:
         """Plan an export of these files, and create the tables."""

@@ -23,7 +23,8 @@ from click.testing import CliRunner, Result
 
 from migration_pipeline.cli import following as cli_following
 from migration_pipeline.cli import main
-from migration_pipeline.migration.plan import FORMAT, Plan, PlannedExport, write_plan
+from migration_pipeline.migration.plan import FORMAT, Plan, PlannedExport
+from migration_pipeline.migration.plans import write_plan
 from migration_pipeline.operations import exports
 from migration_pipeline.operations.exports import Place
 from migration_pipeline.sources.export import Window

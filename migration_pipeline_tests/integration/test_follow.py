@@ -21,7 +21,8 @@ import boto3
 import pytest
 
 from migration_pipeline.demo.sample import write_sample
-from migration_pipeline.migration.plan import Plan, read_plan
+from migration_pipeline.migration.plan import Plan
+from migration_pipeline.migration.plans import read_plan
 from migration_pipeline_tests.conftest import query
 from migration_pipeline_tests.dynamodb import DynamoDB, create_table, dynamodb_server
 from migration_pipeline_tests.exports import md5

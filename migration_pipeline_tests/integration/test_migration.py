@@ -21,7 +21,8 @@ import pytest
 from migration_pipeline.demo.postgres import EmbeddedPostgres
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.demo.stack import Stack, running
-from migration_pipeline.migration.plan import plan_path, planned_profile, read_plan
+from migration_pipeline.migration.plan import planned_profile
+from migration_pipeline.migration.plans import plan_path, read_plan
 from migration_pipeline.operations.backfills import read_backfill
 from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.operations.files import FileStatus, read_files
@@ -127,7 +128,7 @@ def upload(export: Path, prefix: str) -> str:
 
 
 def statuses(stack: Stack, home: Path, name: str) -> list[FileStatus]:
-    path = plan_path(home / "plans", name)
+    path = Path(plan_path(home / "plans", name))
     plan = read_plan(path)
     return read_files(DagsterClient(stack.webserver_url), plan, planned_profile(plan, path))
 

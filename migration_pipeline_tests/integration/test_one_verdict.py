@@ -17,7 +17,8 @@ from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.demo.stack import running
 from migration_pipeline.migration import verification
 from migration_pipeline.migration.names import FINISHING
-from migration_pipeline.migration.plan import Plan, plan_path, read_plan
+from migration_pipeline.migration.plan import Plan
+from migration_pipeline.migration.plans import plan_path, read_plan
 from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.operations.downstream import downstream, to_launch
 from migration_pipeline.operations.files import read_files

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from migration_pipeline.migration.plan import read_plan
+from migration_pipeline.migration.plans import read_plan
 from migration_pipeline_tests.conftest import query
 from migration_pipeline_tests.oracle import expected
 

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from migration_pipeline.demo.sample import write_sample
-from migration_pipeline.migration.plan import Plan, plan_path, planned_profile, read_plan
+from migration_pipeline.migration.plan import Plan, planned_profile
+from migration_pipeline.migration.plans import plan_path, read_plan
 from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.operations.files import read_files
 from migration_pipeline.operations.runs import log_lines
@@ -148,7 +149,7 @@ def test_a_plan_is_made_and_shown_beside_one_that_does_not_load(
 ) -> None:
     gone = home / "plans" / "gone.json"
     gone.write_text(
-        plan_path(home / "plans", "shop").read_text().replace('"shop"', '"gone"', 1).replace('"shop"', '"gone:profile"')
+        Path(plan_path(home / "plans", "shop")).read_text().replace('"shop"', '"gone"', 1).replace('"shop"', '"gone:profile"')
     )  # fmt: skip
     try:
         status, output = run(operator, "plan", "--profile", "shop", exports[1])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from migration_pipeline.defs.metadata import PROFILE_TAG
+from migration_pipeline.defs.metadata import PLAN_TAG, PROFILE_TAG
 from migration_pipeline.demo.postgres import EmbeddedPostgres
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.migration.plan import Plan
@@ -64,6 +64,7 @@ def started(
         DAGSTER_HOME=str(home / "dagster home"),
         DAGSTER_PG_URL=databases[0].replace("postgresql:", "postgresql+psycopg2:"),
         DAGSTER_LOGS_BUCKET=LOGS,
+        MIGRATION_PLANS="s3://production-exports/our plans/",
         MIGRATION_DATABASE_URL=databases[1],
     ) as made:
         yield made
@@ -104,6 +105,11 @@ def test_a_backfill_keeps_to_its_limit_and_leaves_room_for_another_profile(
     assert [run["status"] for run in operator.runs(backfill)].count("QUEUED") == 2
     operator.release()
     eventually(lambda: operator.backfill_status(backfill) == "COMPLETED_SUCCESS", "the files are loaded")
+
+    # Each run has read the plan in S3, and says which it was; that one is kept.
+    assert {run["tags"][PLAN_TAG] for run in operator.runs(backfill)} == {shop.digest}
+    assert bucket.get(f"our plans/history/{shop.digest}/shop.json") == shop.content
+    assert not (operator.home / "plans").exists()
 
     # Dagster's history is in PostgreSQL, and what the run workers wrote in S3.
     ((runs,),) = query(databases[0], "SELECT count(*) FROM runs WHERE status = 'SUCCESS'")

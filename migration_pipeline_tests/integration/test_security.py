@@ -36,7 +36,8 @@ from migration_pipeline.engine.file_report import FileReport
 from migration_pipeline.engine.load import FileLoad, LoadSettings
 from migration_pipeline.engine.transform import Transform
 from migration_pipeline.errors import MigrationError
-from migration_pipeline.migration.plan import Plan, make_plan, write_plan
+from migration_pipeline.migration.plan import Plan, make_plan
+from migration_pipeline.migration.plans import write_plan
 from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.sources.export import Export, ExportFile, read_export

@@ -14,7 +14,8 @@ import pytest
 from migration_pipeline.defs.aggregates import KEPT, downstream_assets
 from migration_pipeline.defs.migration import Database
 from migration_pipeline.demo.sample_history import History, write_history
-from migration_pipeline.migration.plan import Plan, make_plan, plan_path, read_plan
+from migration_pipeline.migration.plan import Plan, make_plan
+from migration_pipeline.migration.plans import plan_path, read_plan
 from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.operations.downstream import AssetStatus, downstream
 from migration_pipeline.operations.files import FileStatus

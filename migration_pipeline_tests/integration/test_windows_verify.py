@@ -21,7 +21,8 @@ from migration_pipeline.defs.migration import Database, migration_assets
 from migration_pipeline.demo.sample_history import write_history
 from migration_pipeline.engine.load import LoadSettings
 from migration_pipeline.errors import MigrationError
-from migration_pipeline.migration.plan import Plan, make_plan, write_plan
+from migration_pipeline.migration.plan import Plan, make_plan
+from migration_pipeline.migration.plans import write_plan
 from migration_pipeline.migration.replay import replay_plan
 from migration_pipeline.migration.verdicts import conserved, loaded_files
 from migration_pipeline.migration.verification import Compared, dry_run, verify

@@ -16,7 +16,8 @@ from click.testing import CliRunner
 from migration_pipeline import settings
 from migration_pipeline.cli import _Lazy, main
 from migration_pipeline.demo import postgres, stack
-from migration_pipeline.migration.plan import FORMAT, plan_path, read_plan
+from migration_pipeline.migration.plan import FORMAT
+from migration_pipeline.migration.plans import plan_path, read_plan
 from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.profiles.pictures import PictureOptions
 
@@ -151,14 +152,14 @@ def test_two_profiles_that_write_one_table_are_refused(
     export = run("sample", str(tmp_path), "--items", "10", "--files", "1")[1].partition(": ")[2].strip()
     assert run("plan", "--profile", "eu_rows:profile", export)[0] == 0
     assert run("plan", "--profile", "eu_rows:profile", export)[0] == 0, "its own plan is no other"
-    path = plan_path(settings.plans_dir(), "eu")
+    path = Path(plan_path(settings.plans_dir(), "eu"))
     for command in (["plan", "--profile", "us_rows:profile", export], ["ddl", "us_rows:profile"]):
         status, output = run(*command)
         assert (status, len(output.splitlines())) == (2, 1)
         assert f"the profiles eu (planned in {path}) and us both write the table {one}" in output
         assert "use another table in one of them" in output
         assert run(*[text.replace("us_rows", "asia_rows") for text in command])[0] == 0
-    assert not plan_path(settings.plans_dir(), "us").exists()
+    assert not Path(plan_path(settings.plans_dir(), "us")).exists()
     path.unlink()
     assert run("plan", "--profile", "us_rows:profile", export)[0] == 0
 
@@ -232,7 +233,7 @@ def test_a_plan_is_made_whatever_answers_in_place_of_dagster(
 def test_a_plan_that_is_none_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     export = run("sample", str(tmp_path), "--items", "10", "--files", "1")[1].partition(": ")[2].strip()
     run("plan", "--profile", "shop", export)
-    path = plan_path(settings.plans_dir(), "shop")
+    path = Path(plan_path(settings.plans_dir(), "shop"))
     plan = read_plan(path)
     if content == b"format 9":
         content = msgspec.json.encode(msgspec.structs.replace(plan, format=FORMAT + 8))

@@ -24,15 +24,8 @@ from migration_pipeline.defs.checks import migration_checks
 from migration_pipeline.defs.migration import Database
 from migration_pipeline.errors import BadItem, UsageError
 from migration_pipeline.migration.chain import check_chain, holes
-from migration_pipeline.migration.plan import (
-    Plan,
-    PlannedExport,
-    add_windows,
-    make_plan,
-    plan_path,
-    read_plan,
-    write_plan,
-)
+from migration_pipeline.migration.plan import Plan, PlannedExport, add_windows, make_plan
+from migration_pipeline.migration.plans import plan_path, read_plan, write_plan
 from migration_pipeline.sources.export import Export, View, Window, read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.windows import item_line
