@@ -417,18 +417,28 @@ put_plain(State *state, Buffer *out, PyObject *value)
     return type == state->uuid_type ? put_uuid(state, out, value) : UNKNOWN;
 }
 
+/* Whether str() of a value, and its order among others of its type, run no code but Python's own. */
+static int
+is_scalar(State *state, PyObject *value)
+{
+    PyTypeObject *type = Py_TYPE(value);
+    if (type == state->datetime->DateTimeType) {
+        PyObject *zone = PyDateTime_DATE_GET_TZINFO(value);
+        return zone == Py_None || Py_TYPE(zone) == Py_TYPE(state->datetime->TimeZone_UTC);
+    }
+    return type == &PyUnicode_Type || type == &PyLong_Type || type == &PyFloat_Type || type == &PyBool_Type ||
+           type == &PyBytes_Type || type == state->decimal_type || type == state->uuid_type || type == state->datetime->DateType;
+}
+
 /* What spellings.scalar makes of a value, without quotes. */
 static int
-put_scalar(Buffer *out, PyObject *value, int level)
+put_scalar(State *state, Buffer *out, PyObject *value, int level)
 {
     if (PyUnicode_CheckExact(value)) {
         return put_str(out, value, level);
     }
-    if (PyUnicode_Check(value)) {
-        return UNKNOWN;
-    }
     int done = PyLong_CheckExact(value) ? put_int(out, value) : PyFloat_CheckExact(value) ? put_float(out, value) : UNKNOWN;
-    return done == UNKNOWN ? put_said(out, value, level) : done;
+    return done == UNKNOWN && is_scalar(state, value) ? put_said(out, value, level) : done;
 }
 
 /* What spellings.bytea makes of bytes, without quotes. */
@@ -444,25 +454,30 @@ put_bytea(Buffer *out, PyObject *value, int level)
     return put_hex(out, (const unsigned char *)PyBytes_AS_STRING(value), (size_t)PyBytes_GET_SIZE(value));
 }
 
+/* The elements of an array in the order in which they are written: those of a set are sorted. UNKNOWN for what is Python's. */
 static int
-put_array(Buffer *out, PyObject *values, int bytea)
+elements_of(State *state, PyObject *values, PyObject **list)
 {
-    PyObject *list;
-    if (PyAnySet_CheckExact(values)) {
-        list = PySequence_List(values);
-        if (list != NULL && PyList_GET_SIZE(list) > 1 && PyList_Sort(list) < 0) {
-            Py_CLEAR(list);
-        }
-    }
-    else if (PyList_CheckExact(values) || PyTuple_CheckExact(values)) {
-        list = PySequence_List(values); /* a copy of its own, as str() may run Python code */
-    }
-    else {
+    int set = PyAnySet_CheckExact(values);
+    if (!set && !PyList_CheckExact(values) && !PyTuple_CheckExact(values)) {
         return UNKNOWN;
     }
-    if (list == NULL) {
+    *list = PySequence_List(values);
+    if (*list == NULL) {
         return FAILED;
     }
+    for (Py_ssize_t n = 0; set && n < PyList_GET_SIZE(*list); n++) {
+        PyObject *element = PyList_GET_ITEM(*list, n);
+        if (Py_TYPE(element) != Py_TYPE(PyList_GET_ITEM(*list, 0)) || !is_scalar(state, element)) {
+            return UNKNOWN;
+        }
+    }
+    return set && PyList_GET_SIZE(*list) > 1 ? PyList_Sort(*list) : DONE;
+}
+
+static int
+put_elements(State *state, Buffer *out, PyObject *list, int bytea)
+{
     int done = put(out, "\"{", 2);
     for (Py_ssize_t n = 0; done == DONE && n < PyList_GET_SIZE(list); n++) {
         PyObject *value = PyList_GET_ITEM(list, n);
@@ -475,20 +490,31 @@ put_array(Buffer *out, PyObject *values, int bytea)
         }
         done = put(out, "\\\"", 2);
         if (done == DONE) {
-            done = bytea ? put_bytea(out, value, IN_ARRAY) : put_scalar(out, value, IN_ARRAY);
+            done = bytea ? put_bytea(out, value, IN_ARRAY) : put_scalar(state, out, value, IN_ARRAY);
         }
         if (done == DONE) {
             done = put(out, "\\\"", 2);
         }
     }
-    Py_DECREF(list);
     return done == DONE ? put(out, "}\"", 2) : done;
 }
 
-static int put_member(State *, Buffer *, PyObject *, int, int *);
+static int
+put_array(State *state, Buffer *out, PyObject *values, int bytea)
+{
+    PyObject *list = NULL;
+    int done = elements_of(state, values, &list);
+    if (done == DONE) {
+        done = put_elements(state, out, list, bytea);
+    }
+    Py_XDECREF(list);
+    return done;
+}
+
+static int put_member(State *, Buffer *, PyObject *, int);
 
 static int
-put_object(State *state, Buffer *out, PyObject *value, int depth, int *nul)
+put_object(State *state, Buffer *out, PyObject *value, int depth)
 {
     PyObject *name, *member;
     Py_ssize_t place = 0, size = PyDict_GET_SIZE(value);
@@ -504,13 +530,13 @@ put_object(State *state, Buffer *out, PyObject *value, int depth, int *nul)
         }
         first = 0;
         if (done == DONE) {
-            done = put_member(state, out, name, depth, nul);
+            done = put_member(state, out, name, depth);
         }
         if (done == DONE) {
             done = put(out, ":", 1);
         }
         if (done == DONE) {
-            done = put_member(state, out, member, depth, nul);
+            done = put_member(state, out, member, depth);
         }
         Py_DECREF(name);
         Py_DECREF(member);
@@ -522,7 +548,7 @@ put_object(State *state, Buffer *out, PyObject *value, int depth, int *nul)
 }
 
 static int
-put_list(State *state, Buffer *out, PyObject *value, int depth, int *nul)
+put_list(State *state, Buffer *out, PyObject *value, int depth)
 {
     PyObject *elements = PySequence_Tuple(value);
     if (elements == NULL) {
@@ -534,7 +560,7 @@ put_list(State *state, Buffer *out, PyObject *value, int depth, int *nul)
             done = put(out, ",", 1);
         }
         if (done == DONE) {
-            done = put_member(state, out, PyTuple_GET_ITEM(elements, n), depth, nul);
+            done = put_member(state, out, PyTuple_GET_ITEM(elements, n), depth);
         }
     }
     Py_DECREF(elements);
@@ -555,7 +581,7 @@ put_number(Buffer *out, PyObject *value)
 
 /* A value of a document as JSON, which is in turn escaped for CSV. */
 static int
-put_member(State *state, Buffer *out, PyObject *value, int depth, int *nul)
+put_member(State *state, Buffer *out, PyObject *value, int depth)
 {
     PyTypeObject *type = Py_TYPE(value);
     if (type == &PyUnicode_Type) {
@@ -564,7 +590,6 @@ put_member(State *state, Buffer *out, PyObject *value, int depth, int *nul)
         if (bytes == NULL) {
             return FAILED;
         }
-        *nul |= memchr(bytes, 0, (size_t)count) != NULL;
         if (put(out, "\\\"", 2) < 0 || put_escaped(out, bytes, (size_t)count, IN_DOCUMENT) < 0) {
             return FAILED;
         }
@@ -586,16 +611,16 @@ put_member(State *state, Buffer *out, PyObject *value, int depth, int *nul)
         return UNKNOWN;
     }
     if (type == &PyDict_Type) {
-        return put_object(state, out, value, depth + 1, nul);
+        return put_object(state, out, value, depth + 1);
     }
     if (type == &PyList_Type || type == &PyTuple_Type || PyAnySet_CheckExact(value)) {
-        return put_list(state, out, value, depth + 1, nul);
+        return put_list(state, out, value, depth + 1);
     }
     return UNKNOWN;
 }
 
 static int
-put_column(State *state, Buffer *out, PyObject *value, int kind, int *nul)
+put_column(State *state, Buffer *out, PyObject *value, int kind)
 {
     int done;
     switch (kind) {
@@ -604,16 +629,16 @@ put_column(State *state, Buffer *out, PyObject *value, int kind, int *nul)
         if (put(out, "\"", 1) < 0) {
             return FAILED;
         }
-        done = kind == SCALAR ? put_scalar(out, value, IN_CSV) : put_bytea(out, value, IN_CSV);
+        done = kind == SCALAR ? put_scalar(state, out, value, IN_CSV) : put_bytea(out, value, IN_CSV);
         return done == DONE ? put(out, "\"", 1) : done;
     case ARRAY:
     case BYTEA_ARRAY:
-        return put_array(out, value, kind == BYTEA_ARRAY);
+        return put_array(state, out, value, kind == BYTEA_ARRAY);
     case DOCUMENT:
         if (put(out, "\"", 1) < 0) {
             return FAILED;
         }
-        done = put_member(state, out, value, 0, nul);
+        done = put_member(state, out, value, 0);
         return done == DONE ? put(out, "\"", 1) : done;
     case TIME:
     case UTC:
@@ -645,25 +670,20 @@ typedef struct {
 
 /* The spelling of a value by Python's function, which may be any object that the JSON encoder takes. */
 static int
-put_spelled(State *state, Buffer *out, PyObject *spell, PyObject *value, int *nul)
+put_spelled(State *state, Buffer *out, PyObject *spell, PyObject *value)
 {
     PyObject *spelled = PyObject_CallOneArg(spell, value);
     if (spelled == NULL) {
         return FAILED;
     }
-    size_t before = out->size;
     int done = put_plain(state, out, spelled);
     Py_DECREF(spelled);
-    /* In a document U+0000 is spelled by its number. What follows it is of no interest here. */
-    for (size_t n = before; done == DONE && !*nul && n + 5 <= out->size; n++) {
-        *nul = memcmp(out->data + n, "u0000", 5) == 0;
-    }
     return done;
 }
 
 /* Write a row by its columns, and keep the values of its key. UNKNOWN when it is Python's. */
 static int
-put_row(State *state, Encoder *self, Buffer *out, PyObject *row, PyObject **values, int *nul)
+put_row(State *state, Encoder *self, Buffer *out, PyObject *row, PyObject **values)
 {
     for (Py_ssize_t n = 0; n < self->width; n++) {
         Column *column = &self->columns[n];
@@ -682,10 +702,10 @@ put_row(State *state, Encoder *self, Buffer *out, PyObject *row, PyObject **valu
             continue;
         }
         size_t before = out->size;
-        int done = put_column(state, out, value, column->kind, nul);
+        int done = put_column(state, out, value, column->kind);
         if (done == UNKNOWN && column->spell != Py_None) {
             out->size = before;
-            done = put_spelled(state, out, column->spell, value, nul);
+            done = put_spelled(state, out, column->spell, value);
         }
         if (done != DONE) {
             return done;
@@ -698,19 +718,11 @@ put_row(State *state, Encoder *self, Buffer *out, PyObject *row, PyObject **valu
 static int
 check_key(State *state, PyObject *value)
 {
-    PyTypeObject *type = Py_TYPE(value);
-    if (type == &PyUnicode_Type || type == &PyLong_Type) {
+    if (PyUnicode_CheckExact(value) || PyLong_CheckExact(value)) {
         return DONE;
     }
-    if (value == Py_None || type == &PyBool_Type || type == &PyFloat_Type || type == &PyBytes_Type ||
-        type == state->decimal_type || type == state->uuid_type || type == state->datetime->DateType) {
+    if (value == Py_None || is_scalar(state, value)) {
         return PyObject_Hash(value) == -1 && PyErr_Occurred() ? FAILED : DONE;
-    }
-    if (type == state->datetime->DateTimeType) {
-        PyObject *zone = PyDateTime_DATE_GET_TZINFO(value);
-        if (zone == Py_None || Py_TYPE(zone) == Py_TYPE(state->datetime->TimeZone_UTC)) {
-            return PyObject_Hash(value) == -1 && PyErr_Occurred() ? FAILED : DONE;
-        }
     }
     PyErr_SetString(PyExc_TypeError, "a key of another type is looked at in Python");
     return FAILED;
@@ -756,7 +768,7 @@ read_key(Encoder *self, PyObject *row, PyObject **values)
 }
 
 static int
-put_row_of_python(Encoder *self, Buffer *out, PyObject *row, int *nul)
+put_row_of_python(Encoder *self, Buffer *out, PyObject *row)
 {
     PyObject *line = PyObject_CallOneArg(self->line_of, row);
     if (line == NULL) {
@@ -767,19 +779,14 @@ put_row_of_python(Encoder *self, Buffer *out, PyObject *row, int *nul)
         PyErr_SetString(PyExc_TypeError, "a line must be bytes");
         return FAILED;
     }
-    const char *bytes = PyBytes_AS_STRING(line);
-    Py_ssize_t size = PyBytes_GET_SIZE(line);
-    for (Py_ssize_t n = 0; !*nul && n + 5 <= size; n++) {
-        *nul = memcmp(bytes + n, "u0000", 5) == 0;
-    }
-    int done = put(out, bytes, (size_t)size);
+    int done = put(out, PyBytes_AS_STRING(line), (size_t)PyBytes_GET_SIZE(line));
     Py_DECREF(line);
     return done;
 }
 
 /* Encode a list of rows into the buffer, with the end of each; adds their keys. Returns how many Python encoded, or -1. */
 static Py_ssize_t
-put_rows(State *state, Encoder *self, Buffer *out, PyObject *rows, size_t *ends, PyObject *keys, int *nul)
+put_rows(State *state, Encoder *self, Buffer *out, PyObject *rows, size_t *ends, PyObject *keys)
 {
     Py_ssize_t given_back = 0, count = PyTuple_GET_SIZE(rows);
     PyObject **values = PyMem_Calloc((size_t)self->width, sizeof *values);
@@ -796,11 +803,11 @@ put_rows(State *state, Encoder *self, Buffer *out, PyObject *rows, size_t *ends,
             done = FAILED;
             break;
         }
-        done = put_row(state, self, out, row, values, nul);
+        done = put_row(state, self, out, row, values);
         if (done == UNKNOWN) {
             out->size = before;
             given_back++;
-            done = put_row_of_python(self, out, row, nul);
+            done = put_row_of_python(self, out, row);
             if (done == DONE) {
                 done = read_key(self, row, values);
             }
@@ -847,7 +854,7 @@ lines_of(Encoder *self, Buffer *out, size_t *ends, Py_ssize_t count)
 }
 
 PyDoc_STRVAR(encode_doc, "encode($self, rows, /)\n--\n\n"
-"Encode rows of the class: their keys, their lines, how many Python encoded, and whether U+0000 may be in them.\n\n"
+"Encode rows of the class: their keys, their lines, and how many Python encoded.\n\n"
 "Raises any exception for rows that are to be encoded in Python, all of them.");
 
 static PyObject *
@@ -860,7 +867,6 @@ encoder_encode(Encoder *self, PyObject *argument)
     PyObject *result = NULL, *keys = NULL, *lines = NULL;
     Buffer out = {NULL, 0, 0};
     size_t *ends = NULL;
-    int nul = 0;
     PyObject *rows = PySequence_Tuple(argument); /* a copy of its own, as Python code may run in between */
     if (rows == NULL) {
         return NULL;
@@ -875,14 +881,13 @@ encoder_encode(Encoder *self, PyObject *argument)
     if (keys == NULL || reserve(&out, 64 * 1024) < 0) {
         goto end;
     }
-    Py_ssize_t given_back = put_rows(state, self, &out, rows, ends, keys, &nul);
+    Py_ssize_t given_back = put_rows(state, self, &out, rows, ends, keys);
     if (given_back < 0) {
         goto end;
     }
     lines = lines_of(self, &out, ends, count);
     if (lines != NULL) {
-        nul |= memchr(out.data, 0, out.size) != NULL;
-        result = Py_BuildValue("(OOnO)", keys, lines, given_back, nul ? Py_True : Py_False);
+        result = Py_BuildValue("(OOn)", keys, lines, given_back);
     }
 end:
     PyMem_Free(out.data);

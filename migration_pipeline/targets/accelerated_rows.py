@@ -13,14 +13,13 @@ from typing import Any
 
 from migration_pipeline.profile.row import Column, Row, Table, element_type
 from migration_pipeline.targets.fits import Fit
-from migration_pipeline.targets.spellings import bytea, document, scalar, spelling_of, utc
+from migration_pipeline.targets.spellings import Spell, bytea, document, scalar, spelling_of, utc
 
+_rows: Any
 try:
-    from migration_pipeline.targets import _rows
+    from migration_pipeline.targets import _rows  # type: ignore[attr-defined, no-redef]  # a C extension
 except ImportError:
-    _rows = None  # type: ignore[assignment]
-
-Spell = Callable[[Any], Any]
+    _rows = None
 
 PLAIN, SCALAR, BYTEA, ARRAY, BYTEA_ARRAY, DOCUMENT, TIME, UTC, SPELLED = range(9)
 """How a column's values are spelled, as `_rows.c` numbers it. `SPELLED` are those that Python spells, each."""

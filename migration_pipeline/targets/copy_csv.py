@@ -29,7 +29,7 @@ from migration_pipeline.profile.row import Column, Row, Table
 from migration_pipeline.targets import accelerated_rows
 from migration_pipeline.targets.catalog import TargetTable
 from migration_pipeline.targets.fits import Fit
-from migration_pipeline.targets.spellings import document, spelling_of, utc, whole_minutes
+from migration_pipeline.targets.spellings import Spell, spellings_of, utc, whole_minutes
 
 COPY_OPTIONS = r"""FORMAT csv, QUOTE '"', ESCAPE '\', NULL 'null'"""
 
@@ -75,7 +75,7 @@ class RowEncoder:
         self._key = attrgetter(*(fields[name] for name in table.key)) if not table.landing else None
         self._version = attrgetter(fields[table.version]) if table.version else None
         self._nul = {"strip": "", "escape": r"\u0000"}.get(nul)
-        self._spell = _spellings(table, self._fits)
+        self._spell = spellings_of(table, self._fits)
         self._prepare = _compile_prepare(table, self._spell)
         self._times = [attrgetter(c.field) for c in table.columns if c.python_type is datetime]
         self._zones: set[tzinfo | None] = set()
@@ -108,8 +108,8 @@ class RowEncoder:
             )
         if (encoder := self._in_c[row_class]) is None:
             return None
-        keys, lines, given_back, nul = encoder.encode(rows)
-        if nul and self._nul is not None:
+        keys, lines, given_back = encoder.encode(rows)
+        if self._nul is not None and _may_hold_nul(lines):
             return None
         self.given_back += given_back
         return EncodedRows(
@@ -132,7 +132,7 @@ class RowEncoder:
     def _encode_in_python(self, rows: Sequence[Row]) -> EncodedRows:
         self._look_at_zones(rows)
         lines, counted = self._lines(rows), [0]
-        if self._nul is not None and any(each in line for line in lines for each in _NUL):
+        if self._nul is not None and _may_hold_nul(lines):
             rows = self.without_nul(rows, counted)
             lines = self._lines(rows)
         keys = list(map(self._key, rows)) if self._key else []
@@ -156,14 +156,14 @@ class RowEncoder:
         """Make the function that gives a row's values of some columns as they are encoded, times in UTC."""
         columns = [column for column in self.table.columns if column.name in names]
         part = dataclasses.replace(self.table, columns=tuple(columns))
-        return _compile_prepare(part, _spellings(part, self._fits, utc)) or _plain(columns)
+        return _compile_prepare(part, spellings_of(part, self._fits, utc)) or _plain(columns)
 
     def _look_at_zones(self, rows: Sequence[Row]) -> None:
         """Spell all times in UTC from the first on whose offset the JSON encoder would round."""
         for time_of in self._times:
             zones = {when.tzinfo for when in map(time_of, rows) if when is not None} - self._zones
             if zones and not all(map(whole_minutes, zones)):
-                self._spell, self._times = _spellings(self.table, self._fits, utc), []
+                self._spell, self._times = spellings_of(self.table, self._fits, utc), []
                 self._prepare = _compile_prepare(self.table, self._spell)
                 self._in_c.clear()
                 return
@@ -243,6 +243,10 @@ _NUL = (b"\0", b"u0000")
 """How U+0000 stands in encoded rows: in a text, and in a document, which is JSON still."""
 
 
+def _may_hold_nul(lines: Sequence[bytes]) -> bool:
+    return any(each in line for line in lines for each in _NUL)
+
+
 def _without_nul(value: Any, instead: str, counted: list[int]) -> Any:
     """Copy a row, or a value in it, with `instead` in place of each U+0000, and count the texts that had one."""
     if isinstance(value, str):
@@ -263,19 +267,8 @@ def _without_nul(value: Any, instead: str, counted: list[int]) -> Any:
     return value
 
 
-def _spellings(
-    table: Table, fits: dict[str, Fit], time: Callable[[Any], Any] | None = None
-) -> dict[str, Callable[[Any], Any] | None]:
-    """The functions that spell a table's columns, by field; `time` spells times that need no other spelling."""
-    return {
-        column.field: _named(spelling_of(column, fits.get(column.name)), column, table)
-        or (time if column.python_type is datetime else None)
-        for column in table.columns
-    }
-
-
 def _compile_prepare(
-    table: Table, spellings: dict[str, Callable[[Any], Any] | None]
+    table: Table, spellings: dict[str, Spell | None]
 ) -> Callable[[Row], tuple[Any, ...]] | None:
     """Generate the function that makes a row's tuple for the JSON encoder; None when the row will do itself."""
     if not any(spellings.values()):
@@ -305,20 +298,6 @@ def csv_lines(values: Sequence[tuple[Any, ...]]) -> list[bytes]:
         return []
     lines = _json.encode_lines(values)[1:-2].split(b"]\n[")
     return list(map(_unescape, lines))
-
-
-def _named(spell: Callable[[Any], Any] | None, column: Column, table: Table) -> Callable[[Any], Any] | None:
-    """Let a document's fault name its column."""
-    if spell is not document:
-        return spell
-
-    def named(value: Any) -> str:
-        try:
-            return document(value)
-        except ValueError as error:
-            raise BadRow(f"column {column.name}: {error}", table.qualified) from None
-
-    return named
 
 
 _ESCAPE = re.compile(rb"\\(?:u00([0-9a-f]{2})|([bfnrt]))")
