@@ -178,6 +178,40 @@ def test_rows_of_another_class_are_refused() -> None:
         rows_in_c.join(["a"], ["a"], False)
 
 
+class Emptying:
+    """Empties the collection that it is in when it is asked what it is."""
+
+    def __init__(self, of: Any) -> None:
+        self.of = of
+
+    def __str__(self) -> str:
+        self.of.clear()
+        return "emptied"
+
+    def __lt__(self, other: object) -> bool:
+        return len(str(self)) > 0
+
+    def __hash__(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize("field", ["numbers", "tags", "document", "listed", "real", "k"])
+def test_a_collection_that_changes_while_it_is_encoded_does_no_harm(field: str) -> None:
+    some: list[Any] = [wide(k) for k in range(3)]
+    a_list: list[Any] = ["a", "b"]
+    a_set: set[Any] = {"a", "b"}
+    a_dict: dict[str, Any] = {"a": "b"}
+    a_list.append(Emptying(a_list))
+    a_set.add(Emptying(a_set))
+    a_dict["c"] = Emptying(a_dict)
+    for value in (a_list, a_set, a_dict, Emptying(some)):
+        with contextlib.suppress(Exception):
+            RowEncoder(table_of(Wide)).encode([*some, wide(**{"k": 5, field: value})])
+    some.append(wide(**{"k": 6, field: [Emptying(some)]}))
+    with contextlib.suppress(Exception):
+        RowEncoder(table_of(Wide)).encode(some)
+
+
 ORDINARY = [
     wide(k, text=str(k), at=NOON, document={"a": [k]}, tags=frozenset({"x", "y"})) for k in range(300)
 ]
