@@ -146,6 +146,11 @@ class RowEncoder:
             self._rounded(rows) if self._checks else {},
         )
 
+    @property
+    def replaces_nul(self) -> bool:
+        """Whether the profile's policy puts something in place of U+0000."""
+        return self._nul is not None
+
     def without_nul(self, rows: Sequence[Row], counted: list[int] | None = None) -> Sequence[Row]:
         """Rows as they are written, by the profile's policy for U+0000."""
         if self._nul is None:
@@ -286,10 +291,8 @@ def _compile_prepare(
 
 
 def _plain(columns: Sequence[Column]) -> Callable[[Row], tuple[Any, ...]]:
-    fields = [column.field for column in columns]
-    # The last is repeated, so that attrgetter makes a tuple of a single value, too.
-    values = attrgetter(*fields, fields[-1])
-    return lambda row: values(row)[:-1]
+    values: Any = attrgetter(*(column.field for column in columns))
+    return values if len(columns) > 1 else lambda row: (values(row),)
 
 
 def csv_lines(values: Sequence[tuple[Any, ...]]) -> list[bytes]:
