@@ -33,6 +33,7 @@ def extension() -> Any:
 
 
 def compile_rows(
+    rows: Any,
     row_class: type[Row],
     table: Table,
     fits: Mapping[str, Fit],
@@ -41,11 +42,10 @@ def compile_rows(
     *,
     apart: bool,
 ) -> Any:
-    """Make the encoder of a table's rows, in C; None where that cannot be.
+    """Make the encoder of a table's rows in `rows`, the extension or None; None where that cannot be.
 
     `spellings` are Python's, by field; `line_of` encodes a row in Python.
     """
-    rows = extension()
     if rows is None:
         return None
     columns = []
@@ -74,9 +74,8 @@ def _kind_of(column: Column, fit: Fit | None, spell: Spell | None) -> int:
     return BYTEA_ARRAY if element_type(column.python_type) is bytes else ARRAY
 
 
-def join(keys: Sequence[Any], lines: Sequence[bytes], *, twins: bool) -> bytes | None:
+def join(rows: Any, keys: Sequence[Any], lines: Sequence[bytes], *, twins: bool) -> bytes | None:
     """Sort lines by key, each with a newline at its end; None where that is for Python, as it is for two of a key without `twins`."""
-    rows = extension()
     try:
         return rows.join(keys, lines, twins) if rows is not None else None
     except Exception:

@@ -80,6 +80,7 @@ class RowEncoder:
         self._times = [attrgetter(c.field) for c in table.columns if c.python_type is datetime]
         self._zones: set[tzinfo | None] = set()
         """Time zones that the JSON encoder spells."""
+        self._extension = accelerated_rows.extension()
         self._in_c: dict[type[Row], Any] = {}
         """The encoder in C of the table's class; None where there is none."""
         self.given_back = 0
@@ -104,7 +105,13 @@ class RowEncoder:
         row_class = rows[0].__class__
         if row_class not in self._in_c:
             self._in_c[row_class] = accelerated_rows.compile_rows(
-                row_class, self.table, self._fits, self._spell, self._line_of, apart=self._apart
+                self._extension,
+                row_class,
+                self.table,
+                self._fits,
+                self._spell,
+                self._line_of,
+                apart=self._apart,
             )
         if (encoder := self._in_c[row_class]) is None:
             return None
@@ -196,7 +203,9 @@ class RowEncoder:
         rows = sum(piece.rows for piece in pieces)
         if self._key is not None:
             keys = [key for piece in pieces for key in piece.keys]
-            if (data := accelerated_rows.join(keys, lines, twins=self.table.merges)) is not None:
+            if (
+                data := accelerated_rows.join(self._extension, keys, lines, twins=self.table.merges)
+            ) is not None:
                 return CopyInput(data, rows)
             # Sorted, B-tree inserts touch neighbouring pages, and loaders side by side lock in one order.
             try:

@@ -112,7 +112,7 @@ keys = st.one_of(
 @given(keys, st.booleans())
 def test_lines_are_sorted_as_python_sorts_their_keys(some: list[Any], twins: bool) -> None:
     lines = [b"%d" % number for number in range(len(some))]
-    data = accelerated_rows.join(some, lines, twins=twins)
+    data = accelerated_rows.join(rows_in_c, some, lines, twins=twins)
     if data is None:
         plain = all(
             type(key) in (str, tuple) or (type(key) is int and -(2**63) <= key < 2**63) for key in some
@@ -126,8 +126,8 @@ def test_lines_are_sorted_as_python_sorts_their_keys(some: list[Any], twins: boo
 
 
 def test_twins_are_for_python_unless_they_merge() -> None:
-    assert accelerated_rows.join(["a", "b", "a"], [b"1", b"2", b"3"], twins=False) is None
-    assert accelerated_rows.join(["a", "b", "a"], [b"1", b"2", b"3"], twins=True) == b"1\n3\n2\n"
+    assert accelerated_rows.join(rows_in_c, ["a", "b", "a"], [b"1", b"2", b"3"], twins=False) is None
+    assert accelerated_rows.join(rows_in_c, ["a", "b", "a"], [b"1", b"2", b"3"], twins=True) == b"1\n3\n2\n"
 
 
 class Member(Row, table="member", key="k"):
