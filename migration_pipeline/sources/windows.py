@@ -63,6 +63,15 @@ class WindowRecord(msgspec.Struct, frozen=True):
         return next((image for image in images if image != b"null"), bytes(self.Keys))
 
 
+class _ReadKeys(msgspec.Struct, frozen=True, gc=False):
+    """A line of a window, of which the key is read at once."""
+
+    Metadata: Metadata
+    Keys: dict[str, _KeyValue]
+    OldImage: Image = UNSET
+    NewImage: Image = UNSET
+
+
 class _Keys(msgspec.Struct, frozen=True):
     Keys: dict[str, msgspec.Raw]
 
@@ -74,6 +83,7 @@ _ESCAPE = re.compile(
 """An escape of a JSON text: a surrogate pair, half of one with its digits, or any other."""
 
 _decode = msgspec.json.Decoder(WindowRecord).decode
+_decode_with_keys = msgspec.json.Decoder(_ReadKeys).decode
 _decode_names = msgspec.json.Decoder(_Keys).decode
 _decode_keys = msgspec.json.Decoder(dict[str, _KeyValue]).decode
 _encode = msgspec.json.Encoder().encode
@@ -121,9 +131,8 @@ class ChangeReader:
     def __call__(self, line: bytes) -> Change:
         """Read a record."""
         try:
-            record = _read(line)
+            record, item = self._read(line)
             written = int(record.Metadata.WriteTimestampMicros.N)
-            item = digest_of_keys(record.Keys, self._profile)
         except (msgspec.MsgspecError, ValueError, ArithmeticError, RecursionError) as error:
             raise BadItem(_reason(error)) from None
         if not self._first <= written < self._end:
@@ -132,6 +141,18 @@ class ChangeReader:
         if self._both and old is None and new is None:
             raise BadItem("it has neither OldImage nor NewImage, and the window has both images")
         return Change(item, written, old if self._both else _line(record.Keys), new)
+
+    def _read(self, line: bytes) -> tuple[Any, str]:
+        """Read a record and the digest of its key: at once, where the key's own text is of no use and nothing is odd."""
+        if self._both:
+            try:
+                quick = _decode_with_keys(line)
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                pass  # what it is, and whether it matters, is told below
+            else:
+                return quick, _digest_of_members(quick.Keys, self._profile)
+        record = _read(line)
+        return record, digest_of_keys(record.Keys, self._profile)
 
 
 def _read(line: bytes) -> WindowRecord:
@@ -169,9 +190,10 @@ def _around_halves(decode: Callable[[bytes], Any], line: bytes) -> tuple[Any, by
 
 
 def _line(image: Any) -> bytes | None:
-    if image is UNSET or (raw := bytes(image)) == b"null":
+    if image is UNSET:
         return None
-    return b'{"Item":' + raw + b"}"
+    line = b'{"Item":%b}' % image
+    return None if line == b'{"Item":null}' else line
 
 
 def _reason(error: Exception) -> str:
@@ -189,7 +211,10 @@ def micros(time: datetime) -> int:
 
 def digest_of_keys(keys: bytes | msgspec.Raw, profile: str) -> str:
     """Make a digest of a profile and a primary key, given as JSON; equal for one key however its numbers are spelled. Raises `ValueError`."""
-    members = _decode_keys(keys)
+    return _digest_of_members(_decode_keys(keys), profile)
+
+
+def _digest_of_members(members: dict[str, _KeyValue], profile: str) -> str:
     return _digest([members[name] for name in sorted(members)], profile).hex()
 
 

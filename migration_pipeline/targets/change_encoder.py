@@ -21,6 +21,8 @@ from migration_pipeline.targets.ledger import Place
 
 NO_DOCUMENT = "{}"
 
+_encode = msgspec.json.Encoder().encode
+
 
 class Move(NamedTuple):
     """The key of a row that an item gives up or takes."""
@@ -83,24 +85,33 @@ class _Keys:
         fields = [column.field for column in target.table.columns if column.name in target.table.key]
         names = [column.name for column in target.table.columns if column.name in target.table.key]
         self.key_of = attrgetter(*fields)
-        self._values = coder.values_of(names)
+        self.values_of = coder.values_of(names)
+        """Gives the values of the key's columns, in the order of the table's columns, as JSON has them."""
         self._checks = [
             (fit.changes, attrgetter(fit.column.field))
             for fit in target.key_fits
             if fit.changes and not fit.fitted
         ]
 
-    def could_be(self, row: Row) -> bool:
-        """Whether the table may hold the key as it is: what a column would change was never written."""
-        return not any((value := of(row)) is not None and changes(value) for changes, of in self._checks)
+        self._as_it_is = not self._checks and not coder.replaces_nul
 
-    def keep_nul_policy(self, rows: Sequence[Row]) -> Sequence[Row]:
-        """Rows as they are written, by the profile's policy for U+0000."""
-        return self._coder.without_nul(rows)
+    def kept(self, row: Row, careful: bool) -> Row | None:
+        """A row as it is written, by the profile's policy for U+0000; with `careful` None where the table cannot hold its key.
 
-    def values(self, row: Row) -> tuple[Any, ...]:
-        """The values of the key's columns, in the order of the table's columns, as JSON has them."""
-        return self._values(row)
+        What a column would change was never written.
+        """
+        if self._as_it_is:
+            return row
+        (kept,) = self._coder.without_nul([row])
+        if careful and any(
+            (value := of(kept)) is not None and changes(value) for changes, of in self._checks
+        ):
+            return None
+        return kept
+
+
+_Noted = dict[type[Row], list[tuple[int, Any, tuple[Any, ...]]]]
+"""Keys by table: the line number, the key, and the values of its columns."""
 
 
 class ChangesEncoder:
@@ -137,11 +148,14 @@ class ChangesEncoder:
         assert isinstance(outcome, ChangeOutcome)  # noqa: S101  # the transform of a window makes no other
         rows: dict[type[Row], list[Row]] = {row_class: [] for row_class in self._names}
         piece, values = ChangePiece({}, [], [], {}, {}, {each: [] for each in self._landing}, {}), []
+        given_up: _Noted = {}
+        taken: _Noted = {}
+        before: dict[type[Row], list[tuple[int, Row]]] = {}
         for record in outcome.records:
             if record.idle and not self._all:
                 continue
             piece.records.append((record.number, record.item, record.written))
-            owned = self._moves(record, piece)
+            owned = self._moves(record, given_up, taken)
             values.append(
                 (record.number, record.item, record.written, self._place + record.number, record.idle, owned)
             )
@@ -152,17 +166,25 @@ class ChangesEncoder:
             # The full export has what was written before it was taken.
             for row in record.new if record.written < self._base_time else record.old:
                 if row.__class__ in self._landing:
-                    self._land_before(record.number, row, piece)
+                    before.setdefault(row.__class__, []).append((record.number, row))
+        for row_class, numbered in before.items():
+            piece.landed_before[row_class] = self._lines_before(row_class, numbered)
+        piece.given_up.update(_moved(given_up))
+        piece.taken.update(_moved(taken))
         piece.rows.update(self._rows.encode_rows(rows))
         piece.lines.extend(csv_lines(values))
         return piece
 
-    def _land_before(self, number: int, row: Row, piece: ChangePiece) -> None:
+    def _lines_before(self, row_class: type[Row], numbered: Sequence[tuple[int, Row]]) -> list[bytes]:
+        """Encode rows of states before, each after its line number; those that cannot be encoded never were."""
+        coder = self._rows.of(row_class)
         try:
-            (line,) = self._rows.of(row.__class__).encode([row]).lines
+            lines = coder.encode([row for _, row in numbered]).lines
         except Exception:
-            return  # such a row never was
-        piece.landed_before.setdefault(row.__class__, []).append(b"%d,%b" % (number, line))
+            if len(numbered) == 1:
+                return []
+            return [line for each in numbered for line in self._lines_before(row_class, [each])]
+        return [b"%d,%b" % (number, line) for (number, _), line in zip(numbered, lines, strict=True)]
 
     def join(self, pieces: Sequence[ChangePiece]) -> EncodedChanges:
         """Make a batch's COPY input of its pieces."""
@@ -192,21 +214,20 @@ class ChangesEncoder:
         if before := [line for piece in pieces for line in piece.landed_before.get(row_class, ())]:
             encoded.landed_before[row_class] = b"\n".join([*before, b""])
 
-    def _moves(self, record: Record, piece: ChangePiece) -> str:
+    def _moves(self, record: Record, given_up: _Noted, taken: _Noted) -> str:
         """Note the keys that a record's item gives up and takes; returns those of the rows that it has then, as JSON."""
         if not (record.old or record.new):
             return NO_DOCUMENT
         old, new = self._by_key(record.old, careful=True), self._by_key(record.new)
-        for move, ours, others in ((piece.given_up, old, new), (piece.taken, new, old)):
+        for noted, ours, others in ((given_up, old, new), (taken, new, old)):
             for each, values in ours.items():
                 if each not in others:
                     row_class, key = each
-                    (line,) = csv_lines([values])
-                    move.setdefault(row_class, []).append(Move(record.number, key, line))
+                    noted.setdefault(row_class, []).append((record.number, key, values))
         owned: dict[str, list[Any]] = {}
         for (row_class, _), values in new.items():
             owned.setdefault(self._names[row_class], []).append(values)
-        document = msgspec.json.encode(owned).decode()
+        document = _encode(owned).decode()
         # Such a row is refused anyway, and its document would be, too.
         return NO_DOCUMENT if "\\u0000" in document else document
 
@@ -216,19 +237,28 @@ class ChangesEncoder:
         """The keys of rows, and their values. With `careful`, those that no table can have are passed over."""
         found = {}
         for row in rows:
-            keys = self._keys.get(row.__class__)
+            row_class = row.__class__
+            keys = self._keys.get(row_class)
             if keys is None:
                 continue
             try:
-                (kept,) = keys.keep_nul_policy([row])
-                if careful and not keys.could_be(kept):
-                    continue
-                found[row.__class__, keys.key_of(kept)] = keys.values(kept)
-                hash(keys.key_of(kept))
+                if (kept := keys.kept(row, careful)) is not None:
+                    found[row_class, keys.key_of(kept)] = keys.values_of(kept)
             except Exception:
                 if not careful:
                     raise
         return found
+
+
+def _moved(noted: _Noted) -> dict[type[Row], list[Move]]:
+    """Keys with their lines: all of a table at once. Raises any exception for one that cannot be encoded."""
+    return {
+        row_class: [
+            Move(number, key, line)
+            for (number, key, _), line in zip(moves, csv_lines([values for *_, values in moves]), strict=True)
+        ]
+        for row_class, moves in noted.items()
+    }
 
 
 def _moves_of(row_class: type[Row], pieces: Sequence[ChangePiece]) -> tuple[bytes, bytes]:

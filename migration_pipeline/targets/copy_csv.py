@@ -26,9 +26,10 @@ from migration_pipeline.errors import BadRow
 from migration_pipeline.generated import generated
 from migration_pipeline.profile.profile import NulPolicy
 from migration_pipeline.profile.row import Column, Row, Table
+from migration_pipeline.targets import accelerated_rows
 from migration_pipeline.targets.catalog import TargetTable
 from migration_pipeline.targets.fits import Fit
-from migration_pipeline.targets.spellings import document, spelling_of, utc, whole_minutes
+from migration_pipeline.targets.spellings import Spell, spellings_of, utc, whole_minutes
 
 COPY_OPTIONS = r"""FORMAT csv, QUOTE '"', ESCAPE '\', NULL 'null'"""
 
@@ -74,19 +75,71 @@ class RowEncoder:
         self._key = attrgetter(*(fields[name] for name in table.key)) if not table.landing else None
         self._version = attrgetter(fields[table.version]) if table.version else None
         self._nul = {"strip": "", "escape": r"\u0000"}.get(nul)
-        self._prepare = _compile_prepare(table, self._fits)
+        self._spell = spellings_of(table, self._fits)
+        self._prepare = _compile_prepare(table, self._spell)
         self._times = [attrgetter(c.field) for c in table.columns if c.python_type is datetime]
         self._zones: set[tzinfo | None] = set()
         """Time zones that the JSON encoder spells."""
+        self._extension = accelerated_rows.extension()
+        self._in_c: dict[type[Row], Any] = {}
+        """The encoder in C of the table's class; None where there is none."""
+        self.given_back = 0
+        """Rows that Python encoded, though there is an extension."""
 
     def encode(self, rows: Sequence[Row]) -> EncodedRows:
         """Encode some of a batch's rows, best while they are in the CPU's cache still: they are not needed any more.
 
         Raises `BadRow` if a column would change a value, and the Row does not allow it.
         """
+        try:
+            encoded = self._encode_in_c(rows)
+        except Exception:  # Python tells what it is
+            self.given_back += len(rows)
+            encoded = None
+        return self._encode_in_python(rows) if encoded is None else encoded
+
+    def _encode_in_c(self, rows: Sequence[Row]) -> EncodedRows | None:
+        """Encode rows in C. Raises any exception, and returns None, for what is to be done in Python."""
+        if not rows:
+            return None
+        row_class = rows[0].__class__
+        if row_class not in self._in_c:
+            self._in_c[row_class] = accelerated_rows.compile_rows(
+                self._extension,
+                row_class,
+                self.table,
+                self._fits,
+                self._spell,
+                self._line_of,
+                apart=self._apart,
+            )
+        if (encoder := self._in_c[row_class]) is None:
+            return None
+        keys, lines, given_back = encoder.encode(rows)
+        if self._nul is not None and _may_hold_nul(lines):
+            return None
+        self.given_back += given_back
+        return EncodedRows(
+            len(rows),
+            keys,
+            list(map(self._version, rows)) if self._version else [],
+            lines,
+            0,
+            self._rounded(rows) if self._checks else {},
+        )
+
+    def _line_of(self, row: Row) -> bytes:
+        """Encode a row that C does not know. Raises any exception where all rows are to be looked at."""
+        times = (time_of(row) for time_of in self._times)
+        if not all(whole_minutes(when.tzinfo) for when in times if when is not None):
+            raise ValueError("from here on all times are spelled in UTC")
+        (line,) = self._lines([row])
+        return line
+
+    def _encode_in_python(self, rows: Sequence[Row]) -> EncodedRows:
         self._look_at_zones(rows)
         lines, counted = self._lines(rows), [0]
-        if self._nul is not None and any(each in line for line in lines for each in _NUL):
+        if self._nul is not None and _may_hold_nul(lines):
             rows = self.without_nul(rows, counted)
             lines = self._lines(rows)
         keys = list(map(self._key, rows)) if self._key else []
@@ -100,6 +153,11 @@ class RowEncoder:
             self._rounded(rows) if self._checks else {},
         )
 
+    @property
+    def replaces_nul(self) -> bool:
+        """Whether the profile's policy puts something in place of U+0000."""
+        return self._nul is not None
+
     def without_nul(self, rows: Sequence[Row], counted: list[int] | None = None) -> Sequence[Row]:
         """Rows as they are written, by the profile's policy for U+0000."""
         if self._nul is None:
@@ -110,14 +168,16 @@ class RowEncoder:
         """Make the function that gives a row's values of some columns as they are encoded, times in UTC."""
         columns = [column for column in self.table.columns if column.name in names]
         part = dataclasses.replace(self.table, columns=tuple(columns))
-        return _compile_prepare(part, self._fits, utc) or _plain(columns)
+        return _compile_prepare(part, spellings_of(part, self._fits, utc)) or _plain(columns)
 
     def _look_at_zones(self, rows: Sequence[Row]) -> None:
         """Spell all times in UTC from the first on whose offset the JSON encoder would round."""
         for time_of in self._times:
             zones = {when.tzinfo for when in map(time_of, rows) if when is not None} - self._zones
             if zones and not all(map(whole_minutes, zones)):
-                self._prepare, self._times = _compile_prepare(self.table, self._fits, utc), []
+                self._spell, self._times = spellings_of(self.table, self._fits, utc), []
+                self._prepare = _compile_prepare(self.table, self._spell)
+                self._in_c.clear()
                 return
             self._zones |= zones
 
@@ -143,6 +203,10 @@ class RowEncoder:
         rows = sum(piece.rows for piece in pieces)
         if self._key is not None:
             keys = [key for piece in pieces for key in piece.keys]
+            if (
+                data := accelerated_rows.join(self._extension, keys, lines, twins=self.table.merges)
+            ) is not None:
+                return CopyInput(data, rows)
             # Sorted, B-tree inserts touch neighbouring pages, and loaders side by side lock in one order.
             try:
                 order = sorted(range(len(keys)), key=keys.__getitem__)
@@ -193,6 +257,10 @@ _NUL = (b"\0", b"u0000")
 """How U+0000 stands in encoded rows: in a text, and in a document, which is JSON still."""
 
 
+def _may_hold_nul(lines: Sequence[bytes]) -> bool:
+    return any(each in line for line in lines for each in _NUL)
+
+
 def _without_nul(value: Any, instead: str, counted: list[int]) -> Any:
     """Copy a row, or a value in it, with `instead` in place of each U+0000, and count the texts that had one."""
     if isinstance(value, str):
@@ -214,17 +282,9 @@ def _without_nul(value: Any, instead: str, counted: list[int]) -> Any:
 
 
 def _compile_prepare(
-    table: Table, fits: dict[str, Fit], time: Callable[[Any], Any] | None = None
+    table: Table, spellings: dict[str, Spell | None]
 ) -> Callable[[Row], tuple[Any, ...]] | None:
-    """Generate the function that makes a row's tuple for the JSON encoder; None when the row will do itself.
-
-    `time` spells times that need no other spelling.
-    """
-    spellings = {
-        column.field: _named(spelling_of(column, fits.get(column.name)), column, table)
-        or (time if column.python_type is datetime else None)
-        for column in table.columns
-    }
+    """Generate the function that makes a row's tuple for the JSON encoder; None when the row will do itself."""
     if not any(spellings.values()):
         return None
     values = []
@@ -240,10 +300,8 @@ def _compile_prepare(
 
 
 def _plain(columns: Sequence[Column]) -> Callable[[Row], tuple[Any, ...]]:
-    fields = [column.field for column in columns]
-    # The last is repeated, so that attrgetter makes a tuple of a single value, too.
-    values = attrgetter(*fields, fields[-1])
-    return lambda row: values(row)[:-1]
+    values: Any = attrgetter(*(column.field for column in columns))
+    return values if len(columns) > 1 else lambda row: (values(row),)
 
 
 def csv_lines(values: Sequence[tuple[Any, ...]]) -> list[bytes]:
@@ -252,20 +310,6 @@ def csv_lines(values: Sequence[tuple[Any, ...]]) -> list[bytes]:
         return []
     lines = _json.encode_lines(values)[1:-2].split(b"]\n[")
     return list(map(_unescape, lines))
-
-
-def _named(spell: Callable[[Any], Any] | None, column: Column, table: Table) -> Callable[[Any], Any] | None:
-    """Let a document's fault name its column."""
-    if spell is not document:
-        return spell
-
-    def named(value: Any) -> str:
-        try:
-            return document(value)
-        except ValueError as error:
-            raise BadRow(f"column {column.name}: {error}", table.qualified) from None
-
-    return named
 
 
 _ESCAPE = re.compile(rb"\\(?:u00([0-9a-f]{2})|([bfnrt]))")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone, tzinfo
 from decimal import Decimal
 from typing import Any, get_origin
 
 import msgspec
 
-from migration_pipeline.profile.row import Column, element_type
+from migration_pipeline.errors import BadRow
+from migration_pipeline.profile.row import Column, Table, element_type
 from migration_pipeline.targets.fits import Fit
+
+Spell = Callable[[Any], Any]
+"""Turns a value, which is not None, to what the JSON encoder is given."""
 
 _document = msgspec.json.Encoder(decimal_format="number")
 
@@ -90,3 +94,26 @@ def spelling_of(column: Column, fit: Fit | None = None) -> Callable[[Any], Any] 
     if bare is float or (bare is int and staged.startswith("numeric")):
         return scalar
     return utc if fit and fit.utc else None
+
+
+def spellings_of(table: Table, fits: Mapping[str, Fit], time: Spell | None = None) -> dict[str, Spell | None]:
+    """The functions that spell a table's columns, by field; `time` spells times that need no other spelling."""
+    return {
+        column.field: _named(spelling_of(column, fits.get(column.name)), column, table)
+        or (time if column.python_type is datetime else None)
+        for column in table.columns
+    }
+
+
+def _named(spell: Spell | None, column: Column, table: Table) -> Spell | None:
+    """Let a document's fault name its column."""
+    if spell is not document:
+        return spell
+
+    def named(value: Any) -> str:
+        try:
+            return document(value)
+        except ValueError as error:
+            raise BadRow(f"column {column.name}: {error}", table.qualified) from None
+
+    return named

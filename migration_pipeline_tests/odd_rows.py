@@ -1,0 +1,376 @@
+"""Rows of every column type with values of every kind, ordinary and odd, and what both encoders make of them."""
+
+from __future__ import annotations
+
+import enum
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date, datetime, timedelta, timezone, tzinfo
+from decimal import Decimal
+from random import Random
+from typing import Annotated, Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from migration_pipeline import Fitted, Integer, Row
+from migration_pipeline.profile.profile import NulPolicy
+from migration_pipeline.profile.row import Merge, PgType, Table, table_of
+from migration_pipeline.targets.copy_csv import EncodedRows, RowEncoder
+from migration_pipeline.targets.fits import Actual, Fit, fit_of
+
+
+class Wide(Row, table="wide", key="k"):
+    """A column of each type."""
+
+    k: int
+    text: str | None
+    number: Decimal | None
+    real: float | None
+    flag: bool | None
+    raw: bytes | None
+    at: datetime | None
+    day: date | None
+    id: UUID | None
+    tags: frozenset[str] | None
+    numbers: list[Decimal | None] | None
+    times: list[datetime] | None
+    blobs: set[bytes] | None
+    document: Any
+    listed: list[Any] | None
+    spelled: Annotated[str | None, PgType("jsonb")]
+
+
+class Landed(Row, table="landed", landing=True):
+    text: str | None
+    number: int | None
+    at: datetime | None
+    document: dict[str, Any] | None
+
+
+class Pair(Row, table="pair", key=("b", "a")):
+    a: str
+    b: Integer
+    rest: str | None
+
+
+class Versioned(Row, table="versioned", key="k", version="at"):
+    k: str
+    at: datetime | None
+    flag: bool | None
+
+
+class Merging(Row, table="merging", key="k"):
+    k: str
+    points: Annotated[int, Merge("greatest({old}, {new})")]
+
+
+class OfUuid(Row, table="of_uuid", key=("id", "at")):
+    id: UUID
+    at: datetime
+    amount: Decimal | None
+
+
+class Narrow(Row, table="narrow", key="k"):
+    """Columns that change values, and a time without a zone."""
+
+    k: int
+    short: Fitted[str] | None
+    exact: Decimal | None
+    at: datetime | None
+    times: list[datetime] | None
+
+
+CLASSES: list[type[Row]] = [Wide, Landed, Pair, Versioned, Merging, OfUuid, Narrow]
+
+_NARROW = {
+    "k": ("numeric", "numeric", False),
+    "short": ("character varying(3)", "character varying", False),
+    "exact": ("numeric(6,2)", "numeric", False),
+    "at": ("timestamp(3) without time zone", "timestamp without time zone", False),
+    "times": ("timestamp without time zone[]", "timestamp without time zone", True),
+}
+
+
+def fits_of(table: Table) -> list[Fit]:
+    """How the columns of `Narrow` take their values; all others take them as they are."""
+    if table.name != "narrow":
+        return []
+    found = []
+    for column in table.columns:
+        full, element, array = _NARROW[column.name]
+        actual = Actual(
+            name=column.name,
+            type=full,
+            element=element,
+            modified=full.removesuffix("[]").replace("timestamp(3) without time zone", element + "(3)"),
+            array=array,
+            enum=False,
+        )
+        fit = fit_of(column, actual)
+        assert fit is not None
+        found.append(fit)
+    return found
+
+
+class Text(str):
+    """A str that is none exactly."""
+
+    __slots__ = ()
+
+
+class Number(int):
+    pass
+
+
+class Exact(Decimal):
+    pass
+
+
+class Moment(datetime):
+    pass
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Shape(str, enum.Enum):  # Python 3.10 has no StrEnum
+    ROUND = "round"
+
+
+class Angry:
+    """Fails at whatever is asked of it."""
+
+    def __repr__(self) -> str:
+        return "angry"
+
+    def __str__(self) -> str:
+        raise RuntimeError("s3cret")
+
+    def __hash__(self) -> int:
+        raise RuntimeError("s3cret")
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("s3cret")
+
+
+SOMETHING, VIEW = object(), memoryview(b"cd")
+"""Their texts hold an address."""
+
+SIGNS = [
+    *"\\\"'\n\r\t\b\f.,{}[]:Nnu0 \x00\x01\x1f\x7f\x80é\u2028\uffff🛒axyz-5",
+    "null",
+    "u0000",
+    "\\u000a",
+    "\\n",
+    "]\n[",
+]
+ZONES: list[tzinfo | None] = [
+    None, timezone.utc, timezone.utc, timezone.utc, timezone(timedelta(0), "Z"), timezone(timedelta(hours=2)),
+    timezone(-timedelta(hours=11, minutes=30)), timezone(timedelta(hours=23, minutes=59)), timezone(-timedelta(hours=23, minutes=59)),
+]  # fmt: skip
+ODD_ZONES: list[tzinfo | None] = [
+    timezone(timedelta(seconds=3)),
+    timezone(timedelta(hours=1, microseconds=5)),
+    ZoneInfo("Europe/Berlin"),
+]
+
+
+def text(random: Random) -> str:
+    kind = random.randrange(8)
+    if kind == 0:
+        return random.choice(["", "null", "\0", "\\.", '"', "x" * random.randrange(40)])
+    if kind == 1:
+        return (
+            chr(random.choice([0xD800, 0xDFFF, 0x10FFFF, 0x7FF, 0x800])) if random.randrange(8) == 0 else "é"
+        )
+    if kind < 5:
+        return "".join(random.choice("abcdefgh0123456789#-") for _ in range(random.randrange(30)))
+    return "".join(random.choice(SIGNS) for _ in range(random.randrange(20)))
+
+
+def integer(random: Random) -> int:
+    if random.randrange(4):
+        return random.randrange(-1000, 1000)
+    edge = random.choice([0, 2**31, 2**63, 2**64, 10**18, 10**19, 2**130])
+    return random.choice([1, -1]) * edge + random.randrange(-2, 3)
+
+
+def decimal(random: Random) -> Decimal:
+    if random.randrange(12) == 0:
+        return Decimal(
+            random.choice(
+                ["NaN", "-NaN", "sNaN", "NaN123", "Infinity", "-Infinity", "-0", "0E+9", "1E-400", "1E+5000"]
+            )
+        )
+    return Decimal(
+        (
+            random.randrange(2),
+            tuple(random.choices(range(10), k=random.randrange(1, 39))),
+            random.randrange(-45, 45),
+        )
+    )
+
+
+def moment(random: Random) -> datetime:
+    odd = random.randrange(40) == 0
+    zone = random.choice(ODD_ZONES if odd else ZONES)
+    if random.randrange(12) == 0:
+        return random.choice([datetime.min, datetime.max]).replace(tzinfo=zone)
+    microseconds = random.choice([0, 0, 1000, 10, random.randrange(10**6)])
+    days = random.randrange(3_600_000)
+    return datetime(1, 1, 1, tzinfo=zone) + timedelta(
+        days=days, seconds=random.randrange(86400), microseconds=microseconds
+    )
+
+
+def real(random: Random) -> float:
+    return random.choice(
+        [
+            0.0,
+            -0.0,
+            1.5,
+            1e300,
+            5e-324,
+            1e16,
+            float("nan"),
+            float("inf"),
+            -float("inf"),
+            random.random() * 1e6,
+        ]
+    )
+
+
+def identity(random: Random) -> UUID:
+    return UUID(int=random.choice([0, 1, 2**64, 2**128 - 1, random.getrandbits(128)]))
+
+
+def day(random: Random) -> date:
+    return date.fromordinal(random.randrange(1, date.max.toordinal() + 1))
+
+
+def raw(random: Random) -> bytes:
+    return random.randbytes(random.randrange(12))
+
+
+def document(random: Random, depth: int = 0) -> Any:
+    kind = random.randrange(12 if depth < 4 else 8)
+    if kind < 3:
+        return text(random)
+    if kind == 3:
+        return decimal(random)
+    if kind == 4:
+        return integer(random)
+    if kind == 5:
+        return random.choice([None, True, False, [], {}, ()])
+    if kind == 6:
+        return anything(random) if random.randrange(6) == 0 else None
+    if kind == 7:
+        return random.choice([frozenset(), {text(random)}, frozenset({1, 2}), [text(random)]])
+    if kind == 8:
+        return [document(random, depth + 1) for _ in range(random.randrange(4))]
+    if kind == 9 and random.randrange(20) == 0:
+        deep: Any = text(random)
+        for _ in range(random.choice([98, 99, 100, 101, 102, 150])):
+            deep = [deep] if random.randrange(2) else {"d": deep}
+        return deep
+    return {text(random): document(random, depth + 1) for _ in range(random.randrange(4))}
+
+
+def anything(random: Random) -> Any:
+    """A value that may have no place where it is."""
+    return random.choice(
+        [
+            Text(text(random)), Number(integer(random)), Exact("1.50"), Moment(2024, 1, 2, tzinfo=timezone.utc), Colour.RED, Shape.ROUND,
+            Angry(), [Angry()], {1: 2}, {"a": Angry()}, SOMETHING, bytearray(b"ab"), VIEW, msgspec.UNSET, 1j, range(3),
+            (1, "a"), {1, "a"}, [None, "x", 3, 1.5, b"z", moment(random)], real(random), {Text("sub"): 1}, timedelta(1, 2), Pair("a", 1, None),
+            text, integer(random), decimal(random), moment(random), day(random), identity(random), raw(random), text(random), True, None,
+            {"n": float("nan")}, [Decimal("NaN")], {"t": moment(random), "b": b"raw", "f": 1e22},
+        ]
+    )  # fmt: skip
+
+
+MAKERS: dict[str, Any] = {
+    "k": integer, "text": text, "number": decimal, "real": real, "flag": lambda r: r.random() < 0.5, "raw": raw, "at": moment,
+    "day": day, "id": identity, "document": document, "listed": lambda r: [document(r) for _ in range(r.randrange(3))],
+    "spelled": text, "tags": lambda r: frozenset(text(r) for _ in range(r.randrange(4))),
+    "numbers": lambda r: [r.choice([None, decimal(r)]) for _ in range(r.randrange(4))],
+    "times": lambda r: [moment(r) for _ in range(r.randrange(3))], "blobs": lambda r: {raw(r) for _ in range(r.randrange(3))},
+    "a": text, "b": lambda r: r.randrange(5), "rest": text, "points": integer, "amount": decimal, "short": text,
+    "exact": lambda r: Decimal(r.randrange(10**6)) / 100, }  # fmt: skip
+
+
+def row(random: Random, row_class: type[Row], oddity: int) -> Row:
+    """A row, in which one value of `oddity` is one of any type."""
+    values = []
+    for field in msgspec.structs.fields(row_class):
+        if random.randrange(oddity) == 0:
+            values.append(anything(random))
+        elif random.randrange(10) == 0 and field.name not in row_class._declared[1]:
+            values.append(None)
+        elif field.name == "k" and row_class in (Versioned, Merging):
+            values.append(random.choice("abcé") + random.choice(["", "x", "\0"]))
+        else:
+            values.append(MAKERS[field.name](random))
+    return row_class(*values)
+
+
+def pieces(random: Random, row_class: type[Row]) -> list[list[Row]]:
+    """Some pieces of rows: mostly of one kind, as those of a file are."""
+    oddity = random.choice([20, 100, 10**9])
+    return [
+        [row(random, row_class, oddity) for _ in range(random.randrange(6))]
+        for _ in range(random.randrange(1, 4))
+    ]
+
+
+@contextmanager
+def without_the_extension() -> Iterator[None]:
+    """Encode in Python alone."""
+    before = os.environ.get("MIGRATION_ACCELERATOR")
+    os.environ["MIGRATION_ACCELERATOR"] = "off"
+    try:
+        yield
+    finally:
+        del os.environ["MIGRATION_ACCELERATOR"]
+        if before is not None:
+            os.environ["MIGRATION_ACCELERATOR"] = before
+
+
+def made_of(
+    row_class: type[Row], some: Sequence[Sequence[Row]], nul: NulPolicy, apart: bool
+) -> tuple[list[Any], int]:
+    """What an encoder makes of pieces, each and joined, or the exceptions; and how many rows were given back to Python."""
+    table = table_of(row_class)
+    encoder = RowEncoder(table, nul, fits_of(table), apart=apart)
+    encoded: list[EncodedRows] = []
+    told: list[Any] = []
+    for rows in some:
+        try:
+            encoded.append(encoder.encode(rows))
+        except Exception as error:
+            told.append((type(error), str(error)))
+        else:
+            told.append((*encoded[-1]._replace(keys=[(type(key), repr(key)) for key in encoded[-1].keys]),))
+    try:
+        told.append(encoder.join(encoded))
+    except Exception as error:
+        told.append((type(error), str(error)))
+    return told, encoder.given_back
+
+
+def both(seed: Random, again: Random) -> tuple[list[Any], list[Any], int, int]:
+    """What both encoders make of the same rows, made twice; and how many rows there were, and how many C gave back."""
+    made = []
+    for random in (seed, again):
+        row_class = random.choice(CLASSES)
+        nul: NulPolicy = random.choice(["quarantine", "strip", "escape"])
+        apart = random.random() < 0.5
+        made.append((row_class, pieces(random, row_class), nul, apart))
+    in_c, given_back = made_of(*made[0])
+    with without_the_extension():
+        in_python, _ = made_of(*made[1])
+    return in_c, in_python, sum(map(len, made[0][1])), given_back
