@@ -34,6 +34,10 @@ NOTIFY = "MIGRATION_NOTIFY"
 # Who pays for requests to a bucket whose owner does not: "requester", as S3 calls it.
 REQUEST_PAYER = "MIGRATION_REQUEST_PAYER"
 
+# Whether the extensions in C are used: auto (if they are built), off, or required (an error if they are not built).
+ACCELERATOR = "MIGRATION_ACCELERATOR"
+ACCELERATOR_AUTO, ACCELERATOR_OFF, ACCELERATOR_REQUIRED = "auto", "off", "required"
+
 # What points at a deployment: `make demo` uses none of it.
 OF_A_DEPLOYMENT = (DAGSTER_HOME, PLANS_DIR, DATABASE_URL, WEBSERVER_URL)
 
@@ -66,6 +70,14 @@ def database_url() -> str:
             f"leaves out), or start the local stack with `make dev`"
         )
     return url
+
+
+def accelerator() -> str:
+    """Whether the extensions in C are used: one of the three values above. Raises `UsageError` for another one."""
+    mode = os.environ.get(ACCELERATOR) or ACCELERATOR_AUTO
+    if mode not in (ACCELERATOR_AUTO, ACCELERATOR_OFF, ACCELERATOR_REQUIRED):
+        raise UsageError(f"{ACCELERATOR}: expected auto, off or required")
+    return mode
 
 
 def request_payer() -> str:

@@ -16,6 +16,7 @@ from hypothesis import settings
 from migration_pipeline.demo.postgres import EmbeddedPostgres
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.profile.profile import load_profile
+from migration_pipeline.settings import ACCELERATOR
 from migration_pipeline.targets.ddl import ddl
 
 # A test says whether something is right, and not how long that took: the machine may be busy.
@@ -31,9 +32,9 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(autouse=True)
 def _no_settings_of_the_developer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Keep the developer's own environment out of the tests, and the tests out of it."""
+    """Keep the developer's own environment out of the tests, and the tests out of it; all may run with one accelerator."""
     for name in list(os.environ):
-        if name.startswith(("MIGRATION_", "DAGSTER_", "AWS_", "PG")):
+        if name.startswith(("MIGRATION_", "DAGSTER_", "AWS_", "PG")) and name != ACCELERATOR:
             monkeypatch.delenv(name)
     monkeypatch.setenv("MIGRATION_HOME", str(tmp_path / "state"))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
-from itertools import repeat
+from itertools import compress, repeat
 from typing import Any, Protocol
 
 import msgspec
@@ -19,6 +19,9 @@ from migration_pipeline.profile.row import Row
 
 UNROUTED = "unrouted"
 """The reason under which items that no rule takes are counted."""
+
+BESIDE_BAD = "in a list with a bad item"
+"""Why Python reads lines that C may understand: to find the bad one."""
 
 MAX_PATTERNS = 50
 """Distinct key patterns kept of unrouted items; the rest is counted under one."""
@@ -43,8 +46,23 @@ class Dialect(Protocol):
     def wire_types(self, line: bytes, attributes: Iterable[str]) -> dict[str, str]:
         """Tell the DynamoDB types of some attributes of a line; those that it lacks are left out."""
 
-    def item_decoder(self, item_class: type[Item], known: Sequence[str]) -> Decoder:
-        """Compile the reader of a typed item."""
+    def item_decoder(self, item_class: type[Item], known: Sequence[str]) -> Any:
+        """Compile the reader of a typed item, a `Decoder`."""
+
+    def line_reader(
+        self,
+        rules: Sequence[Rule],
+        attributes: Sequence[str],
+        typed: Collection[str],
+        decoders: Mapping[type[Item], Any],
+        which: Callable[[bytes], int],
+    ) -> Callable[[Sequence[bytes], Sequence[int]], tuple[Any, ...]] | None:
+        """Compile what does in C all that `compile_rules` and the decoders do; None where it is not there.
+
+        `which` tells the number of the rule that takes a line which C does not read. It gives what the function of
+        `compile_rules` gives, but lines alone for those that no rule takes; then the items for each rule, and how many
+        lines Python read, by reason.
+        """
 
 
 class Bad(msgspec.Struct, frozen=True):
@@ -69,6 +87,10 @@ class Outcome:
         self.lines: list[bytes] = []
         self.bad: list[Bad] = []
         self.counts = Counts()
+        self.accelerated = 0
+        """Lines that were read in C."""
+        self.odd = Counter[str]()
+        """Lines that C handed to Python, by reason."""
 
     @property
     def all_rows(self) -> list[Row]:
@@ -83,6 +105,8 @@ class Outcome:
         self.lines += other.lines
         self.bad += other.bad
         self.counts.add(other.counts)
+        self.accelerated += other.accelerated
+        self.odd.update(other.odd)
 
 
 class Counts:
@@ -141,6 +165,7 @@ class Transform:
             for rule in self.rules
             if rule.item_class
         }
+        self._read = dialect.line_reader(self.rules, self.attributes, typed, decoders, self._which)
         # After the item, a route that asks for them is given the options.
         self._routes = [
             (number, decoders[rule.item_class], rule.function, (options,) if rule.options_class else ())
@@ -163,6 +188,7 @@ class Transform:
                     outcome.add(self.one(line, number))
                 except BadItem as error:
                     outcome.bad.append(Bad(number, line, str(error)))
+            outcome.accelerated, outcome.odd = 0, Counter(self._read and {BESIDE_BAD: len(lines)})
             return outcome
 
     def without_rows(self, line: bytes, number: int) -> Outcome:
@@ -176,13 +202,20 @@ class Transform:
         other than the route table, the generated decoders and the profile's own functions.
         """
         outcome = self.outcome_class(self.row_classes)
-        taken, places, counts, unrouted = self.sort(numbers, lines, self.read_keys.many(lines))
+        items: list[list[Any]] = []
+        if self._read:
+            taken, places, counts, lines_unrouted, items, odd = self._read(lines, numbers)
+            unrouted = [(line, self.read_keys(line)) for line in lines_unrouted]
+            outcome.accelerated = len(lines) - sum(odd.values())
+            outcome.odd.update(odd)
+        else:
+            taken, places, counts, unrouted = self.sort(numbers, lines, self.read_keys.many(lines))
         if self.newer:
-            self._leave_out(taken, places, outcome)
+            self._leave_out(taken, places, items, outcome)
         for route, decoder, function, more in self._routes:
             if taken[route]:
-                items = decoder.many(taken[route])
-                results = list(map(function, items, *map(repeat, more)))
+                made = items[route] if items else decoder.many(taken[route])
+                results = list(map(function, made, *map(repeat, more)))
                 self._collect(route, results, outcome, places[route])
                 outcome.lines += taken[route]
                 outcome.numbers += places[route]
@@ -205,7 +238,7 @@ class Transform:
         outcome = self.outcome_class(self.row_classes)
         taken, places, *_ = self.sort([number], [line], [self.read_keys(line)])
         if self.newer:
-            self._leave_out(taken, places, outcome)
+            self._leave_out(taken, places, [], outcome)
             if outcome.counts.superseded:
                 return outcome
         for route, decoder, function, more in self._routes:
@@ -221,15 +254,23 @@ class Transform:
                 return outcome
         return self._all([line], [number])
 
-    def _leave_out(self, taken: list[list[bytes]], places: list[list[int]], outcome: Outcome) -> None:
-        """Leave the lines out of whose items newer states are known."""
-        newer = self.newer
+    def _which(self, line: bytes) -> int:
+        """Tell the number of the rule that takes a line; the number of rules for none. Raises `BadItem`."""
+        taken, _, counts, _ = self.sort([1], [line], [self.read_keys(line)])
+        return next((n for n in range(len(self.rules)) if taken[n] or counts[n]), len(self.rules))
+
+    def _leave_out(
+        self, taken: list[list[bytes]], places: list[list[int]], items: list[list[Any]], outcome: Outcome
+    ) -> None:
+        """Leave the lines out, with the items made of them, of whose items newer states are known."""
         for route, lines in enumerate(taken):
-            if lines and newer:
-                found = list(map(newer, lines))
+            if lines and self.newer:
+                found = list(map(self.newer, lines))
                 if any(found):
-                    taken[route] = [line for line, digest in zip(lines, found, strict=True) if not digest]
-                    places[route] = [n for n, digest in zip(places[route], found, strict=True) if not digest]
+                    keep = [not digest for digest in found]
+                    for each in (taken, places, items):
+                        if each:
+                            each[route] = list(compress(each[route], keep))
                     outcome.counts.superseded += filter(None, found)
 
     def _collect(self, route: int, results: list[Any], outcome: Outcome, _numbers: Sequence[int]) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from operator import attrgetter
 from typing import Annotated, Any, Generic, TypeVar, get_type_hints
@@ -20,10 +20,14 @@ from typing import Annotated, Any, Generic, TypeVar, get_type_hints
 import msgspec
 from msgspec import UNSET, UnsetType, defstruct
 
+from migration_pipeline import accelerator
 from migration_pipeline.errors import BadItem
 from migration_pipeline.generated import generated
 from migration_pipeline.profile.item import Item
+from migration_pipeline.profile.profile import Rule
 from migration_pipeline.sources.fields import NAMES, REST, braces_of_members, field_of, objects
+from migration_pipeline.sources.lines import Read, reader
+from migration_pipeline.sources.twins import Pairs, TwinsError, passes_over, refuse_twins
 from migration_pipeline.sources.values import Value, document, number
 
 ItemType = TypeVar("ItemType", bound=Item)
@@ -50,12 +54,12 @@ class ItemDecoder(Generic[ItemType]):
         hints = get_type_hints(item_class, include_extras=True)
         infos = msgspec.structs.fields(item_class)
         self._item_class = item_class
-        self._fields = [field_of(item_class, n, info, hints[info.name]) for n, info in enumerate(infos)]
-        self._attributes = {field.attribute for field in self._fields if field.attribute is not None}
+        self.fields = [field_of(item_class, n, info, hints[info.name]) for n, info in enumerate(infos)]
+        self._attributes = {field.attribute for field in self.fields if field.attribute is not None}
         self._names = dict(NAMES, Item=item_class, suspect=self._suspect, whole=whole, rest=self._rest)
-        for field in self._fields:
+        for field in self.fields:
             self._names |= field.constants
-        self._has_rest = any(field.expression == REST for field in self._fields)
+        self._has_rest = any(field.expression == REST for field in self.fields)
         others = () if self._has_rest else known
         self._passed_over = {name: False for name in others if name not in self._attributes}
         """Attributes that are not read, and whether their values may have objects inside."""
@@ -86,7 +90,7 @@ class ItemDecoder(Generic[ItemType]):
 
     def _compile(self, passed_over: dict[str, bool]) -> Steps[ItemType]:
         others = list(passed_over.items())
-        members = [field.member for field in self._fields if field.member] + [
+        members = [field.member for field in self.fields if field.member] + [
             (f"x{n}", AnyValue if nested else OneObject, msgspec.field(name=name, default=UNSET))
             for n, (name, nested) in enumerate(others)
         ]
@@ -103,14 +107,14 @@ class ItemDecoder(Generic[ItemType]):
         than the attributes that were read account for, nothing was passed over. An object that is not empty
         begins with {"; inside of a text that would be {\\".
         """
-        spelled = [field.braces for field in self._fields] + [
+        spelled = [field.braces for field in self.fields] + [
             f"objects(w.x{n})" if nested else f"(w.x{n} is not UNSET)" for n, nested in enumerate(others)
         ]
         constant = 2 + spelled.count("1")  # the line's own object and the Item
         total = " + ".join([str(constant), *(each for each in spelled if each not in ("0", "1"))]) + " - m"
         if self._has_rest:
             return self._source_with_rest(total)
-        values = ", ".join(f"({field.expression})" for field in self._fields)
+        values = ", ".join(f"({field.expression})" for field in self.fields)
         # One character is counted in half the time of two, and is nearly always enough.
         return (
             "def make(w, line):\n"
@@ -122,7 +126,7 @@ class ItemDecoder(Generic[ItemType]):
 
     def _source_with_rest(self, total: str) -> str:
         """Write the function for a class that reads all attributes: nothing is passed over, so nothing is learned."""
-        read = [(f"v{n}", field.expression) for n, field in enumerate(self._fields)]
+        read = [(f"v{n}", field.expression) for n, field in enumerate(self.fields)]
         lines = [f"    {name} = {expression}\n" for name, expression in read if expression != REST]
         values = ", ".join("others" if expression == REST else name for name, expression in read)
         return (
@@ -136,7 +140,7 @@ class ItemDecoder(Generic[ItemType]):
     def _rest(self, line: bytes, total: int) -> dict[str, Any]:
         """Read the attributes that no field names; those that fields do are spelled with `total` objects.
 
-        Raises `BadItem` as `whole` does, and `_TwinsError`.
+        Raises `BadItem` as `whole` does, and `TwinsError`.
         """
         try:
             item = _decode_raw(line).Item
@@ -144,8 +148,8 @@ class ItemDecoder(Generic[ItemType]):
                 name: _decode_value(value) for name, value in item.items() if name not in self._attributes
             }
             if line.count(b'{"') != total + (braces_of_members(others) - 2 if others else 0):
-                json.loads(line, object_pairs_hook=_refuse_twins)
-        except _TwinsError:
+                json.loads(line, object_pairs_hook=refuse_twins)
+        except TwinsError:
             raise
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise BadItem(_line_reason(error)) from None
@@ -160,13 +164,13 @@ class ItemDecoder(Generic[ItemType]):
         text = line.decode("utf-8", "surrogateescape")  # what nobody reads need not be UTF-8
         numbers: dict[str, Any] = dict.fromkeys(("parse_int", "parse_float", "parse_constant"), str)
         try:
-            pairs = json.loads(text, object_pairs_hook=_Pairs, strict=False, **numbers)
+            pairs = json.loads(text, object_pairs_hook=Pairs, strict=False, **numbers)
         except (ValueError, RecursionError):
             return  # what is wrong with it is in nothing that is read
-        items = _Pairs(pair for pair in pairs if pair[0] == "Item")
-        read = _Pairs(pair for pair in items[-1][1] if pair[0] in self._attributes)
-        if _passes_over(_Pairs([*items[:-1], ("Item", read)])):
-            raise _TwinsError
+        items = Pairs(pair for pair in pairs if pair[0] == "Item")
+        read = Pairs(pair for pair in items[-1][1] if pair[0] in self._attributes)
+        if passes_over(Pairs([*items[:-1], ("Item", read)])):
+            raise TwinsError
 
     def _learn(self, line: bytes) -> None:
         """Account for the attributes of this line from the next list of lines on."""
@@ -190,10 +194,10 @@ class ItemDecoder(Generic[ItemType]):
         """Say which attribute is at fault; conversions in the generated function do not know their field."""
         if isinstance(error, (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)):
             return _line_reason(error)
-        if isinstance(error, _TwinsError):
+        if isinstance(error, TwinsError):
             return "an attribute name occurs twice"
         wire = self._first_steps[0](line).Item
-        for field in self._fields:
+        for field in self.fields:
             try:
                 eval(field.careful, dict(self._names), {"w": wire, "m": 0, "line": line})  # noqa: S307  # the generated source itself
             except (ValueError, ArithmeticError) as cause:
@@ -203,6 +207,19 @@ class ItemDecoder(Generic[ItemType]):
 
 
 item_decoder = ItemDecoder
+
+
+def line_reader(
+    rules: Sequence[Rule],
+    attributes: Sequence[str],
+    typed: Collection[str],
+    decoders: Mapping[type[Item], ItemDecoder[Any]],
+    which: Callable[[bytes], int],
+) -> Read | None:
+    """Compile the accelerated reader of a profile's lines; None where there is no accelerator. See `lines.reader`."""
+    extension = accelerator.extension(accelerator.LINES)
+    return extension and reader(extension, rules, attributes, typed, decoders, which)
+
 
 MAX_PASSED_OVER = 100
 """Unread attributes that a decoder learns. An item with others takes three times as long."""
@@ -219,40 +236,6 @@ class _RawLine(msgspec.Struct, frozen=True, gc=False):
 
 _decode_value = msgspec.json.Decoder(Value).decode
 _decode_raw = msgspec.json.Decoder(_RawLine).decode
-
-
-class _TwinsError(ValueError):
-    """An object has two members of one name."""
-
-
-class _Pairs(list):  # type: ignore[type-arg]
-    """The members of an object, names and values, twins included."""
-
-
-def _passes_over(value: Any) -> bool:
-    """Whether a decoder that keeps the last of two members of one name passes over an object in the first."""
-    if isinstance(value, _Pairs):
-        last: dict[str, Any] = {}
-        for name, member in value:
-            if name in last and _holds_object(last[name]):
-                return True
-            last[name] = member
-        return any(map(_passes_over, last.values()))
-    return isinstance(value, list) and any(map(_passes_over, value))
-
-
-def _holds_object(value: Any) -> bool:
-    """Whether a value is an object, or has one inside; empty ones do not count."""
-    if isinstance(value, _Pairs):
-        return bool(value)
-    return isinstance(value, list) and any(map(_holds_object, value))
-
-
-def _refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise _TwinsError
-    return members
 
 
 class KeysDecoder:
@@ -354,9 +337,9 @@ def whole_item(line: bytes) -> dict[str, Value]:
     try:
         item = _decode_any(line).Item
         if line.count(b'{"') != braces_of_members(item):
-            json.loads(line, object_pairs_hook=_refuse_twins)
+            json.loads(line, object_pairs_hook=refuse_twins)
         return item
-    except _TwinsError:
+    except TwinsError:
         raise BadItem("an attribute name occurs twice") from None
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise BadItem(_line_reason(error)) from None

@@ -28,6 +28,15 @@ class Field(msgspec.Struct, frozen=True):
     braces: str = "0"
     """Python source for the number of objects that the attribute is spelled with; "0" and "1" are constants."""
     constants: dict[str, Any] = {}
+    kind: str = ""
+    """What the accelerator calls it; "" where it has no code of its own for it."""
+    types: tuple[str, ...] = ()
+    """The DynamoDB types that it accepts, but NULL."""
+    optional: bool = False
+    """Whether it accepts NULL, as None."""
+    required: bool = False
+    absent: Any = None
+    """What it is where the attribute is missing and not required."""
 
 
 REST = "rest"
@@ -38,9 +47,9 @@ def field_of(item_class: type[Item], index: int, info: msgspec.structs.FieldInfo
     """Compile a field. Raises `UsageError` for an annotation that no DynamoDB type reads as."""
     bare, markers, optional = unwrap(annotation)
     if any(isinstance(marker, Rest) for marker in markers):
-        return Field(REST, "None")  # what it raises says the reason
+        return Field(REST, "None", kind="rest")  # what it raises says the reason
     if any(isinstance(marker, Whole) for marker in markers):
-        return Field("whole(line)", "whole(line)")
+        return Field("whole(line)", "whole(line)", kind="whole")
     if bare is Any:
         return _any(info, index)
     form = form_of(bare, markers)
@@ -65,6 +74,9 @@ def _any(info: msgspec.structs.FieldInfo, index: int) -> Field:
         (f"f{index}", Value, msgspec.field(name=info.encode_name, default=MISSING)),
         f"(0 if {wire} is missing else braces({wire}))",
         {f"d{index}": _default(info)},
+        kind="any",
+        types=tuple(Value.__struct_fields__),
+        absent=_default(info),
     )
 
 
@@ -78,6 +90,9 @@ def _required(form: Form, info: msgspec.structs.FieldInfo, index: int) -> Field:
         info.encode_name,
         (f"f{index}", _struct([(letter, wire_type)]), msgspec.field(name=info.encode_name)),
         BRACES.get(letter, "1").format(value),
+        kind=form.kind,
+        types=(letter,),
+        required=True,
     )
 
 
@@ -108,6 +123,11 @@ def _one_of(form: Form, info: msgspec.structs.FieldInfo, index: int, optional: b
         (f"f{index}", struct, msgspec.field(name=info.encode_name, default=absent)),
         braces,
         {f"e{index}": missing, f"d{index}": _default(info)},
+        form.kind,
+        tuple(form.types),
+        optional,
+        required,
+        _default(info),
     )
 
 

@@ -148,20 +148,22 @@ class Form(msgspec.Struct, frozen=True):
     expression: str = "{}"
     careful: str = ""
     """An expression that raises ValueError with the reason where `expression` raises anything; "" for itself."""
+    kind: str = ""
+    """What the accelerator calls it; "" where it has no code of its own for it."""
 
 
-NUMBERS: dict[Any, tuple[str, str]] = {
-    int: ("(int(n) if (n := {}).isdecimal() and n.isascii() else integer(n))", "integer({})"),
-    Decimal: ("(number(n) if (n := {}).strip(NUMBER_CHARACTERS) else Decimal(n))", "number({})"),
-    float: ("real({})", ""),
+NUMBERS: dict[Any, tuple[str, str, str]] = {
+    int: ("(int(n) if (n := {}).isdecimal() and n.isascii() else integer(n))", "integer({})", "integer"),
+    Decimal: ("(number(n) if (n := {}).strip(NUMBER_CHARACTERS) else Decimal(n))", "number({})", "decimal"),
+    float: ("real({})", "", ""),
 }
 """The usual spelling of a number is read inline: calling a function costs as much as reading it."""
 
 SETS: dict[Any, Form] = {
-    str: Form({"SS": list[str]}, "frozenset({})"),
-    bytes: Form({"BS": list[bytes]}, "frozenset({})"),
-    int: Form({"NS": list[str]}, "frozenset(map(integer, {}))"),
-    Decimal: Form({"NS": list[str]}, "frozenset(map(number, {}))"),
+    str: Form({"SS": list[str]}, "frozenset({})", kind="set"),
+    bytes: Form({"BS": list[bytes]}, "frozenset({})", kind="set"),
+    int: Form({"NS": list[str]}, "frozenset(map(integer, {}))", kind="integers"),
+    Decimal: Form({"NS": list[str]}, "frozenset(map(number, {}))", kind="set"),
 }
 
 CONVERSIONS: dict[str, Any] = {
@@ -182,17 +184,19 @@ def form_of(bare: Any, markers: tuple[Any, ...]) -> Form | None:
         digits = any(isinstance(marker, Digits) for marker in markers)
         return Form({"N": str, "S": str} if digits else {"N": str}, *NUMBERS[bare])
     if bare in (str, UUID, date) or origin is Literal:
-        return Form({"S": bare})
+        return Form({"S": bare}, kind="text" if bare is str else "")
     if bare is datetime:
-        return Form({"S": datetime}, "(n if (n := {}).tzinfo is not None else aware(n))", "aware({})")
-    if bare in (bool, bytes):
-        return Form({"BOOL" if bare is bool else "B": bare})
+        return Form({"S": datetime}, "(n if (n := {}).tzinfo is not None else aware(n))", "aware({})", "time")
+    if bare is bool:
+        return Form({"BOOL": bool}, kind="bool")
+    if bare is bytes:
+        return Form({"B": bytes}, kind="bytes")
     if origin in (frozenset, set):
         return SETS.get(arguments[0])
     if bare is dict or (origin is dict and arguments == (str, Any)):
-        return Form({"M": dict[str, Value]}, "document({})")
+        return Form({"M": dict[str, Value]}, "document({})", kind="document")
     if bare is list or (origin is list and arguments == (Any,)):
-        return Form({"L": list[Value]}, "listing({})")
+        return Form({"L": list[Value]}, "listing({})", kind="list")
     return None
 
 
@@ -200,4 +204,4 @@ def _epoch(per_second: int) -> Form:
     tick = "second" if per_second == 1 else "millisecond"
     careful = f"instant({{}}, {per_second})"
     usual = f"EPOCH + {tick} * int(n) if (n := {{}}).isdecimal() and n.isascii() else {careful.format('n')}"
-    return Form({"N": str, "S": str}, f"({usual})", careful)
+    return Form({"N": str, "S": str}, f"({usual})", careful, f"{tick}s")
