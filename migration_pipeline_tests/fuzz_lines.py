@@ -156,7 +156,19 @@ NUMBERS = (
     "9" * 38, "-" + "9" * 18, "1700000000", "1700000000123", "253402300799", "253402300800", "253402300799999", "-1", "1.999",
     "0.1", "NaN", "Infinity", "1_0", "", "-", "--1", "1-", ".", ".5", "5.", "e", "٣", "0x1", " 1", "1e999999999999999999999",
 )  # fmt: skip
-NAMES = ("PK", "SK", "kind", *Perhaps.__struct_encode_fields__, "other", "Item", "S", "PK2", "", "z" * 40, "ü")
+NAMES = (
+    "PK",
+    "SK",
+    "kind",
+    *Perhaps.__struct_encode_fields__,
+    "other",
+    "Item",
+    "S",
+    "PK2",
+    "",
+    "z" * 40,
+    "ü",
+)
 LETTERS = ("S", "N", "B", "BOOL", "NULL", "M", "L", "SS", "NS", "BS")
 USUAL = {
     "PK": "S", "SK": "S", "s": "S", "n": "N", "i": "N", "a": "N", "f": "N", "t": "S", "d": "S", "u": "S", "w": "S", "e": "N",
@@ -212,7 +224,8 @@ class Lines:
             names = [*(name for name in names if name not in keys), *(keys if choose.random() < 0.97 else ())]
             choose.shuffle(names)
         members = [
-            self._dumped(name) + b":" + (keys[name] if name in keys else self._attribute(name, wild)) for name in names
+            self._dumped(name) + b":" + (keys[name] if name in keys else self._attribute(name, wild))
+            for name in names
         ]
         return b'{"Item":{' + b",".join(members) + b"}}"
 
@@ -231,7 +244,9 @@ class Lines:
         choose = self._random
         payload = self._payload(letter, depth, usual, wild)
         if choose.random() < wild / 100:
-            payload += b"," + self._dumped(choose.choice(LETTERS)) + b":" + self._payload("S", depth, None, wild)
+            payload += (
+                b"," + self._dumped(choose.choice(LETTERS)) + b":" + self._payload("S", depth, None, wild)
+            )
         return b'{"' + letter.encode() + b'":' + payload + b"}"
 
     def _payload(self, letter: str, depth: int, usual: Any, wild: float) -> bytes:
@@ -244,7 +259,11 @@ class Lines:
             text = base64.b64encode(choose.randbytes(choose.randrange(7))).decode()
             return self._dumped(text + "=" if choose.random() < wild / 3 else text)
         if letter in ("BOOL", "NULL"):
-            return b"true" if letter == "NULL" and choose.random() >= wild else choose.choice((b"true", b"false"))
+            return (
+                b"true"
+                if letter == "NULL" and choose.random() >= wild
+                else choose.choice((b"true", b"false"))
+            )
         count = choose.randrange(4)
         if letter in ("SS", "NS", "BS"):
             return b"[" + b",".join(self._payload(letter[0], 0, usual, wild) for _ in range(count)) + b"]"
@@ -275,14 +294,16 @@ class Lines:
             elif kind == 4:
                 del changed[at:]
             else:
-                changed[at:at] = choose.choice((b"\\ud83d", b"\\ude00", b"\\u00e9", b"\\n", b"\xc3\xa9", b"\xed\xa0\x80", b" "))
+                changed[at:at] = choose.choice(
+                    (b"\\ud83d", b"\\ude00", b"\\u00e9", b"\\n", b"\xc3\xa9", b"\xed\xa0\x80", b" ")
+                )
         return bytes(changed)
 
 
 BAD = "bad, so handed to Python"
 
 
-class Handed(Exception):  # noqa: N818  # no failure
+class Handed(Exception):  # no failure
     """C hands a line to Python."""
 
 
@@ -294,7 +315,11 @@ class Readers:
         self.python._read = None
         self.accelerated = Transform(of, dynamodb_json)
         assert self.accelerated._read, "the accelerator is not built"
-        decoders = {rule.item_class: dynamodb_json.item_decoder(rule.item_class) for rule in of.rules if rule.item_class}
+        decoders = {
+            rule.item_class: dynamodb_json.item_decoder(rule.item_class)
+            for rule in of.rules
+            if rule.item_class
+        }
         self._decoders = decoders
 
         def hand(_: bytes) -> Any:

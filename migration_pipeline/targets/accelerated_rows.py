@@ -6,7 +6,6 @@ rows of a piece, which also finds the reason for those that cannot be encoded.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -15,21 +14,10 @@ from migration_pipeline.profile.row import Column, Row, Table, element_type
 from migration_pipeline.targets.fits import Fit
 from migration_pipeline.targets.spellings import Spell, bytea, document, scalar, spelling_of, utc
 
-_rows: Any
-try:
-    from migration_pipeline.targets import _rows  # type: ignore[attr-defined, no-redef]  # a C extension
-except ImportError:
-    _rows = None
-
 PLAIN, SCALAR, BYTEA, ARRAY, BYTEA_ARRAY, DOCUMENT, TIME, UTC, SPELLED = range(9)
 """How a column's values are spelled, as `_rows.c` numbers it. `SPELLED` are those that Python spells, each."""
 
 KINDS: dict[Spell, int] = {scalar: SCALAR, bytea: BYTEA, document: DOCUMENT, utc: UTC}
-
-
-def extension() -> Any:
-    """The C extension; None where there is none, or it is switched off."""
-    return None if os.environ.get("MIGRATION_ACCELERATOR") == "off" else _rows
 
 
 def compile_rows(

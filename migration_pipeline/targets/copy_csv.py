@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from migration_pipeline import accelerator
 from migration_pipeline.engine.batch import Written
 from migration_pipeline.engine.transform import Outcome
 from migration_pipeline.errors import BadRow
@@ -80,7 +81,7 @@ class RowEncoder:
         self._times = [attrgetter(c.field) for c in table.columns if c.python_type is datetime]
         self._zones: set[tzinfo | None] = set()
         """Time zones that the JSON encoder spells."""
-        self._extension = accelerated_rows.extension()
+        self._extension = accelerator.extension(accelerator.ROWS)
         self._in_c: dict[type[Row], Any] = {}
         """The encoder in C of the table's class; None where there is none."""
         self.given_back = 0

@@ -263,13 +263,17 @@ def test_no_memory_is_lost(make: Callable[[], list[list[Wide]]]) -> None:
     tracemalloc.start()
     try:
         work()
-        gc.collect()
-        before = tracemalloc.get_traced_memory()[0]
-        for _ in range(50):
-            work()
-        gc.collect()
+        grown = []
+        # Other threads of the process may allocate, too; what is lost in each round grows each time.
+        for _ in range(3):
+            gc.collect()
+            before = tracemalloc.get_traced_memory()[0]
+            for _ in range(50):
+                work()
+            gc.collect()
+            grown.append(tracemalloc.get_traced_memory()[0] - before)
         # An object of each of the 50 rounds would be more.
-        assert tracemalloc.get_traced_memory()[0] - before < 50 * 16
+        assert min(grown) < 50 * 16, grown
     finally:
         tracemalloc.stop()
 
