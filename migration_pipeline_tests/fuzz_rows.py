@@ -12,13 +12,13 @@ import time
 from random import Random
 from typing import Any
 
-from migration_pipeline.targets import accelerated_rows
+from migration_pipeline import accelerator
 from migration_pipeline_tests.odd_rows import both
 
 
 def main(seconds: float = 60, seed: int | None = None) -> int:
     """Compare; returns the exit status: 0 when all was alike."""
-    if accelerated_rows.extension() is None:
+    if accelerator.extension(accelerator.ROWS) is None:
         print("there is no extension to compare with")  # noqa: T201
         return 2
     number = time.time_ns() if seed is None else seed

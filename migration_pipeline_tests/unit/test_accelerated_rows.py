@@ -17,12 +17,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from migration_pipeline import accelerator
 from migration_pipeline.profile.row import Row, table_of
 from migration_pipeline.targets import accelerated_rows
 from migration_pipeline.targets.copy_csv import RowEncoder
 from migration_pipeline_tests.odd_rows import Angry, Wide, both, made_of, without_the_extension
 
-rows_in_c = accelerated_rows.extension()
+rows_in_c = accelerator.extension(accelerator.ROWS)
 pytestmark = pytest.mark.skipif(rows_in_c is None, reason="the extension is not built")
 
 
