@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 from migration_pipeline import settings
 from migration_pipeline.errors import UsageError
@@ -18,7 +19,7 @@ ROWS = "migration_pipeline.targets._rows"
 PARTS = (LINES, ROWS)
 
 
-def extension(name: str) -> ModuleType | None:
+def extension(name: str) -> Any:  # without stubs
     """Return an extension, or None when it is not built, or not wanted. Raises `UsageError` when it is required and not there."""
     mode = settings.accelerator()
     if mode == settings.ACCELERATOR_OFF:
