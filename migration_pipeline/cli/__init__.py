@@ -7,6 +7,7 @@ failed or is missing, 2 the call was wrong.
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import Any
 
 import click
@@ -85,12 +86,26 @@ class _Group(click.Group):
             context.exit(2 if isinstance(error, UsageError) else 1)
 
 
+def _tell_version(context: click.Context) -> None:
+    from migration_pipeline import accelerator  # of no use to who calls a command
+
+    click.echo(f"migration-pipeline, version {version('migration-pipeline')}, {accelerator.described()}")
+    context.exit()
+
+
 @click.group(
     cls=_Group,
     commands=[_Lazy(module, *each) for module, names in COMMANDS.items() for each in names.items()],
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-@click.version_option(package_name="migration-pipeline")
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=lambda context, _, asked: _tell_version(context) if asked else None,
+    help="Show the version, and whether the extensions in C are used.",
+)
 def main() -> None:
     """Move a DynamoDB table, exported to S3, into PostgreSQL through Dagster.
 

@@ -162,6 +162,8 @@ def file_metadata(
         "collisions": report.collisions.get(table.qualified, 0),
         "rounded": sum(count for _, count in rounded),
         "nul": report.nul,
+        "accelerated": report.accelerated,
+        "not_accelerated_by_reason": report.not_accelerated,
         "retries": report.retries,
         "bytes": report.bytes,
         "seconds": round(report.seconds, 2),

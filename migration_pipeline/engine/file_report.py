@@ -74,6 +74,10 @@ class FileReport(LoadedFile, frozen=True, kw_only=True):
     """Some of them, for people to look at."""
     newer_rows: dict[str, int] = {}
     """Rows that gave way to one of a greater version, by table."""
+    accelerated: int = 0
+    """Lines that were read in C."""
+    not_accelerated: dict[str, int] = {}
+    """Lines that C handed to Python, by reason; none where there is no accelerator."""
 
     @property
     def changed(self) -> int:

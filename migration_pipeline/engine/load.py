@@ -316,6 +316,8 @@ class FileLoad:
             newer_rows=dict(+total.newer),
             rounded=dict(+total.rounded),
             nul=total.nul,
+            accelerated=self._counts.accelerated,
+            not_accelerated=dict(self._counts.odd.most_common()),
             retries=self._target.retries,
             bytes=self._source.bytes_read,
             md5=self._source.md5,

@@ -87,10 +87,6 @@ class Outcome:
         self.lines: list[bytes] = []
         self.bad: list[Bad] = []
         self.counts = Counts()
-        self.accelerated = 0
-        """Lines that were read in C."""
-        self.odd = Counter[str]()
-        """Lines that C handed to Python, by reason."""
 
     @property
     def all_rows(self) -> list[Row]:
@@ -105,8 +101,6 @@ class Outcome:
         self.lines += other.lines
         self.bad += other.bad
         self.counts.add(other.counts)
-        self.accelerated += other.accelerated
-        self.odd.update(other.odd)
 
 
 class Counts:
@@ -122,6 +116,10 @@ class Counts:
         """Items that no rule took, by the pattern of their keys."""
         self.superseded: list[Any] = []
         """Digests of items of which a newer state is known."""
+        self.accelerated = 0
+        """Lines that were read in C."""
+        self.odd = Counter[str]()
+        """Lines that C handed to Python, by reason."""
 
     def add(self, other: Counts) -> None:
         """Count other items, too."""
@@ -129,6 +127,8 @@ class Counts:
         self.ignored.update(other.ignored)
         self.empty.update(other.empty)
         self.superseded += other.superseded
+        self.accelerated += other.accelerated
+        self.odd.update(other.odd)
         for pattern, count in other.unrouted.items():
             count_pattern(self.unrouted, pattern, count)
 
@@ -188,7 +188,9 @@ class Transform:
                     outcome.add(self.one(line, number))
                 except BadItem as error:
                     outcome.bad.append(Bad(number, line, str(error)))
-            outcome.accelerated, outcome.odd = 0, Counter(self._read and {BESIDE_BAD: len(lines)})
+            outcome.counts.accelerated, outcome.counts.odd = 0, Counter[str]()
+            if self._read:
+                outcome.counts.odd[BESIDE_BAD] = len(lines)
             return outcome
 
     def without_rows(self, line: bytes, number: int) -> Outcome:
@@ -206,8 +208,8 @@ class Transform:
         if self._read:
             taken, places, counts, lines_unrouted, items, odd = self._read(lines, numbers)
             unrouted = [(line, self.read_keys(line)) for line in lines_unrouted]
-            outcome.accelerated = len(lines) - sum(odd.values())
-            outcome.odd.update(odd)
+            outcome.counts.accelerated = len(lines) - sum(odd.values())
+            outcome.counts.odd.update(odd)
         else:
             taken, places, counts, unrouted = self.sort(numbers, lines, self.read_keys.many(lines))
         if self.newer:
@@ -268,7 +270,8 @@ class Transform:
                 found = list(map(self.newer, lines))
                 if any(found):
                     keep = [not digest for digest in found]
-                    for each in (taken, places, items):
+                    lists: tuple[list[list[Any]], ...] = (taken, places, items)
+                    for each in lists:
                         if each:
                             each[route] = list(compress(each[route], keep))
                     outcome.counts.superseded += filter(None, found)

@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 
 import msgspec
 
+from migration_pipeline import accelerator
 from migration_pipeline.engine.batch import AnyTransform
 from migration_pipeline.engine.changes import ChangeTransform
 from migration_pipeline.engine.file_report import FileReport, Progress
@@ -127,6 +128,7 @@ class Loader:
 
     def _tell(self, report: FileReport, name: str, log: logging.Logger, window: Window | None) -> None:
         log.info(f"{name}: {sentence(report, of_window=window is not None)}")
+        log.info(f"{name}: {_how_it_was_read(report)}")
         for reason, count in report.quarantined_by_reason.items():
             log.warning(f"{name}: quarantined {count:,}: {reason}")
         for warning in rules_that_cannot_hold(self._profile, report.unrouted):
@@ -135,6 +137,16 @@ class Loader:
             log.warning(f"{name}: no route of the profile took any of its items")
         for column, count in report.rounded.items():
             log.info(f"{name}: {count:,} values were made to fit the column {column}, as the Row allows")
+
+
+def _how_it_was_read(report: FileReport) -> str:
+    """Say what of a file was read in C, and why the rest was not."""
+    handed = sum(report.not_accelerated.values())
+    if not (report.accelerated or handed):
+        return accelerator.described()
+    why = "; ".join(f"{count:,} by Python: {reason}" for reason, count in report.not_accelerated.items())
+    share = report.accelerated / (report.accelerated + handed)
+    return f"{share:.1%} of its lines were read by the accelerator" + (f", {why}" if why else "")
 
 
 def sentence(report: FileReport, *, of_window: bool) -> str:

@@ -53,6 +53,22 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert {name for name in names if name.endswith(".py")} == sources
 
 
+def test_without_a_compiler_it_is_built_all_the_same(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(
+        TOP / "migration_pipeline", source / "migration_pipeline", ignore=shutil.ignore_patterns("*.so")
+    )
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(TOP / name, source)
+    run(
+        sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "-w", str(tmp_path), str(source), at=source, CC="false",
+    )  # fmt: skip
+    (made,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(made).namelist()
+    assert "migration_pipeline/definitions.py" in names
+    assert not [name for name in names if name.endswith(".so")]
+
+
 def test_it_migrates_a_folder_from_an_empty_environment(
     wheel: Path, tmp_path: Path, shop_export: Path, database_url: str
 ) -> None:

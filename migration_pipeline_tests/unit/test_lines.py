@@ -1,0 +1,123 @@
+"""The reader of lines in C, held against the path in Python."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from migration_pipeline import accelerator, settings
+from migration_pipeline.engine.transform import Transform
+from migration_pipeline.errors import UsageError
+from migration_pipeline.sources import dynamodb_json
+from migration_pipeline_tests import fuzz_lines
+
+TOP = Path(__file__).parents[2]
+SECONDS_OF_EACH_FUZZER = 30
+
+pytestmark = pytest.mark.skipif(
+    accelerator.extension(accelerator.LINES) is None, reason="the extension is not built"
+)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_every_line_and_list_is_read_as_python_reads_it(seed: int) -> None:
+    found = fuzz_lines.fuzz(seed, 4_000)
+    assert sum(count for what, count in found.items() if what.startswith("understood")) > 400, found
+    assert found[fuzz_lines.BAD] > 200
+
+
+def test_no_memory_is_lost() -> None:
+    transform = Transform(fuzz_lines.profile, dynamodb_json)
+    source = iter(fuzz_lines.Lines(7))
+    lines = [next(source) for _ in range(300)]
+
+    def work() -> None:
+        for line in lines:
+            transform([line])
+
+    work()
+    tracemalloc.start()
+    try:
+        work()
+        grown = []
+        for _ in range(3):
+            gc.collect()
+            before = tracemalloc.get_traced_memory()[0]
+            for _ in range(10):
+                work()
+            gc.collect()
+            grown.append(tracemalloc.get_traced_memory()[0] - before)
+        # Caches may still grow; an object of each line that is read would be more.
+        assert min(grown) < 10 * len(lines) * 16, grown
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_runs_is_told_and_can_be_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(settings.ACCELERATOR, "off")
+    assert accelerator.described() == "accelerator off (MIGRATION_ACCELERATOR)"
+    outcome = Transform(fuzz_lines.profile, dynamodb_json)([b'{"Item":{"PK":{"S":"P#1"}}}'])
+    assert (outcome.counts.accelerated, outcome.counts.odd) == (0, {})
+    monkeypatch.setenv(settings.ACCELERATOR, "required")
+    outcome = Transform(fuzz_lines.profile, dynamodb_json)([b'{"Item":{"PK":{"S":"X#1"}}}'])
+    assert (outcome.counts.accelerated, outcome.counts.odd) == (1, {})
+    monkeypatch.setenv(settings.ACCELERATOR, "maybe")
+    with pytest.raises(UsageError, match="expected auto, off or required"):
+        accelerator.described()
+
+
+def test_a_wanted_extension_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(settings.ACCELERATOR, "required")
+    with pytest.raises(UsageError, match="is not built: install a C compiler"):
+        accelerator.extension("migration_pipeline.sources._no_such_extension")
+
+
+@pytest.fixture(scope="module")
+def sanitized(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A copy whose extensions watch over memory and undefined behaviour; gives the environment to run it in."""
+    compiler = shutil.which("gcc")
+    if sys.platform != "linux" or compiler is None:
+        pytest.skip("the sanitizers are gcc's")
+    libraries = [
+        subprocess.run([compiler, f"-print-file-name={name}"], capture_output=True, text=True).stdout.strip()
+        for name in ("libasan.so", "libubsan.so")
+    ]
+    if not all(map(os.path.isabs, libraries)):
+        pytest.skip("gcc has no sanitizers here")
+    copy = tmp_path_factory.mktemp("sanitized")
+    for name in ("migration_pipeline", "migration_pipeline_tests"):
+        shutil.copytree(TOP / name, copy / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(TOP / name, copy)
+    flags = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g"
+    subprocess.run(
+        [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"],
+        cwd=copy, env=os.environ | {"CFLAGS": flags, "LDFLAGS": flags}, check=True, capture_output=True,
+    )  # fmt: skip
+    assert len(list(copy.rglob("*.so"))) == 2
+    return {
+        "LD_PRELOAD": " ".join(libraries),
+        # The interpreter itself leaves memory behind at its end.
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "PYTHONMALLOC": "malloc",
+        "PYTHONPATH": str(copy),
+        settings.ACCELERATOR: "required",
+    }
+
+
+@pytest.mark.parametrize("fuzzer", ["fuzz_lines", "fuzz_rows"])
+def test_fuzzed_under_sanitizers(fuzzer: str, sanitized: dict[str, str]) -> None:
+    seconds = str(SECONDS_OF_EACH_FUZZER)
+    arguments = ["--seconds", seconds, "--seed", "1"] if fuzzer == "fuzz_lines" else [seconds, "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", f"migration_pipeline_tests.{fuzzer}", *arguments],
+        cwd=sanitized["PYTHONPATH"], env=os.environ | sanitized, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4_000:]
