@@ -29,6 +29,14 @@ VIEW = click.option(
     help="What a window has of each item: its state after the window only, or the one before it as well.",
 )
 
+OWNER = click.option(
+    "--bucket-owner",
+    "owner",
+    metavar="ACCOUNT",
+    default="",
+    help="The number of the AWS account that owns the bucket, if it is not the table's.",
+)
+
 
 def say(text: str) -> None:
     """Write a line to standard error, with the time of day."""
@@ -51,6 +59,7 @@ def say(text: str) -> None:
     help="Where the last window ends (ISO 8601, UTC unless a zone is given); now, if not given.",
 )
 @VIEW
+@OWNER
 @click.option("--no-wait", is_flag=True, help="Print the address at once; the export goes on in AWS.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document, for scripts.")
 def export(
@@ -59,6 +68,7 @@ def export(
     reference: str | None,
     until: datetime | None,
     view: View,
+    owner: str,
     no_wait: bool,
     as_json: bool,
 ) -> None:
@@ -67,7 +77,7 @@ def export(
     With --since, it is the windows that follow the plan's last one, as many as are needed: a window is 15 minutes to 24 hours long.
     Only addresses are printed to standard output, one a line.
     """
-    place = Place.of(address)
+    place = Place.of(address, owner)
     if reference is None:
         if until is not None:
             raise UsageError(
@@ -118,7 +128,7 @@ def ask(
     except BrokenChainError as error:
         raise MigrationError(
             f"{of.name}: {error}; the chain of {plan.profile} is broken for good: make a new full export "
-            f"(migration-pipeline export {of.name} {place.uri}), plan it, and load it"
+            f"(migration-pipeline export {of.name} {place.arguments}), plan it, and load it"
         ) from None
 
 

@@ -17,7 +17,7 @@ import msgspec
 
 from migration_pipeline import settings
 from migration_pipeline.cli.arguments import PROFILE, Opened, open_plan
-from migration_pipeline.cli.exporting import VIEW, ask, say, tell_asked, too_early
+from migration_pipeline.cli.exporting import OWNER, VIEW, ask, say, tell_asked, too_early
 from migration_pipeline.cli.terminal import console, stamped, warn
 from migration_pipeline.cli.times import length, moment
 from migration_pipeline.cli.watch import watch
@@ -70,8 +70,9 @@ RETRY_SECONDS, TRIES = 60.0, 15
     "--once", is_flag=True, help="One round at most, for cron: load what is left, then the windows up to now."
 )
 @VIEW
+@OWNER
 def follow(
-    reference: str, address: str, every: timedelta, until: datetime | None, once: bool, view: View
+    reference: str, address: str, every: timedelta, until: datetime | None, once: bool, view: View, owner: str
 ) -> None:
     """Follow the living table: export the next window to S3, add it to the plan, load it, and so on.
 
@@ -80,7 +81,7 @@ def follow(
     """
     if not SHORTEST <= every <= LONGEST:
         raise click.BadParameter("expected 15m to 24h, as DynamoDB's windows are", param_hint="--every")
-    course = _Course(reference, Place.of(address), view, until)
+    course = _Course(reference, Place.of(address, owner), view, until)
     try:
         with _alone(course.profile):
             course.round(first=True)
@@ -124,7 +125,7 @@ class _Course:
         plan, _, self._client = open_plan(reference)
         self.profile = plan.profile
         self._table = following.followed_table(plan)
-        self._again = f"migration-pipeline follow {reference} {place.uri}"
+        self._again = f"migration-pipeline follow {reference} {place.arguments}"
         self.doing = ""
         """What goes on without this command, and how to take it up; "" between two rounds."""
 

@@ -79,7 +79,7 @@ def _tables_asset(plan: Plan, profile: Profile, export: dg.AssetSpec) -> dg.Asse
                 )
         for partition in context.partition_keys:
             planned, window = files[partition], plan.window_of(files[partition])
-            telling = Telling(context, planned, profile.name)
+            telling = Telling(context, planned, profile.name, "records" if window else "items")
             # Where none has failed, what is recorded of the file before tells that this one begins.
             telling.begin(observed=bool(failures))
             try:

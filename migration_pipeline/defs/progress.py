@@ -21,9 +21,13 @@ from migration_pipeline.migration.units import readable_size, readable_time
 class Telling:
     """Reports the load of one file to Dagster. Its methods are hooks of the load; `retry` may be called from another thread."""
 
-    def __init__(self, context: dg.AssetExecutionContext, planned: PlannedFile, profile: str) -> None:
+    def __init__(
+        self, context: dg.AssetExecutionContext, planned: PlannedFile, profile: str, unit: str
+    ) -> None:
+        """`unit` is what a line of the file is: "items", of a window "records"."""
         self._context = context
         self._file = planned.file
+        self._unit = unit
         self._export = dg.AssetKey([profile, EXPORT])
         self._progress = Progress(0, planned.file.items, 0, 0.0)
         self._retries = 0
@@ -33,7 +37,7 @@ class Telling:
     def begin(self, *, observed: bool) -> None:
         """Report that the load begins; as an event, too, if `observed`."""
         file = self._file
-        text = f"start, {file.items:,} items, {readable_size(file.size)}, from {file.uri}"
+        text = f"start, {file.items:,} {self._unit}, {readable_size(file.size)}, from {file.uri}"
         self._context.log.info(f"{file.name}: {text}")
         if observed:
             self._observe(text)
@@ -49,8 +53,8 @@ class Telling:
     def progress(self, progress: Progress) -> None:
         """Report how far the load is."""
         self._progress = progress
-        self._context.log.info(f"{self._file.name}: {sentence(progress)}")
-        self._observe(sentence(progress))
+        self._context.log.info(f"{self._file.name}: {sentence(progress, self._unit)}")
+        self._observe(sentence(progress, self._unit))
 
     def retry(self, fault: str) -> None:
         """Report a transaction that runs again, and why."""
@@ -75,10 +79,10 @@ class Telling:
         )
 
 
-def sentence(progress: Progress) -> str:
+def sentence(progress: Progress, unit: str = "items") -> str:
     """Format progress as in a log line: ``45%, 1,234 of 2,742 items, 61,700 items/s, 24 s left``."""
     left = "" if progress.eta_seconds is None else f", {readable_time(progress.eta_seconds)} left"
     return (
-        f"{progress.share:.0%}, {progress.items:,} of {progress.total_items:,} items, "
-        f"{progress.items_per_second:,.0f} items/s{left}"
+        f"{progress.share:.0%}, {progress.items:,} of {progress.total_items:,} {unit}, "
+        f"{progress.items_per_second:,.0f} {unit}/s{left}"
     )

@@ -40,6 +40,8 @@ SAY_SECONDS = 10.0
 NOT_NOW = ("InternalServerError", "ServiceUnavailable", "ThrottlingException", "RequestLimitExceeded")
 """Codes that are an answer of the moment; boto3 has tried several times then."""
 
+ACCOUNT = re.compile(r"\d{12}")
+
 TABLE_ARN = re.compile(r"arn:[\w-]+:dynamodb:([\w-]+):\d+:table/([\w.-]+)")
 
 RIGHTS = (
@@ -70,19 +72,28 @@ class Place(msgspec.Struct, frozen=True):
     bucket: str
     prefix: str
     """Without slashes at its ends; may be empty."""
+    owner: str = ""
+    """The account that owns the bucket; "" for the table's own."""
 
     @staticmethod
-    def of(uri: str) -> Place:
-        """Read ``s3://bucket/prefix``. Raises `UsageError` for anything else."""
+    def of(uri: str, owner: str = "") -> Place:
+        """Read ``s3://bucket/prefix``. Raises `UsageError` for anything else, and for an owner that is no account's number."""
+        if owner and not ACCOUNT.fullmatch(owner):
+            raise UsageError(f"{owner}: expected the number of an AWS account, of 12 digits")
         bucket, key = split_s3(uri)
         if not is_s3(uri) or not bucket:
             raise UsageError(f"{uri}: DynamoDB exports to S3 only; expected s3://bucket/prefix")
-        return Place(bucket, re.sub(r"/?AWSDynamoDB$", "", key.strip("/")))
+        return Place(bucket, re.sub(r"/?AWSDynamoDB$", "", key.strip("/")), owner)
 
     @property
     def uri(self) -> str:
         """As it is given to commands."""
         return join(f"s3://{self.bucket}", self.prefix) if self.prefix else f"s3://{self.bucket}"
+
+    @property
+    def arguments(self) -> str:
+        """As it is given to commands, with its owner."""
+        return f"{self.uri} --bucket-owner {self.owner}" if self.owner else self.uri
 
     def address(self, export_id: str) -> str:
         """The address of an export that was written here."""
@@ -157,6 +168,7 @@ class TableExports:
             "TableArn": self.arn,
             "S3Bucket": place.bucket,
             **({"S3Prefix": place.prefix} if place.prefix else {}),
+            **({"S3BucketOwner": place.owner} if place.owner else {}),
             "ExportFormat": "DYNAMODB_JSON",
         }
         if span is None:
@@ -215,11 +227,14 @@ class TableExports:
         return asked
 
     def _token(self, place: Place, span: Span, view: str, attempt: int) -> str:
-        parts = (self.arn, self.id, place.bucket, place.prefix, *(each.isoformat() for each in span), view)
-        return str(uuid.uuid5(uuid.NAMESPACE_URL, "\n".join((*parts, str(attempt)))))
+        parts = [self.arn, self.id, place.bucket, place.prefix, *(each.isoformat() for each in span), view]
+        # DynamoDB refuses one token for two requests that differ.
+        parts += [str(attempt), place.owner] if place.owner else [str(attempt)]
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, "\n".join(parts)))
 
     def _asked(self, found: dict[str, Any]) -> Asked:
-        place = Place(found.get("S3Bucket") or "", (found.get("S3Prefix") or "").strip("/"))
+        prefix, owner = (found.get("S3Prefix") or "").strip("/"), found.get("S3BucketOwner") or ""
+        place = Place(found.get("S3Bucket") or "", prefix, owner)
         window = found.get("IncrementalExportSpecification") or {}
         times = [window.get(name) for name in ("ExportFromTime", "ExportToTime")]
         span = Span(*(each.astimezone(timezone.utc) for each in times if each)) if all(times) else None
@@ -337,7 +352,8 @@ def _usable(asked: Sequence[Asked], place: Place, view: str, storage: Storage) -
     """Of some windows, the one that reaches farthest, has not failed, is at this place, and was not removed since."""
     best = None
     for each in asked:
-        if (each.place, each.view) != (place, view) or each.status == "FAILED" or each.span is None:
+        # A bucket's name is its own, whether its owner was told or not.
+        if (each.place.uri, each.view) != (place.uri, view) or each.status == "FAILED" or each.span is None:
             continue
         summary = join(each.address, "manifest-summary.json")
         if each.status == "COMPLETED" and not storage.exists(summary):

@@ -111,6 +111,22 @@ def test_a_full_export_is_asked_for_and_its_address_is_all_that_is_printed(aws: 
     }  # fmt: skip
 
 
+def test_the_owner_of_the_bucket_is_named(aws: DynamoDB, table: str) -> None:
+    """DynamoDB needs it for a bucket of another account; a window is then another request, so it has another token."""
+    owner = ("--bucket-owner", "123456789012")
+    exported(table, PLACE, *owner)
+    plan_of(table)
+    aws.recovery = (BASE - HOUR, BASE + 2 * HOUR)
+    first = exported(table, PLACE, "--since", "shop", *owner)
+    assert [each["S3BucketOwner"] for each in aws.asked] == ["123456789012"] * 2
+    assert exported(table, PLACE, "--since", "shop") != first
+    assert "S3BucketOwner" not in aws.asked[2]
+    assert aws.asked[1]["ClientToken"] != aws.asked[2]["ClientToken"]
+    result = run(table, PLACE, "--bucket-owner", "someone")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "someone: expected the number of an AWS account, of 12 digits" in result.stderr
+
+
 def test_an_arn_names_the_region(aws: DynamoDB, table: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_DEFAULT_REGION")
     assert len(exported(table, PLACE)) == 1

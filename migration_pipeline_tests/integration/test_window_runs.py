@@ -164,6 +164,9 @@ def test_a_window_shows_its_own_account(operator: Operation, plan: Plan) -> None
     done = [line for line in said(operator, state_of(operator, plan, first).run_id) if ": done, " in line]
     assert len(done) == 1
     assert "records: 0 superseded" in done[0]
+    run_id = state_of(operator, plan, first).run_id
+    (start,) = [line for line in said(operator, run_id) if ": start, " in line]
+    assert f": start, {found['records']:,} records, " in start
     base = state_of(operator, plan, of(plan, 0)[0]).metadata
     assert not {"records", "superseded", "inserted"} & set(base)
 

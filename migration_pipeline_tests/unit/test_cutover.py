@@ -210,12 +210,20 @@ def test_the_report_has_the_chain_and_the_checklist_only_with_windows() -> None:
     account = account_of(file_of(0))
     assert "Cut-over" not in page(account)
     account.plan, account.profile = holed, replace(shop)
-    account.chain = links(holed, {k: r for k, r in receipts_for(holed).items() if k[0] != "w2"})
+    receipts = {k: r for k, r in receipts_for(holed).items() if k[0] != "w2"}
+    for key in [key for key in receipts if key[0] == "w1"]:
+        receipts[key] = msgspec.structs.replace(
+            receipts[key], loaded=60, superseded=40, deleted_rows={"orders": 7, "customers": 5}
+        )
+    account.chain = links(holed, receipts)
     account.cutover = checklist(facts(holed))
     text = page(account)
     assert "No window covers 2026-01-01 01:00:00 to 2026-01-01 01:30:00" in " ".join(text.split())
     assert "between <code>w1</code> and <code>w2</code>" in text
     assert [(link.loaded_files, link.files, link.records, link.loaded) for link in account.chain] == [
-        (1, 1, 100, 100), (1, 1, 100, 100), (0, 1, 100, 0)
+        (1, 1, 100, 100), (1, 1, 100, 60), (0, 1, 100, 0)
     ]  # fmt: skip
+    assert [(link.superseded, link.deleted) for link in account.chain] == [(0, 0), (40, 12), (0, 0)]
+    assert '<td class="n">60</td><td class="n">40</td>' in text
+    assert '<td class="n">12</td></tr>' in text
     assert text.count("✗ no") == 1

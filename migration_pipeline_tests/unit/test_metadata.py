@@ -59,6 +59,7 @@ def test_a_moment_is_told_in_utc() -> None:
 def test_progress_is_one_short_line() -> None:
     assert sentence(Progress(1_234, 2_742, 99, 0.02)) == "45%, 1,234 of 2,742 items, 61,700 items/s, 0 s left"
     assert sentence(Progress(0, 2_742, 0, 0.0)) == "0%, 0 of 2,742 items, 0 items/s"
+    assert sentence(Progress(0, 2_742, 0, 0.0), "records") == "0%, 0 of 2,742 records, 0 records/s"
 
 
 PLANNED = PlannedFile(

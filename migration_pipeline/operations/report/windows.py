@@ -25,8 +25,12 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
     records: int
     """As its manifest says."""
     loaded: int
+    superseded: int
+    """Of which a newer state was loaded."""
     skipped: int
     quarantined: int
+    deleted: int
+    """Rows that were taken away; the other counts are of records."""
     hole: Hole | None
     """The time that no window covers, right before it."""
 
@@ -48,8 +52,10 @@ def _link(plan: Plan, export: PlannedExport, receipts: Mapping[FileKey, Receipt]
         loaded_files=len(found),
         records=sum(file.items for file in files),
         loaded=sum(receipt.loaded for receipt in found),
+        superseded=sum(receipt.superseded for receipt in found),
         skipped=sum(sum(receipt.skipped.values()) for receipt in found),
         quarantined=sum(receipt.quarantined for receipt in found),
+        deleted=sum(sum(receipt.row_changes["deleted"].values()) for receipt in found),
         hole=hole,
     )
 
