@@ -22,7 +22,7 @@ PER_UNIT = {"ms": 0.001, "s": 1.0, "min": 60.0, "": 1.0}
 """Seconds."""
 
 
-class _Limit(click.ParamType):
+class _Limit(click.ParamType[Any]):
     """A number; ``off`` for no limit, ``default`` for that of the run config."""
 
     name = "limit"

@@ -374,18 +374,13 @@ SELECT table_name, kind, columns, key, file
 # -- the throttle ---------------------------------------------------------------------------------------
 
 HOLD_STEERING = "LOCK TABLE migration.throttle IN SHARE ROW EXCLUSIVE MODE"
-
 KEEP_STEERING = _keep("throttle", now="changed_at")
-
 STEERINGS = _read("throttle", " WHERE profile = %(profile)s\n ORDER BY id")
-
 STEERING = _read("throttle", " WHERE profile = %(profile)s\n ORDER BY id DESC\n LIMIT 1")
-
 RESERVE = """
-INSERT INTO migration.pace AS p (profile, paid_until)
-VALUES (%(profile)s, clock_timestamp() + %(seconds)s * interval '1 second')
-    ON CONFLICT (profile) DO UPDATE
-   SET paid_until = greatest(p.paid_until, clock_timestamp()) + %(seconds)s * interval '1 second'
+INSERT INTO migration.pace AS p VALUES (%(profile)s, clock_timestamp() + %(seconds)s * interval '1 second')
+    ON CONFLICT (profile)
+    DO UPDATE SET paid_until = greatest(p.paid_until, clock_timestamp()) + %(seconds)s * interval '1 second'
 RETURNING extract(epoch FROM paid_until - clock_timestamp())::float8 - %(seconds)s
 """
 """Returns the seconds until the turn of whoever asks, behind all who have asked before."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
@@ -78,7 +78,7 @@ SELECT count(*)
   FROM pg_stat_activity
  WHERE state = 'active' AND backend_type = 'client backend' AND pid <> pg_backend_pid()
    AND NOT starts_with(application_name, '{APPLICATION}')
-"""  # noqa: S608  # our own name
+"""
 """Those that wait for a lock or the disk are active, too."""
 
 
@@ -289,7 +289,8 @@ class Throttle:
             cursor.execute(bookkeeping.RESERVE, values)
             return float(cursor.fetchone()[0])
 
-        return self._ask(work)
+        seconds: float = self._ask(work)
+        return seconds
 
     def _read(self, cursor: Any) -> Reading:
         steering = steering_of(cursor, self._profile)
@@ -297,9 +298,13 @@ class Throttle:
         return read_throttle(cursor, self._settings, steering)
 
     def _ask(self, work: Callable[[Any], Any]) -> Any:
-        assert self._session
+        session = self._session
+        if session is None:
+            raise DatabaseError(
+                "the throttle is not open; this is a defect of the pipeline: please report it"
+            )
         with self._one:
-            return self._session.persistently(work)
+            return session.persistently(work)
 
     def _watch(self) -> None:
         while not self._closed.wait(CHECK_SECONDS):
@@ -329,7 +334,7 @@ class FilePace:
         self._throttle = throttle
         self._tell = tell
         self._cancelled = threading.Event()
-        self._seconds = Counter[str]()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
         self._told = ""
         self._due = 0.0
         self._gap = GAP_SECONDS
@@ -351,7 +356,7 @@ class FilePace:
             now, reading = time.monotonic(), self._throttle.reading
             if reading.critical:
                 raise MigrationError(
-                    f"the target is overloaded: {reading.critical}; nothing is lost: rerun the file when it has recovered"
+                    f"the target is overloaded: {reading.critical}; nothing is lost: run it again when the target has recovered"
                 )
             kind, why, left = reading.kind, reading.why, POLL_SECONDS
             rate = reading.settings.items_per_second
