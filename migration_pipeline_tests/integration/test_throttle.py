@@ -40,6 +40,7 @@ from migration_pipeline_tests.oracle import checksum
 from migration_pipeline_tests.replica import Replica
 
 SHOP = load_profile("shop")
+OFF = ThrottleSettings()
 SECONDS = 30.0
 numbers = count(1)
 
@@ -80,9 +81,7 @@ def plan(shop_export: Path) -> Plan:
 class Load(threading.Thread):
     """Loads a plan's files in a thread of its own."""
 
-    def __init__(
-        self, plan: Plan, url: str, settings: ThrottleSettings = ThrottleSettings(), batch: int = 100
-    ) -> None:
+    def __init__(self, plan: Plan, url: str, settings: ThrottleSettings = OFF, batch: int = 100) -> None:
         super().__init__(daemon=True)
         self.plan = plan
         self.url = url
