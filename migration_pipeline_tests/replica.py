@@ -14,7 +14,7 @@ class Replica(EmbeddedPostgres):
     """Replays what its primary writes; tells it each second how far it is."""
 
     def __init__(self, state_dir: Path, primary: EmbeddedPostgres) -> None:
-        super().__init__(state_dir, {"wal_receiver_status_interval": "1s", "hot_standby": "on"})
+        super().__init__(state_dir, {"wal_receiver_status_interval": "1s", "fsync": "off"})
         self._primary = primary
 
     def stop(self) -> None:

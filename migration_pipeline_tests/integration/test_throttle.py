@@ -47,7 +47,7 @@ numbers = count(1)
 
 @pytest.fixture(scope="module")
 def primary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    server = EmbeddedPostgres(tmp_path_factory.mktemp("primary"))
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("primary"), {"fsync": "off"})
     server.start()
     yield server
     server.remove()
