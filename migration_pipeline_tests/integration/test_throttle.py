@@ -11,19 +11,25 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
+import msgspec
 import psycopg2
 import pytest
 from click.testing import CliRunner
 
 from migration_pipeline.cli import main
+from migration_pipeline.cli.terminal import how_far
 from migration_pipeline.defs.config import load_config
+from migration_pipeline.defs.migration import Database, migration_assets
 from migration_pipeline.demo.postgres import EmbeddedPostgres
 from migration_pipeline.engine.file_report import FileReport
 from migration_pipeline.engine.load import LoadSettings
 from migration_pipeline.engine.pace import Pause
 from migration_pipeline.errors import MigrationError, UsageError
 from migration_pipeline.migration.load import Loader
+from migration_pipeline.migration.names import FileProgress
 from migration_pipeline.migration.plan import Plan, make_plan, throttle_of, write_plan
+from migration_pipeline.operations.running import RunningFile
 from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
@@ -500,3 +506,28 @@ def test_a_plan_has_defaults_that_the_run_config_shows(shop_export: Path) -> Non
     for wrong in ({"max_lag": "5"}, {"max_active": "-1"}, {"max_lag_seconds": "soon"}):
         with pytest.raises(UsageError, match="the throttle"):
             make_plan(SHOP, "shop", exports, throttle=wrong)
+
+
+def test_a_run_tells_what_it_waits_for(url: str, plan: Plan) -> None:
+    instance, planned = dg.DagsterInstance.ephemeral(), max(plan.files, key=lambda each: each.file.items)
+    own = "SELECT (now() < backend_start + interval '2 s')::int FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+    config = {"throttle_query": own, "items_per_second": 100_000}
+    result = dg.materialize(
+        migration_assets(plan, SHOP),
+        instance=instance,
+        partition_key=planned.partition,
+        resources={"database": Database(url=url)},
+        run_config={"ops": {"shop_load": {"config": config}}},
+    )
+    assert result.success
+    told = [
+        msgspec.convert({name: value.value for name, value in each.event_specific_data.asset_observation.metadata.items()}, FileProgress)
+        for each in result.all_events
+        if each.event_type == dg.DagsterEventType.ASSET_OBSERVATION
+    ]  # fmt: skip
+    assert [each.throttled for each in told] == ["throttle_query does not return 0", ""]
+    assert told[1].throttled_seconds > 1
+    (made,) = result.asset_materializations_for_node("shop_load")[:1]
+    assert made.metadata["throttled_seconds"].value == pytest.approx(told[1].throttled_seconds, abs=0.2)
+    running = RunningFile(planned=planned, run_id="r", started=0, throttled=told[0].throttled)
+    assert how_far(running) == "started, throttled: throttle_query does not return 0"
