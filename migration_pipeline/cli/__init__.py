@@ -29,6 +29,9 @@ COMMANDS = {
         "stop": "Stop the migration: cancel its backfills, terminate its runs.",
         "replay": "Run the quarantined items of loaded files through the profile again, after fixing it or a table.",
     },
+    "migration_pipeline.cli.steering": {
+        "throttle": "Show what a load's pace depends on, or change it: running files follow within two seconds.",
+    },
     "migration_pipeline.cli.exporting": {
         "export": "Ask DynamoDB for an export of TABLE to S3, wait for it, and print its address.",
     },

@@ -46,6 +46,13 @@ RELOAD_SECONDS = 30
     help="A value for one of the profile's options, for everything done with the plan. May be repeated.",
 )
 @click.option(
+    "--throttle",
+    "throttle",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="A default for a setting of the throttle, such as max_lag_seconds=5. May be repeated.",
+)
+@click.option(
     "--add",
     "added",
     metavar="WINDOW",
@@ -62,6 +69,7 @@ def plan(
     reference: str | None,
     files_per_run: int,
     options: tuple[str, ...],
+    throttle: tuple[str, ...],
     added: tuple[str, ...],
     allow_gap: bool,
     exports: tuple[str, ...],
@@ -73,9 +81,9 @@ def plan(
     stays as it is.
     """
     if added:
-        if files_per_run > 1 or options:
+        if files_per_run > 1 or options or throttle:
             raise click.UsageError(
-                "--files-per-run and --option are those of the plan; they cannot be given with --add"
+                "--files-per-run, --option and --throttle are those of the plan; they cannot be given with --add"
             )
         _add(reference, [*exports, *added], allow_gap)
         return
@@ -85,7 +93,16 @@ def plan(
     check_other_plans(profile, settings.plans_dir(), warn)
     storage = Storage()
     found = read_exports(exports, storage, warn)
-    made = make_plan(profile, reference, found, files_per_run, _options(options), allow_gap, tell=warn)
+    made = make_plan(
+        profile,
+        reference,
+        found,
+        files_per_run,
+        _options(options),
+        allow_gap,
+        tell=warn,
+        throttle=_options(throttle, "--throttle"),
+    )
     _tell_dropped(made)
     _write(made, profile, found, storage)
     click.echo(
@@ -154,13 +171,13 @@ def _summary(plan: Plan) -> str:
     )
 
 
-def _options(given: Sequence[str]) -> dict[str, str]:
+def _options(given: Sequence[str], hint: str = "--option") -> dict[str, str]:
     """Split ``NAME=VALUE``."""
     options = {}
     for text in given:
         name, separator, value = text.partition("=")
         if not separator:
-            raise click.BadParameter(f"{text!r}: expected NAME=VALUE", param_hint="--option")
+            raise click.BadParameter(f"{text!r}: expected NAME=VALUE", param_hint=hint)
         options[name] = value
     return options
 

@@ -96,12 +96,13 @@ def downstream_table(assets: Sequence[AssetStatus]) -> Table:
 def how_far(file: RunningFile) -> str:
     """Format a running file's progress: ``45%, 61,700 items/s, 0:24 left``."""
     progress = file.progress
-    retries = f", {file.retries:,} retries" if file.retries else ""
+    more = f", {file.retries:,} retries" if file.retries else ""
+    more += f", throttled: {file.throttled}" if file.throttled else ""
     if not file.items:
-        return f"started{retries}"
+        return f"started{more}"
     return (
         f"{progress.share:.0%}, {file.items_per_second:,.0f} items/s, "
-        f"{duration(progress.eta_seconds)} left{retries}"
+        f"{duration(progress.eta_seconds)} left{more}"
     )
 
 

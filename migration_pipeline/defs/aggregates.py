@@ -3,14 +3,16 @@
 They have no partitions. In a backfill of the whole group Dagster makes them after all files, in this order.
 """
 
+from contextlib import closing
 from typing import Any
 
 import dagster as dg
 import msgspec
 
-from migration_pipeline.defs.config import AggregateConfig, FinishingConfig
+from migration_pipeline.defs.config import aggregate_config, finishing_config
 from migration_pipeline.defs.metadata import export_spec, table_spec
 from migration_pipeline.defs.migration import Database
+from migration_pipeline.engine.pace import Pause
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.names import FINISHING
 from migration_pipeline.migration.plan import Plan
@@ -23,6 +25,7 @@ from migration_pipeline.targets.aggregation import (
 )
 from migration_pipeline.targets.finishing import finish
 from migration_pipeline.targets.records import AggregateReport
+from migration_pipeline.targets.throttle import FilePace, Throttle
 
 KEPT = (
     "drop_landing: the landed rows are kept, because the plan has windows, and after another one the aggregates are made of "
@@ -53,6 +56,8 @@ def _aggregate_asset(plan: Plan, profile: Profile, aggregate: Aggregate) -> dg.A
         for each in plan.files
     ]
 
+    AggregateConfig: Any = aggregate_config(plan)  # noqa: N806  # a class
+
     @dg.multi_asset(
         name=f"{profile.name}_{table.name}",
         specs=[spec],
@@ -62,11 +67,14 @@ def _aggregate_asset(plan: Plan, profile: Profile, aggregate: Aggregate) -> dg.A
         context: dg.AssetExecutionContext, config: AggregateConfig, database: Database
     ) -> dg.MaterializeResult[Any]:
         identity = AggregateIdentity(profile.name, profile.version, context.run.run_id)
-        run = AggregateRun(
-            database.url, aggregate, files, identity, config.aggregate, config.database, context.log.info
-        )
+        pauses = _Pauses(context, table.qualified)
         try:
-            report = run.run()
+            with closing(Throttle(database.url, profile.name, config.throttle, config.database)) as throttle:
+                throttle.open()
+                report = AggregateRun(
+                    database.url, aggregate, files, identity, config.aggregate, config.database, context.log.info,
+                    FilePace(throttle, pauses.tell),
+                ).run()  # fmt: skip
         except MigrationError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from None
         context.log.info(
@@ -76,6 +84,19 @@ def _aggregate_asset(plan: Plan, profile: Profile, aggregate: Aggregate) -> dg.A
         return dg.MaterializeResult(metadata=aggregate_metadata(report))
 
     return make
+
+
+class _Pauses:
+    """Tells a run's log of pauses."""
+
+    def __init__(self, context: dg.AssetExecutionContext, name: str) -> None:
+        self._context = context
+        self._name = name
+
+    def tell(self, pause: Pause) -> None:
+        """Say why the work waits, or that it goes on."""
+        text = f"throttled: {pause.why}" if pause.why else "goes on"
+        self._context.log.info(f"{self._name}: {text}, after {pause.seconds:,.1f} s of waiting in all")
 
 
 def aggregate_metadata(report: AggregateReport) -> dict[str, Any]:
@@ -90,6 +111,7 @@ def aggregate_metadata(report: AggregateReport) -> dict[str, Any]:
 
 def _finishing_asset(plan: Plan, profile: Profile) -> dg.AssetsDefinition:
     tables = [table.name for table in profile.all_tables]
+    FinishingConfig: Any = finishing_config(plan)  # noqa: N806  # a class
 
     @dg.asset(
         key=[plan.profile, FINISHING],
@@ -107,7 +129,11 @@ def _finishing_asset(plan: Plan, profile: Profile) -> dg.AssetsDefinition:
             drop = config.drop_landing and (config.last_window or not plan.windows)
             if config.drop_landing and not drop:
                 context.log.warning(KEPT)
-            report = finish(database.url, profile, drop, config.database, context.log.info)
+            pauses = _Pauses(context, FINISHING)
+            with closing(Throttle(database.url, profile.name, config.throttle, config.database)) as throttle:
+                throttle.open()
+                pace = FilePace(throttle, pauses.tell)
+                report = finish(database.url, profile, drop, config.database, context.log.info, pace)
         except MigrationError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from None
         for warning in report.warnings:

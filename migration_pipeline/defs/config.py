@@ -12,11 +12,12 @@ from pydantic import Field, create_model
 
 from migration_pipeline.engine.load import LoadSettings
 from migration_pipeline.migration.load import described
-from migration_pipeline.migration.plan import Plan
+from migration_pipeline.migration.plan import Plan, throttle_of
 from migration_pipeline.profile.aggregate import Options
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.targets.aggregation import AggregateSettings
 from migration_pipeline.targets.connection import DatabaseSettings
+from migration_pipeline.targets.throttle import ThrottleSettings
 
 
 class _Config(dg.Config):
@@ -26,6 +27,11 @@ class _Config(dg.Config):
     def database(self) -> DatabaseSettings:
         """The settings of the connection."""
         return msgspec.convert(self.model_dump(), DatabaseSettings)
+
+    @property
+    def throttle(self) -> ThrottleSettings:
+        """When to wait for the target."""
+        return msgspec.convert(self.model_dump(), ThrottleSettings)
 
 
 class _LoadConfig(_Config):
@@ -69,9 +75,9 @@ class _FinishingConfig(_Config):
 def load_config(plan: Plan, profile: Profile) -> type[Any]:
     """Make the config class of a plan's loads; the profile's options, if it has any, are its member ``options``.
 
-    Their defaults are the plan's.
+    Their defaults are the plan's, and so are those of the throttle.
     """
-    fields = {**_fields(LoadSettings()), **_fields(DatabaseSettings())}
+    fields = {**_fields(LoadSettings()), **_fields(DatabaseSettings()), **_fields(throttle_of(plan))}
     planned = profile.options(plan.options)
     if planned is not None:
         options: Any = create_model(f"{profile.name}_options", __base__=dg.Config, **_fields(planned))
@@ -100,11 +106,14 @@ def _fields(defaults: msgspec.Struct) -> dict[str, Any]:
 LONG_STATEMENTS = DatabaseSettings(statement_timeout_seconds=3600)
 """A statement over many landed rows takes longer than one over a batch."""
 
-AggregateConfig: Any = create_model(
-    "AggregateConfig",
-    __base__=_AggregateConfig,
-    **_fields(LONG_STATEMENTS),
-    **_fields(AggregateSettings()),
-)
 
-FinishingConfig: Any = create_model("FinishingConfig", __base__=_FinishingConfig, **_fields(LONG_STATEMENTS))
+def aggregate_config(plan: Plan) -> type[Any]:
+    """Make the config class of a plan's aggregates."""
+    fields = {**_fields(LONG_STATEMENTS), **_fields(AggregateSettings()), **_fields(throttle_of(plan))}
+    return create_model("AggregateConfig", __base__=_AggregateConfig, **fields)
+
+
+def finishing_config(plan: Plan) -> type[Any]:
+    """Make the config class of a plan's finishing."""
+    fields = {**_fields(LONG_STATEMENTS), **_fields(throttle_of(plan))}
+    return create_model("FinishingConfig", __base__=_FinishingConfig, **fields)

@@ -6,7 +6,7 @@ Terminate (dagster#15026).
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from typing import Any
 
@@ -33,6 +33,7 @@ from migration_pipeline.migration.replay import replay_plan
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.targets.connection import DatabaseError
 from migration_pipeline.targets.receipts import other_writers
+from migration_pipeline.targets.throttle import Throttle
 
 FAILURES_SHOWN = 20
 """Failed files that a run's failure lists at most; the run's log has all of them."""
@@ -67,9 +68,6 @@ def _tables_asset(plan: Plan, profile: Profile, export: dg.AssetSpec) -> dg.Asse
     ) -> Iterator[dg.MaterializeResult[Any]]:
         context.instance.add_run_tags(context.run.run_id, {PLAN_TAG: plan.digest})
         options = options_of(config, profile)
-        loader = Loader(
-            plan, profile, database.url, context.run.run_id, config.load, config.database, options
-        )
         turns = Turns(context.instance, plan, context.run.run_id)
         failures: dict[str, MigrationError] = {}
         with suppress(DatabaseError):  # the load tells it, or outlasts it
@@ -77,34 +75,49 @@ def _tables_asset(plan: Plan, profile: Profile, export: dg.AssetSpec) -> dg.Asse
                 context.log.warning(
                     f"{name}: the profile {other} has loaded rows into it, too; each overwrites the other's rows"
                 )
-        for partition in context.partition_keys:
-            planned, window = files[partition], plan.window_of(files[partition])
-            telling = Telling(context, planned, profile.name, "records" if window else "items")
-            # Where none has failed, what is recorded of the file before tells that this one begins.
-            telling.begin(observed=bool(failures))
-            try:
-                if config.dry_run:
-                    observe_dry_run(
-                        context, telling, plan, profile, planned, database.url, config.load, config.database, options
-                    )  # fmt: skip
+        with closing(Throttle(database.url, profile.name, config.throttle, config.database)) as throttle:
+            loader = Loader(
+                plan,
+                profile,
+                database.url,
+                context.run.run_id,
+                config.load,
+                config.database,
+                options,
+                throttle,
+            )
+            for partition in context.partition_keys:
+                planned, window = files[partition], plan.window_of(files[partition])
+                telling = Telling(context, planned, profile.name, "records" if window else "items")
+                # Where none has failed, what is recorded of the file before tells that this one begins.
+                telling.begin(observed=bool(failures))
+                try:
+                    if config.dry_run:
+                        observe_dry_run(
+                            context, telling, plan, profile, planned, database.url, config.load, config.database, options
+                        )  # fmt: skip
+                        continue
+                    load_it = partial(
+                        loader.load, planned, context.log, telling.progress, telling.retry, telling.pause
+                    )
+                    report = turns.in_turn(planned, load_it, telling.wait, failures)
+                except MigrationError as error:
+                    failures[partition] = error
+                    context.log.error(f"{planned.file.name}: failed: {error}")
                     continue
-                load_it = partial(loader.load, planned, context.log, telling.progress, telling.retry)
-                report = turns.in_turn(planned, load_it, telling.wait, failures)
-            except MigrationError as error:
-                failures[partition] = error
-                context.log.error(f"{planned.file.name}: failed: {error}")
-                continue
-            shown = file_tables(planned, report, window)
-            for table in tables.values():
-                key = [plan.profile, table.name]
-                metadata = {**shown, **file_metadata(planned, report, table, window)}
-                if len(context.partition_keys) == 1:
-                    yield dg.MaterializeResult(asset_key=key, metadata=metadata)
-                else:
-                    # Recorded at once, so that a run that dies keeps the files it has finished.
-                    context.log_event(dg.AssetMaterialization(key, partition=partition, metadata=metadata))
-                    # At the end of a run Dagster records all its files once more: with this metadata, or none.
-                    context.add_asset_metadata(metadata, asset_key=key, partition_key=partition)
+                shown = file_tables(planned, report, window)
+                for table in tables.values():
+                    key = [plan.profile, table.name]
+                    metadata = {**shown, **file_metadata(planned, report, table, window)}
+                    if len(context.partition_keys) == 1:
+                        yield dg.MaterializeResult(asset_key=key, metadata=metadata)
+                    else:
+                        # Recorded at once, so that a run that dies keeps the files it has finished.
+                        context.log_event(
+                            dg.AssetMaterialization(key, partition=partition, metadata=metadata)
+                        )
+                        # At the end of a run Dagster records all its files once more: with this metadata, or none.
+                        context.add_asset_metadata(metadata, asset_key=key, partition_key=partition)
         if failures:
             raise _failure(failures)
 

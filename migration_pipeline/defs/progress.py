@@ -13,13 +13,14 @@ import msgspec
 
 from migration_pipeline.engine.file_report import Progress
 from migration_pipeline.engine.load import PROGRESS_GROWTH, PROGRESS_SECONDS
+from migration_pipeline.engine.pace import Pause
 from migration_pipeline.migration.names import EXPORT, FileProgress
 from migration_pipeline.migration.plan import PlannedFile
 from migration_pipeline.migration.units import readable_size, readable_time
 
 
 class Telling:
-    """Reports the load of one file to Dagster. Its methods are hooks of the load; `retry` may be called from another thread."""
+    """Reports the load of one file to Dagster. Its methods are hooks of the load; `retry` and `pause` may be called from another thread."""
 
     def __init__(
         self, context: dg.AssetExecutionContext, planned: PlannedFile, profile: str, unit: str
@@ -31,6 +32,7 @@ class Telling:
         self._export = dg.AssetKey([profile, EXPORT])
         self._progress = Progress(0, planned.file.items, 0, 0.0)
         self._retries = 0
+        self._pause = Pause("", 0.0)
         self._gap = PROGRESS_SECONDS
         self._due = 0.0
 
@@ -62,6 +64,14 @@ class Telling:
         self._context.log.warning(f"{self._file.name}: {fault}")
         self._observe(fault)
 
+    def pause(self, pause: Pause) -> None:
+        """Report that the load waits for the throttle, and why, or that it goes on."""
+        self._pause = pause
+        waited = f"after {pause.seconds:,.1f} s of waiting in all"
+        text = f"throttled: {pause.why}, {waited}" if pause.why else f"goes on, {waited}"
+        self._context.log.info(f"{self._file.name}: {text}")
+        self._observe(text)
+
     def _observe(self, text: str) -> None:
         progress = self._progress
         told = FileProgress(
@@ -71,6 +81,8 @@ class Telling:
             items_per_second=round(progress.items_per_second),
             seconds_left=round(progress.eta_seconds or 0),
             retries=self._retries,
+            throttled=self._pause.why,
+            throttled_seconds=round(self._pause.seconds, 1),
         )
         self._context.log_event(
             dg.AssetObservation(

@@ -95,6 +95,11 @@ class Batch:
         return cls(transform, encoder, outcome, [piece])
 
     @property
+    def items(self) -> int:
+        """Items in it, bad ones as well."""
+        return len(self.lines) + len(self.bad)
+
+    @property
     def size(self) -> int:
         """Bytes that the batch holds in memory, about."""
         encoded: int = self.encoded.size

@@ -47,6 +47,8 @@ class LoadedFile(msgspec.Struct, frozen=True, kw_only=True):
     """Values from which U+0000 was taken out, where the profile says so."""
     retries: int = 0
     """Transactions that ran again after a transient fault of the database."""
+    throttled: dict[str, float] = {}
+    """Seconds that the load waited until it might write, by the kind of the reason; they are part of `seconds`."""
     bytes: int = 0
     """Compressed bytes read."""
     md5: str = ""

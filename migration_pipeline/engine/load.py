@@ -20,6 +20,7 @@ from msgspec import Meta
 
 from migration_pipeline.engine.batch import AnyTransform, Batch, Encoder, TooManyBad, Written, encode
 from migration_pipeline.engine.file_report import BadExample, FileReport, Progress
+from migration_pipeline.engine.pace import Pace, Unpaced
 from migration_pipeline.engine.threads import Behind, ahead
 from migration_pipeline.engine.transform import Bad, Counts, Outcome, count_pattern
 from migration_pipeline.errors import MigrationError
@@ -111,6 +112,9 @@ class Target(Protocol):
         may be called again if the transaction has to be.
         """
 
+    def stay_alive(self) -> None:
+        """Tell others that this load only waits. Called now and then between two writes, in their thread."""
+
     def cancel(self) -> None:
         """Make a `write` that is under way in another thread fail soon."""
 
@@ -150,12 +154,14 @@ class FileLoad:
         settings: LoadSettings = LoadSettings(),  # noqa: B008  # frozen
         on_progress: Callable[[Progress], None] = lambda _: None,
         progress_seconds: float = PROGRESS_SECONDS,
+        pace: Pace = Unpaced(),  # noqa: B008  # has no state
     ) -> None:
         self.name = name
         self.items = items
         self._source = source
         self._transform = transform
         self._target = target
+        self._pace = pace
         self._settings = settings
         self._on_progress = on_progress
         self._progress_seconds = progress_seconds
@@ -195,12 +201,16 @@ class FileLoad:
             writer.put((last, close), last.size)
             writer.finish()
         except BaseException as error:
-            earlier = writer.abandon(self._target.cancel)
+            earlier = writer.abandon(self._cancel)
             if earlier is not None and earlier is not error:
                 raise earlier from error
             raise
         seconds = time.monotonic() - self._started
         return msgspec.structs.replace(reports[-1], retries=self._target.retries, seconds=seconds)
+
+    def _cancel(self) -> None:
+        self._pace.cancel()
+        self._target.cancel()
 
     def _load(self, writer: Behind[Part]) -> Batch:
         """Write all batches but the last; returns that one."""
@@ -255,6 +265,7 @@ class FileLoad:
     def _write(self, part: Part) -> None:
         """Write a batch, in the writer's thread, and take what the database refused into the account."""
         batch, close = part
+        self._pace.wait(batch.items, self._target.stay_alive)
         try:
             written = self._target.write(batch, close)
         except TooManyBad as error:
@@ -319,6 +330,7 @@ class FileLoad:
             accelerated=self._counts.accelerated,
             not_accelerated=dict(self._counts.odd.most_common()),
             retries=self._target.retries,
+            throttled={kind: round(seconds, 3) for kind, seconds in self._pace.throttled.items()},
             bytes=self._source.bytes_read,
             md5=self._source.md5,
             seconds=time.monotonic() - self._started,

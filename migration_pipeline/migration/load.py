@@ -15,6 +15,7 @@ from migration_pipeline.engine.batch import AnyTransform
 from migration_pipeline.engine.changes import ChangeTransform
 from migration_pipeline.engine.file_report import FileReport, Progress
 from migration_pipeline.engine.load import FileLoad, LoadSettings
+from migration_pipeline.engine.pace import Pause, Unpaced
 from migration_pipeline.engine.transform import Transform, rules_that_cannot_hold
 from migration_pipeline.migration.chain import holes
 from migration_pipeline.migration.plan import Plan, PlannedFile
@@ -29,6 +30,7 @@ from migration_pipeline.targets.catalog import TargetTable
 from migration_pipeline.targets.connection import DatabaseSettings
 from migration_pipeline.targets.ledger import Place
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
+from migration_pipeline.targets.throttle import FilePace, Throttle, ThrottleSettings
 
 
 def described(defaults: msgspec.Struct) -> Iterator[tuple[str, Any, msgspec.Meta]]:
@@ -45,12 +47,12 @@ def described(defaults: msgspec.Struct) -> Iterator[tuple[str, Any, msgspec.Meta
 
 def default_settings() -> dict[str, Any]:
     """Name -> default of all settings that a run config has for loads, except the profile's options."""
-    structs = (LoadSettings(), DatabaseSettings())
+    structs = (LoadSettings(), DatabaseSettings(), ThrottleSettings())
     return {name: getattr(struct, name) for struct in structs for name, *_ in described(struct)}
 
 
 class Loader:
-    """Loads files of one plan with the same settings, one after another."""
+    """Loads files of one plan with the same settings, one after another; with a `throttle`, at its pace."""
 
     def __init__(
         self,
@@ -61,7 +63,9 @@ class Loader:
         settings: LoadSettings,
         database: DatabaseSettings,
         options: Options | None,
+        throttle: Throttle | None = None,
     ) -> None:
+        self._throttle = throttle
         self._plan = plan
         self._profile = profile
         self._url = url
@@ -79,11 +83,16 @@ class Loader:
         log: logging.Logger,
         on_progress: Callable[[Progress], None],
         on_retry: Callable[[str], None],
+        on_pause: Callable[[Pause], None] = lambda _: None,
     ) -> FileReport:
         """Load a file, saying in `log` how it went. Raises `MigrationError`; then the file has no receipt.
 
-        `on_retry` is called for each transaction that runs again, and why, perhaps from another thread.
+        `on_retry` is called for each transaction that runs again, and why, perhaps from another thread; so is `on_pause`, when
+        the load begins to wait for the throttle or goes on, and now and then between.
         """
+        if self._throttle:  # one that cannot be read is told of before any work
+            self._throttle.open()
+        pace = FilePace(self._throttle, on_pause) if self._throttle else Unpaced()
         file, profile = planned.file, self._profile
         identity = FileIdentity(
             profile.name,
@@ -114,6 +123,7 @@ class Loader:
                 target,
                 self._settings,
                 on_progress=on_progress,
+                pace=pace,
             )
             report = load.run()
         self._tell(report, file.name, log, window)
@@ -129,6 +139,9 @@ class Loader:
     def _tell(self, report: FileReport, name: str, log: logging.Logger, window: Window | None) -> None:
         log.info(f"{name}: {sentence(report, of_window=window is not None)}")
         log.info(f"{name}: {_how_it_was_read(report)}")
+        if report.throttled:
+            waits = ", ".join(f"{seconds:,.1f} s ({kind})" for kind, seconds in report.throttled.items())
+            log.info(f"{name}: waited for the throttle: {waits}")
         for reason, count in report.quarantined_by_reason.items():
             log.warning(f"{name}: quarantined {count:,}: {reason}")
         for warning in rules_that_cannot_hold(self._profile, report.unrouted):

@@ -39,3 +39,7 @@ class FileProgress(msgspec.Struct, frozen=True, kw_only=True):
     """0 where that is not known yet."""
     retries: int = 0
     """Transactions that ran again so far, after transient faults of the database."""
+    throttled: str = ""
+    """What the load waits for; "" while it writes."""
+    throttled_seconds: float = 0.0
+    """Seconds that it has waited so far."""

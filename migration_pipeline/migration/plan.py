@@ -22,6 +22,7 @@ from migration_pipeline.migration.followed import check_followed
 from migration_pipeline.migration.names import EXPORT, FINISHING
 from migration_pipeline.profile.profile import Profile, load_profile
 from migration_pipeline.sources.export import Export, ExportFile, Window
+from migration_pipeline.targets.throttle import ThrottleSettings
 
 FORMAT = 1
 """Increased when the file's format changes."""
@@ -63,6 +64,8 @@ class Plan(msgspec.Struct, frozen=True):
     """Files that a backfill loads in one run, one after another; more spare small files a run's start each."""
     options: dict[str, Any] = {}
     """Values of the profile's options; those that are not here have their defaults."""
+    throttle: dict[str, Any] = {}
+    """Values for the throttle's settings; those that are not here have their defaults."""
     allow_gap: bool = False
     """Whether there are holes in the chain of windows, which were allowed when it was made."""
 
@@ -139,10 +142,11 @@ def make_plan(
     options: Mapping[str, Any] = MappingProxyType({}),
     allow_gap: bool = False,
     tell: Callable[[str], None] = lambda _: None,
+    throttle: Mapping[str, Any] = MappingProxyType({}),
 ) -> Plan:
     """Plan the files of `exports`: full exports, the oldest first, then windows by their time.
 
-    `options` are values of the profile's options, or texts of them. `tell` hears of windows that overlap, and of holes in
+    `options` are values of the profile's options, or texts of them, and `throttle` those of its settings. `tell` hears of windows that overlap, and of holes in
     their chain, which `allow_gap` allows. Raises `UsageError` for two exports of one id, for windows that do not follow a
     full export or that the profile cannot follow, for options that the profile does not take, and for tables whose assets
     would have one name.
@@ -158,9 +162,27 @@ def make_plan(
         files=tuple(planned for export in full for planned in _planned(export, _safe(export.id))),
         files_per_run=files_per_run,
         options={name: read[name] for name in options},
+        throttle=_throttle(throttle),
     )
     _check_twice(exports)
     return _with_windows(plan, profile, [e for e in exports if e.window is not None], allow_gap, tell)
+
+
+def throttle_of(plan: Plan) -> ThrottleSettings:
+    """The throttle's settings that a plan has by default."""
+    return msgspec.convert(plan.throttle, ThrottleSettings)
+
+
+def _throttle(given: Mapping[str, Any]) -> dict[str, Any]:
+    names = ThrottleSettings.__struct_fields__
+    for name in given:
+        if name not in names:
+            raise UsageError(f"the throttle has no setting {name}; it has {', '.join(names)}")
+    try:
+        read = msgspec.to_builtins(msgspec.convert(dict(given), ThrottleSettings, strict=False))
+    except msgspec.ValidationError as error:
+        raise UsageError(f"the throttle: {error}") from None
+    return {name: read[name] for name in given}
 
 
 def add_windows(

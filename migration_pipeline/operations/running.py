@@ -26,6 +26,10 @@ class RunningFile(msgspec.Struct, kw_only=True):
     items_per_second: float = 0.0
     retries: int = 0
     """Transactions that ran again so far."""
+    throttled: str = ""
+    """What its load waits for; "" while it writes."""
+    throttled_seconds: float = 0.0
+    """Seconds that it has waited so far."""
     heard: float = 0.0
     """When its run last wrote into its log, in seconds of the epoch. A worker that is gone writes nothing."""
 
@@ -88,6 +92,8 @@ class _RunLog:
             self.current.items = told.items_read
             self.current.items_per_second = float(told.items_per_second)
             self.current.retries = told.retries
+            self.current.throttled = told.throttled
+            self.current.throttled_seconds = told.throttled_seconds
 
     def _place_of(self, line: LogLine, told: FileProgress | None) -> int:
         """Give the place of the file that is loading by an event; -1 where it does not tell.

@@ -128,6 +128,8 @@ def _file(status: FileStatus, running: RunningFile | None) -> dict[str, Any]:
             "items_per_second": running.items_per_second,
             "seconds_left": running.progress.eta_seconds,
             "retries": running.retries,
+            "throttled": running.throttled or None,
+            "throttled_seconds": running.throttled_seconds,
             "started": running.started,
             "last_log_line": running.heard,
         }

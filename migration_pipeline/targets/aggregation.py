@@ -21,6 +21,7 @@ import msgspec
 from msgspec import Meta
 from psycopg2.sql import SQL, Composable, Identifier
 
+from migration_pipeline.engine.pace import Pace, Unpaced
 from migration_pipeline.engine.threads import together
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.profile.aggregate import Aggregate
@@ -120,6 +121,7 @@ class AggregateRun:
         settings: AggregateSettings = AggregateSettings(),  # noqa: B008  # frozen
         database: DatabaseSettings = DatabaseSettings(statement_timeout_seconds=3600),  # noqa: B008
         say: Callable[[str], None] = lambda _: None,
+        pace: Pace = Unpaced(),  # noqa: B008  # has no state
     ) -> None:
         self._aggregate = aggregate
         self._files = files
@@ -128,6 +130,7 @@ class AggregateRun:
         self._identity = identity
         self._settings = settings
         self._say = say
+        self._pace = pace
         self._name = aggregate.table.qualified
         self._all_sessions = [
             Session(url, database, on_retry=lambda what: say(f"{self._name}: {what}"))
@@ -313,6 +316,7 @@ class AggregateRun:
                 self._tune(cursor)
                 return self._maker.make(cursor, bounds, session.token)
 
+            self._pace.wait(0, lambda: None)
             made.append(session.persistently(work))
 
         def run(session: Session, tasks: Iterable[Callable[[Session], None]]) -> None:
@@ -335,6 +339,7 @@ class AggregateRun:
         return made
 
     def _cancel(self) -> None:
+        self._pace.cancel()
         for session in self._sessions:
             session.cancel()
 

@@ -15,7 +15,13 @@ from typing import Any
 
 import msgspec
 
-from migration_pipeline.targets.records import AggregateReceipt, KeptDifference, Receipt, Verification
+from migration_pipeline.targets.records import (
+    AggregateReceipt,
+    KeptDifference,
+    Receipt,
+    Steering,
+    Verification,
+)
 
 BOOKKEEPING = files("migration_pipeline.targets").joinpath("bookkeeping.sql").read_text()
 """Schema ``migration`` and its tables; safe to run again."""
@@ -39,6 +45,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "item": ("item", "profile", "written", "window_id", "place", "owned", "id"),
     "taken": ("id", "profile", "item", "table_name", "slice_id", "content", "back_by"),
     "claim": ("profile", "window_id", "table_name", "key", "taken", "taker"),
+    "throttle": _columns("id, profile", Steering),
+    "pace": ("profile", "paid_until"),
 }  # fmt: skip
 """The columns of each table. A database that lacks one of them has the bookkeeping of an older version."""
 
@@ -116,6 +124,7 @@ SELECT count(*) AS files,
        coalesce(sum(retries), 0)::bigint AS retries,
        coalesce(sum(bytes), 0)::bigint AS bytes,
        coalesce(sum(seconds), 0) AS seconds,
+       coalesce(sum((SELECT sum(value::float8) FROM jsonb_each_text(throttled))), 0) AS throttled_seconds,
        coalesce(extract(epoch FROM max(loaded_at)), 0)::float8 AS last_loaded_at,
        coalesce(sum(s.skipped), 0)::bigint AS skipped,
        coalesce(sum((SELECT sum(value::bigint) FROM jsonb_each_text(unrouted))), 0)::bigint AS unrouted
@@ -271,6 +280,10 @@ RETURNING id
 """
 """Slices of dead loads: silent for longer than a live load is. One that is in a transaction is locked."""
 
+STILL_ALIVE = (
+    "UPDATE migration.slice SET alive_until = clock_timestamp() + %s * interval '1 second' WHERE id = %s"
+)
+
 NEXT_BATCH = """
 UPDATE migration.slice
    SET batches = batches + 1, alive_until = clock_timestamp() + %s * interval '1 second'
@@ -357,6 +370,22 @@ SELECT table_name, kind, columns, key, file
  WHERE profile = %(profile)s
  ORDER BY table_name, kind, key
 """
+
+# -- the throttle ---------------------------------------------------------------------------------------
+
+HOLD_STEERING = "LOCK TABLE migration.throttle IN SHARE ROW EXCLUSIVE MODE"
+KEEP_STEERING = _keep("throttle", now="changed_at")
+STEERINGS = _read("throttle", " WHERE profile = %(profile)s\n ORDER BY id")
+STEERING = _read("throttle", " WHERE profile = %(profile)s\n ORDER BY id DESC\n LIMIT 1")
+RESERVE = """
+INSERT INTO migration.pace AS p VALUES (%(profile)s, clock_timestamp() + %(seconds)s * interval '1 second')
+    ON CONFLICT (profile)
+    DO UPDATE SET paid_until = greatest(p.paid_until, clock_timestamp()) + %(seconds)s * interval '1 second'
+RETURNING extract(epoch FROM paid_until - clock_timestamp())::float8 - %(seconds)s
+"""
+"""Returns the seconds until the turn of whoever asks, behind all who have asked before."""
+
+PACE_ANEW = "UPDATE migration.pace SET paid_until = clock_timestamp() WHERE profile = %(profile)s"
 
 
 def pasteable(statement: str, parameters: Mapping[str, str | Sequence[str]]) -> str:

@@ -32,7 +32,8 @@ ALTER TABLE migration.loaded_file
     ADD COLUMN IF NOT EXISTS rounded      jsonb NOT NULL DEFAULT '{}',
     ADD COLUMN IF NOT EXISTS superseded   bigint NOT NULL DEFAULT 0,
     ADD COLUMN IF NOT EXISTS deleted_rows jsonb NOT NULL DEFAULT '{}',
-    ADD COLUMN IF NOT EXISTS unchanged_rows jsonb NOT NULL DEFAULT '{}';
+    ADD COLUMN IF NOT EXISTS unchanged_rows jsonb NOT NULL DEFAULT '{}',
+    ADD COLUMN IF NOT EXISTS throttled jsonb NOT NULL DEFAULT '{}';
 
 -- Items that became no row because something is wrong with them. The raw line is kept, so nothing is lost:
 -- `migration-pipeline replay` loads them once the profile or the table is mended.
@@ -194,3 +195,25 @@ CREATE INDEX IF NOT EXISTS taken_item ON migration.taken (item);
 CREATE INDEX IF NOT EXISTS taken_slice ON migration.taken (slice_id);
 COMMENT ON TABLE migration.taken IS
     'Landed rows that windows took away, with the slice that they were in; back_by: a slice that was made without their item.';
+
+-- How a running migration is steered: the newest row of a profile holds, those before it say what held when, and who said so.
+-- Where a column is NULL, the run config holds; 0 is no limit.
+CREATE TABLE IF NOT EXISTS migration.throttle (
+    id               bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    profile          text NOT NULL,
+    paused           boolean NOT NULL,
+    max_lag_seconds  double precision,
+    max_active       bigint,
+    items_per_second bigint,
+    changed_by       text NOT NULL,
+    changed_at       timestamp with time zone NOT NULL DEFAULT now()
+);
+CREATE INDEX IF NOT EXISTS throttle_newest ON migration.throttle (profile, id DESC);
+COMMENT ON TABLE migration.throttle IS 'What `migration-pipeline throttle` has set, the newest last; running files follow the last row.';
+
+-- Until when the items are paid for that loads may write, where they are limited to so many a second, all together.
+CREATE TABLE IF NOT EXISTS migration.pace (
+    profile    text NOT NULL PRIMARY KEY,
+    paid_until timestamp with time zone NOT NULL
+);
+COMMENT ON TABLE migration.pace IS 'When the next batch may be written, where items a second are limited.';

@@ -157,6 +157,9 @@ class ComparingTarget:
         """Transactions that ran again so far."""
         return self._session.retries
 
+    def stay_alive(self) -> None:
+        """Nobody waits for it."""
+
     def cancel(self) -> None:
         """Make a `write` in another thread fail soon."""
         self._session.cancel()

@@ -13,6 +13,8 @@ from typing import Any
 import msgspec
 from psycopg2.sql import SQL, Identifier, Literal
 
+from migration_pipeline.engine.pace import Pace, Unpaced
+from migration_pipeline.engine.threads import together
 from migration_pipeline.profile.aggregate import Constraint, Index, Sequence
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.profile.row import Table, table_of
@@ -51,12 +53,14 @@ def finish(
     drop_landing: bool,
     database: DatabaseSettings = DatabaseSettings(statement_timeout_seconds=3600),  # noqa: B008  # frozen
     say: Callable[[str], None] = lambda _: None,
+    pace: Pace = Unpaced(),  # noqa: B008  # has no state
 ) -> FinishingReport:
-    """Finish a profile's tables. Raises `DatabaseError`; steps that were done until then stay done."""
+    """Finish a profile's tables, waiting for `pace` before each step. Raises `DatabaseError`; steps that were done until then stay done."""
     report = FinishingReport()
     with Session(url, database, on_retry=say) as session:
 
         def step(what: str, work: Callable[[Any], Any]) -> Any:
+            together([lambda: pace.wait(0, lambda: None)], pace.cancel, "pace")
             say(what)
             try:
                 return session.interruptibly(work)

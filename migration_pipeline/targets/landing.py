@@ -76,6 +76,10 @@ class Slice:
         """Mark this load as no longer alive."""
         cursor.execute(bookkeeping.GIVEN_UP, (self._id,))
 
+    def stay_alive(self, cursor: Any) -> None:
+        """Say that this load is alive, though it writes no batch."""
+        cursor.execute(bookkeeping.STILL_ALIVE, (self._alive, self._id))
+
     def batch(self, cursor: Any) -> bool:
         """Count a batch, in its transaction; returns False if it is committed already and only the answer was lost."""
         if not self._tables:

@@ -162,6 +162,11 @@ class PostgresTarget:
         """
         return self._session.interruptibly(self._touched.read) if self._touched and self._again else None
 
+    def stay_alive(self) -> None:
+        """Keep what is landed so far from being taken for that of a dead load. Raises `DatabaseError`."""
+        if self._slice.unlanded:
+            self._session.persistently(self._slice.stay_alive)
+
     def cancel(self) -> None:
         """Make a `write` in another thread fail soon."""
         self._session.cancel()

@@ -95,6 +95,8 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     seconds: float
     """Seconds that the loads of the files took, one after another."""
+    throttled_seconds: float
+    """Of these, seconds that they waited for the throttle."""
     last_loaded_at: float
     """When the newest receipt was written, in seconds of the epoch; 0 without one."""
     skipped: int

@@ -35,6 +35,18 @@ def md5_of_files(files: Iterable[tuple[str, str]]) -> str:
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
+class Steering(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of ``migration.throttle``: how a running migration is steered. None leaves a limit to the run config; 0 is no limit."""
+
+    paused: bool = False
+    max_lag_seconds: float | None = None
+    max_active: int | None = None
+    items_per_second: int | None = None
+    changed_by: str = ""
+    """User and machine."""
+    changed_at: datetime | None = None
+
+
 class AggregateReport(msgspec.Struct, frozen=True, kw_only=True):
     """The account of an aggregate. Counts are of rows, but for `files`, `groups`, `parts` and `retries`."""
 

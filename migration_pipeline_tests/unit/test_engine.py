@@ -83,6 +83,9 @@ class Target:
         flat = [row for piece in pieces for row in piece]
         return SimpleNamespace(flat=flat, rows={"kept": len(flat)} if flat else {}, size=len(flat))
 
+    def stay_alive(self) -> None:
+        raise AssertionError("nothing here waits")
+
     def cancel(self) -> None:
         raise AssertionError("nothing here takes long")
 

@@ -21,11 +21,11 @@ from migration_pipeline.operations.report.account import (
     Account,
     FileAccount,
     TableAccount,
-    _run_settings,
     _verdicts,
 )
 from migration_pipeline.operations.report.page import FILES_SHOWN, page
 from migration_pipeline.operations.report.plots import BARS, drawable, outcome_plot, speed_plot, throughput
+from migration_pipeline.operations.report.run_settings import run_settings
 from migration_pipeline.profiles.shop import shop
 from migration_pipeline.sources.export import ExportFile
 from migration_pipeline.targets.receipts import QuarantineReason
@@ -330,10 +330,10 @@ def test_of_a_run_config_only_our_own_names_and_numbers_are_told() -> None:
 ops: {shop_load: {config: {batch_items: 500, secret: hunter2, retry_seconds: {env: TOKEN}}}}
 resources: {database: {config: {url: "postgresql://me:hunter2@db/shop"}}}
 """
-    told = dict(_run_settings({"a": config, "b": "{}"}, []))
+    told = dict(run_settings({"a": config, "b": "{}"}, []))
     assert told["batch_items"] == "500 (1 runs), 10,000 (1 runs)"
     assert told["max_bad_items"] == "1,000"
     assert told["dry_run"] == "False"
     assert "hunter2" not in str(told)
     assert "TOKEN" not in str(told)
-    assert _run_settings({}, []) == []
+    assert run_settings({}, []) == []

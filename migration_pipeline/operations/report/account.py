@@ -15,10 +15,8 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 import msgspec
-import yaml
 
 from migration_pipeline.migration.cutover import Check, FromDagster, chain_check, checklist
-from migration_pipeline.migration.load import default_settings
 from migration_pipeline.migration.plan import Plan, PlannedFile
 from migration_pipeline.migration.verdicts import (
     Made,
@@ -38,8 +36,9 @@ from migration_pipeline.operations.backfills import Backfill, backfills
 from migration_pipeline.operations.client import DagsterClient, DagsterClientError
 from migration_pipeline.operations.cutover import ask_dagster
 from migration_pipeline.operations.files import FileStatus, read_files
+from migration_pipeline.operations.report.run_settings import run_settings
 from migration_pipeline.operations.report.windows import Link, facts_of, links
-from migration_pipeline.operations.runs import Run, run_configs, runs
+from migration_pipeline.operations.runs import run_configs, runs
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.targets.receipts import (
     QuarantineReason,
@@ -50,8 +49,9 @@ from migration_pipeline.targets.receipts import (
     read_verifications,
     server,
 )
-from migration_pipeline.targets.records import FileKey, Receipt, Verification
+from migration_pipeline.targets.records import FileKey, Receipt, Steering, Verification
 from migration_pipeline.targets.states import read_states
+from migration_pipeline.targets.steering import read_steerings
 
 PACKAGES = ("migration-pipeline", "dagster", "psycopg2-binary", "msgspec", "isal", "boto3", "smart-open")
 
@@ -111,6 +111,8 @@ class Account(msgspec.Struct, kw_only=True):
     versions: list[tuple[str, str]]
     without_dagster: str
     """Why Dagster could not be asked; "" when it could."""
+    steerings: list[Steering] = []
+    """What operators set for running loads, the oldest first."""
     chain: list[Link] = []
     """Of a plan with windows; empty for one without."""
     cutover: list[Check] = []
@@ -142,6 +144,11 @@ class Account(msgspec.Struct, kw_only=True):
     def skipped(self) -> dict[str, int]:
         """Skipped items by reason, the commonest first."""
         return _added(receipt.skipped for receipt in self.receipts)
+
+    @property
+    def throttled(self) -> dict[str, float]:
+        """Seconds that loads waited for the throttle, by the kind of the reason."""
+        return _added(receipt.throttled for receipt in self.receipts)
 
     @property
     def unrouted(self) -> dict[str, int]:
@@ -182,6 +189,7 @@ def gather(plan: Plan, profile: Profile, client: DagsterClient, database_url: st
             ("system of this report", f"{platform.system()} {platform.machine()}"),
         ],
         without_dagster=dagster.fault,
+        steerings=read_steerings(database_url, plan.profile),
     )  # fmt: skip
     if plan.windows:
         account.chain = links(plan, receipts)
@@ -251,42 +259,10 @@ def _ask_dagster(plan: Plan, profile: Profile, client: DagsterClient) -> _Dagste
             files=files,
             attempts=Counter(partition for run in tried for partition in run.partitions),
             backfills=backfills(client, plan),
-            settings=_run_settings(configs, tried),
+            settings=run_settings(configs, tried),
         )
     except DagsterClientError as error:
         return _Dagster(fault=str(error))
-
-
-def _run_settings(configs: Mapping[str, str], tried: Sequence[Run]) -> list[tuple[str, str]]:
-    """The run config of the loads, by names that are ours: anything else in it may be a secret."""
-    if not configs:
-        return []
-    defaults = {"dry_run": False, **default_settings()}
-    used: dict[str, Counter[str]] = {name: Counter() for name in defaults}
-    for given in map(_load_config, configs.values()):
-        for name, default in defaults.items():
-            used[name][_setting(given.get(name, default))] += 1
-    statuses = Counter(run.status.lower() for run in tried)
-    return [
-        *(
-            (name, ", ".join(f"{each} ({n} runs)" if len(values) > 1 else each for each, n in values.items()))
-            for name, values in used.items()
-        ),
-        ("runs that Dagster knows", ", ".join(f"{n} {status}" for status, n in statuses.items())),
-    ]
-
-
-def _load_config(text: str) -> dict[str, Any]:
-    """What a run's config gives its ops."""
-    config = yaml.safe_load(text)
-    ops = (config.get("ops") or {}).values() if isinstance(config, dict) else ()
-    return {name: value for op in ops for name, value in ((op or {}).get("config") or {}).items()}
-
-
-def _setting(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value)
-    return f"{value:,}" if isinstance(value, int | float) else "?"
 
 
 def _file(
@@ -390,7 +366,7 @@ def _verification_verdict(account: Account, table: TableAccount, before: Sequenc
     return Verdict(name, "failed" if found.missing + found.different + found.extra else "passed", text)
 
 
-def _added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+def _added(counts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     total = Counter[str]()
     for one in counts:
         total.update(one)
