@@ -219,7 +219,9 @@ def windows_figures(rounds: list[dict[str, float]]) -> dict[str, float | None]:
         "changes_per_s": round(statistics.median(rate["windows"] for rate in rates)),
         "ratio_to_full_load": round(statistics.median(rate["windows"] / rate["base"] for rate in rates), 2),
         "reload_after_windows": round(statistics.median(r["reload"] / r["rerun"] for r in rounds), 2),
-        "peak_rss_mb": round(max(value for r in rounds for name, value in r.items() if name.endswith("_rss_mb"))),
+        "peak_rss_mb": round(
+            max(value for r in rounds for name, value in r.items() if name.endswith("_rss_mb"))
+        ),
     }
 
 

@@ -22,7 +22,7 @@ from migration_pipeline import settings
 from migration_pipeline.demo import stack
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.migration.plan import plan_path, read_plan
-from migration_pipeline.operations.backfills import Backfill, backfills, read_backfill
+from migration_pipeline.operations.backfills import backfills, read_backfill
 from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.targets.ddl import create_tables
@@ -46,6 +46,7 @@ class Bench:
         self.since = time.monotonic()
 
     def say(self, text: str) -> None:
+        """Print a line with the time since the start."""
         print(f"{time.monotonic() - self.since:8.1f} s  {text}", flush=True)
 
     def call(self, *arguments: str) -> tuple[float, float, str]:
@@ -61,6 +62,7 @@ class Bench:
         return time.monotonic() - began, cpu, lines[-1] if lines else ""
 
     def told(self, *arguments: str) -> str:
+        """Call a command and print what it took."""
         seconds, cpu, last = self.call(*arguments)
         self.say(f"{' '.join(arguments)[:60]}: {seconds:.2f} s, {cpu:.2f} s CPU: {last}")
         return last
@@ -107,7 +109,10 @@ def measure(bench: Bench, services: stack.Stack, stop_after: int, watch: bool) -
     wanted = stop_after or -(-bench.files // bench.per_run)
     backfill = backfills(client, plan)[0]
     looked = watched = False
-    pids = {service.name: int((bench.home / "log" / f"{service.name}.pid").read_text()) for service in services.services}
+    pids = {
+        service.name: int((bench.home / "log" / f"{service.name}.pid").read_text())
+        for service in services.services
+    }
     while made < wanted and not backfill.over:
         time.sleep(1)
         now = int(client.query(COUNT_RUNS)["runsOrError"]["count"])
@@ -118,7 +123,9 @@ def measure(bench: Bench, services: stack.Stack, stop_after: int, watch: bool) -
         made = now
         if int(time.monotonic() - began) % 20 == 0:
             bench.say(f"{made:,} runs made, {made / (time.monotonic() - began):.1f} a second")
-    bench.say(f"{made:,} runs made in {time.monotonic() - began:.1f} s, {made / (time.monotonic() - began):.1f} a second")
+    bench.say(
+        f"{made:,} runs made in {time.monotonic() - began:.1f} s, {made / (time.monotonic() - began):.1f} a second"
+    )
     bench.told("status", "shop")
     if stop_after:
         bench.told("stop", "shop")

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from dagster import EventLogEntry
 from dagster._core.events import ASSET_EVENTS
@@ -129,7 +129,7 @@ class LocalEventLog(SqliteEventLogStorage):
                 connection.execute(statement)
         with self.index_transaction() as connection:
             for each, statement in zip(events, statements, strict=True):
-                event_id = connection.execute(statement).inserted_primary_key[0]
+                event_id = cast("Any", connection.execute(statement).inserted_primary_key)[0]
                 self._store_asset_event_tags(connection, [each], [event_id])
                 self._store_asset_event(connection, each, event_id)
 
@@ -142,7 +142,7 @@ def signals_put_off() -> Iterator[None]:
     somebody held the traceback: all others waited for 30 seconds, and failed.
     """
     held: list[int] = []
-    before: dict[int, Any] = {}
+    before: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():  # no other thread gets their exceptions
         for sign in ENDING:
             if callable(handler := signal.getsignal(sign)):
@@ -151,8 +151,8 @@ def signals_put_off() -> Iterator[None]:
     try:
         yield
     finally:
-        for sign, handler in before.items():
-            signal.signal(sign, handler)
+        for put_off, handler in before.items():
+            signal.signal(put_off, handler)
         if held:
             signal.raise_signal(held[0])
 
