@@ -66,6 +66,7 @@ class LocalEventLog(SqliteEventLogStorage):
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
         self._tables: set[str] = set()
+        self._last: tuple[str, Engine] | None = None
         super().__init__(base_dir, inst_data)
 
     def has_table(self, table_name: str) -> bool:
@@ -81,14 +82,24 @@ class LocalEventLog(SqliteEventLogStorage):
             if shard not in self._initialized_dbs:
                 self._begin(shard)
                 self._initialized_dbs.add(shard)
-            conn_string = self.conn_string_for_shard(shard)
-            if shard == INDEX_SHARD_NAME:
-                engine = _kept_open(self, conn_string)
-            else:
-                # Closed each time: who follows a run's log is told by a change of the file itself, and not of the one beside it.
-                engine = _engine(conn_string, NullPool)
-            with engine.connect() as connection, connection.begin():
+            with self._engine_of(shard).connect() as connection, connection.begin():
                 yield connection
+
+    def _engine_of(self, shard: str) -> Engine:
+        """The engine of the index, or of the run that was asked for last: a worker writes thousands of events of one run."""
+        conn_string = self.conn_string_for_shard(shard)
+        if shard == INDEX_SHARD_NAME:
+            return _kept_open(self, conn_string)
+        if self._last is None or self._last[0] != shard:
+            if self._last:
+                self._last[1].dispose()
+            self._last = shard, _engine(conn_string, QueuePool)
+        return self._last[1]
+
+    def store_event(self, event: EventLogEntry) -> None:
+        """Store an event, and tell who follows the run: they look at the time of the file, and not of the log beside it."""
+        super().store_event(event)
+        os.utime(self.path_for_shard(event.run_id))
 
     def _begin(self, shard: str) -> None:
         """Make a database if it is not there: all at once, as a copy, so that nobody ever sees a part of it."""
