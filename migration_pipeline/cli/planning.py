@@ -17,6 +17,7 @@ from migration_pipeline.migration.plan import (
     check_other_plans,
     make_plan,
     plan_path,
+    proposed_files_per_run,
     read_plan,
     write_plan,
 )
@@ -95,6 +96,11 @@ def plan(
     made = make_plan(profile, reference, found, files_per_run, _options(options), allow_gap, tell=warn)
     _tell_dropped(made)
     _write(made, profile, found, storage)
+    if several := proposed_files_per_run(made):
+        click.echo(
+            f"{len(made.files):,} small files: plan again with --files-per-run {several}, and a backfill needs "
+            f"{-(-len(made.files) // several):,} runs instead of {len(made.files):,}"
+        )
     click.echo(
         f"next: create the tables (migration-pipeline ddl {reference} --apply), then "
         f"migration-pipeline backfill {reference} --wait"

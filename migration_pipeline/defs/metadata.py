@@ -11,8 +11,8 @@ from typing import Any
 import dagster as dg
 
 from migration_pipeline.engine.file_report import FileReport
-from migration_pipeline.migration.names import EXPORT
-from migration_pipeline.migration.plan import Plan, PlannedFile
+from migration_pipeline.migration.names import EXPORT, PLAN_DIGEST
+from migration_pipeline.migration.plan import Plan, PlannedFile, digest
 from migration_pipeline.migration.units import readable_size
 from migration_pipeline.profile.profile import Prefix, Profile, Rule
 from migration_pipeline.profile.row import Column, Table
@@ -55,6 +55,7 @@ def export_spec(plan: Plan, profile: Profile) -> dg.AssetSpec:
             "items": plan.items,
             "size": f"{readable_size(plan.bytes)} compressed",
             "documentation": _documentation(profile),
+            PLAN_DIGEST: digest(plan),
         },
     )
 

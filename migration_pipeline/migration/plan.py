@@ -6,6 +6,7 @@ worker, so without any call to S3. Dagster's static partitions are the plan's fi
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -237,6 +238,24 @@ def _safe(name: str) -> str:
 def plan_path(folder: Path, profile_name: str) -> Path:
     """Where a profile's plan lies."""
     return folder / f"{profile_name}.json"
+
+
+def digest(plan: Plan) -> str:
+    """An MD5, in hex, of all that a plan says: by it one sees whether Dagster has loaded this plan or an earlier one."""
+    return hashlib.md5(msgspec.json.encode(plan), usedforsecurity=False).hexdigest()
+
+
+MANY_FILES, SMALL_BYTES, PROPOSED_RUNS = 200, 4_000_000, 50
+"""Many files are at least so many, small ones hold less than so many bytes on average, and then so many runs are proposed.
+
+A run costs some three seconds beside the load, in which a file of 4 MB is loaded."""
+
+
+def proposed_files_per_run(plan: Plan) -> int:
+    """How many files a run should load, where a run for each would spend most of its time on starting; else 0."""
+    if plan.files_per_run > 1 or len(plan.files) < MANY_FILES or plan.bytes >= SMALL_BYTES * len(plan.files):
+        return 0
+    return max(-(-len(plan.files) // PROPOSED_RUNS), 10)
 
 
 def write_plan(plan: Plan, folder: Path) -> bool:
