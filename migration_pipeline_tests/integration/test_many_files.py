@@ -83,10 +83,15 @@ def test_what_is_written_is_written_before_a_signal_raises(tmp_path: Path) -> No
     before = signal.signal(signal.SIGTERM, interrupt)
     database = sqlite3.connect(tmp_path / "some.db")
     database.execute("CREATE TABLE written (n int)")
-    try:
-        with pytest.raises(RuntimeError, match="terminated"), signals_put_off(), database:
+
+    def write() -> None:
+        with signals_put_off(), database:
             os.kill(os.getpid(), signal.SIGTERM)
             database.execute("INSERT INTO written VALUES (1)")
+
+    try:
+        with pytest.raises(RuntimeError, match="terminated"):
+            write()
         assert signal.getsignal(signal.SIGTERM) is interrupt
     finally:
         signal.signal(signal.SIGTERM, before)
