@@ -16,6 +16,7 @@ import msgspec
 import psycopg2
 import pytest
 from click.testing import CliRunner
+from dagster._core.events import AssetObservationData
 
 from migration_pipeline.cli import main
 from migration_pipeline.cli.terminal import how_far
@@ -28,7 +29,8 @@ from migration_pipeline.engine.pace import Pause
 from migration_pipeline.errors import MigrationError, UsageError
 from migration_pipeline.migration.load import Loader
 from migration_pipeline.migration.names import FileProgress
-from migration_pipeline.migration.plan import Plan, make_plan, throttle_of, write_plan
+from migration_pipeline.migration.plan import Plan, make_plan, throttle_of
+from migration_pipeline.migration.plans import write_plan
 from migration_pipeline.operations.running import RunningFile
 from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.sources.export import read_export
@@ -521,9 +523,9 @@ def test_a_run_tells_what_it_waits_for(url: str, plan: Plan) -> None:
     )
     assert result.success
     told = [
-        msgspec.convert({name: value.value for name, value in each.event_specific_data.asset_observation.metadata.items()}, FileProgress)
-        for each in result.all_events
-        if each.event_type == dg.DagsterEventType.ASSET_OBSERVATION
+        msgspec.convert({name: value.value for name, value in data.asset_observation.metadata.items()}, FileProgress)
+        for data in (each.event_specific_data for each in result.all_events)
+        if isinstance(data, AssetObservationData)
     ]  # fmt: skip
     assert [each.throttled for each in told] == ["throttle_query does not return 0", ""]
     assert told[1].throttled_seconds > 1
