@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dagster as dg
 import msgspec
@@ -520,11 +520,15 @@ def test_a_run_tells_what_it_waits_for(url: str, plan: Plan) -> None:
         run_config={"ops": {"shop_load": {"config": config}}},
     )
     assert result.success
-    told = [
-        msgspec.convert({name: value.value for name, value in each.event_specific_data.asset_observation.metadata.items()}, FileProgress)
+    observations = [
+        cast(Any, each.event_specific_data).asset_observation
         for each in result.all_events
         if each.event_type == dg.DagsterEventType.ASSET_OBSERVATION
-    ]  # fmt: skip
+    ]
+    told = [
+        msgspec.convert({name: value.value for name, value in each.metadata.items()}, FileProgress)
+        for each in observations
+    ]
     assert [each.throttled for each in told] == ["throttle_query does not return 0", ""]
     assert told[1].throttled_seconds > 1
     (made,) = result.asset_materializations_for_node("shop_load")[:1]
