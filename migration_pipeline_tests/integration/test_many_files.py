@@ -118,7 +118,7 @@ def materialization(partition: str) -> EventLogEntry:
         step_key="step",
         event_specific_data=StepMaterializationData(AssetMaterialization("a", partition=partition), []),
     )
-    return EventLogEntry(
+    return EventLogEntry(  # type: ignore[no-untyped-call]
         error_info=None, level=20, user_message="", run_id="run", timestamp=1.0, step_key="step", job_name="job",
         dagster_event=event,
     )  # fmt: skip
