@@ -91,7 +91,7 @@ class Loader:
         the load begins to wait for the throttle or goes on, and now and then between.
         """
         if self._throttle:  # one that cannot be read is told of before any work
-            self._throttle.open()
+            self._throttle.open(on_retry)
         pace = FilePace(self._throttle, on_pause) if self._throttle else Unpaced()
         file, profile = planned.file, self._profile
         identity = FileIdentity(

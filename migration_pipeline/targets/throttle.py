@@ -257,7 +257,7 @@ class Throttle:
         self.reading = Reading(settings=settings, steering=Steering())
         """The newest one."""
 
-    def open(self) -> None:
+    def open(self, on_retry: Callable[[str], None] = lambda _: None) -> None:
         """Check once, and begin to check each second; nothing if it has begun. Raises `MigrationError` if it cannot be read."""
         if self._session:
             return
@@ -266,7 +266,7 @@ class Throttle:
             check_bookkeeping(cursor)
             return self._read(cursor)
 
-        with Session(self._url, self._database) as session:
+        with Session(self._url, self._database, on_retry) as session:
             self.reading = session.interruptibly(first)
         self._answered = time.monotonic()
         self._session = Session(self._url, ASKING)
