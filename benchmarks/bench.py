@@ -102,11 +102,14 @@ def fresh_tables(url: str, workload: Workload) -> None:
     execute(url, "CHECKPOINT")
 
 
-def start(name: str, workload: Workload, export: Path, url: str, *part: int) -> subprocess.Popen[str]:
-    """Start a contender."""
+def start(
+    name: str, workload: Workload, export: Path, url: str, *part: int, accelerator: str = "required"
+) -> subprocess.Popen[str]:
+    """Start a contender; the engine's extensions in C must be built, or are off."""
     command = [sys.executable, "-m", "benchmarks.contenders", name, workload.name, str(export), url]
     command += map(str, part)
-    return subprocess.Popen(command, cwd=TOP, stdout=subprocess.PIPE, text=True)
+    environment = os.environ | {settings.ACCELERATOR: accelerator}
+    return subprocess.Popen(command, cwd=TOP, env=environment, stdout=subprocess.PIPE, text=True)
 
 
 def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
@@ -118,11 +121,17 @@ def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
     return result
 
 
-def load(workload: Workload, export: Path, url: str, processes: int) -> dict[str, Any]:
-    """Load with the engine in some processes; gives the seconds of the longest and the megabytes of the largest."""
-    started = [start("engine", workload, export, url, part, processes) for part in range(processes)]
+def load(
+    workload: Workload, export: Path, url: str, processes: int, accelerator: str = "required"
+) -> dict[str, Any]:
+    """Load with the engine in some processes; gives the seconds of the longest, the megabytes of the largest, and the CPU seconds of all."""
+    started = [
+        start("engine", workload, export, url, part, processes, accelerator=accelerator)
+        for part in range(processes)
+    ]
     results = [finish(process) for process in started]
-    return {name: max(result[name] for result in results) for name in results[0]}
+    largest = {name: max(result[name] for result in results) for name in results[0]}
+    return largest | {"cpu_seconds": sum(result["cpu_seconds"] for result in results)}
 
 
 def encode_final_rows(workload: Workload, export: Path, url: str) -> None:
@@ -144,12 +153,16 @@ def one_round(workload: Workload, export: Path, url: str, slow: bool) -> dict[st
     before = wal_position(url)
     first = load(workload, export, url, PROCESSES)
     figures["engine"], figures["peak_rss_mb"] = first["seconds"], first["peak_rss_mb"]
+    figures["engine_cpu"] = first["cpu_seconds"]
     figures["engine_wal"] = wal_position(url) - before
     # Autovacuum comes by after a load; a rerun, hours later, does not find its hint bits unset.
     execute(url, "VACUUM ANALYZE")
     before = wal_position(url)
     figures["rerun"] = load(workload, export, url, PROCESSES)["seconds"]
     figures["rerun_wal"] = wal_position(url) - before
+    fresh_tables(url, workload)
+    python = load(workload, export, url, PROCESSES, accelerator="off")
+    figures["python"], figures["python_cpu"] = python["seconds"], python["cpu_seconds"]
     fresh_tables(url, workload)
     figures["engine_one_process"] = load(workload, export, url, 1)["seconds"]
     encode_final_rows(workload, export, url)
@@ -169,8 +182,12 @@ def one_round(workload: Workload, export: Path, url: str, slow: bool) -> dict[st
 def aggregate_round(workload: Workload, export: Path, url: str) -> dict[str, float]:
     """Land all files, make the rows of them, make them again, and run the floor's parser; as `one_round`."""
     fresh_tables(url, workload)
+    python = load(workload, export, url, PROCESSES, accelerator="off")
+    fresh_tables(url, workload)
     landing = load(workload, export, url, PROCESSES)
     figures: dict[str, float] = {"landing": landing["seconds"], "peak_rss_mb": landing["peak_rss_mb"]}
+    figures |= {"engine_cpu": landing["cpu_seconds"]}
+    figures |= {"python": python["seconds"], "python_cpu": python["cpu_seconds"]}
     made = finish(start("aggregate", workload, export, url))
     figures["aggregate"] = made["seconds"]
     figures["peak_rss_mb"] = max(figures["peak_rss_mb"], made["peak_rss_mb"])
@@ -187,6 +204,13 @@ def aggregate_figures(items: int, rounds: list[dict[str, float]]) -> dict[str, f
         "items_per_s": round(items / statistics.median(r["landing"] + r["aggregate"] for r in rounds)),
         "landing_items_per_s": round(items / middle["landing"]),
         "landing_ratio": round(statistics.median(r["floor_parse"] / r["landing"] for r in rounds), 2),
+        "cpu_over_python": round(statistics.median(r["engine_cpu"] / r["python_cpu"] for r in rounds), 2),
+        "speedup_over_python": round(
+            statistics.median(
+                (r["python"] + r["aggregate"]) / (r["landing"] + r["aggregate"]) for r in rounds
+            ),
+            2,
+        ),
         "aggregate_seconds": round(middle["aggregate"], 1),
         "aggregate_rerun_speedup": round(middle["aggregate"] / middle["aggregate_again"], 2),
         "peak_rss_mb": round(max(r["peak_rss_mb"] for r in rounds)),
@@ -264,6 +288,8 @@ def ratios(items: int, rounds: list[dict[str, float]], dagster: dict[str, float]
         "items_per_s_one_process": round(items / statistics.median(r["engine_one_process"] for r in rounds)),
         "items_per_s_through_dagster": round(items / dagster["seconds"]),
         "ratio_to_floor": median("engine", "floor"),
+        "cpu_over_python": median("engine_cpu", "python_cpu"),
+        "speedup_over_python": median("python", "engine"),
         "speedup_over_script": median("script", "engine"),
         "speedup_over_script_one_process": median("script", "engine_one_process"),
         "speedup_over_dlt": median("dlt", "engine"),
