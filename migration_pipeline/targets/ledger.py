@@ -89,6 +89,7 @@ class Ledger:
             "bare": Identifier(self.records.strings[-1]),
             "profile": Literal(profile),
             "window": Literal(place.window_id),
+            "later": Literal([window_number(each) for each in place.later]),
             "options": SQL(COPY_OPTIONS),
         }
 

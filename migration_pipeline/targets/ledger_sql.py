@@ -60,6 +60,7 @@ WITH ranked AS (
     UPDATE {records}
        SET rank = CASE WHEN was_window = {window} AND was_place <> place THEN 'twin'
                        WHEN was_written > written THEN 'older'
+                       WHEN was_written = written AND was_window = ANY ({later}::bigint[]) THEN 'older'
                        WHEN was_written = written THEN 'same'
                        ELSE 'newer' END
      WHERE was_written IS NOT NULL
@@ -69,6 +70,7 @@ SELECT count(*) FILTER (WHERE rank = 'twin'), count(*) FILTER (WHERE rank = 'old
        count(*) FILTER (WHERE rank = 'same'), count(*)
   FROM ranked
 """
+"""Of one record in two windows that overlap, the later window's counts: `ENTER_GONE` and the verification rely on that."""
 
 TWIN = "SELECT min(number) FROM {records} WHERE rank = 'twin'"
 

@@ -9,6 +9,7 @@ import pytest
 
 from migration_pipeline.engine.changes import NO_ROW
 from migration_pipeline.errors import MigrationError
+from migration_pipeline.migration.plan import Plan
 from migration_pipeline.profile.item import Item
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.profile.row import Row
@@ -189,3 +190,34 @@ def test_a_key_is_one_item_however_its_number_is_spelled(url: str, tmp_path: Pat
     reports = load(plan, by_number, url, plan.files[:1])
     assert query(url, "SELECT * FROM tag") == []
     assert reports[base[0].name].superseded == 1
+
+
+def overlapped(tmp_path: Path, n: int) -> tuple[History, Plan]:
+    """Two windows that both have the one record; the later one has another file."""
+    history = History({}, [Write(9, "it", item("it", "a", "it", n))])
+    base = write_files(tmp_path, "base", [[]])
+    windows = [
+        (0.0, 10.0, write_files(tmp_path, "one", [history.window(0, 10)])),
+        (8.0, 20.0, write_files(tmp_path, "two", [history.window(8, 20), []])),
+    ]
+    return history, plan_of(chain, base, windows)
+
+
+def test_of_one_record_in_two_windows_the_later_window_s_counts(url: str, tmp_path: Path) -> None:
+    """The earlier window is loaded again, and then a file of the later one in which the record is not."""
+    history, plan = overlapped(tmp_path, 1)
+    wanted = expected(history, 20, tmp_path, url)
+    _, earlier, _, other = plan.files
+    load(plan, chain, url)
+    reports = load(plan, chain, url, [earlier, other])
+    assert state(url, TABLES) == wanted
+    assert reports[earlier.file.name].superseded == 1
+
+
+def test_a_bad_record_in_two_windows_is_in_the_quarantine_of_the_later_one(url: str, tmp_path: Path) -> None:
+    """Where `verify` looks for it."""
+    _, plan = overlapped(tmp_path, 1_000)
+    _, earlier, later, _ = plan.files
+    load(plan, chain, url)
+    load(plan, chain, url, [earlier])
+    assert query(url, "SELECT file FROM migration.quarantine") == [(later.file.name,)]
