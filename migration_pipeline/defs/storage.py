@@ -11,6 +11,7 @@ missing, as SQLite documents for ``synchronous=NORMAL``; the receipts in the tar
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import tempfile
 import threading
@@ -65,7 +66,6 @@ class LocalEventLog(SqliteEventLogStorage):
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
         self._tables: set[str] = set()
-        self._template = b""
         self._last: tuple[str, Engine] | None = None
         super().__init__(base_dir, inst_data)
 
@@ -109,7 +109,7 @@ class LocalEventLog(SqliteEventLogStorage):
             self._initdb(engine)
             return
         fresh = path.with_name(f".{shard}-{os.getpid()}.new")
-        fresh.write_bytes(self._empty())
+        shutil.copyfile(self._empty(), fresh)
         try:
             os.link(fresh, path)  # unlike a renaming, it fails where another process was faster
         except FileExistsError:
@@ -117,13 +117,13 @@ class LocalEventLog(SqliteEventLogStorage):
         finally:
             fresh.unlink()
 
-    def _empty(self) -> bytes:
-        """A database without events, as its file; made once by a process."""
-        if not self._template:
-            with tempfile.TemporaryDirectory(prefix="event-log-") as folder:
-                SqliteEventLogStorage(folder)  # makes the index, which has the same tables
-                self._template = Path(folder, f"{INDEX_SHARD_NAME}.db").read_bytes()
-        return self._template
+    def _empty(self) -> Path:
+        """A database without events, in a folder of this process's own, made once."""
+        folder = getattr(self, "_template", None)
+        if folder is None:
+            folder = self._template = tempfile.TemporaryDirectory(prefix="event-log-")
+            SqliteEventLogStorage(folder.name)  # makes the index, which has the same tables
+        return Path(folder.name, f"{INDEX_SHARD_NAME}.db")
 
     def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
         """Store events in one transaction of each database, if they are of one run and of assets; else one by one."""
