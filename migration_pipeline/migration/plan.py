@@ -267,19 +267,6 @@ def _safe(name: str) -> str:
     return re.sub(r"[^\w\-]+", "-", name.removesuffix(".json.gz"))
 
 
-MANY_FILES, SMALL_BYTES, PROPOSED_RUNS = 200, 4_000_000, 50
-"""Many files are at least so many, small ones hold less than so many bytes on average, and then so many runs are proposed.
-
-A run costs some three seconds beside the load, in which a file of 4 MB is loaded."""
-
-
-def proposed_files_per_run(plan: Plan) -> int:
-    """How many files a run should load, where a run for each would spend most of its time on starting; else 0."""
-    if plan.files_per_run > 1 or len(plan.files) < MANY_FILES or plan.bytes >= SMALL_BYTES * len(plan.files):
-        return 0
-    return max(-(-len(plan.files) // PROPOSED_RUNS), 10)
-
-
 def planned_profile(plan: Plan, path: Path | str) -> Profile:
     """Import a plan's profile. Raises `UsageError` if the plan was made for another profile."""
     profile = load_profile(plan.reference)

@@ -30,8 +30,6 @@ class Backfill(msgspec.Struct, kw_only=True):
     created: float = 0.0
     """Seconds of the epoch."""
     files: int = 0
-    partitions: frozenset[str] = frozenset()
-    """Keys of its files; asked only by `open_backfills`."""
 
     @property
     def over(self) -> bool:
@@ -80,20 +78,13 @@ def backfills(client: DagsterClient, plan: Plan) -> list[Backfill]:
     return [_backfill(one) for one in answer.get("results", []) if is_of(one, plan.profile)]
 
 
-def open_backfills(client: DagsterClient, plan: Plan) -> list[Backfill]:
-    """Return the profile's backfills that are not over, with their files, newest first."""
-    answer = client.query(OPEN_BACKFILLS)["partitionBackfillsOrError"]
-    return [_backfill(one) for one in answer.get("results", []) if is_of(one, plan.profile)]
-
-
 def _backfill(one: dict[str, Any]) -> Backfill:
     return Backfill(
         id=one["id"],
         status=one["status"],
-        error=first_line(one["error"]) if one.get("error") else "",
+        error=first_line(one["error"]) if one["error"] else "",
         created=one["timestamp"],
         files=one.get("numPartitions") or 0,
-        partitions=frozenset(one.get("partitionNames") or ()),
     )
 
 
@@ -115,29 +106,26 @@ def stop(
 ) -> Stopped:
     """Cancel the plan's backfills and terminate its runs, and wait until they have ended, `seconds` at most.
 
-    Backfills go first. Until one is cancelled it makes new runs, so the queue is emptied after that, in one call. What runs
-    already is terminated at once. Raises `DagsterClientError` when Dagster refuses.
+    Backfills go first: they would make new runs. Raises `DagsterClientError` when Dagster refuses.
     """
     done = Stopped()
     deadline = time.monotonic() + seconds
     said = ""
     while True:
-        open_now = open_backfills(client, plan)
-        for one in open_now:
+        open_backfills = [one for one in backfills(client, plan) if not one.over]
+        for one in open_backfills:
             if one.status == "REQUESTED" and one.id not in done.backfills:
                 _cancel(client, one.id)
                 done.backfills.append(one.id)
-        # Once it is asked, the daemon makes no more than it has begun, and may go on to terminate runs one by one.
-        making = any(one.status == "REQUESTED" for one in open_now)
-        alive = runs(client, plan, EXECUTING if making else (*WAITING, *EXECUTING))
+        alive = runs(client, plan, (*WAITING, *EXECUTING))
         if ending := [run.id for run in alive if run.status != "CANCELING" and run.id not in done.runs]:
             done.runs += _terminate(client, ending)
-        if not (open_now or alive):
+        if not (open_backfills or alive):
             return done
         if time.monotonic() > deadline:
-            done.left, done.open_backfills = alive, [one.id for one in open_now]
+            done.left, done.open_backfills = alive, [one.id for one in open_backfills]
             return done
-        line = f"waiting for {len(alive):,} runs and {len(open_now):,} backfills to end"
+        line = f"waiting for {len(alive):,} runs and {len(open_backfills):,} backfills to end"
         if line != said:
             say(line)
             said = line
@@ -186,15 +174,6 @@ query Backfills($limit: Int) {
   partitionBackfillsOrError(limit: $limit) {
     ... on PartitionBackfills {
       results { id status timestamp numPartitions jobName assetSelection { path } error { message } }
-    }
-  }
-}"""
-
-OPEN_BACKFILLS = """
-query OpenBackfills {
-  partitionBackfillsOrError(filters: {statuses: [REQUESTED, CANCELING, FAILING]}) {
-    ... on PartitionBackfills {
-      results { id status timestamp jobName assetSelection { path } partitionNames }
     }
   }
 }"""
