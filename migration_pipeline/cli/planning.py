@@ -167,7 +167,7 @@ def _summary(plan: Plan) -> str:
     last = max(export.window.end for export in plan.windows if export.window)
     return (
         f"{len(plan.files) - len(files):,} files, {plan.items - records:,} items of {plan.exports[0].export_time}, and "
-        f"{len(windows):,} windows to {utc(last)}: {len(files):,} files, {records:,} records; {size}"
+        f"{len(windows):,} {'window' if len(windows) == 1 else 'windows'} to {utc(last)}: {len(files):,} files, {records:,} records; {size}"
     )
 
 

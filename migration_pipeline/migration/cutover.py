@@ -191,7 +191,7 @@ def chain_check(plan: Plan) -> Check:
         if seconds
         else ""
     )
-    told_of = f"{windows:,} windows from {spelled(time_of(first))} to {spelled(planned_until(plan))}"
+    told_of = f"{windows:,} {'window' if windows == 1 else 'windows'} from {spelled(time_of(first))} to {spelled(planned_until(plan))}"
     return Check(name, True, told_of + early)
 
 
@@ -250,7 +250,7 @@ def _aggregates(facts: Facts) -> Iterable[Check]:
     if not facts.made:
         return
     wrong = [f"{name}: {made.text}" for name, made in facts.made.items() if made.waits or made.fault]
-    text = _named(wrong, "; ") if wrong else f"{len(facts.made):,} aggregates are made of all files"
+    text = _named(wrong, "; ") if wrong else f"made of all files: {len(facts.made):,}"
     way_out = f"migration-pipeline backfill {facts.plan.reference} --wait"
     yield _check("aggregates are newer than the last window", not wrong, text, way_out)
 

@@ -178,7 +178,7 @@ CREATE TABLE IF NOT EXISTS migration.claim (
 -- By whom: after a change of the profile an item may give up what it took before.
 ALTER TABLE migration.claim ADD COLUMN IF NOT EXISTS taker uuid;
 COMMENT ON TABLE migration.claim IS
-    'Keys of rows that items of the newest window gave up or took; those of earlier windows are of no use any more.';
+    'Keys of rows that items of a window gave up or took: needed whenever files of it are loaded; of no use after the cut-over.';
 
 -- Rows of full exports in landing tables that were taken away for an item which a window has touched: of equal rows of several
 -- files it may have been another file's, until one of the two files is loaded again.

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 
 from migration_pipeline.engine.changes import NO_ROW
@@ -221,3 +226,40 @@ def test_a_bad_record_in_two_windows_is_in_the_quarantine_of_the_later_one(url: 
     load(plan, chain, url)
     load(plan, chain, url, [earlier])
     assert query(url, "SELECT file FROM migration.quarantine") == [(later.file.name,)]
+
+
+SLOW = """
+CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN PERFORM pg_advisory_xact_lock(4711); RETURN NEW; END $$;
+CREATE TRIGGER slow BEFORE INSERT ON a FOR EACH ROW EXECUTE FUNCTION slow();
+"""
+
+WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+
+
+def test_a_window_waits_for_a_base_file_that_is_writing(url: str, tmp_path: Path) -> None:
+    """Else it finds nothing to delete, and then the base file commits the old row."""
+    history = History({"it": item("it", "a", "it", 1)}, [Write(1, "it", None)])
+    base = write_files(tmp_path, "base", [history.full(0)])
+    window = write_files(tmp_path, "window", [history.window(0, 10)])
+    plan = plan_of(chain, base, [(0, 10, window)])
+    load(plan, chain, url, plan.files[:1])
+    execute(url, "DELETE FROM a;" + SLOW)
+    with contextlib.closing(psycopg2.connect(url)) as holder, ThreadPoolExecutor(2) as threads:
+        holder.cursor().execute("SELECT pg_advisory_lock(4711)")
+        try:
+            full = threads.submit(load, plan, chain, url, plan.files[:1])
+            eventually(lambda: query(url, WAITING) == [(1,)])
+            changes = threads.submit(load, plan, chain, url, plan.files[1:])
+            eventually(lambda: query(url, WAITING) == [(2,)] or changes.done())
+        finally:
+            holder.cursor().execute("SELECT pg_advisory_unlock(4711)")
+        full.result(60), changes.result(60)
+    assert query(url, "SELECT * FROM a") == []
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
