@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
+import shutil
 import signal
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import psycopg2
 import pytest
 from hypothesis import settings
 
+from migration_pipeline import accelerator
 from migration_pipeline.demo.postgres import EmbeddedPostgres
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.profile.profile import load_profile
@@ -28,6 +32,33 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` has its reasons, which are none of the tests'
 
 _numbers = itertools.count(1)
+
+
+def memory_kept(work: Callable[[], object], times: int, bound: int) -> int:
+    """Bytes that doing something some times leaves behind, once it is less than `bound`: caches stop growing, and a leak does not."""
+    work()
+    kept = bound
+    tracemalloc.start()
+    try:
+        for _ in range(12):
+            gc.collect()
+            before = tracemalloc.get_traced_memory()[0]
+            for _ in range(times):
+                work()
+            gc.collect()
+            kept = tracemalloc.get_traced_memory()[0] - before
+            if kept < bound:
+                break
+    finally:
+        tracemalloc.stop()
+    return kept
+
+
+def accelerator_is_to_be_there() -> bool:
+    """Whether tests of the extensions run: not where they are off, nor without them where no compiler could have built them."""
+    if accelerator.described().startswith("accelerator off"):
+        return False
+    return accelerator.described() == "accelerated" or shutil.which("cc") is not None
 
 
 @pytest.fixture(autouse=True)
