@@ -72,7 +72,8 @@ def watch(
             for file in board.newly_failed(files):
                 run = last_run(instance, plan, profile, plan.by_partition()[file.partition])
                 board.say(f"failed: {file.file.name}: {run_error(instance, run.id) if run else ''}")
-            if backfill.over:
+            # Another backfill's run may still be making what follows the files: not yet done, and not failed either.
+            if backfill.over and not making:
                 return backfill
             time.sleep(POLL_SECONDS)
 

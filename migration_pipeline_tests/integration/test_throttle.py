@@ -511,16 +511,17 @@ def test_a_plan_has_defaults_that_the_run_config_shows(shop_export: Path) -> Non
 
 
 def test_a_run_tells_what_it_waits_for(url: str, plan: Plan) -> None:
-    instance, planned = dg.DagsterInstance.ephemeral(), max(plan.files, key=lambda each: each.file.items)
+    planned = max(plan.files, key=lambda each: each.file.items)
     own = "SELECT (now() < backend_start + interval '2 s')::int FROM pg_stat_activity WHERE pid = pg_backend_pid()"
     config = {"throttle_query": own, "items_per_second": 100_000}
-    result = dg.materialize(
-        migration_assets(plan, SHOP),
-        instance=instance,
-        partition_key=planned.partition,
-        resources={"database": Database(url=url)},
-        run_config={"ops": {"shop_load": {"config": config}}},
-    )
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize(
+            migration_assets(plan, SHOP),
+            instance=instance,
+            partition_key=planned.partition,
+            resources={"database": Database(url=url)},
+            run_config={"ops": {"shop_load": {"config": config}}},
+        )
     assert result.success
     told = [
         msgspec.convert({name: value.value for name, value in data.asset_observation.metadata.items()}, FileProgress)
