@@ -317,8 +317,9 @@ class Readers:
 
     def in_c(self, line: bytes) -> tuple[Any, ...]:
         """The same, by C alone. Raises `Handed`."""
-        taken, places, counts, unrouted, items, odd = self._read([line], [5])
+        taken, places, counts, unrouted, items, bad, odd = self._read([line], [5])
         assert not odd
+        assert not bad
         rules = [n for n, count in enumerate(counts) if count] + [n for n, each in enumerate(taken) if each]
         if unrouted:
             assert unrouted == [line]
@@ -367,9 +368,10 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other) and repr(one) == repr(other)
 
 
-def told(outcome: Any) -> str:
-    """All of an outcome, as text."""
-    return repr([outcome.rows, outcome.numbers, outcome.lines, outcome.bad, vars(outcome.counts)])
+def told(outcome: Any) -> list[Any]:
+    """All of an outcome; the rows of a list are in no order, since Python goes by route or by line."""
+    rows = {row_class: sorted(map(repr, rows)) for row_class, rows in outcome.rows.items()}
+    return [rows, sorted(zip(outcome.numbers, outcome.lines, strict=True)), outcome.bad, vars(outcome.counts)]
 
 
 def fuzz(seed: int, count: int, seconds: float = float("inf")) -> Counter[str]:
