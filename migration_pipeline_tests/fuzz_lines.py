@@ -342,8 +342,9 @@ class Readers:
 
     def in_c(self, line: bytes) -> tuple[Any, ...]:
         """The same, by C alone. Raises `Handed`."""
-        taken, places, counts, unrouted, items, odd = self._read([line], [5])
+        taken, places, counts, unrouted, items, bad, odd = self._read([line], [5])
         assert not odd
+        assert not bad
         rules = [n for n, count in enumerate(counts) if count] + [n for n, each in enumerate(taken) if each]
         if unrouted:
             assert unrouted == [line]

@@ -20,8 +20,8 @@ from migration_pipeline.profile.row import Row
 UNROUTED = "unrouted"
 """The reason under which items that no rule takes are counted."""
 
-BESIDE_BAD = "in a list with a bad item"
-"""Why Python reads lines that C may understand: to find the bad one."""
+BESIDE_FAILED = "beside an item whose route failed"
+"""Why Python reads lines that C may understand: to find the one that failed."""
 
 MAX_PATTERNS = 50
 """Distinct key patterns kept of unrouted items; the rest is counted under one."""
@@ -60,8 +60,8 @@ class Dialect(Protocol):
         """Compile what does in C all that `compile_rules` and the decoders do; None where it is not there.
 
         `which` tells the number of the rule that takes a line which C does not read. It gives what the function of
-        `compile_rules` gives, but lines alone for those that no rule takes; then the items for each rule, and how many
-        lines Python read, by reason.
+        `compile_rules` gives, but lines alone for those that no rule takes; then the items for each rule, the bad lines (number,
+        line, `BadItem`, and the rule that takes it or -1), and how many lines Python read, by reason.
         """
 
 
@@ -190,7 +190,7 @@ class Transform:
                     outcome.bad.append(Bad(number, line, str(error)))
             outcome.counts.accelerated, outcome.counts.odd = 0, Counter[str]()
             if self._read:
-                outcome.counts.odd[BESIDE_BAD] = len(lines)
+                outcome.counts.odd[BESIDE_FAILED] = len(lines)
             return outcome
 
     def without_rows(self, line: bytes, number: int) -> Outcome:
@@ -198,7 +198,7 @@ class Transform:
         return self.outcome_class(self.row_classes)
 
     def _all(self, lines: Sequence[bytes], numbers: Sequence[int]) -> Outcome:
-        """Turn lines into rows. Raises any exception if one of the lines is bad; `one` tells which and why.
+        """Turn lines into rows. Raises any exception if a route fails or, read in Python, a line is bad; `one` tells which and why.
 
         This is the hot path: a loop in C for each step over all lines of a kind, and no Python code a line
         other than the route table, the generated decoders and the profile's own functions.
@@ -206,8 +206,9 @@ class Transform:
         outcome = self.outcome_class(self.row_classes)
         items: list[list[Any]] = []
         if self._read:
-            taken, places, counts, lines_unrouted, items, odd = self._read(lines, numbers)
+            taken, places, counts, lines_unrouted, items, bad, odd = self._read(lines, numbers)
             unrouted = [(line, self.read_keys(line)) for line in lines_unrouted]
+            self._note_bad(bad, outcome)
             outcome.counts.accelerated = len(lines) - sum(odd.values())
             outcome.counts.odd.update(odd)
         else:
@@ -260,6 +261,14 @@ class Transform:
         """Tell the number of the rule that takes a line; the number of rules for none. Raises `BadItem`."""
         taken, _, counts, _ = self.sort([1], [line], [self.read_keys(line)])
         return next((n for n in range(len(self.rules)) if taken[n] or counts[n]), len(self.rules))
+
+    def _note_bad(self, bad: Iterable[tuple[int, bytes, BadItem, int]], outcome: Outcome) -> None:
+        """Note the bad lines; not those of items that a route takes and of which newer states are known."""
+        for number, line, error, rule in bad:
+            if rule >= 0 and self.newer and (digest := self.newer(line)):
+                outcome.counts.superseded.append(digest)
+            else:
+                outcome.bad.append(Bad(number, line, str(error)))
 
     def _leave_out(
         self, taken: list[list[bytes]], places: list[list[int]], items: list[list[Any]], outcome: Outcome
