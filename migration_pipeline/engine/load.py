@@ -57,7 +57,7 @@ class LoadSettings(msgspec.Struct, frozen=True):
             gt=0,
             description="Items per transaction. Larger batches commit less often; smaller ones need less memory.",
         ),
-    ] = 10_000
+    ] = 20_000
     max_bad_items: Annotated[
         int,
         Meta(ge=0, description="Items of one file that may go to the quarantine before the file fails."),

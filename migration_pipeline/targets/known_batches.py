@@ -56,7 +56,9 @@ SELECT {file}, {table}, {digest}, {rows}, {first}, pg_relation_size({oid}) / cur
 RETURNING last_block
 """
 
-COUNT = "SELECT count(*) FROM {table} WHERE xmin = {transaction} AND ctid >= {first}::tid AND ctid < {last}::tid"
+COUNT = (
+    "SELECT count(*) FROM {table} WHERE xmin = {transaction} AND ctid >= {first}::tid AND ctid < {last}::tid"
+)
 
 
 class Note(NamedTuple):

@@ -198,9 +198,7 @@ def test_a_type_whose_values_may_be_renamed_is_compared(
     assert "readings" in compared
 
 
-def test_a_partitioned_table_is_compared(
-    database_url: str, readings: Export, compared: list[str]
-) -> None:
+def test_a_partitioned_table_is_compared(database_url: str, readings: Export, compared: list[str]) -> None:
     profile = profile_of(str)
     create_tables(database_url, profile.all_tables)
     execute(database_url, "DROP TABLE readings")
