@@ -410,9 +410,7 @@ def fuzz(seed: int, count: int, seconds: float = float("inf")) -> Counter[str]:
             break
         became = readers.check_line(line)
         found[became] += 1
-        # Now and then with a bad line, which sends all of its list to Python.
-        if became != BAD or number % 200 == 0:
-            waiting.append(line)
+        waiting.append(line)
         if len(waiting) == 20:
             for why, times in readers.check_list(waiting).items():
                 found[f"in lists, handed to Python: {why}"] += times
