@@ -221,8 +221,10 @@ def _with_windows(
 ) -> Plan:
     """Put windows in their places: behind the full exports, and among those that are there by their time."""
     exports = sorted([*plan.exports, *map(_planned_export, new)], key=_place)
+    told_before = check_chain(plan.exports, True, holes(plan))
     for note in check_chain(exports, allow_gap, holes(plan)):
-        tell(note)
+        if note not in told_before:
+            tell(note)
     places = {export.id: place for place, export in enumerate(exports)}
     added = [planned for export in new for planned in _planned(export, _lead(export, exports[0].id))]
     files = sorted([*plan.files, *added], key=lambda planned: places[planned.export_id])

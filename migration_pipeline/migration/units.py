@@ -14,13 +14,15 @@ def readable_size(size: int) -> str:
 
 
 def readable_time(seconds: float) -> str:
-    """Write a time as people do: ``12 s``, ``3 min 20 s``, ``1 h 05 min``."""
+    """Write a time as people do: ``12 s``, ``3 min 20 s``, ``1 h 05 min``, ``4 days``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    if whole < 72 * 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    return f"{whole // 86_400:,} days"
 
 
 def duration(seconds: float | None) -> str:

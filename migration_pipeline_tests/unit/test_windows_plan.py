@@ -187,6 +187,15 @@ def test_a_window_may_begin_before_the_base_and_overlap(table: Table) -> None:
     ]
 
 
+def test_what_is_known_of_a_chain_is_told_once(table: Table) -> None:
+    told: list[str] = []
+    first, following = table.windows((-10, 15), (15, 30))
+    plan = make_plan(things(), "x", [table.base, first], tell=told.append)
+    assert len(told) == 1
+    add_windows(plan, things(), [following], tell=told.append)
+    assert len(told) == 1
+
+
 def test_two_exports_of_the_same_window_are_told(table: Table) -> None:
     one, other = table.window(0, 15), table.window(0, 15, export_id="made-again")
     told: list[str] = []
@@ -383,7 +392,7 @@ def test_a_hole_that_was_allowed_stays_so_and_another_does_not(table: Table) -> 
     assert [str(hole.length) for hole in holes(smaller)] == ["0:15:00", "0:15:00"]
     told: list[str] = []
     assert len(holes(add_windows(plan, things(), [later], allow_gap=True, tell=told.append))) == 2
-    assert len(told) == 2
+    assert len(told) == 1  # of the new hole
 
 
 # -- what a profile can follow -----------------------------------------------------------------------
