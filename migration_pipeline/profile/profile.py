@@ -9,7 +9,7 @@ import re
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -59,6 +59,10 @@ def wire_type(condition: Condition) -> str:
     return "N" if isinstance(condition, (int, Decimal)) else "S"
 
 
+class _UndefinedError(UsageError):
+    """A route's annotations name a class that is not there."""
+
+
 @dataclass(frozen=True)
 class Rule:
     """One line of a profile's route table: conditions on attributes that must all hold.
@@ -100,6 +104,8 @@ class Profile:
     row_classes: list[type[Row]] = field(default_factory=list)
     aggregates: list[Aggregate] = field(default_factory=list)
     finishing: list[FinishingStep] = field(default_factory=list)
+    _unread: bool = False
+    """Whether annotations of routes name classes that were not there yet."""
 
     def __post_init__(self) -> None:
         if self.nul not in get_args(NulPolicy):
@@ -123,23 +129,41 @@ class Profile:
         """
 
         def add(function: Function) -> Function:
-            item_class, options_class, row_classes = _signature(function)
-            if options_class and self.options_class not in (None, options_class):
-                raise UsageError(f"profile {self.name}: its routes take two Options classes; use one")
             self._expect_items_left()
-            rule = Rule(
-                _checked(conditions),
-                function.__name__,
-                function,
-                item_class,
-                tuple(row_classes),
-                options_class,
-            )
-            self.rules.append(rule)
-            self.row_classes.extend(c for c in row_classes if c not in self.row_classes)
+            self.rules.append(Rule(_checked(conditions), function.__name__, function))
+            self._unread = True
+            try:
+                self.read_annotations()
+            except _UndefinedError:
+                pass  # a class may stand below the route that names it; the first use of the profile looks again
+            except UsageError:
+                self.rules.pop()
+                raise
             return function
 
         return add
+
+    def read_annotations(self) -> None:
+        """Read the classes that routes name, as far as that is not done; a `Profile` does it itself at its first use.
+
+        Raises `UsageError` for annotations that are not those of a route.
+        """
+        if not self._unread:
+            return
+        for place, rule in enumerate(self.rules):
+            if rule.function and not rule.item_class:
+                item_class, options_class, row_classes = _signature(rule.function)
+                if options_class and {r.options_class for r in self.rules} - {None, options_class}:
+                    raise UsageError(f"profile {self.name}: its routes take two Options classes; use one")
+                self.rules[place] = replace(
+                    rule,
+                    item_class=item_class,
+                    row_classes=tuple(row_classes),
+                    options_class=options_class,
+                )
+        named = [row_class for rule in self.rules for row_class in rule.row_classes]
+        self.row_classes[:] = dict.fromkeys([*named, *self.row_classes])
+        self._unread = False
 
     def ignore(self, *, because: str, **conditions: Condition) -> None:
         """Skip the items for which all `conditions` hold, and count them under the reason `because`.
@@ -192,6 +216,7 @@ class Profile:
     @property
     def tables(self) -> dict[type[Row], Table]:
         """The tables that files are loaded into, in the order its routes name them; landing tables among them."""
+        self.read_annotations()
         return {row_class: table_of(row_class) for row_class in self.row_classes}
 
     @property
@@ -202,6 +227,7 @@ class Profile:
     @property
     def options_class(self) -> type[Options] | None:
         """The class of the profile's options; None when no route takes any."""
+        self.read_annotations()
         return next((rule.options_class for rule in self.rules if rule.options_class), None)
 
     def options(self, given: Mapping[str, Any]) -> Options | None:
@@ -223,6 +249,7 @@ class Profile:
     @property
     def routing_attributes(self) -> list[str]:
         """The attributes that rules look at; of skipped items, nothing else is decoded."""
+        self.read_annotations()
         return list(dict.fromkeys(name for rule in self.rules for name, _ in rule.conditions))
 
 
@@ -257,7 +284,7 @@ def _signature(
     try:
         hints = get_type_hints(function)
     except NameError as error:
-        raise UsageError(f"{where}: its annotations name {error.name!r}, which is not defined") from None
+        raise _UndefinedError(f"{where}: its annotations name {error.name!r}, which is not defined") from None
     parameters = list(inspect.signature(function).parameters)
     item_class = hints.get(parameters[0]) if len(parameters) in (1, 2) else None
     if not (isinstance(item_class, type) and issubclass(item_class, Item)):
@@ -327,6 +354,10 @@ def load_profile(reference: str) -> Profile:
         )
     if not profile.rules:
         raise UsageError(f"profile {reference}: it has no route; add one with @{profile.name}.route(…)")
+    try:
+        profile.read_annotations()
+    except UsageError as error:
+        raise UsageError(f"profile {reference}: {error}") from error
     _check_tables(reference, profile)
     return profile
 

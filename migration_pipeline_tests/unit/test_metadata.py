@@ -37,7 +37,14 @@ def test_sizes_have_units(size: int, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.2, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (3_900, "1 h 05 min"), (400_000, "4 days")],
+    [
+        (0.2, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (200, "3 min 20 s"),
+        (3_900, "1 h 05 min"),
+        (400_000, "4 days"),
+    ],
 )
 def test_times_have_units(seconds: float, text: str) -> None:
     assert readable_time(seconds) == text

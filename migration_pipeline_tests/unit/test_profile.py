@@ -277,6 +277,41 @@ def test_declarations_that_make_no_sense_are_refused() -> None:
         Profile("No Good")
 
 
+ROUTES_FIRST = """
+from __future__ import annotations
+from migration_pipeline import Item, Profile, Row, prefix
+profile = Profile("visits")
+@profile.route(SK="NOTE")
+def note(item: NoteItem) -> {note}: return Note(item.PK)
+@profile.route(SK=prefix("VISIT#"))
+def visit(item: VisitItem) -> Visit | None: return Visit(item.PK)
+class NoteItem(Item):
+    PK: str
+class VisitItem(Item):
+    PK: str
+class Visit(Row, table="visits", key="who"):
+    who: str
+class Note(Row, table="notes", key="who"):
+    who: str
+"""
+
+
+def test_classes_may_stand_below_the_routes_that_name_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "routes_first.py").write_text(ROUTES_FIRST.format(note="Note"))
+    profile = load_profile("routes_first:profile")
+    assert [table.name for table in profile.all_tables] == ["notes", "visits"]
+    (row,) = rows_of(profile, {"PK": {"S": "A"}, "SK": {"S": "VISIT#1"}})
+    assert repr(row) == "Visit(who='A')"
+    (tmp_path / "routes_without.py").write_text(ROUTES_FIRST.format(note="Missing"))
+    with pytest.raises(
+        UsageError, match="routes_without:profile: route note: its annotations name 'Missing'"
+    ):
+        load_profile("routes_without:profile")
+
+
 def test_a_shipped_profile_loads_by_name() -> None:
     assert load_profile("shop").name == "shop"
     assert load_profile("migration_pipeline.profiles.shop:shop") is load_profile("shop")
