@@ -10,7 +10,7 @@ SEEDS ?= 20
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test check bench chaos clean
+.PHONY: help setup demo dev test pythons check bench chaos clean
 
 help: ## list these commands
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -42,6 +42,9 @@ dev: .venv/.demo ## the same stack with the Dagster UI at http://127.0.0.1:3000 
 
 test: .venv/.test ## the whole test suite, against real components (WORKERS=2 files of tests side by side)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+pythons: .venv/.test ## the unit tests on each other Python, of 3.10 to 3.14, that is here
+	@.ci/pythons
 
 check: .venv/.test ## format, lint, types, layers and dependencies
 	@$(BIN)/ruff format --check .

@@ -7,6 +7,7 @@ import itertools
 import os
 import shutil
 import signal
+import sysconfig
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,10 +56,11 @@ def memory_kept(work: Callable[[], object], times: int, bound: int) -> int:
 
 
 def accelerator_is_to_be_there() -> bool:
-    """Whether tests of the extensions run: not where they are off, nor without them where no compiler could have built them."""
+    """Whether tests of the extensions run: not where they are off, nor where no compiler, or none of Python's headers, could have built them."""
     if accelerator.described().startswith("accelerator off"):
         return False
-    return accelerator.described() == "accelerated" or shutil.which("cc") is not None
+    headers = Path(sysconfig.get_path("include"), "Python.h").exists()
+    return accelerator.described() == "accelerated" or (headers and shutil.which("cc") is not None)
 
 
 @pytest.fixture(autouse=True)
