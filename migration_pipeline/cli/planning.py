@@ -93,6 +93,7 @@ def plan(
     check_other_plans(profile, settings.plans_dir(), warn)
     storage = Storage()
     found = read_exports(exports, storage, warn)
+    before = _plan_that_is_there(profile.name)
     made = make_plan(
         profile,
         reference,
@@ -102,8 +103,10 @@ def plan(
         allow_gap,
         tell=warn,
         throttle=_options(throttle, "--throttle"),
+        before=before,
     )
-    _tell_dropped(made)
+    if before:
+        _tell_dropped(before, made)
     _write(made, profile, found, storage)
     click.echo(
         f"next: create the tables (migration-pipeline ddl {reference} --apply), then "
@@ -130,12 +133,15 @@ def _add(reference: str | None, given: list[str], allow_gap: bool) -> None:
     click.echo(f"next: migration-pipeline backfill {reference} --wait")
 
 
-def _tell_dropped(plan: Plan) -> None:
-    """Warn of windows in the plan that is there and not in the one that takes its place: what they loaded stays loaded."""
+def _plan_that_is_there(name: str) -> Plan | None:
     try:
-        before = read_plan(plan_path(settings.plans_dir(), plan.profile))
+        return read_plan(plan_path(settings.plans_dir(), name))
     except UsageError:
-        return  # there is none, or none that is valid
+        return None  # there is none, or none that is valid
+
+
+def _tell_dropped(before: Plan, plan: Plan) -> None:
+    """Warn of windows in the plan that is there and not in the one that takes its place: what they loaded stays loaded."""
     kept = {export.id for export in plan.exports}
     dropped = [export for export in before.windows if export.id not in kept]
     if dropped:

@@ -7,7 +7,6 @@ worker, so the manifests are not asked for again. Dagster's static partitions ar
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -20,6 +19,7 @@ from migration_pipeline.errors import UsageError
 from migration_pipeline.migration.chain import check_chain, holes
 from migration_pipeline.migration.followed import check_followed
 from migration_pipeline.migration.names import EXPORT, FINISHING
+from migration_pipeline.migration.partition_keys import PartitionKeys
 from migration_pipeline.profile.profile import Profile, load_profile
 from migration_pipeline.sources.export import Export, ExportFile, Window
 from migration_pipeline.targets.throttle import ThrottleSettings
@@ -32,7 +32,7 @@ class PlannedFile(msgspec.Struct, frozen=True):
     """A file and the partition it is."""
 
     partition: str
-    """Partition key: names export and file, is unique in the plan, and sorts in load order."""
+    """Partition key: names the file, and is unique in the plan; see `PartitionKeys`."""
     export_id: str
     file: ExportFile
 
@@ -143,29 +143,31 @@ def make_plan(
     allow_gap: bool = False,
     tell: Callable[[str], None] = lambda _: None,
     throttle: Mapping[str, Any] = MappingProxyType({}),
+    before: Plan | None = None,
 ) -> Plan:
     """Plan the files of `exports`: full exports, the oldest first, then windows by their time.
 
-    `options` are values of the profile's options, or texts of them, and `throttle` those of its settings. `tell` hears of windows that overlap, and of holes in
-    their chain, which `allow_gap` allows. Raises `UsageError` for two exports of one id, for windows that do not follow a
+    `options` are values of the profile's options, or texts of them, and `throttle` those of its settings. Files of the plan
+    `before` keep their partition keys. `tell` hears of windows that overlap, and of holes in their chain, which `allow_gap` allows. Raises `UsageError` for two exports of one id, for windows that do not follow a
     full export or that the profile cannot follow, for options that the profile does not take, and for tables whose assets
     would have one name.
     """
     _check_assets(profile)
     read = msgspec.to_builtins(profile.options(options))
+    keys = _keys_of(before)
     full = sorted((e for e in exports if e.window is None), key=lambda each: (each.export_time, each.id))
     plan = Plan(
         format=FORMAT,
         profile=profile.name,
         reference=reference,
         exports=tuple(map(_planned_export, full)),
-        files=tuple(planned for export in full for planned in _planned(export, _safe(export.id))),
+        files=tuple(planned for export in full for planned in _planned(export, keys)),
         files_per_run=files_per_run,
         options={name: read[name] for name in options},
         throttle=_throttle(throttle),
     )
     _check_twice(exports)
-    return _with_windows(plan, profile, [e for e in exports if e.window is not None], allow_gap, tell)
+    return _with_windows(plan, profile, [e for e in exports if e.window is not None], allow_gap, tell, keys)
 
 
 def throttle_of(plan: Plan) -> ThrottleSettings:
@@ -205,7 +207,7 @@ def add_windows(
             )
     there = {export.id for export in plan.exports}
     new = [export for export in exports if export.id not in there]
-    return _with_windows(plan, profile, new, allow_gap, tell) if new else plan
+    return _with_windows(plan, profile, new, allow_gap, tell, _keys_of(plan)) if new else plan
 
 
 def _check_twice(exports: Sequence[Export]) -> None:
@@ -217,7 +219,12 @@ def _check_twice(exports: Sequence[Export]) -> None:
 
 
 def _with_windows(
-    plan: Plan, profile: Profile, new: Sequence[Export], allow_gap: bool, tell: Callable[[str], None]
+    plan: Plan,
+    profile: Profile,
+    new: Sequence[Export],
+    allow_gap: bool,
+    tell: Callable[[str], None],
+    keys: PartitionKeys,
 ) -> Plan:
     """Put windows in their places: behind the full exports, and among those that are there by their time."""
     exports = sorted([*plan.exports, *map(_planned_export, new)], key=_place)
@@ -226,7 +233,7 @@ def _with_windows(
         if note not in told_before:
             tell(note)
     places = {export.id: place for place, export in enumerate(exports)}
-    added = [planned for export in new for planned in _planned(export, _lead(export, exports[0].id))]
+    added = [planned for export in new for planned in _planned(export, keys)]
     files = sorted([*plan.files, *added], key=lambda planned: places[planned.export_id])
     made = msgspec.structs.replace(plan, exports=tuple(exports), files=tuple(files))
     check_followed(profile, new, made.keys)
@@ -244,29 +251,15 @@ def _place(export: PlannedExport) -> tuple[Any, ...]:
     return (1, export.window.start, export.window.end, export.id) if export.window else (0,)
 
 
-def _planned(export: Export, lead: str) -> list[PlannedFile]:
-    width = max(4, len(str(len(export.files))))
+def _planned(export: Export, keys: PartitionKeys) -> list[PlannedFile]:
     return [
-        PlannedFile(f"{lead}_{number:0{width}}_{_safe(file.name)}", export.id, file)
-        for number, file in enumerate(export.files, 1)
+        PlannedFile(key, export.id, file) for key, file in zip(keys.of(export), export.files, strict=True)
     ]
 
 
-def _lead(export: Export, base: str) -> str:
-    """How the partition keys of a window begin, so that they sort behind those of the base, and by the window's time.
-
-    An export's own id begins with the time when it was asked for, which may be before the base's. Ids of DynamoDB are
-    digits first; a base in a folder of another name, which may sort behind "window", puts it before them.
-    """
-    assert export.window is not None  # noqa: S101
-    start, end = (f"{moment:%Y%m%dT%H%M%S}" for moment in (export.window.start, export.window.end))
-    word = "window" if _safe(base) < "window" else f"{_safe(base)}_window"
-    return f"{word}_{start}_{end}_{_safe(export.id)}"
-
-
-def _safe(name: str) -> str:
-    """Keep of a name what a partition key may hold: Dagster refuses "..." and splits lists at commas."""
-    return re.sub(r"[^\w\-]+", "-", name.removesuffix(".json.gz"))
+def _keys_of(plan: Plan | None) -> PartitionKeys:
+    files = plan.files if plan else ()
+    return PartitionKeys((each.export_id, each.file.name, each.partition) for each in files)
 
 
 def planned_profile(plan: Plan, path: Path | str) -> Profile:

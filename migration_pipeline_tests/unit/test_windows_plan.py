@@ -8,6 +8,7 @@ import random
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
+from hashlib import md5
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -17,6 +18,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from migration_pipeline import Item, Merge, Profile, RestOfItem, Row, WholeItem, attribute, prefix, settings
 from migration_pipeline.cli import main
@@ -24,6 +26,7 @@ from migration_pipeline.defs.checks import migration_checks
 from migration_pipeline.defs.migration import Database
 from migration_pipeline.errors import BadItem, UsageError
 from migration_pipeline.migration.chain import check_chain, holes
+from migration_pipeline.migration.partition_keys import PartitionKeys
 from migration_pipeline.migration.plan import Plan, PlannedExport, add_windows, make_plan
 from migration_pipeline.migration.plans import plan_path, read_plan, write_plan
 from migration_pipeline.sources.export import Export, View, Window, read_export
@@ -158,17 +161,43 @@ def test_partition_keys_sort_as_files_are_loaded(tmp_path: Path, base_id: str) -
     plan = planned([*windows, base])
     assert [export.id for export in plan.exports] == [base_id, *ids]
     keys = [file.partition for file in plan.files]
-    assert keys == sorted(set(keys))
-    assert len(keys) == 13
+    leads = [key.split("_")[0] for key in keys]
+    assert leads == sorted(leads)
+    assert len(set(keys)) == 13
     dg.StaticPartitionsDefinition(keys)  # refuses what Dagster cannot take
     assert all("," not in key for key in keys)
 
 
-def test_a_window_s_partition_key_tells_its_time_and_its_export(table: Table) -> None:
+def test_a_partition_key_is_short_and_of_one_file_for_ever(table: Table) -> None:
     window = table.window(0, 15)
-    key = planned([table.base, window]).files[2].partition
-    name = window.files[0].name.removesuffix(".json.gz")
-    assert key == f"window_20240101T000000_20240101T001500_{window.id}_0001_{name}"
+    made = planned([table.base, window])
+    base, of_window = made.files[0], made.files[2]
+    digest = {each.id: md5(each.id.encode()).hexdigest()[:6] for each in (table.base, window)}
+    assert base.partition == f"0001_{base.file.name[:8]}_{digest[table.base.id]}"
+    assert of_window.partition == f"w20240101T000000_0001_{of_window.file.name[:8]}_{digest[window.id]}"
+    # What was planned by an older version keeps its keys; what comes to it gets short ones.
+    old = replace(made.files[0], partition=f"{table.base.id}_0001_{base.file.name.removesuffix('.json.gz')}")
+    again = make_plan(
+        things(), "x:things", [table.base, window], before=replace(made, files=(old, *made.files[1:]))
+    )
+    assert [file.partition for file in again.files] == [
+        old.partition,
+        *(file.partition for file in made.files[1:]),
+    ]
+
+
+def test_files_whose_names_begin_alike_have_different_keys(tmp_path: Path) -> None:
+    export = read_export(str(write_export(tmp_path, [[], [], []])), Storage())
+    twins = replace(
+        export,
+        files=tuple(replace(file, name=f"file-one-{n}.json.gz") for n, file in enumerate(export.files)),
+    )
+    known = [
+        (export.id, file.name, key)
+        for file, key in zip(export.files, PartitionKeys().of(export), strict=True)
+    ]
+    keys = PartitionKeys(known[:1]).of(twins)
+    assert len({*keys, known[0][2]}) == 4
 
 
 # -- the chain -------------------------------------------------------------------------------------
