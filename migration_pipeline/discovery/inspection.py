@@ -184,7 +184,7 @@ def further(kind: dict[str, Any], listed: int | None = None) -> str:
     return f"and {count:,}{'' if kind['all_attributes_counted'] else ' or more'} others{where}"
 
 
-TYPE_COLUMNS = ("entity type", "items", "share", "≈ in the export", "attributes", "")
+TYPE_COLUMNS = ("entity type", "items", "share", "≈ in the export", "attributes", "kind")
 ATTRIBUTE_COLUMNS = ("attribute", "types", "present", "fits", "range", "longest", "notes")
 
 
