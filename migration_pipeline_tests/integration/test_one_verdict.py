@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from click.testing import CliRunner
 
 from migration_pipeline.cli import main
@@ -22,7 +27,7 @@ from migration_pipeline.migration.plans import plan_path, read_plan
 from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.operations.downstream import downstream, to_launch
 from migration_pipeline.operations.files import read_files
-from migration_pipeline.operations.metrics import MigrationCollector
+from migration_pipeline.operations.metrics import MigrationCollector, Server
 from migration_pipeline.operations.preflight import mark_lost
 from migration_pipeline.operations.report.account import gather
 from migration_pipeline.operations.report.page import page
@@ -36,6 +41,7 @@ from migration_pipeline_tests.integration.test_checks import MADE, failed
 from migration_pipeline_tests.integration.test_checks import run as run_checks
 from migration_pipeline_tests.integration.test_load import load, load_all
 from migration_pipeline_tests.integration.test_metrics import samples
+from migration_pipeline_tests.servers import free_port, need
 
 SHOP = "migration_pipeline.profiles.shop.profile"
 
@@ -256,3 +262,68 @@ def test_the_report_says_how_lines_were_read(whole: Judged) -> None:
         assert f"{share:.1f} % of {items:,} lines were read in C" in page(account)
     else:
         assert "no line was read in C" in page(account)
+
+
+# -- the dashboard, as Prometheus answers it -----------------------------------------------------------
+
+SCRAPES = """
+global: {{scrape_interval: 1s, scrape_timeout: 1s}}
+scrape_configs:
+  - job_name: migration
+    static_configs: [{{targets: ["{target}"]}}]
+"""
+
+NOTHING_YET = ("deriv(", "rate(", "migration_window_lag_seconds", "migration_deleted_rows")
+"""What needs scrapes of a longer time than a test has, or windows."""
+
+
+@contextmanager
+def prometheus(folder: Path, target: str) -> Iterator[str]:
+    """A Prometheus that scrapes `target` each second; gives its address."""
+    need(program := shutil.which("prometheus"), "Prometheus", "prometheus")
+    (folder / "prometheus.yml").write_text(SCRAPES.format(target=target))
+    url = f"http://127.0.0.1:{free_port()}"
+    command = [
+        str(program), "--config.file=prometheus.yml", "--storage.tsdb.path=tsdb",
+        f"--web.listen-address={url.removeprefix('http://')}",
+    ]  # fmt: skip
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+        try:
+            yield url
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def ask(url: str, query: str) -> list[Any]:
+    answer = requests.get(f"{url}/api/v1/query", {"query": query}, timeout=10).json()
+    assert answer["status"] == "success", (query, answer)
+    return list(answer["data"]["result"])
+
+
+def test_every_query_of_the_dashboard_is_answered_by_prometheus(whole: Judged, tmp_path: Path) -> None:
+    dashboard = json.loads((Path(__file__).parents[2] / "monitoring/dashboard.json").read_text())
+    panels = [inner for panel in dashboard["panels"] for inner in (panel, *panel.get("panels", ()))]
+    queries = [t["expr"].replace("$profile", "shop") for panel in panels for t in panel.get("targets", ())]
+    server = Server([(whole.plan, whole.profile)], whole.client.url, whole.url, "127.0.0.1", 0)
+    try:
+        with prometheus(tmp_path, server.url.removeprefix("http://").removesuffix("/metrics")) as url:
+            deadline = time.monotonic() + 60
+            while not _scraped(url):
+                assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+                time.sleep(0.5)
+            found = {query: ask(url, query) for query in queries}
+    finally:
+        server.close()
+    silent = [query for query, result in found.items() if not result]
+    assert [query for query in silent if not any(word in query for word in NOTHING_YET)] == []
+    ((_, done),) = [each["value"] for each in found[queries[0]]]
+    assert (len(queries) > 25, float(done)) == (True, 1.0)
+
+
+def _scraped(url: str) -> bool:
+    try:
+        return bool(ask(url, 'migration_planned_files{profile="shop"}'))
+    except requests.ConnectionError:
+        return False
