@@ -10,7 +10,7 @@ SEEDS ?= 20
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test pythons check bench chaos clean
+.PHONY: help setup demo dev test pythons docs check bench chaos clean
 
 help: ## list these commands
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -30,6 +30,11 @@ help: ## list these commands
 .venv/.bench: .venv/.test
 	@echo "installing the other contenders of the benchmarks"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	@touch $@
+
+.venv/.docs: .venv/.demo
+	@echo "installing what writes the documentation"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@
 
 setup: .venv/.demo ## install into .venv (quick when nothing changed)
@@ -52,6 +57,11 @@ check: .venv/.test ## format, lint, types, layers and dependencies
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/deptry migration_pipeline
+
+docs: .venv/.docs ## the documentation as a site, in build/site
+	@$(BIN)/python docs/site/pages.py build
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet -f build/mkdocs.yml
+	@echo "written: build/site/index.html"
 
 bench: .venv/.bench ## the benchmarks: prints tables, writes build/bench.json (SIZE=800000 items a workload)
 	@$(BIN)/python -m benchmarks.bench --items $(SIZE)

@@ -7,6 +7,7 @@ import importlib
 import json
 import re
 import shlex
+import subprocess
 import sys
 import types
 from collections.abc import Iterator
@@ -20,11 +21,13 @@ import click
 import pytest
 
 from migration_pipeline import settings
-from migration_pipeline.cli import main
+from migration_pipeline.cli import _Lazy, main
+from migration_pipeline.defs.config import aggregate_config, finishing_config, load_config
 from migration_pipeline.defs.notify import BackfillReport
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.engine.transform import Transform
-from migration_pipeline.profile.profile import Profile
+from migration_pipeline.migration.plan import FORMAT, Plan
+from migration_pipeline.profile.profile import Profile, load_profile
 from migration_pipeline.sources import dynamodb_json
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
@@ -220,3 +223,30 @@ def test_the_function_in_the_documents_sends_a_message(monkeypatch: pytest.Monke
         names["tell"](report)
         answering.join()
     assert json.loads(received[0]) == {"text": report.text}
+
+
+# -- the site ----------------------------------------------------------------------------------------
+
+
+def test_the_reference_has_every_command_and_key(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(TOP / "docs/site/pages.py"), str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    pages = {page.name: page.read_text() for page in (tmp_path / "pages/docs/reference").iterdir()}
+    commands = pages["commands.md"]
+    for name, command in main.commands.items():
+        assert f"\n## {name}\n" in commands
+        assert isinstance(command, _Lazy)
+        for option in command.load().params:
+            assert (
+                option.opts[0] if isinstance(option, click.Option) else option.human_readable_name
+            ) in commands
+    profile = load_profile("shop")
+    plan = Plan(format=FORMAT, profile="shop", reference="shop", exports=(), files=())
+    for config in (load_config(plan, profile), aggregate_config(plan), finishing_config(plan)):
+        for key, field in config.model_fields.items():
+            assert f"| `{key}` | `{field.default!r}` | " in pages["configuration.md"], key
+            assert field.description, key
+    named = (tmp_path / "mkdocs.yml").read_text()
+    assert [d.name for d in DOCUMENTS if d.relative_to(TOP).as_posix() not in named] == []
