@@ -74,6 +74,9 @@ for name, path in {places!r}.items():
 """
 
 
+@pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="Python 3.10's datetime has no C API in a second interpreter"
+)
 def test_the_extensions_load_in_several_interpreters_of_a_process() -> None:
     interpreters = pytest.importorskip(
         "_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters"
