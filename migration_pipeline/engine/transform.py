@@ -38,7 +38,7 @@ class Decoder(Protocol):
 
 
 class Dialect(Protocol):
-    """How lines are read: `migration_pipeline.sources.dynamodb_json` is the one there is."""
+    """How lines are read: a module for each format, of which `migration_pipeline.sources.dialects` gives the one of an export."""
 
     def keys_decoder(self, attributes: Sequence[str], typed: Collection[str]) -> Decoder:
         """Compile the reader of the routing attributes: a str for each, or "" for none; of those in `typed` a Decimal or bool, too."""
@@ -55,11 +55,11 @@ class Dialect(Protocol):
         attributes: Sequence[str],
         typed: Collection[str],
         decoders: Mapping[type[Item], Any],
-        which: Callable[[bytes], int],
+        which: Callable[[tuple[Any, ...]], int],
     ) -> Callable[[Sequence[bytes], Sequence[int]], tuple[Any, ...]] | None:
         """Compile what does in C all that `compile_rules` and the decoders do; None where it is not there.
 
-        `which` tells the number of the rule that takes a line which C does not read. It gives what the function of
+        `which` tells the number of the rule that takes an item, from its routing attributes, where C does not read the line. It gives what the function of
         `compile_rules` gives, but lines alone for those that no rule takes; then the items for each rule, and how many
         lines Python read, by reason.
         """
@@ -256,9 +256,9 @@ class Transform:
                 return outcome
         return self._all([line], [number])
 
-    def _which(self, line: bytes) -> int:
-        """Tell the number of the rule that takes a line; the number of rules for none. Raises `BadItem`."""
-        taken, _, counts, _ = self.sort([1], [line], [self.read_keys(line)])
+    def _which(self, keys: tuple[Any, ...]) -> int:
+        """Tell the number of the rule that takes an item of these routing attributes; the number of rules for none."""
+        taken, _, counts, _ = self.sort([1], [b""], [keys])
         return next((n for n in range(len(self.rules)) if taken[n] or counts[n]), len(self.rules))
 
     def _leave_out(

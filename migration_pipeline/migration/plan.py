@@ -21,7 +21,7 @@ from migration_pipeline.migration.chain import check_chain, holes
 from migration_pipeline.migration.followed import check_followed
 from migration_pipeline.migration.names import EXPORT, FINISHING
 from migration_pipeline.profile.profile import Profile, load_profile
-from migration_pipeline.sources.export import Export, ExportFile, Window
+from migration_pipeline.sources.export import Export, ExportFile, OutputFormat, Window, stem
 from migration_pipeline.targets.throttle import ThrottleSettings
 
 FORMAT = 1
@@ -48,6 +48,8 @@ class PlannedExport(msgspec.Struct, frozen=True):
     table_id: str = ""
     window: Window | None = None
     """None for a full export."""
+    output_format: OutputFormat = "DYNAMODB_JSON"
+    """How its lines are spelled."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -91,7 +93,11 @@ class Plan(msgspec.Struct, frozen=True):
 
     def window_of(self, planned: PlannedFile) -> Window | None:
         """The window that a file is of; None for one of a full export."""
-        return next(export.window for export in self.exports if export.id == planned.export_id)
+        return self.export_of(planned).window
+
+    def export_of(self, planned: PlannedFile) -> PlannedExport:
+        """The export that a file is of."""
+        return next(export for export in self.exports if export.id == planned.export_id)
 
     def before(self, planned: PlannedFile) -> list[PlannedFile]:
         """The files that must be loaded before a file: for one of a window, all of the full exports and of earlier windows."""
@@ -233,8 +239,9 @@ def _with_windows(
 
 def _planned_export(export: Export) -> PlannedExport:
     return PlannedExport(
-        export.id, export.uri, export.table_arn, export.export_time, export.table_id, export.window
-    )
+        export.id, export.uri, export.table_arn, export.export_time, export.table_id, export.window,
+        export.output_format,
+    )  # fmt: skip
 
 
 def _place(export: PlannedExport) -> tuple[Any, ...]:
@@ -264,7 +271,7 @@ def _lead(export: Export, base: str) -> str:
 
 def _safe(name: str) -> str:
     """Keep of a name what a partition key may hold: Dagster refuses "..." and splits lists at commas."""
-    return re.sub(r"[^\w\-]+", "-", name.removesuffix(".json.gz"))
+    return re.sub(r"[^\w\-]+", "-", stem(name))
 
 
 def planned_profile(plan: Plan, path: Path | str) -> Profile:
