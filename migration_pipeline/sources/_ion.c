@@ -437,7 +437,7 @@ static int some(Line *line, PyObject *names) { /* the attributes of some names; 
             if (PyBytes_GET_SIZE(each) == size && !memcmp(PyBytes_AS_STRING(each), start, (size_t)size)) break;
             n++;
         }
-        if (n < wanted) {
+        if (n < wanted && !(found >> n & 1)) {
             if (!value(line, 1)) FAIL;
             found |= 1ULL << n;
         } else {

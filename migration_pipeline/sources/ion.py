@@ -7,16 +7,17 @@ translates, and `_ion.c` in its place where it is built. See docs/ion.md.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, Generic, TypeVar
 
 from migration_pipeline import accelerator
+from migration_pipeline.errors import BadItem
 from migration_pipeline.profile.item import Item
 from migration_pipeline.profile.profile import Rule
 from migration_pipeline.sources import dynamodb_json
-from migration_pipeline.sources.ion_text import attributes_line, item_line
+from migration_pipeline.sources.ion_text import attributes_line, item_line, quick_attributes
 from migration_pipeline.sources.lines import Read, reader
 
 ItemType = TypeVar("ItemType", bound=Item)
@@ -31,17 +32,33 @@ def _items(lines: Sequence[bytes]) -> Iterable[bytes]:
     return extension.items(lines, item_line) if extension else map(item_line, lines)
 
 
+def _read(decoder: Callable[[bytes], Any], line: bytes) -> Any:
+    """Read a translated line. A place in it is no place in the line of the file, so it is cut off a reason. Raises `BadItem`."""
+    try:
+        return decoder(line)
+    except BadItem as error:
+        raise BadItem(_PLACE.sub("", str(error))) from None
+
+
+_PLACE = re.compile(r" \(byte \d+\)")
+
+
 class Attributes:
     """Translates of lines the attributes of some names alone; what follows the last of them is not read."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = tuple(map(str.encode, names))
-        self._one = partial(attributes_line, names=self._names)
+        self._quick = quick_attributes(self._names)
 
     def many(self, lines: Iterable[bytes]) -> Iterable[bytes]:
         """Translate lines. Raises `BadItem`."""
         extension = accelerator.extension(accelerator.ION)
-        return extension.attributes(lines, self._names, self._one) if extension else map(self._one, lines)
+        if extension:
+            return extension.attributes(lines, self._names, self._in_full)  # type: ignore[no-any-return]
+        return (self._quick(line) or self._in_full(line) for line in lines)
+
+    def _in_full(self, line: bytes) -> bytes:
+        return attributes_line(line, self._names)
 
     def one(self, line: bytes) -> bytes:
         """Translate a line. Raises `BadItem`."""
@@ -58,7 +75,7 @@ class KeysDecoder:
 
     def __call__(self, line: bytes) -> tuple[Any, ...]:
         """Read one line. Raises `BadItem`."""
-        return self._read(self._attributes.one(line))
+        return _read(self._read, self._attributes.one(line))
 
     def many(self, lines: Iterable[bytes]) -> Iterator[tuple[Any, ...]]:
         """Read many lines. Raises any exception when one of them is bad."""
@@ -74,7 +91,7 @@ class ItemDecoder(Generic[ItemType]):
 
     def __call__(self, line: bytes) -> ItemType:
         """Read a line. Raises `BadItem`."""
-        return self.of_json(item_line(line))
+        return _read(self.of_json, item_line(line))
 
     def many(self, lines: Sequence[bytes]) -> Iterator[ItemType]:
         """Read many lines. Raises any exception when one of them is bad, or odd; a call for each tells."""
