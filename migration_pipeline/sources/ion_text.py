@@ -64,7 +64,10 @@ _RUN = re.compile(rb"(?:%b%b(?:,(?=[A-Za-z_$'])|(?=\})))+" % (_USUAL_NAME, _USUA
 _NESTED = rb"(?!)"
 for _ in range(4):
     _NESTED = rb'[\[{](?:[^"\'\[\]{}]|"[^"\\]*"|%b)*[\]}]' % _NESTED
-_ANY_USUAL = rb'[A-Za-z_][A-Za-z0-9_$]*:(?:"[^"\\\x00-\x1f]*"|[-0-9.]+|true|false|null|(?:\$dynamodb_[SNB]S::)?%b),' % _NESTED
+_ANY_USUAL = (
+    rb'[A-Za-z_][A-Za-z0-9_$]*:(?:"[^"\\\x00-\x1f]*"|[-0-9.]+|true|false|null|(?:\$dynamodb_[SNB]S::)?%b),'
+    % _NESTED
+)
 """An attribute that is passed over, with values of a few levels."""
 _KEYWORDS = frozenset((b"null", b"true", b"false", b"nan"))
 
