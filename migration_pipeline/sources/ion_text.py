@@ -106,6 +106,7 @@ def attributes_line(line: bytes, names: Collection[bytes]) -> bytes:
     reader.some(names)
     rest = line[reader.at :].rstrip()
     if not (rest.endswith(b"}") and rest[:-1].rstrip().endswith(b"}")):
+        item_line(line)  # says what is wrong
         raise reader.cut_off()
     reader.out.append(b"}}")
     return b"".join(reader.out)
@@ -115,7 +116,10 @@ def quick_attributes(names: Collection[bytes]) -> Callable[[bytes], bytes | None
     """Make a function that does for most lines what `attributes_line` does, by one pattern; it returns None for the others."""
     if not all(map(_USUAL.fullmatch, (b"%b:0" % name for name in names))):
         return lambda line: None
-    ahead = (rb"(?=(?:%b)*?%b:%b[,}])" % (_ANY_USUAL, re.escape(name), _USUAL_VALUE) for name in names)
+    ahead = (
+        rb"(?=(?:%b)*?%b:%b(?:\}|,(?=[A-Za-z_$'])))" % (_ANY_USUAL, re.escape(name), _USUAL_VALUE)
+        for name in names
+    )
     match = re.compile(rb" ?\$ion_1_0 \{Item:\{" + b"".join(ahead)).match
 
     def attributes(line: bytes) -> bytes | None:
