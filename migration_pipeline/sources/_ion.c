@@ -72,7 +72,7 @@ static int put_unit(Line *line, unsigned unit) { /* a UTF-16 code unit, escaped 
 
 static inline int peek(const Line *line) { return line->at < line->end ? *line->at : -1; }
 
-static inline int is_space(int c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
+static inline int is_space(int c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
 
 static inline int is_digit(int c) { return c >= '0' && c <= '9'; }
 

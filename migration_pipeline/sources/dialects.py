@@ -8,7 +8,7 @@ from typing import Any
 from migration_pipeline.errors import BadItem
 from migration_pipeline.sources import dynamodb_json, ion, windows
 from migration_pipeline.sources.export import OutputFormat
-from migration_pipeline.sources.ion_text import item_line
+from migration_pipeline.sources.ion_text import SPACES, item_line
 
 
 def dialect_of(output_format: OutputFormat) -> Any:
@@ -18,8 +18,10 @@ def dialect_of(output_format: OutputFormat) -> Any:
 
 def is_ion(line: bytes) -> bool:
     """Whether a line is Ion, if it is an item in one of the formats: JSON has a quote behind its first brace."""
-    text = line.lstrip()
-    return text.startswith(b"$") or (text.startswith(b"{") and not text[1:].lstrip().startswith((b'"', b"}")))
+    text = line.lstrip(SPACES)
+    return text.startswith(b"$") or (
+        text.startswith(b"{") and not text[1:].lstrip(SPACES).startswith((b'"', b"}"))
+    )
 
 
 def json_line(line: bytes, output_format: OutputFormat | None = None) -> bytes:

@@ -75,7 +75,8 @@ class KeysDecoder:
 
     def __call__(self, line: bytes) -> tuple[Any, ...]:
         """Read one line. Raises `BadItem`."""
-        return _read(self._read, self._attributes.one(line))
+        keys: tuple[Any, ...] = _read(self._read, self._attributes.one(line))
+        return keys
 
     def many(self, lines: Iterable[bytes]) -> Iterator[tuple[Any, ...]]:
         """Read many lines. Raises any exception when one of them is bad."""
@@ -91,7 +92,8 @@ class ItemDecoder(Generic[ItemType]):
 
     def __call__(self, line: bytes) -> ItemType:
         """Read a line. Raises `BadItem`."""
-        return _read(self.of_json, item_line(line))
+        item: ItemType = _read(self.of_json, item_line(line))
+        return item
 
     def many(self, lines: Sequence[bytes]) -> Iterator[ItemType]:
         """Read many lines. Raises any exception when one of them is bad, or odd; a call for each tells."""

@@ -14,6 +14,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 from migration_pipeline.errors import BadItem
 from migration_pipeline.sources.values import MAX_DIGITS
@@ -27,18 +28,21 @@ MAX_PLACES = 170
 MAX_POWER = 99_999_999
 """An exponent beyond it is read no further: DynamoDB's own limit is 125."""
 
+SPACES = b" \t\n\r"
+"""What may stand between values; `amazon.ion` reads some values otherwise before the others that Ion has."""
+
 NEVER = "{}, which DynamoDB does not write in an export"
 
-_SPACE = re.compile(rb"[ \t-\r]*")
-_VERSION = re.compile(rb"[ \t-\r]*(?:\$ion_1_0(?![\w$])[ \t-\r]*)?")
-_ENVELOPE = re.compile(rb"\{[ \t-\r]*Item[ \t-\r]*:[ \t-\r]*(?=\{)(?!\{\{)")
-_END = re.compile(rb"[ \t-\r]*\}[ \t-\r]*\Z")
+_SPACE = re.compile(rb"[ \t\n\r]*")
+_VERSION = re.compile(rb"[ \t\n\r]*(?:\$ion_1_0(?![\w$])[ \t\n\r]*)?")
+_ENVELOPE = re.compile(rb"\{[ \t\n\r]*Item[ \t\n\r]*:[ \t\n\r]*(?=\{)(?!\{\{)")
+_END = re.compile(rb"[ \t\n\r]*\}[ \t\n\r]*\Z")
 _NAME = re.compile(rb"[A-Za-z_$][A-Za-z0-9_$]*")
-_COLON = re.compile(rb"[ \t-\r]*:[ \t-\r]*")
-_SET = re.compile(rb"\$dynamodb_([SNB])S(?![\w$])[ \t-\r]*::[ \t-\r]*(?=\[)")
-_NUMBER = re.compile(rb"(-?)(0|[1-9][0-9]*)(?:\.([0-9]*))?(?:[dD]([+-]?[0-9]+))?(?=[ \t-\r]*[,\]}])")
+_COLON = re.compile(rb"[ \t\n\r]*:[ \t\n\r]*")
+_SET = re.compile(rb"\$dynamodb_([SNB])S(?![\w$])[ \t\n\r]*::[ \t\n\r]*(?=\[)")
+_NUMBER = re.compile(rb"(-?)(0|[1-9][0-9]*)(?:\.([0-9]*))?(?:[dD]([+-]?[0-9]+))?(?=[ \t\n\r]*[,\]}])")
 _BLOB = re.compile(
-    rb"\{\{[ \t-\r]*((?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?)[ \t-\r]*\}\}"
+    rb"\{\{[ \t\n\r]*((?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?)[ \t\n\r]*\}\}"
 )
 _WORD = re.compile(rb"(?:(null)|true|false)(?![\w$.])")
 _PLAIN_TEXT = re.compile(rb'"[^"\\\x00-\x1f]*"')
@@ -77,10 +81,10 @@ _NEVER_WRITTEN = (
     (re.compile(rb"\d{4}(?:T|-\d)"), "a timestamp"),
     (re.compile(rb"-?\d+_|-?0[xXbB]|-?0\d"), "a number of another spelling"),
     (re.compile(rb"'''"), "a long text"),
-    (re.compile(rb"\{\{[ \t-\r]*[\"']"), "a clob"),
+    (re.compile(rb"\{\{[ \t\n\r]*[\"']"), "a clob"),
     (re.compile(rb"\("), "an s-expression"),
     (re.compile(rb"/[/*]"), "a comment"),
-    (re.compile(rb"(?:[A-Za-z_$][\w$]*|'[^'\\]*(?:\\.[^'\\]*)*')[ \t-\r]*::"), "an annotation"),
+    (re.compile(rb"(?:[A-Za-z_$][\w$]*|'[^'\\]*(?:\\.[^'\\]*)*')[ \t\n\r]*::"), "an annotation"),
     (re.compile(rb"[A-Za-z_$']"), "a symbol"),
 )
 """What a value begins with, and what it is."""
@@ -104,8 +108,8 @@ def attributes_line(line: bytes, names: Collection[bytes]) -> bytes:
     reader = _Reader(line)
     reader.begin()
     reader.some(names)
-    rest = line[reader.at :].rstrip()
-    if not (rest.endswith(b"}") and rest[:-1].rstrip().endswith(b"}")):
+    rest = line[reader.at :].rstrip(SPACES)
+    if not (rest.endswith(b"}") and rest[:-1].rstrip(SPACES).endswith(b"}")):
         item_line(line)  # says what is wrong
         raise reader.cut_off()
     reader.out.append(b"}}")
@@ -372,7 +376,7 @@ class _Reader:
         return BadItem("not Ion as DynamoDB writes it: the line ends in the middle of the item")
 
 
-def _usual(found: Sequence[bytes | None]) -> bytes:
+def _usual(found: Sequence[Any]) -> bytes:
     name, text, digits, truth = found
     if digits:
         return b'"%b":{"N":"%b"}' % (name, digits)
