@@ -97,7 +97,8 @@ def test_a_sample_loads_and_verifies_as_the_one_in_json(
     )
     said = dry_run(in_ion, shop, shop_database_url, in_ion.files)
     reports = list(load(in_ion, shop, shop_database_url, batch_items=1000).values())
-    assert {name: table.inserted for name, table in said.tables.items()} if hasattr(said, "tables") else True
+    for name in ("customers", "orders", "order_lines"):
+        assert said.table(name).compared == sum(report.rows.get(name, 0) for report in reports) > 100
     kept = query(shop_database_url, "SELECT line, raw FROM migration.quarantine ORDER BY file, line")
     with closing(psycopg2.connect(shop_database_url)) as connection:
         loaded = checksum(connection)
@@ -114,7 +115,7 @@ def test_a_sample_loads_and_verifies_as_the_one_in_json(
 
     execute(
         shop_database_url,
-        "TRUNCATE customers, orders, order_lines, migration.quarantine, migration.loaded_file CASCADE",
+        "TRUNCATE customers, orders, order_lines, landing.shop_events, migration.slice, migration.quarantine, migration.loaded_file CASCADE",
     )
     others = list(load(in_json, shop, shop_database_url, batch_items=1000).values())
     with closing(psycopg2.connect(shop_database_url)) as connection:
@@ -124,16 +125,18 @@ def test_a_sample_loads_and_verifies_as_the_one_in_json(
     ]
 
 
+class Counted(Item):
+    PK: str
+    n: int
+
+
+class Count(Row, table="counts", key="id"):
+    id: str
+    n: int
+
+
 def limited(most: int) -> Profile:
     made = Profile("limited", may_quarantine=100)
-
-    class Counted(Item):
-        PK: str
-        n: int
-
-    class Count(Row, table="counts", key="id"):
-        id: str
-        n: int
 
     @made.route(PK=prefix("T"))
     def count(item: Counted) -> Count:
@@ -276,7 +279,7 @@ def test_the_commands_take_an_export_in_ion(tmp_path: Path, shop_database_url: s
     status, output = command("scaffold", str(export), "-o", str(tmp_path / "made.py"))
     assert status == 0, output
     assert "0 are unrouted" in output
-    assert "'N':" in (tmp_path / "test_made.py").read_text(), "the cases are items in DynamoDB JSON"
+    assert '{"N": "' in (tmp_path / "test_made.py").read_text(), "the cases are items in DynamoDB JSON"
 
 
 def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
