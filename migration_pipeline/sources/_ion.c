@@ -251,7 +251,7 @@ static int number(Line *line) {
         long power = 0;
         const unsigned char *start = line->at;
         while (is_digit(peek(line))) {
-            if (power > 9999999) FAIL; /* Python says what it is */
+            if (power > 99) FAIL; /* beyond 999 Python says what it is */
             power = 10 * power + (*line->at++ - '0');
         }
         if (line->at == start || line->at - start > 18 || count > 1000000) FAIL;

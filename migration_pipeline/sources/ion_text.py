@@ -25,8 +25,8 @@ MAX_DEPTH = 100
 MAX_PLACES = 170
 """Digits behind the point of the least number, 1E-130, with 38 digits, and a few."""
 
-MAX_POWER = 99_999_999
-"""An exponent beyond it is read no further: DynamoDB's own limit is 125."""
+MAX_POWER = 999
+"""An exponent beyond it is no number of DynamoDB, whose own limit is 125; nor is it one of `amazon.ion`, somewhere beyond."""
 
 SPACES = b" \t\n\r"
 """What may stand between values; `amazon.ion` reads some values otherwise before the others that Ion has."""
@@ -59,7 +59,8 @@ _ESCAPES = {
     b"r": rb"\r", b"t": rb"\t", b"0": rb"\u0000", b"a": rb"\u0007", b"v": rb"\u000b",
 }  # fmt: skip
 _RAW = {b"\t": rb"\t", b"\x0b": rb"\u000b", b"\x0c": rb"\f", b'"': rb"\"", b"'": b"'"}
-_USUAL_NAME = rb"((?!(?:null|true|false|nan):)[A-Za-z_][A-Za-z0-9_$]*):"
+_UNQUOTED = rb"(?!(?:null|true|false|nan):)[A-Za-z_][A-Za-z0-9_$]*"
+_USUAL_NAME = rb"(%b):" % _UNQUOTED
 _USUAL_VALUE = rb'(?:"([^"\\\x00-\x1f]*)"|(-?(?:0|[1-9][0-9]*)(?:\.[0-9]+(?!\.))?)\.?|(true|false))'
 _USUAL = re.compile(rb"%b%b,?" % (_USUAL_NAME, _USUAL_VALUE))
 """A name with a text, a number or a boolean, as nearly all attributes are spelled."""
@@ -68,9 +69,9 @@ _RUN = re.compile(rb"(?:%b%b(?:,(?=[A-Za-z_$'])|(?=\})))+" % (_USUAL_NAME, _USUA
 _NESTED = rb"(?!)"
 for _ in range(4):
     _NESTED = rb'[\[{](?:[^"\'\[\]{}]|"[^"\\]*"|%b)*[\]}]' % _NESTED
-_ANY_USUAL = (
-    rb'[A-Za-z_][A-Za-z0-9_$]*:(?:"[^"\\\x00-\x1f]*"|[-0-9.]+|true|false|null|(?:\$dynamodb_[SNB]S::)?%b),'
-    % _NESTED
+_ANY_USUAL = rb'%b:(?:"[^"\\\x00-\x1f]*"|[-0-9.]+|true|false|null|(?:\$dynamodb_[SNB]S::)?%b),' % (
+    _UNQUOTED,
+    _NESTED,
 )
 """An attribute that is passed over, with values of a few levels."""
 _KEYWORDS = frozenset((b"null", b"true", b"false", b"nan"))
@@ -121,8 +122,8 @@ def quick_attributes(names: Collection[bytes]) -> Callable[[bytes], bytes | None
     if not all(map(_USUAL.fullmatch, (b"%b:0" % name for name in names))):
         return lambda line: None
     ahead = (
-        rb"(?=(?:%b)*?%b:%b(?:\}|,(?=[A-Za-z_$'])))" % (_ANY_USUAL, re.escape(name), _USUAL_VALUE)
-        for name in names
+        rb"(?=(?:(?!%b:)%b)*?%b:%b(?:\}|,(?=[A-Za-z_$'])))" % (name, _ANY_USUAL, name, _USUAL_VALUE)
+        for name in map(re.escape, names)
     )
     match = re.compile(rb" ?\$ion_1_0 \{Item:\{" + b"".join(ahead)).match
 
