@@ -10,6 +10,7 @@ import argparse
 import importlib.util
 import json
 import random
+import re
 import time
 from base64 import b64encode
 from collections import Counter
@@ -151,6 +152,10 @@ def mutated(r: random.Random, line: bytes, other: bytes) -> bytes:
 # -- the oracle --------------------------------------------------------------------------------------
 
 
+REFUSED_BY_MISTAKE = re.compile(rb"\\U00(?:0[1-9a-fA-F]|10)[dD][89a-fA-F]")
+"""A character beyond U+FFFF of which `amazon.ion` 0.15 looks at the last 16 bits alone. DynamoDB writes these unescaped."""
+
+
 class Unknown(Exception):  # no failure
     """`amazon.ion` refuses a line, or reads what is no value of DynamoDB."""
 
@@ -258,6 +263,8 @@ def check(line: bytes, c: Any) -> str:
     try:
         truth = by_oracle(line)
     except Unknown as error:
+        if REFUSED_BY_MISTAKE.search(line):
+            return "sound, but amazon.ion takes it for half a surrogate pair"
         raise AssertionError(f"{line!r} is read, but not by amazon.ion: {error}") from None
     assert read == truth, f"{line!r}\nread: {read}\nbut:  {truth}"
     return "sound, but handed to Python" if handed.taken else "sound"
