@@ -6,7 +6,11 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
-SOURCES = ("migration_pipeline/sources/_lines.c", "migration_pipeline/targets/_rows.c")
+SOURCES = (
+    "migration_pipeline/sources/_lines.c",
+    "migration_pipeline/sources/_ion.c",
+    "migration_pipeline/targets/_rows.c",
+)
 
 setup(
     ext_modules=[

@@ -23,6 +23,7 @@ import click
 import psycopg2
 from rich.table import Table
 
+from benchmarks import ion
 from benchmarks.workloads import WORKLOADS, Workload
 from migration_pipeline import settings
 from migration_pipeline.cli.terminal import console
@@ -221,6 +222,10 @@ WINDOWS = "windows"
 """The name of the benchmark of windows, beside those of the workloads."""
 
 
+ION = "ion"
+"""The name of the benchmark of reading Ion."""
+
+
 def windows_round(workload: Workload, folder: Path, url: str) -> dict[str, float]:
     """Load a full export, load it again, load the window that follows, load the export once more; as `one_round`."""
     fresh_tables(url, workload)
@@ -330,7 +335,7 @@ def show(out: Any, name: str, figures: dict[str, float | None]) -> None:
     type=click.IntRange(1600),
     default=800_000,
     show_default=True,
-    help="Items a workload, in 16 files; pictures has six times as many, windows two and a half times in 8 files.",
+    help="Items a workload, in 16 files; pictures has six times as many, windows two and a half times in 8 files, ion an eighth.",
 )
 @click.option(
     "--rounds",
@@ -343,7 +348,7 @@ def show(out: Any, name: str, figures: dict[str, float | None]) -> None:
     "--workload",
     "names",
     multiple=True,
-    type=click.Choice([*WORKLOADS, WINDOWS]),
+    type=click.Choice([*WORKLOADS, WINDOWS, ION]),
     help="Only this one; may be repeated.",
 )
 @click.option(
@@ -361,7 +366,18 @@ def main(items: int, rounds: int, names: tuple[str, ...], output: Path) -> None:
     home = Path(tempfile.mkdtemp(prefix="migration-bench-", dir=os.environ.get("TMPDIR")))
     os.environ[settings.STATE_DIR] = str(home)
     try:
-        for name in names or [*WORKLOADS, WINDOWS]:
+        for name in names or [*WORKLOADS, WINDOWS, ION]:
+            if name == ION:
+                if not find_spec("amazon"):
+                    out.print(
+                        "amazon.ion is not installed (it has no wheel for Python 3.14): ion is left out"
+                    )
+                    continue
+                with out.status(f"{name}: reading items"):
+                    measured = ion.measure(home / ION, items // 8, rounds)
+                result["workloads"][name] = ion.figures(measured) | {"rounds": measured}
+                show(out, name, ion.figures(measured))
+                continue
             if name == WINDOWS:
                 measured = measure_windows(out, home, items * 5 // 2, rounds)
                 result["workloads"][name] = windows_figures(measured) | {"rounds": measured}

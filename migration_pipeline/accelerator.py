@@ -13,10 +13,13 @@ from migration_pipeline.errors import UsageError
 LINES = "migration_pipeline.sources._lines"
 """From lines to Items."""
 
+ION = "migration_pipeline.sources._ion"
+"""From lines in Ion to lines in DynamoDB JSON."""
+
 ROWS = "migration_pipeline.targets._rows"
 """From Rows to the input of COPY."""
 
-PARTS = (LINES, ROWS)
+PARTS = (LINES, ION, ROWS)
 
 
 def extension(name: str) -> Any:  # without stubs

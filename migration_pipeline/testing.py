@@ -31,6 +31,7 @@ from migration_pipeline.profile.aggregate import Options
 from migration_pipeline.profile.profile import Profile, Rule
 from migration_pipeline.profile.row import Column, Row, table_of
 from migration_pipeline.sources import dynamodb_json
+from migration_pipeline.sources.dialects import json_line
 from migration_pipeline.targets.connection import DatabaseError, connect, explain
 from migration_pipeline.targets.spellings import spelling_of
 
@@ -41,10 +42,10 @@ if TYPE_CHECKING:
 def rows_of(profile: Profile, item: Mapping[str, Any] | bytes, options: Options | None = None) -> list[Row]:
     """Return the rows that a load makes of an item, those of one table together; none when the profile skips it.
 
-    The item is given as its attributes in DynamoDB JSON (``{"PK": {"S": "…"}}``), or as a line of an export.
+    The item is given as its attributes in DynamoDB JSON (``{"PK": {"S": "…"}}``), or as a line of an export, in Ion, too.
     `options` are the profile's, its defaults by default. Raises `BadItem` for an item that goes to the quarantine.
     """
-    line = item if isinstance(item, bytes) else json.dumps({"Item": item}).encode()
+    line = json_line(item) if isinstance(item, bytes) else json.dumps({"Item": item}).encode()
     return _compiled(profile, tuple(profile.rules), options).one(line).all_rows
 
 

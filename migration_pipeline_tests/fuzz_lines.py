@@ -334,7 +334,7 @@ class Readers:
         """Number of the rule, whether there are unrouted keys, and the item; or why it is bad."""
         rule = None
         try:
-            rule = self.python._which(line)
+            rule = self.python._which(self.python.read_keys(line))
             item_class = self.python.rules[rule].item_class if rule < len(self.python.rules) else None
             return rule, self._decoders[item_class](line) if item_class else None
         except BadItem as error:

@@ -17,6 +17,7 @@ from migration_pipeline.demo.demo import remove_state, run_demo, run_dev
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.demo.sample_history import VIEWS, write_history
 from migration_pipeline.errors import UsageError
+from migration_pipeline.sources.export import OutputFormat
 
 ITEMS = partial(click.option, "--items", type=click.IntRange(0), default=200_000, show_default=True)
 FILES = partial(click.option, "--files", type=click.IntRange(1), default=8, show_default=True)
@@ -42,6 +43,14 @@ FILES = partial(click.option, "--files", type=click.IntRange(1), default=8, show
     help="The shipped profile whose table it is.",
 )
 @click.option(
+    "--format",
+    "spelled",
+    type=click.Choice(["json", "ion"]),
+    default="json",
+    show_default=True,
+    help="How the lines are spelled: in DynamoDB JSON, or in Amazon Ion.",
+)
+@click.option(
     "--changes",
     type=click.IntRange(0),
     default=0,
@@ -59,6 +68,7 @@ def sample(
     seed: int,
     bad: int,
     profile: str,
+    spelled: str,
     changes: int,
     windows: int | None,
     view: str | None,
@@ -66,6 +76,8 @@ def sample(
     """Write a realistic export below FOLDER, in the layout that DynamoDB writes."""
     if not changes and (windows or view):
         raise UsageError("windows have the changes of a table: say how many, with --changes")
+    if changes and spelled == "ion":
+        raise UsageError("windows are read in DynamoDB JSON only: leave out --format ion, or --changes")
     numbers = {"items": items, "files": files, "seed": seed, "bad": bad}
     with _progress(items) as on_progress:
         if changes:
@@ -74,7 +86,10 @@ def sample(
                 on_progress=on_progress,
             )  # fmt: skip
         else:
-            export = write_sample(folder, **numbers, profile=profile, on_progress=on_progress)
+            output_format: OutputFormat = "ION" if spelled == "ion" else "DYNAMODB_JSON"
+            export = write_sample(
+                folder, **numbers, profile=profile, output_format=output_format, on_progress=on_progress
+            )
     _say(f"wrote {items:,} items in {files} files", history.base if changes else export)
     if changes:
         for window, records in zip(history.windows, history.records, strict=True):

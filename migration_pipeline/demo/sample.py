@@ -1,6 +1,6 @@
 """A made-up export (a shop's, unless asked for another), so that a demo, a test or a benchmark needs no AWS account.
 
-The layout and the lines are those of a real full export in DynamoDB JSON. The same arguments give the
+The layout and the lines are those of a real full export, in DynamoDB JSON or in Ion. The same arguments give the
 same bytes, whatever the clock says, so that two loads of one sample can be compared.
 
 Planted faults (``bad``) each break one item in one known way. The list of them lies beside the export:
@@ -9,17 +9,19 @@ a loader is right when it sets aside exactly those lines and loads all others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate, islice, pairwise
 from pathlib import Path
 from random import Random
 from typing import TypeAlias
 
-from migration_pipeline.demo.sample_faults import listed, plant
+from migration_pipeline.demo.sample_faults import Fault, listed, plant
+from migration_pipeline.demo.sample_ion import broken_line, ion_line
 from migration_pipeline.demo.sample_layout import DataFile, FullExport, clear, json_lines, write_manifest
 from migration_pipeline.demo.sample_pictures import Pictures
 from migration_pipeline.demo.sample_shop import Mix, Shop
 from migration_pipeline.errors import UsageError
+from migration_pipeline.sources.export import OutputFormat
 
 PROFILES = ("shop", "pictures")
 """The shipped profiles, each of which has a sample."""
@@ -38,6 +40,7 @@ def write_sample(
     seed: int = 1,
     bad: int = 0,
     profile: str = "shop",
+    output_format: OutputFormat = "DYNAMODB_JSON",
     on_progress: Progress | None = None,
 ) -> Path:
     """Write an export of `items` items in `files` data files below `folder`; return the export's own folder.
@@ -45,15 +48,15 @@ def write_sample(
     With three files or more the last one is empty, as real exports have it. `bad` of the wanted items
     (customers, orders, lines) are replaced by broken ones, listed in ``folder/bad-items.jsonl``: one
     object a line with the data file's name, the number of the line in it from 1, the kind of fault, the
-    reason, and the stage where a loader must notice: ``line`` (it is no JSON object with an Item, in
+    reason, and the stage where a loader must notice: ``line`` (it is no object with an Item, in
     UTF-8), ``decode`` (an attribute is not what it must be) or ``database`` (PostgreSQL refuses the row).
 
     The export is named after all of these numbers, so another sample never passes for this one. The good
     items are the same whatever `files` and `bad` are. `profile` is one of `PROFILES`, whose table it is; bad
-    items are planted in the shop only. `on_progress` is called with the number of items written so far. Raises
+    items are planted in the shop only. The items are the same in each `output_format`. `on_progress` is called with the number of items written so far. Raises
     `UsageError` for numbers that make no sample.
     """
-    export = named(items=items, files=files, seed=seed, bad=bad, profile=profile)
+    export = named(items=items, files=files, seed=seed, bad=bad, profile=profile, output_format=output_format)
     mix = Mix(items, seed)
     faults = plant(mix, mix.items, bad, seed)
     root, listing = folder / "AWSDynamoDB" / export.id, folder / "bad-items.jsonl"
@@ -66,6 +69,8 @@ def write_sample(
     lines = (
         Pictures(items, seed).lines() if profile == "pictures" else Shop(mix, seed, export.time).lines(faults)
     )
+    if output_format == "ION":
+        lines = _in_ion(lines, faults)
     entries, size = [], 0
     for name, positions in zip(names, ranges, strict=True):
         with DataFile(root / "data" / name) as file:
@@ -79,7 +84,20 @@ def write_sample(
     return root
 
 
-def named(*, items: int, files: int, seed: int, bad: int, profile: str) -> FullExport:
+def _in_ion(lines: Iterator[bytes], faults: Mapping[int, Fault]) -> Iterator[bytes]:
+    for position, line in enumerate(lines):
+        yield broken_line(faults[position], position) if position in faults else ion_line(line)
+
+
+def named(
+    *,
+    items: int,
+    files: int,
+    seed: int,
+    bad: int,
+    profile: str,
+    output_format: OutputFormat = "DYNAMODB_JSON",
+) -> FullExport:
     """The name and the times of the sample of these numbers; raises `UsageError` for numbers that make none."""
     if items < 0 or files < 1:
         raise UsageError(f"A sample needs at least 0 items and 1 file, not {items} items in {files} files.")
@@ -88,7 +106,8 @@ def named(*, items: int, files: int, seed: int, bad: int, profile: str) -> FullE
     if bad and profile != "shop":
         raise UsageError(f"Bad items can be planted only in the sample of shop, not of {profile}.")
     size = f"{items} items in {files} files, {bad} bad"
-    return FullExport.first(seed, size if profile == "shop" else f"{profile}: {size}", profile)
+    size += "" if output_format == "DYNAMODB_JSON" else " in Ion"
+    return FullExport.first(seed, size if profile == "shop" else f"{profile}: {size}", profile, output_format)
 
 
 def _ranges(items: int, files: int, seed: int) -> list[range]:

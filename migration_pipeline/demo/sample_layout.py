@@ -20,6 +20,8 @@ from typing import TypeVar
 
 from isal import isal_zlib
 
+from migration_pipeline.sources.export import SUFFIXES, OutputFormat
+
 _COMPRESSION = 2  # of ISA-L's levels 0 to 3
 _GZIP_WINDOW = 31  # zlib's wbits for gzip; the header that comes with it holds no time
 _CHUNK = 1024  # lines that wait for the compressor
@@ -32,22 +34,32 @@ _File = TypeVar("_File", bound="DataFile")
 class FullExport:
     """The name, the times and the manifest of a full export."""
 
-    def __init__(self, table: str, table_id: uuid.UUID, time: datetime, name: str, random: Random) -> None:
+    def __init__(
+        self,
+        table: str,
+        table_id: uuid.UUID,
+        time: datetime,
+        name: str,
+        random: Random,
+        output_format: OutputFormat = "DYNAMODB_JSON",
+    ) -> None:
         """Of a table at a time; `name` tells it from other exports of that time, `random` names its files."""
-        self.table, self.table_id, self.time = table, table_id, time
+        self.table, self.table_id, self.time, self.output_format = table, table_id, time, output_format
         self._random = random
         self.id = (
             f"{round((time - EPOCH) / timedelta(milliseconds=1)):014d}-{Random(name).getrandbits(32):08x}"
         )
 
     @classmethod
-    def first(cls, seed: int, size: str, table: str) -> FullExport:
+    def first(
+        cls, seed: int, size: str, table: str, output_format: OutputFormat = "DYNAMODB_JSON"
+    ) -> FullExport:
         """The export that a sample begins with, all of it from its seed and its `size` in words."""
         random = Random(f"export {seed}")
         milliseconds = 1_700_000_000_000 + random.getrandbits(34)  # 2023-11-14 and up to 199 days on
         table_id = uuid.UUID(int=random.getrandbits(128), version=4)
         time = EPOCH + timedelta(milliseconds=milliseconds)
-        return cls(table, table_id, time, f"{seed}: {size}", random)
+        return cls(table, table_id, time, f"{seed}: {size}", random, output_format)
 
     def later(self, time: datetime, name: str) -> FullExport:
         """Another full export of the same table."""
@@ -60,7 +72,10 @@ class FullExport:
 
     def file_name(self) -> str:
         """The next data file's name."""
-        return "".join(self._random.choices("abcdefghijklmnopqrstuvwxyz234567", k=26)) + ".json.gz"
+        return (
+            "".join(self._random.choices("abcdefghijklmnopqrstuvwxyz234567", k=26))
+            + SUFFIXES[self.output_format]
+        )
 
     def file_entry(self, name: str, items: int, md5: bytes) -> dict[str, object]:
         """The line of a data file in manifest-files.json, from the MD5 of its compressed bytes."""
@@ -99,7 +114,7 @@ class FullExport:
             "manifestFilesS3Key": f"AWSDynamoDB/{self.id}/manifest-files.json",
             "billedSizeBytes": size,
             "itemCount": items,
-            "outputFormat": "DYNAMODB_JSON",
+            "outputFormat": self.output_format,
         }
 
 

@@ -18,10 +18,10 @@ from migration_pipeline.discovery.module import module_source
 from migration_pipeline.discovery.source import tidy
 from migration_pipeline.discovery.survey import Survey
 from migration_pipeline.engine.transform import Transform
-from migration_pipeline.errors import MigrationError, UsageError
+from migration_pipeline.errors import BadItem, MigrationError, UsageError
 from migration_pipeline.generated import generated
 from migration_pipeline.profile.profile import Profile
-from migration_pipeline.sources import dynamodb_json
+from migration_pipeline.sources import dynamodb_json  # which a survey spells its items in
 from migration_pipeline.targets.ddl import ddl
 
 
@@ -65,7 +65,13 @@ def scaffold(survey: Survey, path: Path) -> Scaffold:
         transform = Transform(profile, dynamodb_json)
         cases, number = cases_source(draft, path.stem, lambda line: transform.one(line).all_rows)
         test = path.with_name(f"test_{path.name}")
-        outcome = transform([line.line for line in survey.sample])
+        lines, bad = [], Counter[str]()
+        for line in survey.sample:
+            try:
+                lines.append(survey.item_line(line).line)
+            except BadItem as error:
+                bad[str(error)] += 1
+        outcome = transform(lines)
         files = {
             path: source,
             path.with_name("schema.sql"): ddl(profile.tables.values()),
@@ -76,7 +82,7 @@ def scaffold(survey: Survey, path: Path) -> Scaffold:
         entity_types=len(draft.entities),
         cases=number,
         items=outcome.counts.loaded,
-        bad=dict(Counter(bad.reason for bad in outcome.bad)),
+        bad=dict(bad + Counter(each.reason for each in outcome.bad)),
         unrouted=outcome.counts.unrouted.total(),
         rests=[
             Rest(entity.table, entity.rest[1], len(entity.written), entity.others, entity.kind.all_counted)

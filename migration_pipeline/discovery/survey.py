@@ -23,6 +23,7 @@ from migration_pipeline.discovery.keys import (
 from migration_pipeline.discovery.sampling import Line, Sample
 from migration_pipeline.errors import BadItem
 from migration_pipeline.profile.profile import Prefix
+from migration_pipeline.sources.dialects import json_line
 from migration_pipeline.sources.dynamodb_json import whole_item
 from migration_pipeline.sources.export import Export
 from migration_pipeline.sources.storage import Storage, StorageError
@@ -225,22 +226,24 @@ class Survey:
         for line in lines:
             self.looked_at += 1
             try:
-                line = self._item_line(line)
+                line = self.item_line(line)
                 item = whole_item(line.line)
                 self._type_of(item).add(item, line, weight)
             except BadItem as error:
                 place = Place(line.file, line.number)
                 self.bad.setdefault(str(error), Unreadable(str(error), 0, place)).items += 1
 
-    def _item_line(self, line: Line) -> Line:
-        """Make a line of an item of it: of a window's record, the newest state of its item. Raises `BadItem`."""
-        return msgspec.structs.replace(line, line=item_line(line.line)) if self.export.window else line
+    def item_line(self, line: Line) -> Line:
+        """Spell its item as a line of DynamoDB JSON: of a window's record, its newest state. Raises `BadItem`."""
+        export = self.export
+        spelled = item_line(line.line) if export.window else json_line(line.line, export.output_format)
+        return msgspec.structs.replace(line, line=spelled)
 
     def _readable(self) -> Iterator[Item]:
         """Read the items of the sample; those that are bad are counted when they are looked at."""
         for line in self.sample:
             try:
-                yield whole_item(self._item_line(line).line)
+                yield whole_item(self.item_line(line).line)
             except BadItem:
                 continue
 

@@ -21,7 +21,7 @@ from migration_pipeline.profile.row import Row
 UNROUTED = "unrouted"
 """The reason under which items that no rule takes are counted."""
 
-BESIDE_FAILED = "beside an item whose route failed"
+BESIDE_FAILED = "in a list with an item that failed"
 """Why Python reads lines that C may understand: to find the one that failed."""
 
 
@@ -36,7 +36,7 @@ class Decoder(Protocol):
 
 
 class Dialect(Protocol):
-    """How lines are read: `migration_pipeline.sources.dynamodb_json` is the one there is."""
+    """How lines are read: a module for each format, of which `migration_pipeline.sources.dialects` gives the one of an export."""
 
     def keys_decoder(self, attributes: Sequence[str], typed: Collection[str]) -> Decoder:
         """Compile the reader of the routing attributes: a str for each, or "" for none; of those in `typed` a Decimal or bool, too."""
@@ -53,13 +53,13 @@ class Dialect(Protocol):
         attributes: Sequence[str],
         typed: Collection[str],
         decoders: Mapping[type[Item], Any],
-        which: Callable[[bytes], int],
+        which: Callable[[tuple[Any, ...]], int],
     ) -> Callable[[Sequence[bytes], Sequence[int]], tuple[Any, ...]] | None:
         """Compile what does in C all that `compile_rules` and the decoders do; None where it is not there.
 
-        `which` tells the number of the rule that takes a line which C does not read. It gives what the function of
-        `compile_rules` gives, but lines alone for those that no rule takes; then the items for each rule, the bad lines (number,
-        line, `BadItem`, and the rule that takes it or -1), and how many lines Python read, by reason.
+        `which` tells the number of the rule that takes an item, from its routing attributes, where C does not read the line. It
+        gives what the function of `compile_rules` gives, but lines alone for those that no rule takes; then the items for each rule,
+        the bad lines (number, line, `BadItem`, and the rule that takes it or -1), and how many lines Python read, by reason.
         """
 
 
@@ -255,9 +255,9 @@ class Transform:
                 return outcome
         return self._all([line], [number])
 
-    def _which(self, line: bytes) -> int:
-        """Tell the number of the rule that takes a line; the number of rules for none. Raises `BadItem`."""
-        taken, _, counts, _ = self.sort([1], [line], [self.read_keys(line)])
+    def _which(self, keys: tuple[Any, ...]) -> int:
+        """Tell the number of the rule that takes an item of these routing attributes; the number of rules for none."""
+        taken, _, counts, _ = self.sort([1], [b""], [keys])
         return next((n for n in range(len(self.rules)) if taken[n] or counts[n]), len(self.rules))
 
     def _note_bad(self, bad: Iterable[tuple[int, bytes, BadItem, int]], outcome: Outcome) -> None:

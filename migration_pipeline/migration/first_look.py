@@ -8,7 +8,7 @@ from migration_pipeline.engine.patterns import rules_that_cannot_hold
 from migration_pipeline.engine.transform import Transform
 from migration_pipeline.errors import BadItem, MigrationError
 from migration_pipeline.profile.profile import Profile
-from migration_pipeline.sources import dynamodb_json
+from migration_pipeline.sources.dialects import dialect_of
 from migration_pipeline.sources.export import Export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
@@ -30,7 +30,7 @@ def first_look(profile: Profile, exports: Sequence[Export], storage: Storage) ->
         return [f"cannot read the first items: {error}"]
     if export.window is not None:
         lines = list(_items(lines))
-    outcome = Transform(profile, dynamodb_json).numbered(lines, range(1, len(lines) + 1))
+    outcome = Transform(profile, dialect_of(export.output_format)).numbered(lines, range(1, len(lines) + 1))
     said = rules_that_cannot_hold(profile, outcome.counts.unrouted)
     if not outcome.lines and not outcome.bad:
         said.append(

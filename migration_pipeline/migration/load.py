@@ -22,11 +22,11 @@ from migration_pipeline.migration.chain import holes
 from migration_pipeline.migration.plan import Plan, PlannedFile
 from migration_pipeline.profile.aggregate import Options
 from migration_pipeline.profile.profile import Profile
-from migration_pipeline.sources import dynamodb_json
-from migration_pipeline.sources.export import Window
+from migration_pipeline.sources.dialects import dialect_of, item_digests
+from migration_pipeline.sources.export import OutputFormat, Window
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
-from migration_pipeline.sources.windows import ChangeReader, item_digests, micros
+from migration_pipeline.sources.windows import ChangeReader, micros
 from migration_pipeline.targets.catalog import TargetTable
 from migration_pipeline.targets.connection import DatabaseSettings
 from migration_pipeline.targets.ledger import Place
@@ -74,7 +74,7 @@ class Loader:
         self._settings = settings
         self._database = database
         self._options = options
-        self._transform = Transform(profile, dynamodb_json, options)
+        self._transforms: dict[OutputFormat, Transform] = {}
         self._tried: set[TargetTable] = set()
         self._export_times = {export.id: _time(export.export_time) for export in plan.exports}
 
@@ -120,7 +120,7 @@ class Loader:
                 file.name,
                 file.items,
                 source,
-                self._transform_for(window, target),
+                self._transform_for(planned, target),
                 target,
                 self._settings,
                 on_progress=on_progress,
@@ -130,10 +130,14 @@ class Loader:
         self._tell(report, file.name, log, window)
         return report
 
-    def _transform_for(self, window: Window | None, target: PostgresTarget) -> Transform | ChangeTransform:
-        if window:
-            return transform_of(self._profile, window, self._options)
-        transform = copy(self._transform)
+    def _transform_for(self, planned: PlannedFile, target: PostgresTarget) -> Transform | ChangeTransform:
+        export = self._plan.export_of(planned)
+        if export.window:
+            return transform_of(self._profile, export.window, self._options)
+        if export.output_format not in self._transforms:
+            made = Transform(self._profile, dialect_of(export.output_format), self._options)
+            self._transforms[export.output_format] = made
+        transform = copy(self._transforms[export.output_format])
         transform.newer = target.newer()
         return transform
 
@@ -179,12 +183,16 @@ def sentence(report: FileReport, *, of_window: bool) -> str:
 
 
 def transform_of(
-    profile: Profile, window: Window | None, options: Options | None
+    profile: Profile,
+    window: Window | None,
+    options: Options | None,
+    output_format: OutputFormat = "DYNAMODB_JSON",
 ) -> Transform | ChangeTransform:
     """Compile a profile for the files of a window, or of a full export."""
+    dialect = dialect_of(output_format)
     if window is None:
-        return Transform(profile, dynamodb_json, options)
-    return ChangeTransform(profile, dynamodb_json, ChangeReader(window, profile.name), options)
+        return Transform(profile, dialect, options)
+    return ChangeTransform(profile, dialect, ChangeReader(window, profile.name), options)
 
 
 class Transforms:
@@ -194,17 +202,18 @@ class Transforms:
         self._plan = plan
         self._profile = profile
         self._options = options or profile.options(plan.options)
-        self._made: dict[Window | None, AnyTransform] = {}
+        self._made: dict[tuple[Window | None, OutputFormat], AnyTransform] = {}
 
     def of(self, planned: PlannedFile) -> AnyTransform:
         """The transform of a file."""
-        window = self._plan.window_of(planned)
-        if window not in self._made:
-            self._made[window] = self._make(window)
-        return self._made[window]
+        export = self._plan.export_of(planned)
+        of = export.window, export.output_format
+        if of not in self._made:
+            self._made[of] = self._make(*of)
+        return self._made[of]
 
-    def _make(self, window: Window | None) -> AnyTransform:
-        return transform_of(self._profile, window, self._options)
+    def _make(self, window: Window | None, output_format: OutputFormat) -> AnyTransform:
+        return transform_of(self._profile, window, self._options, output_format)
 
 
 def place_of(plan: Plan, planned: PlannedFile) -> Place:

@@ -13,17 +13,17 @@ from migration_pipeline.engine.changes import ChangeOutcome, ChangeTransform
 from migration_pipeline.engine.file_report import Progress
 from migration_pipeline.engine.load import READ_AHEAD
 from migration_pipeline.engine.threads import ahead
-from migration_pipeline.engine.transform import Bad, Outcome, Transform
+from migration_pipeline.engine.transform import Bad, Dialect, Outcome, Transform
 from migration_pipeline.errors import BadItem, MigrationError
 from migration_pipeline.migration.load import Transforms
 from migration_pipeline.migration.plan import Plan, PlannedFile
 from migration_pipeline.profile.aggregate import Options
 from migration_pipeline.profile.profile import Profile
-from migration_pipeline.sources import dynamodb_json
-from migration_pipeline.sources.export import Window
+from migration_pipeline.sources.dialects import dialect_of, item_digests
+from migration_pipeline.sources.export import OutputFormat, Window
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
-from migration_pipeline.sources.windows import Change, ChangeReader, item_digests, micros
+from migration_pipeline.sources.windows import Change, ChangeReader, micros
 from migration_pipeline.targets.comparison import ComparingTarget
 from migration_pipeline.targets.ledger import digest_of
 from migration_pipeline.targets.newest import Newest, Seen
@@ -111,21 +111,27 @@ class NewestTransforms(Transforms):
         self._newest = newest
         self._digest = item_digests(plan.keys, plan.profile) if plan.keys else None
 
-    def _make(self, window: Window | None) -> AnyTransform:
+    def _make(self, window: Window | None, output_format: OutputFormat) -> AnyTransform:
+        dialect = dialect_of(output_format)
         if self._newest and window:
-            return _NewestRecords(self._profile, window, self._options, self._newest)
+            return _NewestRecords(self._profile, dialect, window, self._options, self._newest)
         if self._newest and self._digest:
-            return _UntouchedLines(self._profile, self._options, self._digest, self._newest)
-        return super()._make(window)
+            return _UntouchedLines(self._profile, dialect, self._options, self._digest, self._newest)
+        return super()._make(window, output_format)
 
 
 class _UntouchedLines(Transform):
     """Turns lines of a full export into rows; those whose items windows may have touched are counted, without their rows."""
 
     def __init__(
-        self, profile: Profile, options: Options | None, digest: Callable[[bytes], bytes], newest: Newest
+        self,
+        profile: Profile,
+        dialect: Dialect,
+        options: Options | None,
+        digest: Callable[[bytes], bytes],
+        newest: Newest,
     ) -> None:
-        super().__init__(profile, dynamodb_json, options)
+        super().__init__(profile, dialect, options)
         self._digest = digest
         self._newest = newest
 
@@ -164,13 +170,15 @@ class _UntouchedLines(Transform):
 class _NewestRecords(ChangeTransform):
     """Turns the newest records of items into the rows of their new states; others are counted as loaded, and set aside."""
 
-    def __init__(self, profile: Profile, window: Window, options: Options | None, newest: Newest) -> None:
+    def __init__(
+        self, profile: Profile, dialect: Dialect, window: Window, options: Options | None, newest: Newest
+    ) -> None:
         read = ChangeReader(window, profile.name)
 
         def read_new(line: bytes) -> Change:
             return msgspec.structs.replace(read(line), old=None)
 
-        super().__init__(profile, dynamodb_json, read_new, options)
+        super().__init__(profile, dialect, read_new, options)
         self._newest = newest
 
     def numbered(self, lines: Sequence[bytes], numbers: Sequence[int]) -> ChangeOutcome:

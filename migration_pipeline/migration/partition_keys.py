@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterable
 
-from migration_pipeline.sources.export import Export
+from migration_pipeline.sources.export import Export, stem
 
 LETTERS = 8
 """Of a file's name, which is random in DynamoDB's exports: enough for people to find it."""
@@ -45,4 +45,4 @@ class PartitionKeys:
 
 def safe(name: str) -> str:
     """Keep of a name what a partition key may hold: Dagster refuses "..." and splits lists at commas."""
-    return re.sub(r"[^\w\-]+", "-", name.removesuffix(".json.gz"))
+    return re.sub(r"[^\w\-]+", "-", stem(name))

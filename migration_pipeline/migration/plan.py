@@ -21,7 +21,7 @@ from migration_pipeline.migration.followed import check_followed
 from migration_pipeline.migration.names import EXPORT, FINISHING
 from migration_pipeline.migration.partition_keys import PartitionKeys
 from migration_pipeline.profile.profile import Profile, load_profile
-from migration_pipeline.sources.export import Export, ExportFile, Window
+from migration_pipeline.sources.export import Export, ExportFile, OutputFormat, Window
 from migration_pipeline.targets.throttle import ThrottleSettings
 
 FORMAT = 1
@@ -48,6 +48,8 @@ class PlannedExport(msgspec.Struct, frozen=True):
     table_id: str = ""
     window: Window | None = None
     """None for a full export."""
+    output_format: OutputFormat = "DYNAMODB_JSON"
+    """How its lines are spelled."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -91,7 +93,11 @@ class Plan(msgspec.Struct, frozen=True):
 
     def window_of(self, planned: PlannedFile) -> Window | None:
         """The window that a file is of; None for one of a full export."""
-        return next(export.window for export in self.exports if export.id == planned.export_id)
+        return self.export_of(planned).window
+
+    def export_of(self, planned: PlannedFile) -> PlannedExport:
+        """The export that a file is of."""
+        return next(export for export in self.exports if export.id == planned.export_id)
 
     def before(self, planned: PlannedFile) -> list[PlannedFile]:
         """The files that must be loaded before a file: for one of a window, all of the full exports and of earlier windows."""
@@ -242,8 +248,9 @@ def _with_windows(
 
 def _planned_export(export: Export) -> PlannedExport:
     return PlannedExport(
-        export.id, export.uri, export.table_arn, export.export_time, export.table_id, export.window
-    )
+        export.id, export.uri, export.table_arn, export.export_time, export.table_id, export.window,
+        export.output_format,
+    )  # fmt: skip
 
 
 def _place(export: PlannedExport) -> tuple[Any, ...]:

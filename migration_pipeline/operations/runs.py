@@ -18,6 +18,7 @@ from migration_pipeline.migration.names import table_keys
 from migration_pipeline.migration.plan import Plan, PlannedFile
 from migration_pipeline.operations.client import ENTRIES, DagsterClient, first_line, metadata_of
 from migration_pipeline.profile.profile import Profile
+from migration_pipeline.sources.export import stem
 
 EXECUTING = ("STARTING", "STARTED", "CANCELING")
 WAITING = ("QUEUED", "NOT_STARTED")
@@ -226,7 +227,7 @@ def file_log(
 def _concerns(line: LogLine, file: str) -> bool:
     """Whether a line is not another file's; one that is a file's begins with the file's name."""
     name, colon, _ = line.text.partition(": ")
-    return line.kind != "LogMessageEvent" or not (colon and name.endswith(".json.gz")) or name == file
+    return line.kind != "LogMessageEvent" or not (colon and stem(name) != name) or name == file
 
 
 RUNS = """

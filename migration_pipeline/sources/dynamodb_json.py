@@ -214,11 +214,15 @@ def line_reader(
     attributes: Sequence[str],
     typed: Collection[str],
     decoders: Mapping[type[Item], ItemDecoder[Any]],
-    which: Callable[[bytes], int],
+    which: Callable[[tuple[Any, ...]], int],
 ) -> Read | None:
-    """Compile the accelerated reader of a profile's lines; None where there is no accelerator. See `lines.reader`."""
+    """Compile the accelerated reader of a profile's lines; None where there is no accelerator. See `lines.reader`.
+
+    `which` tells the number of the rule that takes an item, from its routing attributes.
+    """
     extension = accelerator.extension(accelerator.LINES)
-    return extension and reader(extension, rules, attributes, typed, decoders, which)
+    keys = KeysDecoder(attributes, typed)
+    return extension and reader(extension, rules, attributes, typed, decoders, lambda line: which(keys(line)))
 
 
 MAX_PASSED_OVER = 100

@@ -24,6 +24,17 @@ from migration_pipeline.errors import UsageError
 from migration_pipeline.sources.storage import Listed, Storage, StorageError, explained, is_s3, join, split_s3
 from migration_pipeline.sources.windows import key_names
 
+OutputFormat = Literal["DYNAMODB_JSON", "ION"]
+"""How an export's lines are spelled, as a manifest says it."""
+
+SUFFIXES = {"DYNAMODB_JSON": ".json.gz", "ION": ".ion.gz"}
+"""How the names of data files end, by format."""
+
+
+def stem(name: str) -> str:
+    """A data file's name without its suffix."""
+    return next((name.removesuffix(suffix) for suffix in SUFFIXES.values() if name.endswith(suffix)), name)
+
 
 class ExportError(UsageError):
     """A location that is no export, or an export whose manifest is wrong."""
@@ -33,7 +44,7 @@ class ExportFile(msgspec.Struct, frozen=True):
     """One data file of an export, as the manifest promises it."""
 
     name: str
-    """File name without folders, e.g. ``a4t3yd7vlm2zxoqfs5wkqvyyxq.json.gz``."""
+    """File name without folders, e.g. ``a4t3yd7vlm2zxoqfs5wkqvyyxq.json.gz``; of Ion, ``….ion.gz``."""
     uri: str
     items: int
     """Lines in the file."""
@@ -60,7 +71,7 @@ class Window(msgspec.Struct, frozen=True):
 
 
 class Export(msgspec.Struct, frozen=True):
-    """An export in DynamoDB JSON whose manifest has been checked: a full one, or a window."""
+    """An export whose manifest has been checked: a full one, or a window."""
 
     id: str
     uri: str
@@ -72,6 +83,8 @@ class Export(msgspec.Struct, frozen=True):
     table_id: str = ""
     window: Window | None = None
     """None for a full export."""
+    output_format: OutputFormat = "DYNAMODB_JSON"
+    """How its lines are spelled; `dialects.dialect_of` reads them."""
 
 
 Instant = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -147,6 +160,7 @@ def _read(location: str, storage: Storage, warn: Warn, listing: Listing) -> Expo
         files=files,
         table_id=summary.table_id,
         window=window,
+        output_format=msgspec.convert(summary.output_format, OutputFormat),
     )
 
 
@@ -169,7 +183,7 @@ def _files(
     if summary.export_type == INCREMENTAL:
         # All windows of a table have one folder, AWSDynamoDB/data. A copied window may have its own instead.
         folders.insert(0, join(uri.rsplit("/", 1)[0], "data"))
-    return _resolve(listed, folders, files_uri, storage, listing)
+    return _resolve(listed, folders, files_uri, SUFFIXES[summary.output_format], storage, listing)
 
 
 def utc(moment: datetime) -> str:
@@ -184,7 +198,7 @@ def _uri_of(location: str) -> str:
     return INSIDE.sub("", uri)
 
 
-INSIDE = re.compile(r"/(?:manifest-(?:summary|files)\.(?:json|md5)|data|data/[^/]+\.json\.gz)$")
+INSIDE = re.compile(r"/(?:manifest-(?:summary|files)\.(?:json|md5)|data|data/[^/]+\.(?:json|ion)\.gz)$")
 """What people name instead of an export: its manifest, its folder of files, or one of these."""
 
 
@@ -213,15 +227,20 @@ def _decode(into: type[Decoded], content: bytes, where: str) -> Decoded:
 
 
 def _check_kind(summary: _Summary, where: str) -> None:
-    if summary.output_format != "DYNAMODB_JSON":
+    if summary.output_format not in SUFFIXES:
         raise ExportError(
-            f"{where}: the export's format is {summary.output_format}; only DYNAMODB_JSON is read: "
+            f"{where}: the export's format is {summary.output_format}; only {' and '.join(SUFFIXES)} are read: "
             "export the table again with --export-format DYNAMODB_JSON"
         )
     if summary.export_type not in (FULL, INCREMENTAL):
         raise ExportError(
             f"{where}: its exportType is {summary.export_type!r}; only {FULL} and {INCREMENTAL} are read: "
             "export the table again as one of these"
+        )
+    if summary.export_type == INCREMENTAL and summary.output_format != "DYNAMODB_JSON":
+        raise ExportError(
+            f"{where}: an incremental export in {summary.output_format}; incremental exports are read in DYNAMODB_JSON only: "
+            "export the window again with --export-format DYNAMODB_JSON"
         )
 
 
@@ -278,7 +297,7 @@ def _key_in(file: ExportFile, storage: Storage) -> tuple[str, ...]:
 
 
 def _resolve(
-    listed: list[_File], folders: Sequence[str], where: str, storage: Storage, listing: Listing
+    listed: list[_File], folders: Sequence[str], where: str, suffix: str, storage: Storage, listing: Listing
 ) -> tuple[ExportFile, ...]:
     """Find each data file in the first of the export's `folders` that has it, and nowhere else.
 
@@ -287,7 +306,7 @@ def _resolve(
     """
     files, archived = [], []
     for line, file in enumerate(listed, 1):
-        name = _name_of(file.data_file_s3_key, f"{where}, line {line}")
+        name = _name_of(file.data_file_s3_key, f"{where}, line {line}", suffix)
         folder = next((each for each in folders if name in listing(each)), None)
         if folder is None:
             raise _missing(file.data_file_s3_key, name, folders)
@@ -307,16 +326,17 @@ def _resolve(
     return tuple(sorted(files, key=lambda f: f.name))
 
 
-def _name_of(key: str, where: str) -> str:
-    """Return the file name in a key. Raises `ExportError` for a key that is none of an export's data file."""
+def _name_of(key: str, where: str, suffix: str) -> str:
+    """Return the file name in a key. Raises `ExportError` for a key that is none of a data file in the export's format."""
     name = key.rsplit("/", 1)[-1]
     # A prefix may begin with a slash; another path that does is none of an export's.
     rooted = key.startswith("/") and not re.search(r"/AWSDynamoDB/(?:[^/]+/)?data/[^/]+$", key)
     if ".." in key.split("/") or rooted or not re.fullmatch(r"[\w.\-]+", name):
         raise ExportError(f"{where}: refused: its key points outside the export: {key!r}")
-    if not name.endswith(".json.gz"):
+    if not name.endswith(suffix):
+        format_ = "DynamoDB JSON" if suffix == SUFFIXES["DYNAMODB_JSON"] else "Ion"
         raise ExportError(
-            f"{where}: {name} is not a .json.gz file, as all files of a DynamoDB JSON export are"
+            f"{where}: {name} is not a {suffix} file, as all files of an export in {format_} are"
         )
     return name
 

@@ -92,7 +92,7 @@ def test_a_manifest_that_counts_wrong_is_refused(export: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"outputFormat": "ION"}, "format is ION; only DYNAMODB_JSON"),
+        ({"outputFormat": "CSV"}, "format is CSV; only DYNAMODB_JSON and ION are read"),
         (
             {"exportType": "PARTIAL"},
             "exportType is 'PARTIAL'; only FULL_EXPORT and INCREMENTAL_EXPORT are read",
@@ -119,6 +119,17 @@ def test_a_file_of_another_format_is_refused(export: Path) -> None:
     change_first_file(export, dataFileS3Key="AWSDynamoDB/x/data/a.ion.gz")
     with pytest.raises(ExportError, match=r"a.ion.gz is not a .json.gz file"):
         read(export)
+
+
+def test_an_export_in_ion_has_files_of_its_own_kind(tmp_path: Path) -> None:
+    found = read(write_export(tmp_path, [[ITEM], []], output_format="ION"))
+    assert (found.output_format, found.items) == ("ION", 1)
+    assert [file.name[-7:] for file in found.files] == [".ion.gz", ".ion.gz"]
+    change_first_file(Path(found.uri), dataFileS3Key="AWSDynamoDB/x/data/a.json.gz")
+    with pytest.raises(
+        ExportError, match=r"a.json.gz is not a .ion.gz file, as all files of an export in Ion are"
+    ):
+        read(Path(found.uri))
 
 
 def test_a_file_that_is_named_twice_is_refused(export: Path) -> None:
@@ -264,7 +275,10 @@ def test_a_missing_file_of_a_window_is_named_with_both_places(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"outputFormat": "ION"}, "format is ION; only DYNAMODB_JSON"),
+        (
+            {"outputFormat": "ION"},
+            "an incremental export in ION; incremental exports are read in DYNAMODB_JSON only: export the window again",
+        ),
         ({"exportFromTime": ...}, "an incremental export without exportFromTime; copy the manifest"),
         ({"exportToTime": ...}, "without exportToTime"),
         ({"outputView": ...}, "without outputView"),

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from migration_pipeline.migration import units
 from migration_pipeline.operations.report import plots
 from migration_pipeline.operations.report.account import Account
+from migration_pipeline.sources.export import stem
 
 FILES_SHOWN = 5_000
 """Files that the page lists; of more, those first that are not in order."""
@@ -33,6 +34,7 @@ def page(account: Account) -> str:
     )
     environment.filters |= {
         "count": "{:,.0f}".format,
+        "stem": stem,
         "moment": units.moment,
         "duration": units.duration,
         "size": units.readable_size,

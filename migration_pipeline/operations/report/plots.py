@@ -11,6 +11,7 @@ import msgspec
 import vl_convert
 
 from migration_pipeline.operations.report.account import Account
+from migration_pipeline.sources.export import stem
 from migration_pipeline.targets.records import Receipt
 
 WIDTH = 960
@@ -125,7 +126,7 @@ def _bars(values: Sequence[dict[str, Any]], number: str, title: str, step: int) 
 def _slowest(account: Account) -> tuple[list[tuple[str, Receipt]], str]:
     """Names and receipts of files with items, in load order; of many the slowest, and a note that says so."""
     loaded = [
-        (drawable(file.planned.file.name.removesuffix(".json.gz")), file.receipt)
+        (drawable(stem(file.planned.file.name)), file.receipt)
         for file in account.files
         if file.receipt and file.receipt.items and file.receipt.seconds > 0
     ]
