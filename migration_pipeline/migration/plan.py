@@ -48,6 +48,8 @@ class PlannedExport(msgspec.Struct, frozen=True):
     table_id: str = ""
     window: Window | None = None
     """None for a full export."""
+    doubt: str = ""
+    """Why nothing vouches for its completeness; "" where its manifest does."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -100,6 +102,11 @@ class Plan(msgspec.Struct, frozen=True):
         earlier = [export.id for export in self.exports]
         earlier = earlier[: earlier.index(planned.export_id)]
         return [file for file in self.files if file.export_id in earlier]
+
+    @property
+    def doubts(self) -> list[str]:
+        """Why nothing vouches for the completeness of some exports: a line for each."""
+        return [f"{export.uri}: {export.doubt}" for export in self.exports if export.doubt]
 
     @property
     def items(self) -> int:
@@ -233,7 +240,13 @@ def _with_windows(
 
 def _planned_export(export: Export) -> PlannedExport:
     return PlannedExport(
-        export.id, export.uri, export.table_arn, export.export_time, export.table_id, export.window
+        export.id,
+        export.uri,
+        export.table_arn,
+        export.export_time,
+        export.table_id,
+        export.window,
+        export.doubt,
     )
 
 
@@ -264,7 +277,7 @@ def _lead(export: Export, base: str) -> str:
 
 def _safe(name: str) -> str:
     """Keep of a name what a partition key may hold: Dagster refuses "..." and splits lists at commas."""
-    return re.sub(r"[^\w\-]+", "-", name.removesuffix(".json.gz"))
+    return re.sub(r"[^\w\-]+", "-", name.removesuffix(".gz").removesuffix(".json"))
 
 
 def planned_profile(plan: Plan, path: Path | str) -> Profile:

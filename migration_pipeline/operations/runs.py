@@ -99,6 +99,11 @@ def last_run(client: DagsterClient, plan: Plan, profile: Profile, planned: Plann
     return _run(run, _places(plan)) if run else None
 
 
+def runs_of(client: DagsterClient, plan: Plan, planned: PlannedFile) -> list[Run]:
+    """Return all runs that tried a file and are not deleted, the oldest first."""
+    return [run for run in reversed(runs(client, plan, ())) if planned.partition in run.partitions]
+
+
 def _places(plan: Plan) -> dict[str, int]:
     return {partition: place for place, partition in enumerate(plan.by_partition())}
 
@@ -226,7 +231,7 @@ def file_log(
 def _concerns(line: LogLine, file: str) -> bool:
     """Whether a line is not another file's; one that is a file's begins with the file's name."""
     name, colon, _ = line.text.partition(": ")
-    return line.kind != "LogMessageEvent" or not (colon and name.endswith(".json.gz")) or name == file
+    return line.kind != "LogMessageEvent" or not (colon and name.endswith(".gz")) or name == file
 
 
 RUNS = """

@@ -33,6 +33,19 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of an environment into which nothing but the wheel was installed."""
+    folder = tmp_path_factory.mktemp("installed")
+    run(sys.executable, "-m", "venv", str(folder / "venv"), at=folder)
+    bin_ = folder / "venv" / "bin"
+    run(
+        str(bin_ / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+        "-c", str(TOP / "constraints.txt"), str(wheel), at=folder,
+    )  # fmt: skip
+    return bin_
+
+
 def run(*command: str, at: Path, **environment: str) -> str:
     """Run a command that must succeed, in a folder that is no clone."""
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -49,6 +62,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     parts = {name for name in names if not name.endswith(".py") and ".dist-info/" not in name}
     assert {"migration_pipeline/py.typed", "migration_pipeline/profiles/customer_activity.sql"} <= parts
     assert any(name.endswith(".jinja") for name in parts)
+    with zipfile.ZipFile(wheel) as opened:
+        assert opened.read("migration_pipeline/demo/dagster.yaml") == (TOP / "dagster.yaml").read_bytes()
     sources = {str(p.relative_to(TOP)) for p in (TOP / "migration_pipeline").rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == sources
 
@@ -70,14 +85,8 @@ def test_without_a_compiler_it_is_built_all_the_same(tmp_path: Path) -> None:
 
 
 def test_it_migrates_a_folder_from_an_empty_environment(
-    wheel: Path, tmp_path: Path, shop_export: Path, database_url: str
+    installed: Path, tmp_path: Path, shop_export: Path, database_url: str
 ) -> None:
-    run(sys.executable, "-m", "venv", str(tmp_path / "venv"), at=tmp_path)
-    bin_ = tmp_path / "venv" / "bin"
-    run(
-        str(bin_ / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-        "-c", str(TOP / "constraints.txt"), str(wheel), at=tmp_path,
-    )  # fmt: skip
     work = tmp_path / "a folder"
     work.mkdir()
     environment = {
@@ -88,7 +97,7 @@ def test_it_migrates_a_folder_from_an_empty_environment(
     shutil.copy(TOP / "dagster.yaml", work)
 
     def call(name: str, *arguments: str) -> str:
-        return run(str(bin_ / name), *arguments, at=work, **environment)
+        return run(str(installed / name), *arguments, at=work, **environment)
 
     assert "Usage: migration-pipeline" in call("migration-pipeline", "--help")
     call("migration-pipeline", "plan", "--profile", "shop", str(shop_export))
@@ -103,3 +112,18 @@ def test_it_migrates_a_folder_from_an_empty_environment(
     ((orders,),) = query(database_url, "SELECT count(*) FROM orders")
     assert orders == len(expected(shop_export)[0]["orders"])
     assert query(database_url, "SELECT count(*) FROM migration.loaded_file") == [(len(plan.files),)]
+
+
+def test_the_demo_runs_without_a_clone(installed: Path, tmp_path: Path) -> None:
+    work = tmp_path / "an empty folder"
+    work.mkdir()
+    call = str(installed / "migration-pipeline")
+    try:
+        said = run(call, "demo", "--items", "2000", "--files", "1", at=work, MIGRATION_HOME="")
+        assert "1 of 1 files materialized" in said
+        assert "migration-pipeline dev   then open" in said
+        assert "make " not in said
+        assert [path.name for path in work.iterdir()] == [".local"]
+    finally:
+        run(call, "clean", at=work, MIGRATION_HOME="")
+    assert not list(work.iterdir())
