@@ -20,7 +20,8 @@ from migration_pipeline.profile.profile import Profile, load_profile
 from migration_pipeline.sources.bare import read_bare_export
 from migration_pipeline.sources.export import Export, read_exports, utc
 from migration_pipeline.sources.storage import Storage
-from migration_pipeline.targets.ddl import create_tables
+from migration_pipeline.targets.catalog import SchemaError
+from migration_pipeline.targets.ddl import check_tables, create_tables
 from migration_pipeline.targets.ddl import ddl as ddl_of
 
 RELOAD_SECONDS = 30
@@ -237,5 +238,12 @@ def ddl(reference: str, apply_it: bool) -> None:
     tables = profile.all_tables
     click.echo(ddl_of(tables), nl=False)
     if apply_it:
-        create_tables(settings.database_url(), tables)
+        url = settings.database_url()
+        create_tables(url, tables)
+        try:
+            check_tables(url, tables)
+        except SchemaError as error:
+            raise error.reworded(
+                f"applied, but a table that was there before does not fit:\n{error}"
+            ) from None
         click.echo("-- applied", err=True)

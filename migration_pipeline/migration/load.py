@@ -75,7 +75,6 @@ class Loader:
         self._options = options
         self._transform = Transform(profile, dynamodb_json, options)
         self._tried: set[TargetTable] = set()
-        self._exports = {export.id: export for export in plan.exports}
 
     def load(
         self,
@@ -93,7 +92,7 @@ class Loader:
         if self._throttle:  # one that cannot be read is told of before any work
             self._throttle.open(on_retry)
         pace = FilePace(self._throttle, on_pause) if self._throttle else Unpaced()
-        file, profile, export = planned.file, self._profile, self._exports[planned.export_id]
+        file, profile, export = planned.file, self._profile, self._plan.export_of(planned)
         identity = FileIdentity(
             profile.name,
             profile.version,

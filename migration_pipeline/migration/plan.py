@@ -93,7 +93,11 @@ class Plan(msgspec.Struct, frozen=True):
 
     def window_of(self, planned: PlannedFile) -> Window | None:
         """The window that a file is of; None for one of a full export."""
-        return next(export.window for export in self.exports if export.id == planned.export_id)
+        return self.export_of(planned).window
+
+    def export_of(self, planned: PlannedFile) -> PlannedExport:
+        """The export that a file is of."""
+        return next(export for export in self.exports if export.id == planned.export_id)
 
     def before(self, planned: PlannedFile) -> list[PlannedFile]:
         """The files that must be loaded before a file: for one of a window, all of the full exports and of earlier windows."""

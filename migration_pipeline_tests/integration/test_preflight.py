@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from migration_pipeline.cli import main
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.migration.plan import Plan, planned_profile
 from migration_pipeline.migration.plans import plan_path, read_plan
@@ -384,3 +386,18 @@ query Checks($keys: [AssetKeyInput!]!) {
     }
   }
 }"""
+
+
+def test_ddl_does_not_call_applied_what_does_not_fit(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as the demo's tables, which have the names of others."""
+    execute(database_url, "CREATE TABLE order_lines (order_id text PRIMARY KEY)")
+    monkeypatch.setenv("MIGRATION_DATABASE_URL", database_url)
+    done = CliRunner().invoke(main, ["ddl", "shop", "--apply"])
+    assert done.exit_code == 2
+    assert "error: applied, but a table that was there before does not fit:\n" in done.output
+    assert "order_lines" in done.output.rpartition("does not fit:")[2]
+    assert "-- applied" not in done.output
+    execute(database_url, "DROP TABLE order_lines")
+    assert CliRunner().invoke(main, ["ddl", "shop", "--apply"]).exit_code == 0
