@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
@@ -196,17 +194,3 @@ def test_the_documented_component_is_what_the_code_takes() -> None:
     text = (TOP / "docs" / "component.md").read_text()
     listed = set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE))
     assert listed == set(MigrationComponent.model_fields)
-
-
-@pytest.mark.parametrize("command", [["list", "defs"], ["check", "defs"]])
-def test_dg_takes_this_repository(command: list[str], tmp_path: Path) -> None:
-    """With the `dg` of the environment, where it is installed; see test_packaging.py for a project made by `create-dagster`."""
-    dg_command = Path(sys.executable).parent / "dg"
-    if not dg_command.exists():
-        pytest.skip("dg is not installed")
-    done = subprocess.run(
-        [dg_command, *command], cwd=TOP, env=dict(os.environ) | {"DAGSTER_HOME": str(tmp_path)},
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "arning" not in done.stdout + done.stderr

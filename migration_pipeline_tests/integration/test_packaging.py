@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -127,3 +130,75 @@ def test_the_demo_runs_without_a_clone(installed: Path, tmp_path: Path) -> None:
     finally:
         run(call, "clean", at=work, MIGRATION_HOME="")
     assert not list(work.iterdir())
+
+
+OWN_ASSET = """
+import dagster as dg
+
+@dg.asset(deps=[dg.AssetKey(["shop", "orders"])])
+def orders_of_the_day() -> None: ...
+"""
+
+
+def test_a_project_made_by_create_dagster_takes_a_migration(
+    installed: Path, tmp_path: Path, shop_export: Path, database_url: str
+) -> None:
+    """The project, `dg` and the component of docs/component.md, in an environment of the team's."""
+    newest = version("dagster")
+    run(
+        str(installed / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
+        "-c", str(TOP / "constraints.txt"), f"create-dagster=={newest}", f"dagster-dg-cli=={newest}", at=tmp_path,
+    )  # fmt: skip
+    project = tmp_path / "team"
+    environment = {
+        "PATH": f"{installed}:{os.environ['PATH']}",
+        "PYTHONPATH": str(project / "src"),
+        "DAGSTER_HOME": str(tmp_path),
+        "DAGSTER_DISABLE_TELEMETRY": "yes",
+        "MIGRATION_HOME": str(tmp_path / "state"),
+        "MIGRATION_DATABASE_URL": database_url,
+    }
+
+    def call(name: str, *arguments: str) -> str:
+        return run(
+            str(installed / name), *arguments, at=project if project.exists() else tmp_path, **environment
+        )
+
+    call("create-dagster", "project", "team", "--no-uv-sync")
+    (shown,) = re.findall(r"```yaml\n(.*?)```", (TOP / "docs" / "component.md").read_text(), re.DOTALL)
+    folder = project / "src" / "team" / "defs" / "shop"
+    folder.mkdir()
+    (folder / "defs.yaml").write_text(shown.replace("my_project.migrations.shop:profile", "shop"))
+    (folder.parent / "own.py").write_text(OWN_ASSET)
+    call("migration-pipeline", "plan", "--profile", "shop", str(shop_export))
+    call("migration-pipeline", "ddl", "shop", "--apply")
+
+    call("dg", "check", "yaml")
+    call("dg", "check", "defs")
+    listed = json.loads(call("dg", "list", "defs", "--json"))
+    assets = {asset["key"]: asset for asset in listed["assets"]}
+    assert {"shop/customers", "shop/orders", "shop/finishing", "orders_of_the_day"} <= set(assets)
+    assert assets["orders_of_the_day"]["deps"] == ["shop/orders"]
+    assert {"shop_check", "shop_verify"} <= {job["name"] for job in listed["jobs"]}
+    assert "migration_pipeline.component.MigrationComponent" in call("dg", "list", "components", "--json")
+
+    plan = read_plan(tmp_path / "state" / "plans" / "shop.json")
+    call(
+        "dagster", "asset", "materialize", "-m", "team.definitions", "--partition", plan.files[1].partition,
+        "--select", "shop/customers,shop/orders,shop/order_lines,shop/shop_events",
+    )  # fmt: skip
+    assert query(database_url, "SELECT file FROM migration.loaded_file") == [(plan.files[1].file.name,)]
+
+    # And this repository is a project of its own.
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    for name in ("pyproject.toml", "dagster.yaml", "workspace.yaml"):
+        shutil.copy(TOP / name, repository)
+    shutil.copytree(TOP / "migration_pipeline", repository / "migration_pipeline")
+    for words in (("check", "defs"), ("list", "defs")):
+        done = subprocess.run(
+            [installed / "dg", *words], cwd=repository, env=dict(os.environ) | environment, capture_output=True,
+            text=True, timeout=INSTALL_SECONDS,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "arning" not in done.stdout + done.stderr

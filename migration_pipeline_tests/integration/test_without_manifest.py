@@ -41,8 +41,14 @@ class Thing(Row, table="things", key="name"):
     size: int
 
 
+BROKEN = set[str]()
+"""Names of items at which the profile fails."""
+
+
 @things.route(SK="THING")
 def thing(item: ThingItem) -> Thing:
+    if item.PK in BROKEN:
+        raise ValueError
     return Thing(item.PK, item.size)
 
 
@@ -187,6 +193,22 @@ def test_a_dump_in_a_folder_is_taken_whole(tmp_path: Path) -> None:
     assert [each.partition for each in the_plan().files] == [
         f"dump_000{number}_{name}" for number, name in ((1, "empty"), (2, "part_1"), (3, "part_2"))
     ]
+
+
+def test_a_replay_keeps_the_doubt(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIGRATION_DATABASE_URL", database_url)
+    folder = dump(tmp_path / "dump", part=[LINE, *(LINE.replace(b'"a"', b'"b%d"' % n) for n in range(20))])
+    call("plan", "--profile", REFERENCE, "--without-manifest", str(folder))
+    call("ddl", REFERENCE, "--apply")
+    BROKEN.add("a")
+    try:
+        load(the_plan(), database_url)
+    finally:
+        BROKEN.clear()
+    receipt = "SELECT loaded, quarantined, doubt <> '' FROM migration.loaded_file"
+    assert query(database_url, receipt) == [(20, 1, True)]
+    assert call("replay", REFERENCE)[0] == 0
+    assert query(database_url, receipt) == [(21, 0, True)]
 
 
 @pytest.mark.parametrize(
