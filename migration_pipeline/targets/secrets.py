@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -174,6 +174,8 @@ def _client(service: str, region: str | None) -> Any:
         connect_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS, retries={"total_max_attempts": 2}
     )
     session: Any = boto3.Session()
+    # ECS and Lambda set the second name, which boto3 does not read.
+    region = region or session.region_name or os.environ.get("AWS_REGION")
     return session.client(service, region_name=region, config=config)
 
 
@@ -195,7 +197,7 @@ def _explained(service: Service, name: str) -> Iterator[None]:
             f"{service.title}, {name}: no AWS credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         ) from None
     except NoRegionError:
-        raise SecretError(f"{service.title}, {name}: no region; set AWS_REGION") from None
+        raise SecretError(f"{service.title}, {name}: no region; set AWS_DEFAULT_REGION") from None
     except ClientError as error:
         raise _refusal(service, name, error.response.get("Error", {})) from None
     except BotoCoreError as error:
@@ -203,7 +205,7 @@ def _explained(service: Service, name: str) -> Iterator[None]:
         raise SecretError(f"{service.title} cannot be reached for {name}: {reason}", hopeless=False) from None
 
 
-def _refusal(service: Service, name: str, error: dict[str, str]) -> SecretError:
+def _refusal(service: Service, name: str, error: Mapping[str, Any]) -> SecretError:
     code, message = error.get("Code", ""), error.get("Message", "")
     where = f"{service.title}, {name}"
     if code in ("ResourceNotFoundException", "ParameterNotFound"):

@@ -155,6 +155,7 @@ def test_a_project_made_by_create_dagster_takes_a_migration(
         "PYTHONPATH": str(project / "src"),
         "DAGSTER_HOME": str(tmp_path),
         "DAGSTER_DISABLE_TELEMETRY": "yes",
+        "DAGSTER_DG_UPDATE_CHECK_ENABLED": "0",
         "MIGRATION_HOME": str(tmp_path / "state"),
         "MIGRATION_DATABASE_URL": database_url,
     }

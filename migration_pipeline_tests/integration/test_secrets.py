@@ -265,7 +265,7 @@ def door(guarded: EmbeddedPostgres, certificates: Path) -> Iterator[Door]:
 def test_each_connection_has_a_token_of_its_own(
     guarded: EmbeddedPostgres, door: Door, certificates: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
     port = door.server_address[1]
     url = f"postgresql://loader@localhost:{port}/postgres?password_from=iam&sslmode=verify-full&sslrootcert={certificates / 'right.crt'}"
     told: list[str] = []
@@ -285,7 +285,7 @@ def test_each_connection_has_a_token_of_its_own(
 def test_a_token_that_is_refused_is_not_told(
     door: Door, certificates: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AWS_REGION", "us-east-1")  # not the server's
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")  # not the server's
     port = door.server_address[1]
     url = f"postgresql://loader@localhost:{port}/postgres?password_from=iam&sslmode=verify-full&sslrootcert={certificates / 'right.crt'}"
     with pytest.raises(DatabaseError) as caught, closing(connect(url)):
@@ -299,7 +299,7 @@ def test_a_token_that_is_refused_is_not_told(
 def test_the_region_is_that_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     from migration_pipeline.targets.secrets import resolve
 
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     _, ours = resolve(
         "postgresql://loader@shop.cluster-abc.eu-central-1.rds.amazonaws.com/shop?password_from=iam&sslmode=verify-full"
     )

@@ -70,7 +70,8 @@ def aws(moto: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
 def emulated(request: pytest.FixtureRequest) -> str:
     """A table of moto's DynamoDB, exported by moto; gives the export's address."""
     name = f"t{abs(hash(request.node.name)) % 10**8}"
-    dynamodb, s3 = boto3.client("dynamodb"), boto3.client("s3")  # type: ignore[call-overload]
+    session: Any = boto3.Session()
+    dynamodb, s3 = session.client("dynamodb"), session.client("s3")
     s3.create_bucket(Bucket=name)
     arn = create_table(dynamodb, name)
     for number in range(ITEMS):
@@ -84,10 +85,10 @@ def emulated(request: pytest.FixtureRequest) -> str:
         if described["ExportDescription"]["ExportStatus"] == "COMPLETED":
             break
         time.sleep(0.1)
-    (key,) = [each["Key"] for each in s3.list_objects_v2(Bucket=name)["Contents"]]
-    assert key.endswith(".gz")
-    assert not key.endswith(".json.gz")
-    return f"s3://{name}/{key.partition('/data/')[0]}"
+    (written,) = [str(each["Key"]) for each in s3.list_objects_v2(Bucket=name)["Contents"]]
+    assert written.endswith(".gz")
+    assert not written.endswith(".json.gz")
+    return f"s3://{name}/{written.partition('/data/')[0]}"
 
 
 def call(*arguments: str) -> tuple[int, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from migration_pipeline import accelerator, settings
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.units import readable_size
-from migration_pipeline.operations.doctor.findings import Finding, Findings, told
+from migration_pipeline.operations.doctor.findings import Finding, Findings, State, told
 
 LITTLE_BYTES, TOO_LITTLE_BYTES = 2 << 30, 100 << 20
 """Free space of the state folder, below which to warn, and below which Dagster's history cannot be written for long."""
@@ -47,7 +47,7 @@ def _disk(folder: Path) -> Finding:
         raise MigrationError(f"{there}: {error.strerror}") from None
     text = f"{readable_size(free)} free for {settings.STATE_DIR} ({folder})"
     if free < LITTLE_BYTES:
-        state = "failed" if free < TOO_LITTLE_BYTES else "warning"
+        state: State = "failed" if free < TOO_LITTLE_BYTES else "warning"
         return Finding(
             "disk",
             state,
