@@ -58,7 +58,7 @@ class MigrationComponent(dg.Component, dg.Model, dg.Resolvable):
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Build all definitions. A plan that does not load is an asset that says why, and the rest of the location loads."""
-        name = self.profile.partition(":")[2] or self.profile
+        name = self.profile.partition(":")[0].rpartition(".")[2]  # until it is imported: that of its module
         try:
             name = load_profile(self.profile).name
             plan, profile = self._planned(name, Path(context.path))
