@@ -18,16 +18,18 @@ from migration_pipeline.migration.plan import Plan, make_plan
 from migration_pipeline.migration.plans import write_plan
 from migration_pipeline.operations.doctor.dagster import _daemons, _launcher, _queue
 from migration_pipeline.operations.doctor.database import database
+from migration_pipeline.operations.doctor.exports import _planned, _read
 from migration_pipeline.profile.profile import load_profile
-from migration_pipeline.sources.export import read_export
+from migration_pipeline.sources.export import ExportFile, read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.targets.ddl import ddl
 from migration_pipeline_tests.conftest import execute, query
+from migration_pipeline_tests.integration.test_s3 import KEY, refusing
 from migration_pipeline_tests.integration.test_tls import TlsEnd, certificates, socket_of
 from migration_pipeline_tests.operating import Bucket, Operation, operation
 from migration_pipeline_tests.servers import pooled
 
-__all__ = ["certificates"]
+__all__ = ["certificates", "refusing"]
 
 SECRET = "s3cr3t"
 shop = load_profile("shop")
@@ -158,6 +160,19 @@ def test_an_export_that_cannot_be_read(tmp_path: Path, shop_export: Path) -> Non
     assert states(found, "export") == ["failed", "ok"]
     assert "not a DynamoDB export" in found["export"][0]["text"]
     assert states(found, "get") == ["ok"]
+
+
+def test_a_key_that_the_role_may_not_use_is_named(refusing: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    refusing.error = ("AccessDenied", f"not authorized to perform: kms:Decrypt on resource: {KEY} because")
+    (found,) = _read([ExportFile("f.gz", "s3://bucket/f.gz", 1, "", 10)], Storage())
+    assert (found.topic, found.state) == ("get", "failed")
+    assert f"the role needs kms:Decrypt on the KMS key {KEY}" in found.text
+    refusing.error = ("AccessDenied", "Access Denied")
+    (found,) = _planned([ExportFile("f.gz", "s3://bucket/f.gz", 1, "", 10)], Storage())
+    assert (found.topic, found.state) == ("list", "failed")
+    assert "the role needs s3:GetObject and s3:ListBucket" in found.text
 
 
 def test_no_secret_of_a_url_is_told(postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
