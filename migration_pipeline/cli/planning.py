@@ -17,11 +17,13 @@ from migration_pipeline.migration.plans import check_other_plans, plan_path, rea
 from migration_pipeline.migration.units import counted, readable_size
 from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.profile.profile import Profile, load_profile
+from migration_pipeline.profile.row import Table
 from migration_pipeline.sources.bare import read_bare_export
 from migration_pipeline.sources.export import Export, read_exports, utc
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.targets.catalog import SchemaError
-from migration_pipeline.targets.ddl import check_tables, create_tables
+from migration_pipeline.targets.connection import DatabaseError
+from migration_pipeline.targets.ddl import create_tables, misfits
 from migration_pipeline.targets.ddl import ddl as ddl_of
 
 RELOAD_SECONDS = 30
@@ -238,12 +240,23 @@ def ddl(reference: str, apply_it: bool) -> None:
     tables = profile.all_tables
     click.echo(ddl_of(tables), nl=False)
     if apply_it:
-        url = settings.database_url()
-        create_tables(url, tables)
-        try:
-            check_tables(url, tables)
-        except SchemaError as error:
-            raise error.reworded(
-                f"applied, but a table that was there before does not fit:\n{error}"
-            ) from None
+        _apply(settings.database_url(), tables)
         click.echo("-- applied", err=True)
+
+
+def _apply(url: str, tables: Sequence[Table]) -> None:
+    """Create tables. Raises `SchemaError` if some that were there before do not fit, be the rest applied or not."""
+    refused: DatabaseError | None = None
+    try:
+        create_tables(url, tables)
+    except DatabaseError as error:
+        if not error.sqlstate:
+            raise
+        refused = error
+    if wrong := misfits(url, tables):
+        what = "not applied, because" if refused else "applied, but"
+        raise SchemaError(
+            "\n".join([f"{what} tables that were there before do not fit the profile:", *wrong])
+        )
+    if refused:
+        raise refused

@@ -388,16 +388,27 @@ query Checks($keys: [AssetKeyInput!]!) {
 }"""
 
 
+@pytest.mark.parametrize(
+    ("there", "told"),
+    [
+        ("CREATE TABLE order_lines (order_id text PRIMARY KEY)", "not applied, because"),
+        ("ALTER TABLE order_lines ALTER COLUMN quantity TYPE text", "applied, but"),
+    ],
+)
 def test_ddl_does_not_call_applied_what_does_not_fit(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
+    database_url: str, monkeypatch: pytest.MonkeyPatch, there: str, told: str
 ) -> None:
     """Such as the demo's tables, which have the names of others."""
-    execute(database_url, "CREATE TABLE order_lines (order_id text PRIMARY KEY)")
     monkeypatch.setenv("MIGRATION_DATABASE_URL", database_url)
+    if there.startswith("ALTER"):
+        assert CliRunner().invoke(main, ["ddl", "shop", "--apply"]).exit_code == 0
+    execute(database_url, there)
     done = CliRunner().invoke(main, ["ddl", "shop", "--apply"])
     assert done.exit_code == 2
-    assert "error: applied, but a table that was there before does not fit:\n" in done.output
-    assert "order_lines" in done.output.rpartition("does not fit:")[2]
+    said = done.output.partition("error: ")[2].splitlines()
+    assert said[0] == f"{told} tables that were there before do not fit the profile:"
+    assert all("order_lines" in line for line in said[1:])
+    assert len(said) > 1
     assert "-- applied" not in done.output
     execute(database_url, "DROP TABLE order_lines")
     assert CliRunner().invoke(main, ["ddl", "shop", "--apply"]).exit_code == 0
