@@ -177,9 +177,9 @@ def test_a_project_made_by_create_dagster_takes_a_migration(
     call("dg", "check", "yaml")
     call("dg", "check", "defs")
     listed = json.loads(call("dg", "list", "defs", "--json"))
-    assets = {asset["key"]: asset for asset in listed["assets"]}
+    assets = {asset["asset_key"]: asset for asset in listed["assets"]}
     assert {"shop/customers", "shop/orders", "shop/finishing", "orders_of_the_day"} <= set(assets)
-    assert assets["orders_of_the_day"]["deps"] == ["shop/orders"]
+    assert assets["orders_of_the_day"]["dependency_keys"] == ["shop/orders"]
     assert {"shop_check", "shop_verify"} <= {job["name"] for job in listed["jobs"]}
     assert "migration_pipeline.component.MigrationComponent" in call("dg", "list", "components", "--json")
 
@@ -198,7 +198,7 @@ def test_a_project_made_by_create_dagster_takes_a_migration(
     shutil.copytree(TOP / "migration_pipeline", repository / "migration_pipeline")
     for words in (("check", "defs"), ("list", "defs")):
         done = subprocess.run(
-            [installed / "dg", *words], cwd=repository, env=dict(os.environ) | environment, capture_output=True,
+            [installed / "dg", *words], cwd=repository, env=dict(os.environ) | environment | {"DAGSTER_HOME": str(repository)}, capture_output=True,
             text=True, timeout=INSTALL_SECONDS,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr

@@ -229,7 +229,7 @@ def test_a_file_whose_receipt_is_gone_is_loaded_again_alone(loaded: Operation, f
     )  # fmt: skip
     status, output = run(loaded, "backfill", "shop", "--wait")
     assert status == 0, output
-    assert "1 files are materialized in Dagster, but without a receipt in the database" in output
+    assert "1 file is materialized in Dagster, but without a receipt in the database" in output
     assert re_launched(output) == 1
     nothing_is_left(loaded)
 
