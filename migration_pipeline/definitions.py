@@ -5,13 +5,11 @@ import os
 import dagster as dg
 
 from migration_pipeline import settings
-from migration_pipeline.defs.aggregates import downstream_assets
-from migration_pipeline.defs.checks import check_job, migration_checks
-from migration_pipeline.defs.jobs import migrate_job
-from migration_pipeline.defs.migration import Database, migration_assets, replay_job
+from migration_pipeline.defs.hosting import DATABASE
+from migration_pipeline.defs.migration import Database
 from migration_pipeline.defs.notify import backfill_sensor
 from migration_pipeline.defs.unloadable import unloadable_plan
-from migration_pipeline.defs.verify_job import verify_check, verify_job
+from migration_pipeline.defs.whole import migration_definitions
 from migration_pipeline.migration.plans import read_plans
 
 
@@ -29,29 +27,14 @@ def _database_url() -> str:
 
 
 plans, faults = read_plans(settings.plans_dir())
-checks = {plan.profile: migration_checks(plan, profile) for plan, profile in plans}
-verifications = {plan.profile: verify_check(plan, profile) for plan, profile in plans}
 
-defs = dg.Definitions(
-    assets=[
-        asset
-        for plan, profile in plans
-        for asset in (*migration_assets(plan, profile), *downstream_assets(plan, profile))
-    ]
-    + [unloadable_plan(name, fault) for name, fault in faults.items()],
-    asset_checks=[check for made in checks.values() for check in made] + list(verifications.values()),
-    jobs=[
-        job
-        for plan, profile in plans
-        for job in (
-            migrate_job(plan, profile),
-            check_job(plan, checks[plan.profile]),
-            verify_job(plan, verifications[plan.profile]),
-            replay_job(plan, profile),
-        )
-    ],
-    sensors=[backfill_sensor(plans)],
-    resources={"database": Database(url=_database_url())},
-    # A file is one step: another process for it would only cost its start.
-    executor=dg.in_process_executor,
+defs = dg.Definitions.merge(
+    *(migration_definitions(plan, profile) for plan, profile in plans),
+    dg.Definitions(
+        assets=[unloadable_plan(name, fault) for name, fault in faults.items()],
+        sensors=[backfill_sensor(plans)],
+        resources={DATABASE: Database(url=_database_url())},
+        # A file is one step: another process for it would only cost its start.
+        executor=dg.in_process_executor,
+    ),
 )

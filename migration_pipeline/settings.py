@@ -67,7 +67,7 @@ def database_url() -> str:
     if not url:
         raise UsageError(
             f"no database is named: set {DATABASE_URL}=postgresql://user@host/database (PG* variables fill in what it "
-            f"leaves out), or start the local stack with `make dev`"
+            f"leaves out), or start the local stack with `migration-pipeline dev`"
         )
     return url
 

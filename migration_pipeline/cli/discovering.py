@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
+from functools import partial
 from pathlib import Path
 
 import click
@@ -13,10 +15,11 @@ from rich.progress import Progress
 from migration_pipeline.cli.terminal import console, warn
 from migration_pipeline.discovery import inspection
 from migration_pipeline.discovery.sampling import take_sample
-from migration_pipeline.discovery.scaffold import Scaffold, write
+from migration_pipeline.discovery.scaffold import Scaffold, reference_of, write
 from migration_pipeline.discovery.scaffold import scaffold as scaffold_of
 from migration_pipeline.discovery.survey import Survey, survey_everything, survey_sample
 from migration_pipeline.errors import MigrationError, UsageError
+from migration_pipeline.sources.bare import read_bare_export
 from migration_pipeline.sources.export import Export, read_export
 from migration_pipeline.sources.storage import Storage
 
@@ -28,6 +31,11 @@ ITEMS_PER_FILE = click.option(
     show_default=True,
     help="Items sampled from each file.",
 )
+WITHOUT_MANIFEST = click.option(
+    "--without-manifest",
+    is_flag=True,
+    help="EXPORT has none, such as that of an emulator: take all files of the folder (….gz), and read them to count their items.",
+)
 EVERYTHING = click.option(
     "--all", "everything", is_flag=True, help="Read every item instead of a sample: minutes for millions."
 )
@@ -37,6 +45,7 @@ EVERYTHING = click.option(
 @EXPORT
 @ITEMS_PER_FILE
 @EVERYTHING
+@WITHOUT_MANIFEST
 @click.option("--json", "as_json", is_flag=True, help="Print all findings as JSON.")
 @click.option(
     "--html",
@@ -45,7 +54,14 @@ EVERYTHING = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write all findings to an HTML page.",
 )
-def inspect(location: str, items_per_file: int, everything: bool, as_json: bool, page: Path | None) -> None:
+def inspect(
+    location: str,
+    items_per_file: int,
+    everything: bool,
+    without_manifest: bool,
+    as_json: bool,
+    page: Path | None,
+) -> None:
     """Show what EXPORT holds: its entity types, their attributes, and the types that fit them.
 
     It reads a sample of every file, and says how much. It shows no text of an item except key prefixes and the
@@ -55,7 +71,7 @@ def inspect(location: str, items_per_file: int, everything: bool, as_json: bool,
     if page is not None:
         inspection.page_template()  # says before the survey what is not installed
     storage = Storage()
-    export = read_export(location, storage, warn)
+    export = _read(location, storage, without_manifest)
     found = inspection.facts(_survey(export, storage, items_per_file, everything))
     if page is not None:
         try:
@@ -84,13 +100,16 @@ def inspect(location: str, items_per_file: int, everything: bool, as_json: bool,
 @click.option("--force", is_flag=True, help="Overwrite existing files.")
 @ITEMS_PER_FILE
 @EVERYTHING
-def scaffold(location: str, output: Path, force: bool, items_per_file: int, everything: bool) -> None:
+@WITHOUT_MANIFEST
+def scaffold(
+    location: str, output: Path, force: bool, items_per_file: int, everything: bool, without_manifest: bool
+) -> None:
     """Write a first profile for EXPORT, to read and to edit: its module, schema.sql, and a test.
 
     It is made from a sample of every file, and tried on that sample. The test contains sampled items unchanged.
     """
     storage = Storage()
-    export = read_export(location, storage, warn)
+    export = _read(location, storage, without_manifest)
     if export.window is not None:
         raise UsageError(
             f"{export.uri}: an incremental export, which holds only what changed; make the profile from the full export that "
@@ -100,10 +119,19 @@ def scaffold(location: str, output: Path, force: bool, items_per_file: int, ever
     made = scaffold_of(survey, output)
     write(made, force)
     _tell_made(survey, made)
+    reference, folder = reference_of(output)
+    before = f"export PYTHONPATH={shlex.quote(folder)}; " if folder else ""
+    more = "--without-manifest " if without_manifest else ""
     click.echo(
-        f"next: read {output.name}, then migration-pipeline plan --profile {output.stem}:profile {location}"
+        f"next: read {output.name}, then {before}migration-pipeline plan --profile {reference} {more}{shlex.quote(location)}"
     )
     sys.exit(1 if survey.unread else 0)
+
+
+def _read(location: str, storage: Storage, without_manifest: bool) -> Export:
+    if without_manifest:
+        return read_bare_export(location, storage, partial(click.echo, err=True))
+    return read_export(location, storage, warn)
 
 
 def _tell_made(survey: Survey, made: Scaffold) -> None:

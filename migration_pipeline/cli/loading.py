@@ -23,6 +23,7 @@ from migration_pipeline.cli.watch import watch
 from migration_pipeline.migration import verification
 from migration_pipeline.migration.plan import Plan, PlannedFile
 from migration_pipeline.migration.replay import replay_plan
+from migration_pipeline.migration.units import counted
 from migration_pipeline.migration.verdicts import left_of
 from migration_pipeline.operations import backfills
 from migration_pipeline.operations.downstream import AssetStatus, downstream, to_launch
@@ -73,12 +74,12 @@ def backfill(
     asked = [f for f in files if not only or f.partition in chosen]
     busy = [f for f in asked if f.state in ("running", "queued")]
     if everything and busy:
-        click.echo(f"left out, as they are running or queued: {len(busy):,} files", err=True)
+        click.echo(f"left out, as they are running or queued: {counted(len(busy), 'file')}", err=True)
     left_to_load = [f for f in asked if f not in busy and (everything or f.state in ("missing", "failed"))]
     wanted = left_to_load[:first]
     then = to_launch(assets, files, wanted)
     if wanted or then:
-        _launch(opened, wanted, then, f"{profile.name}: {len(wanted)} files", wait)
+        _launch(opened, wanted, then, f"{profile.name}: {counted(len(wanted), 'file')}", wait)
         return
     click.echo(f"{count_states(asked)}: nothing to launch" + ("" if busy else " (--all loads them again)"))
     if wait:
@@ -104,7 +105,7 @@ def _dry_run(plan: Plan, profile: Profile, files: list[PlannedFile]) -> NoReturn
     superseded = sum(report.superseded for report in reports)
     over = f"{superseded:,} be superseded, " if superseded else ""
     out.print(
-        f"dry run of {len(reports)} files, {sum(r.items for r in reports):,} items: "
+        f"dry run of {counted(len(reports), 'file')}, {counted(sum(r.items for r in reports), 'item')}: "
         f"{sum(r.loaded for r in reports):,} would load, {sum(sum(r.skipped.values()) for r in reports):,} be "
         f"skipped, {over}{reasons.total():,} be quarantined; nothing was written"
     )
@@ -127,7 +128,7 @@ def retry_failed(reference: str, wait: bool) -> None:
     if not wanted and not then:
         click.echo(f"{count_states(files)}: nothing to retry")
         return
-    _launch(opened, wanted, then, f"{profile.name}: retry of {len(wanted)} files", wait)
+    _launch(opened, wanted, then, f"{profile.name}: retry of {counted(len(wanted), 'file')}", wait)
 
 
 def _launch(opened: Opened, wanted: list[FileStatus], then: list[list[str]], title: str, wait: bool) -> None:
@@ -135,7 +136,9 @@ def _launch(opened: Opened, wanted: list[FileStatus], then: list[list[str]], tit
     if unknown := tables_fit(profile):
         warn(unknown)
     backfill_id = backfills.launch(instance, profile, [file.partition for file in wanted], title, then)
-    click.echo(f"launched backfill {backfill_id} of {len(wanted)} files: {instance.url}/runs/b/{backfill_id}")
+    click.echo(
+        f"launched backfill {backfill_id} of {counted(len(wanted), 'file')}: {instance.url}/runs/b/{backfill_id}"
+    )
     if then:
         click.echo(f"then: {', '.join(key[-1] for key in then)}")
     if wait:

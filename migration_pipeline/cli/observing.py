@@ -26,7 +26,7 @@ from migration_pipeline.operations.downstream import downstream
 from migration_pipeline.operations.files import read_files, tell_queued
 from migration_pipeline.operations.preflight import mark_lost
 from migration_pipeline.operations.running import Follow, RunningFile
-from migration_pipeline.operations.runs import file_log, last_run, one_file
+from migration_pipeline.operations.runs import file_log, last_run, one_file, runs_of
 from migration_pipeline.operations.status import left, status_json
 
 
@@ -72,7 +72,10 @@ def status(reference: str, as_json: bool, again: bool) -> None:
 @PROFILE
 @click.argument("file")
 @click.option("--follow", "-f", is_flag=True, help="Print new lines until the run is over, or Ctrl-C.")
-def logs(reference: str, file: str, follow: bool) -> None:
+@click.option(
+    "--all", "every", is_flag=True, help="Print the logs of all runs that tried it, the oldest first."
+)
+def logs(reference: str, file: str, follow: bool, every: bool) -> None:
     """Print the log of the last run that tried FILE: the file's name, or a unique part of it."""
     plan, profile, instance = open_plan(reference)
     planned = one_file(plan, file)
@@ -80,12 +83,19 @@ def logs(reference: str, file: str, follow: bool) -> None:
     if run is None:
         click.echo(f"{planned.file.name}: no run has tried it yet, or the run was deleted", err=True)
         sys.exit(1)
-    click.echo(
-        f"{planned.file.name}: run {run.id}, {run.status.lower()}: {instance.url}/runs/{run.id}", err=True
-    )
+    tries = runs_of(instance, plan, planned)
+    earlier = [each for each in tries if each.id != run.id]
     with contextlib.suppress(KeyboardInterrupt):
-        for line in file_log(instance, run, planned, follow=follow):
-            click.echo(log_line(line))
+        for number, each in enumerate([*(earlier if every else ()), run], 1 if every else len(earlier) + 1):
+            click.echo(
+                f"{planned.file.name}: run {each.id}, try {number} of {len(earlier) + 1}, {each.status.lower()}: "
+                f"{instance.url}/runs/{each.id}",
+                err=True,
+            )
+            for line in file_log(instance, each, planned, follow=follow and each is run):
+                click.echo(log_line(line))
+    if earlier and not every:
+        click.echo(f"{len(earlier):,} earlier tries: see them with --all", err=True)
 
 
 @click.command()

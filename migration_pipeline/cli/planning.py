@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import click
 
@@ -13,12 +14,16 @@ from migration_pipeline.errors import MigrationError, UsageError
 from migration_pipeline.migration.first_look import first_look
 from migration_pipeline.migration.plan import Plan, add_windows, make_plan
 from migration_pipeline.migration.plans import check_other_plans, plan_path, read_plan, write_plan
-from migration_pipeline.migration.units import readable_size
+from migration_pipeline.migration.units import counted, readable_size
 from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.profile.profile import Profile, load_profile
+from migration_pipeline.profile.row import Table
+from migration_pipeline.sources.bare import read_bare_export
 from migration_pipeline.sources.export import Export, read_exports, utc
 from migration_pipeline.sources.storage import Storage
-from migration_pipeline.targets.ddl import create_tables
+from migration_pipeline.targets.catalog import SchemaError
+from migration_pipeline.targets.connection import DatabaseError
+from migration_pipeline.targets.ddl import create_tables, misfits
 from migration_pipeline.targets.ddl import ddl as ddl_of
 
 RELOAD_SECONDS = 30
@@ -64,6 +69,18 @@ RELOAD_SECONDS = 30
     is_flag=True,
     help="Accept a hole in the chain of windows: what was written in it is lost, and a check fails for good.",
 )
+@click.option(
+    "--without-manifest",
+    is_flag=True,
+    help="EXPORTS have none, such as those of emulators: take all files of each folder (….gz), and count and checksum them now. "
+    "Nothing vouches for completeness then, and plan, receipts and report say so.",
+)
+@click.option(
+    "--ignore-manifest-md5",
+    "ignore_md5",
+    is_flag=True,
+    help="Take a manifest that does not match its .md5. Plan, receipts and report say so.",
+)
 @click.argument("exports", nargs=-1)
 def plan(
     reference: str | None,
@@ -72,6 +89,8 @@ def plan(
     throttle: tuple[str, ...],
     added: tuple[str, ...],
     allow_gap: bool,
+    without_manifest: bool,
+    ignore_md5: bool,
     exports: tuple[str, ...],
 ) -> None:
     """Read the manifests of EXPORTS and pin their files as the profile's partitions.
@@ -85,14 +104,22 @@ def plan(
             raise click.UsageError(
                 "--files-per-run, --option and --throttle are those of the plan; they cannot be given with --add"
             )
-        _add(reference, [*exports, *added], allow_gap)
+        if without_manifest:
+            raise click.UsageError(
+                "a window's manifest says which time it covers: --add cannot do without it"
+            )
+        _add(reference, [*exports, *added], allow_gap, ignore_md5)
         return
     if reference is None or not exports:
         raise click.UsageError("give --profile and its exports, or a profile's name and --add with windows")
     profile = load_profile(reference)
     check_other_plans(profile, settings.plans_dir(), warn)
     storage = Storage()
-    found = read_exports(exports, storage, warn)
+    found = (
+        [read_bare_export(each, storage, partial(click.echo, err=True)) for each in exports]
+        if without_manifest
+        else read_exports(exports, storage, warn, ignore_md5=ignore_md5)
+    )
     before = _plan_that_is_there(profile.name)
     made = make_plan(
         profile,
@@ -114,7 +141,7 @@ def plan(
     )
 
 
-def _add(reference: str | None, given: list[str], allow_gap: bool) -> None:
+def _add(reference: str | None, given: list[str], allow_gap: bool, ignore_md5: bool) -> None:
     """Add windows to the plan of a profile: that of --profile, or else the first that is given."""
     if reference is None:
         reference, *given = given
@@ -123,7 +150,7 @@ def _add(reference: str | None, given: list[str], allow_gap: bool) -> None:
     there, profile, _ = open_plan(reference)
     check_other_plans(profile, settings.plans_dir(), warn)
     storage = Storage()
-    found = read_exports(given, storage, warn)
+    found = read_exports(given, storage, warn, ignore_md5=ignore_md5)
     made = add_windows(there, profile, found, allow_gap, tell=warn)
     known = {export.id for export in there.exports}
     for export in found:
@@ -157,6 +184,9 @@ def _write(plan: Plan, profile: Profile, read: Sequence[Export], storage: Storag
     click.echo(
         f"{'planned' if changed else 'unchanged:'} {_summary(plan)}: {plan_path(settings.plans_dir(), profile.name)}"
     )
+    for export in read:
+        if export.doubt:
+            warn(f"nothing vouches that {export.uri} is complete: {export.doubt}")
     for warning in first_look(profile, read, storage):
         warn(warning)
     _show_plan(plan, profile, changed)
@@ -166,14 +196,14 @@ def _summary(plan: Plan) -> str:
     """Say what a plan holds; of one with windows, base and windows apart, with their times."""
     size = f"{readable_size(plan.bytes)} compressed"
     if not plan.windows:
-        return f"{len(plan.files):,} files, {plan.items:,} items, {size}"
+        return f"{counted(len(plan.files), 'file')}, {counted(plan.items, 'item')}, {size}"
     windows = {export.id for export in plan.windows}
     files = [planned for planned in plan.files if planned.export_id in windows]
     records = sum(planned.file.items for planned in files)
     last = max(export.window.end for export in plan.windows if export.window)
     return (
-        f"{len(plan.files) - len(files):,} files, {plan.items - records:,} items of {plan.exports[0].export_time}, and "
-        f"{len(windows):,} {'window' if len(windows) == 1 else 'windows'} to {utc(last)}: {len(files):,} files, {records:,} records; {size}"
+        f"{counted(len(plan.files) - len(files), 'file')}, {counted(plan.items - records, 'item')} of {plan.exports[0].export_time}, and "
+        f"{counted(len(windows), 'window')} to {utc(last)}: {counted(len(files), 'file')}, {counted(records, 'record')}; {size}"
     )
 
 
@@ -216,5 +246,23 @@ def ddl(reference: str, apply_it: bool) -> None:
     tables = profile.all_tables
     click.echo(ddl_of(tables), nl=False)
     if apply_it:
-        create_tables(settings.database_url(), tables)
+        _apply(settings.database_url(), tables)
         click.echo("-- applied", err=True)
+
+
+def _apply(url: str, tables: Sequence[Table]) -> None:
+    """Create tables. Raises `SchemaError` if some that were there before do not fit, be the rest applied or not."""
+    refused: DatabaseError | None = None
+    try:
+        create_tables(url, tables)
+    except DatabaseError as error:
+        if not error.sqlstate:
+            raise
+        refused = error
+    if wrong := misfits(url, tables):
+        what = "not applied, because" if refused else "applied, but"
+        raise SchemaError(
+            "\n".join([f"{what} tables that were there before do not fit the profile:", *wrong])
+        )
+    if refused:
+        raise refused

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 from rich import box
@@ -19,6 +21,7 @@ from rich.text import Text
 from migration_pipeline.engine import file_report
 from migration_pipeline.migration.plan import PlannedFile
 from migration_pipeline.migration.units import duration
+from migration_pipeline.operations.doctor.findings import Finding
 from migration_pipeline.operations.downstream import AssetStatus
 from migration_pipeline.operations.files import FileStatus
 from migration_pipeline.operations.running import RunningFile
@@ -45,7 +48,24 @@ STYLES = {
 def console(*, stderr: bool = False) -> Console:
     """Make a console for standard output, or for errors; plain and wide when that is a pipe."""
     made = Console(highlight=False, soft_wrap=False, stderr=stderr)
-    return made if made.is_terminal else Console(highlight=False, width=PIPE_WIDTH, stderr=stderr)
+    if made.is_terminal:
+        return made
+    pipe: Any = _Unpadded(sys.stderr if stderr else sys.stdout)
+    return Console(highlight=False, width=PIPE_WIDTH, file=pipe)
+
+
+class _Unpadded:
+    """A file that takes lines without the blanks at their ends: tables pad each cell to its column."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        self._file.write(re.sub(r" +$", "", text, flags=re.MULTILINE))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 def status_table(files: Sequence[FileStatus], running: Sequence[RunningFile] = ()) -> Table:
@@ -106,11 +126,13 @@ def how_far(file: RunningFile) -> str:
     )
 
 
-def count_states(files: Sequence[FileStatus]) -> str:
-    """Count the files by state, in words: ``6 of 8 files materialized, 2 failed``."""
+def count_states(files: Sequence[FileStatus], missing: str = "missing") -> str:
+    """Count the files by state, in words: ``6 of 8 files materialized, 2 failed``; `missing` is the word for that state."""
     counts = Counter[str](file.state for file in files)
     others = "".join(
-        f", {counts[state]} {state}" for state in STYLES if state != "materialized" and counts[state]
+        f", {counts[state]} {missing if state == 'missing' else state}"
+        for state in STYLES
+        if state != "materialized" and counts[state]
     )
     return f"{counts['materialized']:,} of {len(files):,} files materialized{others}"
 
@@ -225,3 +247,18 @@ def dry_run_table(compared: Compared) -> Table:
         numbers = (total.compared, total.count("missing"), total.count("different"), total.same)
         made.add_row(Text(name), *(f"{number:,}" for number in (*numbers, total.count("newer"))))
     return made
+
+
+FINDINGS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
+
+
+def findings_table(findings: Sequence[Finding]) -> Table:
+    """Make a table with a line for each finding of the doctor: state, topic, and what is there with its way out."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for _ in ("state", "topic"):
+        table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for each in findings:
+        way_out = f"; {each.way_out}" if each.way_out else ""
+        table.add_row(Text(each.state, FINDINGS[each.state]), each.topic, Text(each.text + way_out))
+    return table

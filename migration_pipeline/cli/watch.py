@@ -123,7 +123,7 @@ class _Board:
     def show(
         self, files: Sequence[FileStatus], running: Sequence[RunningFile], *, over: bool, making: str = ""
     ) -> None:
-        line = count_states(files)
+        line = count_states(files, missing="missing" if over else "waiting")  # for the daemon, to be queued
         done = sum(file.file.items for file in files if file.state == "materialized")
         loading = {file.partition for file in files if file.state == "running"}
         running = [file for file in running if file.planned.partition in loading]

@@ -10,8 +10,8 @@ import dagster as dg
 import msgspec
 
 from migration_pipeline.defs.config import aggregate_config, finishing_config
+from migration_pipeline.defs.hosting import OURS, Hosting
 from migration_pipeline.defs.metadata import export_spec, table_spec
-from migration_pipeline.defs.migration import Database
 from migration_pipeline.engine.pace import Pause
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.names import FINISHING
@@ -33,15 +33,17 @@ KEPT = (
 )
 
 
-def downstream_assets(plan: Plan, profile: Profile) -> list[dg.AssetsDefinition]:
+def downstream_assets(plan: Plan, profile: Profile, hosting: Hosting = OURS) -> list[dg.AssetsDefinition]:
     """Build ``[profile, table]`` for each aggregate, and ``[profile, "finishing"]`` downstream of all tables."""
     return [
-        *(_aggregate_asset(plan, profile, aggregate) for aggregate in profile.aggregates),
-        _finishing_asset(plan, profile),
+        *(_aggregate_asset(plan, profile, aggregate, hosting) for aggregate in profile.aggregates),
+        _finishing_asset(plan, profile, hosting),
     ]
 
 
-def _aggregate_asset(plan: Plan, profile: Profile, aggregate: Aggregate) -> dg.AssetsDefinition:
+def _aggregate_asset(
+    plan: Plan, profile: Profile, aggregate: Aggregate, hosting: Hosting
+) -> dg.AssetsDefinition:
     table = aggregate.table
     sources = ", ".join(f"`{source.qualified}`" for source in aggregate.sources)
     spec = table_spec(plan, profile, table, export_spec(plan, profile)).replace_attributes(
@@ -61,18 +63,19 @@ def _aggregate_asset(plan: Plan, profile: Profile, aggregate: Aggregate) -> dg.A
     @dg.multi_asset(
         name=f"{profile.name}_{table.name}",
         specs=[spec],
+        required_resource_keys=hosting.keys,
+        pool=hosting.pool,
         description=f"Makes {table.qualified} from all landed files of the profile {profile.name}.",
     )
-    def make(
-        context: dg.AssetExecutionContext, config: AggregateConfig, database: Database
-    ) -> dg.MaterializeResult[Any]:
+    def make(context: dg.AssetExecutionContext, config: AggregateConfig) -> dg.MaterializeResult[Any]:
+        url = hosting.url(context)
         identity = AggregateIdentity(profile.name, profile.version, context.run.run_id)
         pauses = _Pauses(context, table.qualified)
         try:
-            with closing(Throttle(database.url, profile.name, config.throttle, config.database)) as throttle:
+            with closing(Throttle(url, profile.name, config.throttle, config.database)) as throttle:
                 throttle.open()
                 report = AggregateRun(
-                    database.url, aggregate, files, identity, config.aggregate, config.database, context.log.info,
+                    url, aggregate, files, identity, config.aggregate, config.database, context.log.info,
                     FilePace(throttle, pauses.tell),
                 ).run()  # fmt: skip
         except MigrationError as error:
@@ -109,7 +112,7 @@ def aggregate_metadata(report: AggregateReport) -> dict[str, Any]:
     }
 
 
-def _finishing_asset(plan: Plan, profile: Profile) -> dg.AssetsDefinition:
+def _finishing_asset(plan: Plan, profile: Profile, hosting: Hosting) -> dg.AssetsDefinition:
     tables = [table.name for table in profile.all_tables]
     FinishingConfig: Any = finishing_config(plan)  # noqa: N806  # a class
 
@@ -119,21 +122,22 @@ def _finishing_asset(plan: Plan, profile: Profile) -> dg.AssetsDefinition:
         group_name=plan.profile,
         kinds={"postgres"},
         code_version=profile.version,
+        required_resource_keys=hosting.keys,
+        pool=hosting.pool,
         description="Runs after all files are loaded: makes the profile's indexes and constraints, sets sequences past the "
         "loaded keys, gathers statistics. Safe to repeat.",
     )
-    def finishing(
-        context: dg.AssetExecutionContext, config: FinishingConfig, database: Database
-    ) -> dg.MaterializeResult[Any]:
+    def finishing(context: dg.AssetExecutionContext, config: FinishingConfig) -> dg.MaterializeResult[Any]:
+        url = hosting.url(context)
         try:
             drop = config.drop_landing and (config.last_window or not plan.windows)
             if config.drop_landing and not drop:
                 context.log.warning(KEPT)
             pauses = _Pauses(context, FINISHING)
-            with closing(Throttle(database.url, profile.name, config.throttle, config.database)) as throttle:
+            with closing(Throttle(url, profile.name, config.throttle, config.database)) as throttle:
                 throttle.open()
                 pace = FilePace(throttle, pauses.tell)
-                report = finish(database.url, profile, drop, config.database, context.log.info, pace)
+                report = finish(url, profile, drop, config.database, context.log.info, pace)
         except MigrationError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from None
         for warning in report.warnings:

@@ -10,8 +10,8 @@ from typing import Any
 
 import dagster as dg
 
+from migration_pipeline.defs.hosting import OURS, Hosting
 from migration_pipeline.defs.metadata import AHEAD_OF_FILES, PROFILE_TAG
-from migration_pipeline.defs.migration import Database
 from migration_pipeline.migration.cutover import chain_check
 from migration_pipeline.migration.names import EXPORT
 from migration_pipeline.migration.plan import Plan, PlannedFile
@@ -55,13 +55,18 @@ Evaluate = Callable[[Plan, Profile, str], dg.AssetCheckResult]
 """Takes the database's URL last."""
 
 
-def migration_checks(plan: Plan, profile: Profile) -> list[dg.AssetChecksDefinition]:
+def migration_checks(plan: Plan, profile: Profile, hosting: Hosting = OURS) -> list[dg.AssetChecksDefinition]:
     """Build the checks of a plan, on the asset ``[profile, dynamodb_export]``. They raise `DatabaseError`."""
 
     def make(name: str, description: str, evaluate: Evaluate) -> dg.AssetChecksDefinition:
-        @dg.asset_check(asset=dg.AssetKey([plan.profile, EXPORT]), name=name, description=description)
-        def check(database: Database) -> dg.AssetCheckResult:
-            return evaluate(plan, profile, database.url)
+        @dg.asset_check(
+            asset=dg.AssetKey([plan.profile, EXPORT]),
+            name=name,
+            description=description,
+            required_resource_keys=hosting.keys,
+        )
+        def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+            return evaluate(plan, profile, hosting.url(context))
 
         return check
 

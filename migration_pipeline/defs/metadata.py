@@ -12,7 +12,7 @@ import dagster as dg
 
 from migration_pipeline.engine.file_report import FileReport
 from migration_pipeline.migration.names import EXPORT
-from migration_pipeline.migration.plan import Plan, PlannedFile
+from migration_pipeline.migration.plan import Plan, PlannedExport, PlannedFile
 from migration_pipeline.migration.units import readable_size
 from migration_pipeline.profile.profile import Prefix, Profile, Rule
 from migration_pipeline.profile.row import Column, Table
@@ -51,9 +51,7 @@ def export_spec(plan: Plan, profile: Profile) -> dg.AssetSpec:
         "Its observations show the progress of running files.\n\nThe first rule that matches takes an item:\n\n"
         + _rules(profile),
         metadata={
-            "exports": dg.MetadataValue.md(
-                "\n".join(f"- `{e.uri}`, of `{e.table_arn}` at {e.export_time}" for e in plan.exports)
-            ),
+            "exports": dg.MetadataValue.md("\n".join(f"- `{e.uri}`, {_origin(e)}" for e in plan.exports)),
             "plan": plan.digest,
             "files": len(plan.files),
             "items": plan.items,
@@ -61,6 +59,16 @@ def export_spec(plan: Plan, profile: Profile) -> dg.AssetSpec:
             "documentation": _documentation(profile),
         },
     )
+
+
+def _origin(export: PlannedExport) -> str:
+    """Tell which table an export is of, and whether anything vouches for that."""
+    known = (
+        f"of `{export.table_arn}` at {export.export_time}"
+        if export.table_arn
+        else "of an unknown table and time"
+    )
+    return f"{known}; **nothing vouches for its completeness:** {export.doubt}" if export.doubt else known
 
 
 def table_spec(plan: Plan, profile: Profile, table: Table, export: dg.AssetSpec) -> dg.AssetSpec:

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from migration_pipeline.defs.config import load_config, options_of
 from migration_pipeline.defs.dry_run import observe_dry_run
+from migration_pipeline.defs.hosting import OURS, Hosting
 from migration_pipeline.defs.metadata import (
     AHEAD_OF_FILES,
     PLAN_TAG,
@@ -45,13 +46,17 @@ class Database(dg.ConfigurableResource):  # type: ignore[type-arg]  # generic on
     url: str = Field(description="A libpq connection URL; PG* variables fill in what it leaves out.")
 
 
-def migration_assets(plan: Plan, profile: Profile) -> list[dg.AssetSpec | dg.AssetsDefinition]:
+def migration_assets(
+    plan: Plan, profile: Profile, hosting: Hosting = OURS
+) -> list[dg.AssetSpec | dg.AssetsDefinition]:
     """Build a plan's assets: ``[profile, dynamodb_export]`` and, downstream of it, ``[profile, table]`` each."""
     export = export_spec(plan, profile)
-    return [export, _tables_asset(plan, profile, export)]
+    return [export, _tables_asset(plan, profile, export, hosting)]
 
 
-def _tables_asset(plan: Plan, profile: Profile, export: dg.AssetSpec) -> dg.AssetsDefinition:
+def _tables_asset(
+    plan: Plan, profile: Profile, export: dg.AssetSpec, hosting: Hosting
+) -> dg.AssetsDefinition:
     tables = profile.tables
     files = plan.by_partition()
     Config: Any = load_config(plan, profile)  # noqa: N806  # a class
@@ -60,26 +65,29 @@ def _tables_asset(plan: Plan, profile: Profile, export: dg.AssetSpec) -> dg.Asse
         name=f"{profile.name}_load",
         specs=[table_spec(plan, profile, table, export) for table in tables.values()],
         partitions_def=dg.StaticPartitionsDefinition(list(files)),
-        backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=plan.files_per_run),
+        backfill_policy=dg.BackfillPolicy.multi_run(
+            max_partitions_per_run=hosting.files_per_run or plan.files_per_run
+        ),
+        required_resource_keys=hosting.keys,
+        pool=hosting.pool,
         description=f"Loads export files into the tables of the profile {profile.name}.",
     )
-    def load(
-        context: dg.AssetExecutionContext, config: Config, database: Database
-    ) -> Iterator[dg.MaterializeResult[Any]]:
+    def load(context: dg.AssetExecutionContext, config: Config) -> Iterator[dg.MaterializeResult[Any]]:
+        url = hosting.url(context)
         context.instance.add_run_tags(context.run.run_id, {PLAN_TAG: plan.digest})
         options = options_of(config, profile)
         turns = Turns(context.instance, plan, context.run.run_id)
         failures: dict[str, MigrationError] = {}
         with suppress(DatabaseError):  # the load tells it, or outlasts it
-            for other, name in other_writers(database.url, profile.name, tables.values()):
+            for other, name in other_writers(url, profile.name, tables.values()):
                 context.log.warning(
                     f"{name}: the profile {other} has loaded rows into it, too; each overwrites the other's rows"
                 )
-        with closing(Throttle(database.url, profile.name, config.throttle, config.database)) as throttle:
+        with closing(Throttle(url, profile.name, config.throttle, config.database)) as throttle:
             loader = Loader(
                 plan,
                 profile,
-                database.url,
+                url,
                 context.run.run_id,
                 config.load,
                 config.database,
@@ -94,7 +102,7 @@ def _tables_asset(plan: Plan, profile: Profile, export: dg.AssetSpec) -> dg.Asse
                 try:
                     if config.dry_run:
                         observe_dry_run(
-                            context, telling, plan, profile, planned, database.url, config.load, config.database, options
+                            context, telling, plan, profile, planned, url, config.load, config.database, options
                         )  # fmt: skip
                         continue
                     load_it = partial(
@@ -124,16 +132,16 @@ def _tables_asset(plan: Plan, profile: Profile, export: dg.AssetSpec) -> dg.Asse
     return load
 
 
-def replay_job(plan: Plan, profile: Profile) -> dg.JobDefinition:
+def replay_job(plan: Plan, profile: Profile, hosting: Hosting = OURS) -> dg.JobDefinition:
     """Build ``<profile>_replay``, which replays quarantined items after the profile or a table was fixed."""
     Config: Any = load_config(plan, profile)  # noqa: N806  # a class
 
-    @dg.op(name=f"{profile.name}_replay_quarantine")
-    def run_again(context: dg.OpExecutionContext, config: Config, database: Database) -> None:
+    @dg.op(name=f"{profile.name}_replay_quarantine", required_resource_keys=hosting.keys)
+    def run_again(context: dg.OpExecutionContext, config: Config) -> None:
         report = replay_plan(
             plan,
             profile,
-            database.url,
+            hosting.url(context),
             context.run_id,
             context.log.info,
             config.load,

@@ -85,14 +85,14 @@ class BackfillReport(msgspec.Struct, frozen=True, kw_only=True):
 Hook = Callable[[BackfillReport], object]
 
 
-def backfill_sensor(plans: Planned) -> dg.SensorDefinition:
+def backfill_sensor(plans: Planned, name: str = SENSOR) -> dg.SensorDefinition:
     """Build the sensor, which reports one backfill at each tick, the oldest first.
 
     Backfills that ended before it was first switched on are not reported. Its cursor holds the ids of those that are over.
     """
 
     @dg.sensor(
-        name=SENSOR,
+        name=name,
         minimum_interval_seconds=SECONDS,
         default_status=dg.DefaultSensorStatus.STOPPED,
         description=f"Calls the function named in {settings.NOTIFY} once a backfill of a migration is over: finished, "

@@ -18,6 +18,7 @@ from dagster._core.storage.tags import (
 )
 
 from migration_pipeline.migration.plan import Plan, PlannedFile
+from migration_pipeline.migration.units import counted
 from migration_pipeline.targets.ledger import TooEarlyError
 
 POLL_SECONDS = 3.0
@@ -96,7 +97,7 @@ class Turns:
 
 def _waits(missing: int, waited_for: Mapping[str, str]) -> str:
     """Say what a file waits for: files that are loading, by name, each with its run."""
-    text = f"waits for {missing:,} files that must be loaded before this window"
+    text = f"waits for {counted(missing, 'file')} that must be loaded before this window"
     if not waited_for:
         return f"{text}; none of them is loading now, and it gives up soon"
     named = [f"{name} (run {run[:8]})" for name, run in list(waited_for.items())[:NAMED]]

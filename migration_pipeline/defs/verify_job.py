@@ -10,8 +10,8 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from migration_pipeline.defs.hosting import OURS, Hosting
 from migration_pipeline.defs.metadata import PROFILE_TAG
-from migration_pipeline.defs.migration import Database
 from migration_pipeline.migration import verification
 from migration_pipeline.migration.plan import Plan
 from migration_pipeline.migration.verdicts import exports_before, extra_text, left_of
@@ -30,30 +30,30 @@ class VerifyConfig(dg.Config):
     )
 
 
-def verify_check(plan: Plan, profile: Profile) -> dg.AssetChecksDefinition:
+def verify_check(plan: Plan, profile: Profile, hosting: Hosting = OURS) -> dg.AssetChecksDefinition:
     """Build the check ``rows_match_export`` on the asset ``[profile, dynamodb_export]``."""
 
     @dg.asset_check(
         asset=dg.AssetKey([plan.profile, "dynamodb_export"]),
         name="rows_match_export",
+        required_resource_keys=hosting.keys,
         description="The export is read again, and each row that it makes is in its table, with the same values in "
         "all columns; no table has more rows. Nothing is written to the tables. Takes about as long as a load.",
     )
     def rows_match_export(
-        context: dg.AssetCheckExecutionContext, config: VerifyConfig, database: Database
+        context: dg.AssetCheckExecutionContext, config: VerifyConfig
     ) -> dg.AssetCheckResult:
+        url = hosting.url(context)
         compared = verification.verify(
             plan,
             profile,
-            database.url,
+            url,
             context.run.run_id,
             extra=config.extra,
             say=context.log.warning,
             on_progress=now_and_then(context.log.info),
         )
-        return _verdict(
-            plan, profile, compared, exports_before(plan, read_receipts(database.url, plan.profile))
-        )
+        return _verdict(plan, profile, compared, exports_before(plan, read_receipts(url, plan.profile)))
 
     return rows_match_export
 

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from migration_pipeline.errors import MigrationError
 
+CLONE = (Path(__file__).parents[2] / "Makefile").exists()
+"""Whether this runs from a clone of the project, which has `make`; else it was installed by pip."""
+
 LOG_LINES = 15  # of a log, for a message: enough for the end of a traceback
 
 

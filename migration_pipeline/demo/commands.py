@@ -17,6 +17,7 @@ from migration_pipeline.demo.demo import remove_state, run_demo, run_dev
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.demo.sample_history import VIEWS, write_history
 from migration_pipeline.errors import UsageError
+from migration_pipeline.migration.units import counted
 from migration_pipeline.sources.export import OutputFormat
 
 ITEMS = partial(click.option, "--items", type=click.IntRange(0), default=200_000, show_default=True)
@@ -90,10 +91,10 @@ def sample(
             export = write_sample(
                 folder, **numbers, profile=profile, output_format=output_format, on_progress=on_progress
             )
-    _say(f"wrote {items:,} items in {files} files", history.base if changes else export)
+    _say(f"wrote {counted(items, 'item')} in {counted(files, 'file')}", history.base if changes else export)
     if changes:
         for window, records in zip(history.windows, history.records, strict=True):
-            _say(f"wrote a window of {records:,} records", window)
+            _say(f"wrote a window of {counted(records, 'record')}", window)
         _say(f"wrote {history.final_items:,} items as they are at its end", history.final)
     if bad:
         _say(

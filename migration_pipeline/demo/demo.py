@@ -15,11 +15,11 @@ from migration_pipeline import settings
 from migration_pipeline.cli import main
 from migration_pipeline.cli.terminal import console, count_states, downstream_table, summary
 from migration_pipeline.cli.watch import watch
-from migration_pipeline.demo import LocalError, stack
+from migration_pipeline.demo import CLONE, LocalError, stack
 from migration_pipeline.demo.sample_history import write_history
 from migration_pipeline.migration.plan import Plan, make_plan
 from migration_pipeline.migration.plans import plan_path, read_plan, read_plans, write_plan
-from migration_pipeline.migration.units import readable_size
+from migration_pipeline.migration.units import counted, readable_size
 from migration_pipeline.operations.backfills import launch
 from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.operations.downstream import AssetStatus, downstream, to_launch
@@ -69,7 +69,7 @@ def run_demo(items: int, files: int) -> int:
         plan = _plan(profile, base)
     full = [planned.file for planned in plan.files if planned.export_id == base.id]
     out.print(
-        f"export: {sum(file.items for file in full):,} items in {len(full)} files, "
+        f"export: {sum(file.items for file in full):,} items in {counted(len(full), 'file')}, "
         f"{readable_size(sum(file.size for file in full))} compressed"
     )
     with ExitStack() as ends:
@@ -89,7 +89,8 @@ def run_demo(items: int, files: int) -> int:
         for line in found.lines(PROFILE):
             out.print(line, markup=False)
     out.print(f"\n{time.monotonic() - began:,.0f} s from start to end")
-    out.print("See it in Dagster's UI:  make dev   then open http://127.0.0.1:3000/assets")
+    dev = "make dev" if CLONE else "migration-pipeline dev"
+    out.print(f"See it in Dagster's UI:  {dev}   then open http://127.0.0.1:3000/assets")
     return status or int(found.faults)
 
 
@@ -102,9 +103,9 @@ def _load(out: Console, instance: DagsterClient, plan: Plan, profile: Profile, n
         out.print(f"{count_states(every)}: nothing to do")
         return 0
     backfill_id = launch(
-        instance, profile, [file.partition for file in wanted], f"demo: {len(wanted)} files", then
+        instance, profile, [file.partition for file in wanted], f"demo: {counted(len(wanted), 'file')}", then
     )
-    out.print(f"launched backfill {backfill_id} of {len(wanted)} files")
+    out.print(f"launched backfill {backfill_id} of {counted(len(wanted), 'file')}")
     watch(out, instance, plan, profile, backfill_id, wanted, then)
     files = [file for file in read_files(instance, plan, profile) if file.file.name in names]
     return _conclude(out, files, downstream(instance, profile) if then else [])
@@ -214,7 +215,8 @@ def _plan(profile: Profile, base: Export) -> Plan:
             return there
         if there.windows:
             raise LocalError(
-                f"{path}: the tables hold another table's windows; use the same ITEMS and FILES, or make clean first"
+                f"{path}: the tables hold another table's windows; use the same ITEMS and FILES, or "
+                f"{'make' if CLONE else 'migration-pipeline'} clean first"
             )
     plan = make_plan(profile, PROFILE, [base])
     write_plan(plan, settings.plans_dir())

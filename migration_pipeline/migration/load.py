@@ -76,7 +76,6 @@ class Loader:
         self._options = options
         self._transforms: dict[OutputFormat, Transform] = {}
         self._tried: set[TargetTable] = set()
-        self._export_times = {export.id: _time(export.export_time) for export in plan.exports}
 
     def load(
         self,
@@ -94,14 +93,15 @@ class Loader:
         if self._throttle:  # one that cannot be read is told of before any work
             self._throttle.open(on_retry)
         pace = FilePace(self._throttle, on_pause) if self._throttle else Unpaced()
-        file, profile = planned.file, self._profile
+        file, profile, export = planned.file, self._profile, self._plan.export_of(planned)
         identity = FileIdentity(
             profile.name,
             profile.version,
             planned.export_id,
             file.name,
             self._run_id,
-            self._export_times[planned.export_id],
+            _time(export.export_time),
+            export.doubt,
         )
         target = PostgresTarget(
             self._url,

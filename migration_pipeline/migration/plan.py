@@ -50,6 +50,8 @@ class PlannedExport(msgspec.Struct, frozen=True):
     """None for a full export."""
     output_format: OutputFormat = "DYNAMODB_JSON"
     """How its lines are spelled."""
+    doubt: str = ""
+    """Why nothing vouches for its completeness; "" where its manifest does."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -106,6 +108,11 @@ class Plan(msgspec.Struct, frozen=True):
         earlier = [export.id for export in self.exports]
         earlier = earlier[: earlier.index(planned.export_id)]
         return [file for file in self.files if file.export_id in earlier]
+
+    @property
+    def doubts(self) -> list[str]:
+        """Why nothing vouches for the completeness of some exports: a line for each."""
+        return [f"{export.uri}: {export.doubt}" for export in self.exports if export.doubt]
 
     @property
     def items(self) -> int:
@@ -249,7 +256,7 @@ def _with_windows(
 def _planned_export(export: Export) -> PlannedExport:
     return PlannedExport(
         export.id, export.uri, export.table_arn, export.export_time, export.table_id, export.window,
-        export.output_format,
+        export.output_format, export.doubt,
     )  # fmt: skip
 
 

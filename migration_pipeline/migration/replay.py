@@ -62,7 +62,14 @@ def replay_plan(
         name = planned.file.name
         if (planned.export_id, name) not in waiting:
             continue
-        identity = FileIdentity(profile.name, profile.version, planned.export_id, name, run_id)
+        identity = FileIdentity(
+            profile.name,
+            profile.version,
+            planned.export_id,
+            name,
+            run_id,
+            doubt=plan.export_of(planned).doubt,
+        )
         target = PostgresTarget(
             url,
             profile.tables,

@@ -5,6 +5,16 @@ from __future__ import annotations
 from datetime import datetime, timezone
 
 
+def counted(number: int, noun: str) -> str:
+    """Write a number of things: ``1 file``, ``1,200 files``. Only for nouns whose plural ends in s."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def counted_that(number: int, noun: str, singular: str, plural: str) -> str:
+    """Write a number of things with their verb: ``1 file was``, ``2 files were``."""
+    return f"{counted(number, noun)} {singular if number == 1 else plural}"
+
+
 def readable_size(size: int) -> str:
     """Write a number of bytes as people do: ``1.2 MB``; decimal units, as S3's console has them."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

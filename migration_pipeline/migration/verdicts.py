@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from migration_pipeline.migration.plan import Plan, PlannedFile
+from migration_pipeline.migration.units import counted, counted_that
 from migration_pipeline.profile.aggregate import Aggregate
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.profile.row import Table
@@ -236,7 +237,7 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     def text(self) -> str:
         """What was found."""
         if self.waits:
-            return f"waits for {self.waits:,} files that are not loaded"
+            return f"waits for {counted_that(self.waits, 'file', 'that is', 'that are')} not loaded"
         return self.fault or f"each of {self.receipt.groups if self.receipt else 0:,} groups is a row"
 
 
@@ -262,9 +263,9 @@ def aggregate_fault(
 ) -> str:
     """Say why an aggregate is not up to date with these files; "" if it is."""
     if later := sum(file.loaded_at > made.made_at for file in files):
-        return f"{later:,} files were loaded after it was made"
+        return f"{counted_that(later, 'file', 'was', 'were')} loaded after it was made"
     if made.files != len(files):
-        return f"it was made of {made.files:,} files, but the plan has {len(files):,}"
+        return f"it was made of {counted(made.files, 'file')}, but the plan has {len(files):,}"
     if made.files_md5 != md5_of_files((file.export_id, file.file) for file in files):
         return "it was made of other files than the plan has"
     if made.sql_md5 != aggregate.sql_md5:
@@ -301,7 +302,7 @@ def not_verified(
     if found.profile_version != profile.version:
         return "they were compared by another version of the profile"
     if later := sum(receipt.loaded_at > began for receipt in receipts):
-        return f"{later:,} files were loaded or replayed since"
+        return f"{counted_that(later, 'file', 'was', 'were')} loaded or replayed since"
     if made is not None and made.made_at > began:
         return "they were made again since"
     if table.landing and state.oid == found.state.oid and not state.rows:

@@ -96,12 +96,12 @@ class DagsterClient:
         A plan that has `changed` may have the same files, and other options. Raises `DagsterClientError` when it still
         does not know them: the code location fails, or reads other plans.
         """
-        if not changed and self._knows(plan, profile):
+        if not changed and self.knows(plan, profile):
             return
         for location in self._locations():
             self.query(RELOAD, name=location["name"])
         deadline = time.monotonic() + self._timeout
-        while not self._knows(plan, profile):
+        while not self.knows(plan, profile):
             failure = self._location_error()
             if failure or time.monotonic() > deadline:
                 raise DagsterClientError(
@@ -112,7 +112,7 @@ class DagsterClient:
         # The webserver has the new code. The daemon, which has no call to ask it, looks every second.
         time.sleep(DAEMON_CATCHES_UP_SECONDS)
 
-    def _knows(self, plan: Plan, profile: Profile) -> bool:
+    def knows(self, plan: Plan, profile: Profile) -> bool:
         """Whether every table of the profile is an asset with just the plan's files."""
         keys, files = table_keys(profile), set(plan.by_partition())
         nodes = self.query(PARTITIONS, keys=[{"path": key} for key in keys])["assetNodes"]
@@ -140,7 +140,7 @@ class DagsterClient:
             ) from None
         except requests.RequestException:
             raise DagsterClientError(
-                f"no Dagster at {self.url}; start it with `make dev`, or set MIGRATION_DAGSTER_URL"
+                f"no Dagster at {self.url}; start it with `migration-pipeline dev`, or set MIGRATION_DAGSTER_URL"
             ) from None
 
     def _refused(self, response: requests.Response) -> DagsterClientError:

@@ -8,6 +8,7 @@ from datetime import datetime
 from migration_pipeline.errors import MigrationError, UsageError
 from migration_pipeline.migration.plan import Plan
 from migration_pipeline.migration.reach import base_of, loaded_until
+from migration_pipeline.migration.units import counted_that
 from migration_pipeline.operations.downstream import AssetStatus
 from migration_pipeline.operations.exports import TableExports
 from migration_pipeline.operations.files import FileStatus
@@ -63,7 +64,7 @@ def failure(plan: Plan, failed: Sequence[FileStatus]) -> MigrationError:
     told = "; ".join(f"{file.file.name}: {file.error or file.state}" for file in failed[:NAMED])
     more = f"; and {len(failed) - NAMED:,} more" if len(failed) > NAMED else ""
     return MigrationError(
-        f"{plan.profile}: {len(failed):,} files were not loaded: {told}{more}; {_way_out(plan)}"
+        f"{plan.profile}: {counted_that(len(failed), 'file', 'was', 'were')} not loaded: {told}{more}; {_way_out(plan)}"
     )
 
 

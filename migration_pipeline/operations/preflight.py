@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from migration_pipeline import settings
 from migration_pipeline.migration.plan import Plan, PlannedFile
+from migration_pipeline.migration.units import counted_that
 from migration_pipeline.migration.verdicts import conserved, matches
 from migration_pipeline.operations.downstream import AssetStatus, read_made
 from migration_pipeline.operations.files import FileStatus
@@ -71,7 +72,7 @@ def mark_lost(
             ),
         )
     return [
-        f"{count:,} files are materialized in Dagster, but {reason}: they count as missing"
+        f"{counted_that(count, 'file', 'is', 'are')} materialized in Dagster, but {reason}: {'it counts' if count == 1 else 'they count'} as missing"
         for reason, count in lost.items()
     ]
 

@@ -18,7 +18,6 @@ from migration_pipeline.migration.names import table_keys
 from migration_pipeline.migration.plan import Plan, PlannedFile
 from migration_pipeline.operations.client import ENTRIES, DagsterClient, first_line, metadata_of
 from migration_pipeline.profile.profile import Profile
-from migration_pipeline.sources.export import stem
 
 EXECUTING = ("STARTING", "STARTED", "CANCELING")
 WAITING = ("QUEUED", "NOT_STARTED")
@@ -98,6 +97,11 @@ def last_run(client: DagsterClient, plan: Plan, profile: Profile, planned: Plann
     node = client.query(LAST_RUN, key=key, partition=planned.partition)["assetNodeOrError"]
     run = node.get("latestRunForPartition")
     return _run(run, _places(plan)) if run else None
+
+
+def runs_of(client: DagsterClient, plan: Plan, planned: PlannedFile) -> list[Run]:
+    """Return all runs that tried a file and are not deleted, the oldest first."""
+    return [run for run in reversed(runs(client, plan, ())) if planned.partition in run.partitions]
 
 
 def _places(plan: Plan) -> dict[str, int]:
@@ -227,7 +231,7 @@ def file_log(
 def _concerns(line: LogLine, file: str) -> bool:
     """Whether a line is not another file's; one that is a file's begins with the file's name."""
     name, colon, _ = line.text.partition(": ")
-    return line.kind != "LogMessageEvent" or not (colon and stem(name) != name) or name == file
+    return line.kind != "LogMessageEvent" or not (colon and name.endswith(".gz")) or name == file
 
 
 RUNS = """

@@ -32,8 +32,9 @@ SUFFIXES = {"DYNAMODB_JSON": ".json.gz", "ION": ".ion.gz"}
 
 
 def stem(name: str) -> str:
-    """A data file's name without its suffix."""
-    return next((name.removesuffix(suffix) for suffix in SUFFIXES.values() if name.endswith(suffix)), name)
+    """A data file's name without its suffix, of which emulators leave the half out."""
+    suffixes = (*SUFFIXES.values(), ".gz")
+    return next((name.removesuffix(suffix) for suffix in suffixes if name.endswith(suffix)), name)
 
 
 class ExportError(UsageError):
@@ -52,6 +53,8 @@ class ExportFile(msgspec.Struct, frozen=True):
     """base64(MD5) of the compressed bytes."""
     size: int
     """Compressed bytes, as listed when the manifest was read."""
+    counted: bool = False
+    """Whether the numbers are none of a manifest's: there was none, so the file was read when it was planned."""
 
 
 View = Literal["NEW_AND_OLD_IMAGES", "NEW_IMAGE"]
@@ -85,6 +88,8 @@ class Export(msgspec.Struct, frozen=True):
     """None for a full export."""
     output_format: OutputFormat = "DYNAMODB_JSON"
     """How its lines are spelled; `dialects.dialect_of` reads them."""
+    doubt: str = ""
+    """Why nothing vouches for its completeness; "" where its manifest does."""
 
 
 Instant = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -131,24 +136,27 @@ def read_export(location: str, storage: Storage, warn: Warn = lambda _: None) ->
     return read_exports([location], storage, warn)[0]
 
 
-def read_exports(locations: Sequence[str], storage: Storage, warn: Warn = lambda _: None) -> list[Export]:
+def read_exports(
+    locations: Sequence[str], storage: Storage, warn: Warn = lambda _: None, *, ignore_md5: bool = False
+) -> list[Export]:
     """Read and check the manifests of several exports, as `read_export` does one.
 
-    Windows of one table share a folder of data files, which may be large: it is listed once.
+    Windows of one table share a folder of data files, which may be large: it is listed once. With `ignore_md5` a manifest that
+    does not match its ``.md5`` is read all the same, and the export's `doubt` says so.
     """
     listing = cache(storage.listing)
-    return [_read(location, storage, warn, listing) for location in locations]
+    return [_read(location, storage, _Check(storage, warn, ignore_md5), listing) for location in locations]
 
 
-def _read(location: str, storage: Storage, warn: Warn, listing: Listing) -> Export:
-    uri = _uri_of(location)
-    summary_uri = join(uri, "manifest-summary.json")
+def _read(location: str, storage: Storage, check: _Check, listing: Listing) -> Export:
+    uri, warn = uri_of(location), check.warn
+    summary_uri = join(uri, MANIFEST)
     if not storage.exists(summary_uri):
         raise _not_an_export(uri, storage)
-    summary = _decode(_Summary, _checked(storage, summary_uri, warn), summary_uri)
+    summary = _decode(_Summary, check.read(summary_uri), summary_uri)
     _check_kind(summary, summary_uri)
     window = _window(summary, summary_uri) if summary.export_type == INCREMENTAL else None
-    files = _files(summary, uri, storage, warn, listing)
+    files = _files(summary, uri, storage, check, listing)
     if window is not None:
         window = msgspec.structs.replace(window, keys=_key_of(files, storage, warn))
     return Export(
@@ -161,15 +169,16 @@ def _read(location: str, storage: Storage, warn: Warn, listing: Listing) -> Expo
         table_id=summary.table_id,
         window=window,
         output_format=msgspec.convert(summary.output_format, OutputFormat),
+        doubt="; ".join(check.doubts),
     )
 
 
 def _files(
-    summary: _Summary, uri: str, storage: Storage, warn: Warn, listing: Listing
+    summary: _Summary, uri: str, storage: Storage, check: _Check, listing: Listing
 ) -> tuple[ExportFile, ...]:
     """Read which files the export has, and find them."""
     files_uri = join(uri, "manifest-files.json")
-    lines = _checked(storage, files_uri, warn).splitlines()
+    lines = check.read(files_uri).splitlines()
     listed = [
         _decode(_File, line, f"{files_uri}, line {n}") for n, line in enumerate(lines, 1) if line.strip()
     ]
@@ -191,32 +200,48 @@ def utc(moment: datetime) -> str:
     return moment.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
 
 
-def _uri_of(location: str) -> str:
+def uri_of(location: str) -> str:
     """Return the URI of the export at a location, its folder or something in it; Hadoop's schemes count as S3's."""
     uri = re.sub(r"^s3[an]://", "s3://", location)
     uri = uri.rstrip("/") if is_s3(uri) else os.path.abspath(uri)
     return INSIDE.sub("", uri)
 
 
+MANIFEST = "manifest-summary.json"
+
 INSIDE = re.compile(r"/(?:manifest-(?:summary|files)\.(?:json|md5)|data|data/[^/]+\.(?:json|ion)\.gz)$")
 """What people name instead of an export: its manifest, its folder of files, or one of these."""
 
 
-def _checked(storage: Storage, uri: str, warn: Warn) -> bytes:
-    """Read a manifest and compare it with the .md5 beside it."""
-    content = storage.read(uri)
-    md5_uri = uri.removesuffix(".json") + ".md5"
-    if not storage.exists(md5_uri):
-        warn(f"{md5_uri} is missing: the manifest cannot be checked against it")
+class _Check:
+    """Reads the manifests of one export, and compares each with the .md5 beside it."""
+
+    def __init__(self, storage: Storage, warn: Warn, ignore_md5: bool) -> None:
+        self._storage = storage
+        self.warn = warn
+        self._ignore_md5 = ignore_md5
+        self.doubts: list[str] = []
+        """What was found and ignored."""
+
+    def read(self, uri: str) -> bytes:
+        """Read a manifest. Raises `ExportError` if its MD5 is another, unless that is to be ignored."""
+        content = self._storage.read(uri)
+        md5_uri = uri.removesuffix(".json") + ".md5"
+        if not self._storage.exists(md5_uri):
+            self.warn(f"{md5_uri} is missing: the manifest cannot be checked against it")
+            return content
+        expected = self._storage.read(md5_uri).decode("ascii", "replace").strip()
+        actual = base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
+        if actual == expected:
+            return content
+        name, md5_name = (each.rsplit("/", 1)[-1] for each in (uri, md5_uri))
+        if not self._ignore_md5:
+            raise ExportError(
+                f"{uri}: its MD5 is {actual}, but {md5_name} says {expected}; it was changed "
+                "or cut short: copy the manifest again, or, if it was changed on purpose, plan with --ignore-manifest-md5"
+            )
+        self.doubts.append(f"{name} does not match {md5_name}, which was ignored (--ignore-manifest-md5)")
         return content
-    expected = storage.read(md5_uri).decode("ascii", "replace").strip()
-    actual = base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
-    if actual != expected:
-        raise ExportError(
-            f"{uri}: its MD5 is {actual}, but {md5_uri.rsplit('/', 1)[-1]} says {expected}; it was changed "
-            "or cut short: copy the manifest again"
-        )
-    return content
 
 
 def _decode(into: type[Decoded], content: bytes, where: str) -> Decoded:
@@ -362,4 +387,13 @@ def _not_an_export(uri: str, storage: Storage) -> Exception:
     hint = f"; did you mean {near[0]}?" if near else "; give …/AWSDynamoDB/<export id>"
     if not is_s3(uri) and not os.path.isdir(uri):
         return StorageError(f"{uri}: no such folder{hint if near else ''}")
+    if not near and _is_bare(uri, storage):
+        hint = "; if an emulator or a dump wrote it so, plan it with --without-manifest"
     return ExportError(f"{uri}: not a DynamoDB export: it has no manifest-summary.json{hint}")
+
+
+def _is_bare(uri: str, storage: Storage) -> bool:
+    """Whether there are files that may be data, and only no manifest."""
+    return any(
+        name.endswith(".gz") for folder in (join(uri, "data"), uri) for name in storage.listing(folder)
+    )

@@ -116,11 +116,16 @@ class FileStream:
             self._count(1)
             yield [rest]
 
+    @property
+    def _authority(self) -> str:
+        """Who says how many items the file has, and its MD5."""
+        return "plan" if self.file.counted else "manifest"
+
     def _count(self, lines: int) -> None:
         self.lines_read += lines
         if self.lines_read > self.file.items:
             raise self._error(
-                f"it holds more items than the {self.file.items:,} that the manifest says; copy the export "
+                f"it holds more items than the {self.file.items:,} that the {self._authority} says; copy the export "
                 "again, or plan again if it was replaced"
             )
 
@@ -128,12 +133,12 @@ class FileStream:
         """Compare what was read, to the end, with the manifest. Raises `StorageError` when it differs."""
         if self.md5 != self.file.md5:
             raise self._error(
-                f"its MD5 is {self.md5}, but the manifest says {self.file.md5}; copy the file again, "
+                f"its MD5 is {self.md5}, but the {self._authority} says {self.file.md5}; copy the file again, "
                 "or plan again if the export was replaced"
             )
         if self.lines_read != self.file.items:
             raise self._error(
-                f"it holds {self.lines_read:,} items, but the manifest says {self.file.items:,}; "
+                f"it holds {self.lines_read:,} items, but the {self._authority} says {self.file.items:,}; "
                 "copy the export again"
             )
 

@@ -35,7 +35,9 @@ ALTER TABLE migration.loaded_file
     ADD COLUMN IF NOT EXISTS unchanged_rows jsonb NOT NULL DEFAULT '{}',
     ADD COLUMN IF NOT EXISTS throttled jsonb NOT NULL DEFAULT '{}',
     ADD COLUMN IF NOT EXISTS accelerated bigint NOT NULL DEFAULT 0,
-    ADD COLUMN IF NOT EXISTS not_accelerated jsonb NOT NULL DEFAULT '{}';
+    ADD COLUMN IF NOT EXISTS not_accelerated jsonb NOT NULL DEFAULT '{}',
+    -- Why nothing vouches for the completeness of its export; '' where its manifest does.
+    ADD COLUMN IF NOT EXISTS doubt text NOT NULL DEFAULT '';
 
 -- Items that became no row because something is wrong with them. The raw line is kept, so nothing is lost:
 -- `migration-pipeline replay` loads them once the profile or the table is mended.

@@ -19,7 +19,9 @@ from psycopg2.extensions import parse_dsn
 from psycopg2.sql import SQL, Composed, Literal
 
 from migration_pipeline.errors import MigrationError
+from migration_pipeline.targets.address import NOWHERE, Address, address_of
 from migration_pipeline.targets.faults import advice, why_bad
+from migration_pipeline.targets.secrets import SecretError, is_reference, resolve, without_source
 
 Record = TypeVar("Record", bound=msgspec.Struct)
 
@@ -110,19 +112,40 @@ class DatabaseSettings(msgspec.Struct, frozen=True):
     """How long the server waits for us within a transaction, though no longer than for a statement; 0: for ever."""
 
 
+ROLE_REFUSED = (
+    "authentication failed",
+    "no password supplied",
+    "no pg_hba.conf entry",
+    "not permitted to log in",
+    'role "…" does not exist',
+)
+TLS_REFUSED = (
+    "certificate",
+    "server does not support SSL",
+    "SSL is required",
+    "SSL error",
+    "does not match host name",
+)
+"""Parts of libpq's texts, by what is wrong."""
+
+
 class DatabaseError(MigrationError):
     """PostgreSQL refused something; the text holds its `sqlstate` and names, never values."""
 
 
 def open_connection(url: str) -> Any:
-    """Connect to the writer, in UTF-8; `begin` each transaction. Raises `psycopg2.Error`."""
+    """Connect to the writer, in UTF-8; `begin` each transaction. Raises `psycopg2.Error`.
+
+    A password that AWS keeps or makes is asked for here, at each connection.
+    """
+    url, secret = resolve(url)
     given = parse_dsn(url)
     ours: dict[str, Any] = {
         name: value
         for name, (value, variable) in PARAMETERS.items()
         if name not in given and not (variable and os.environ.get(variable))
     }
-    ours |= {"application_name": APPLICATION, "client_encoding": "UTF8"}
+    ours |= {"application_name": APPLICATION, "client_encoding": "UTF8", **secret}
     connection = psycopg2.connect(url, **ours)
     if connection.info.parameter_status("standard_conforming_strings") == "off":
         # psycopg2 looks once, when it connects, and libpq each time: a change in between would spoil what they quote.
@@ -174,7 +197,7 @@ def connect(url: str) -> Any:
     try:
         return open_connection(url)
     except psycopg2.Error as error:
-        raise no_database(error) from None
+        raise no_database(error, url) from None
 
 
 @contextmanager
@@ -201,8 +224,10 @@ def read_as(kind: type[Record], cursor: Any, statement: str, parameters: Mapping
     return [msgspec.convert(dict(zip(names, row, strict=True)), kind) for row in cursor.fetchall()]
 
 
-def no_database(error: psycopg2.Error) -> DatabaseError:
+def no_database(error: psycopg2.Error, url: str) -> DatabaseError:
     """Make the error for a failed connection. libpq's own must not be chained: it may quote parts of the URL."""
+    if isinstance(error, SecretError):
+        return DatabaseError(f"no database: {error}")
     if isinstance(error, psycopg2.ProgrammingError):
         return DatabaseError(
             "no database: MIGRATION_DATABASE_URL is not a valid connection URL; write it as "
@@ -215,9 +240,28 @@ def no_database(error: psycopg2.Error) -> DatabaseError:
         )
     # libpq may echo the password, so quoted text is redacted. A quote inside the password does not end it.
     reason = re.sub(r'".*?"(?=[\s,:]|$)', '"…"', (str(error).strip().splitlines() or ["connection lost"])[0])
-    return DatabaseError(
-        f"no database: {reason}; check MIGRATION_DATABASE_URL, and that the server is running (`make dev` "
-        "starts the embedded one)"
+    address = NOWHERE if is_reference(url) else address_of(without_source(url)[0])
+    return DatabaseError(_told_of_failure(reason, address))
+
+
+def _told_of_failure(reason: str, address: Address) -> str:
+    """Say what kind of failure a connection met, where, and what to do."""
+    where = f" ({address})" if address != NOWHERE else ""
+    if any(phrase in reason for phrase in ROLE_REFUSED):
+        return (
+            f"the server refused the role{where}: {reason}; check role and password in MIGRATION_DATABASE_URL, and the "
+            "server's pg_hba.conf"
+        )
+    if any(phrase in reason for phrase in TLS_REFUSED):
+        return (
+            f"no TLS connection{where}: {reason}; check sslmode, sslrootcert and the host's name in MIGRATION_DATABASE_URL, "
+            "and the server's certificate"
+        )
+    if "does not exist" in reason:
+        return f"no database: the server has no such database{where}: {reason}; check MIGRATION_DATABASE_URL, or create it"
+    return (
+        f"no database: {reason}{where}; check MIGRATION_DATABASE_URL, and that the server is running "
+        "(`migration-pipeline dev` starts the embedded one)"
     )
 
 

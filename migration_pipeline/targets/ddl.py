@@ -99,3 +99,17 @@ def check_tables(url: str, tables: Iterable[Table]) -> None:
     if wrong:
         states = [error.sqlstate for error in wrong if error.sqlstate]
         raise SchemaError("\n".join(map(str, wrong)), sqlstate=states[0] if states else None)
+
+
+def misfits(url: str, tables: Iterable[Table]) -> list[str]:
+    """Say of each table that is there and does not fit what is wrong. Raises `DatabaseError`."""
+    wrong = []
+    with transaction(url, PATIENCE) as cursor:
+        for table in tables:
+            cursor.execute("SELECT to_regclass(%s) IS NOT NULL", (qualified(table),))
+            if cursor.fetchone() == (True,):
+                try:
+                    read_target(table, cursor)
+                except SchemaError as error:
+                    wrong.append(str(error))
+    return wrong

@@ -10,6 +10,8 @@ import random
 
 import psycopg2
 
+from migration_pipeline.targets.secrets import SecretError
+
 
 class Fault(enum.Enum):
     """What to do after a refusal."""
@@ -76,6 +78,8 @@ def fault_of(error: psycopg2.Error, *, connected: bool = True) -> Fault:
     reason (libpq hands on only its text): a fault that waiting does not help is recognized by that text if the
     server's messages are in English; else it is retried for as long as other faults.
     """
+    if isinstance(error, SecretError):
+        return Fault.FATAL if error.hopeless else Fault.RECONNECT
     state = error.pgcode
     if state is None:
         if not connected and any(phrase in str(error) for phrase in HOPELESS):

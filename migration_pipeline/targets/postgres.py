@@ -65,6 +65,8 @@ class FileIdentity(msgspec.Struct, frozen=True):
     run_id: str
     export_time: str | None = None
     """When the table was exported, in ISO 8601; None if unknown."""
+    doubt: str = ""
+    """Why nothing vouches for the completeness of the export; "" where its manifest does."""
 
 
 def quarantined_lines(cursor: Any, file: FileIdentity) -> list[tuple[int, bytes]]:

@@ -26,6 +26,8 @@ class Receipt(LoadedFile, frozen=True, kw_only=True):
     run_id: str
     export_time: datetime | None = None
     """When the table was exported; None if unknown."""
+    doubt: str = ""
+    """Why nothing vouches for the completeness of its export; "" where its manifest does."""
     loaded_at: datetime
 
 

@@ -139,7 +139,7 @@ class Session:
         """Make the error that a user sees, and say whether to try again, over a new connection where that is lost."""
         connected = self._connection is not None
         fault = fault_of(error, connected=connected)
-        told = refused(error) if connected or error.pgcode else no_database(error)
+        told = refused(error) if connected or error.pgcode else no_database(error, self._url)
         if fault is Fault.RECONNECT:
             self._lost = self._lost or connected
             self._drop()

@@ -774,7 +774,7 @@ def test_a_replay_makes_the_aggregate_outdated(shop_database_url: str) -> None:
     (receipt,) = read_receipts(shop_database_url, "shop").values()
     made = read_aggregates(shop_database_url, "shop")["customer_activity"]
     assert made.groups == 1
-    assert aggregate_fault(shop.aggregates[0], made, [receipt]) == "1 files were loaded after it was made"
+    assert aggregate_fault(shop.aggregates[0], made, [receipt]) == "1 file was loaded after it was made"
 
 
 def test_the_time_is_that_of_the_exports_that_are_landed(picture_url: str) -> None:

@@ -150,7 +150,7 @@ def test_quarantined_items_fail_unless_the_profile_allows_them_and_must_be_those
     ("fault", "told"),
     [
         ("DELETE FROM migration.aggregate", "it has not been made yet"),
-        ("UPDATE migration.loaded_file SET loaded_at = now() WHERE file = (SELECT min(file) FROM migration.loaded_file)", "1 files were loaded after it was made"),
+        ("UPDATE migration.loaded_file SET loaded_at = now() WHERE file = (SELECT min(file) FROM migration.loaded_file)", "1 file was loaded after it was made"),
         ("UPDATE migration.aggregate SET files = files + 1", "it was made of 5 files, but the plan has 4"),
         ("UPDATE migration.aggregate SET sql_md5 = 'x'", "the profile's SQL has changed since it was made"),
         ("UPDATE migration.aggregate SET groups = groups + 1", " groups of landed rows became "),

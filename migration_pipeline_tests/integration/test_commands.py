@@ -323,7 +323,7 @@ def test_a_slow_file_is_seen_from_everywhere_and_stopped(night: Night, metrics: 
     # --all loads nothing that is being loaded
     status, output = night.run("backfill", "night", "--all", "--only", loading["file"])
     assert status == 0, output
-    assert "left out, as they are running or queued: 1 files" in output
+    assert "left out, as they are running or queued: 1 file\n" in output
     assert "nothing to launch" in output
 
     # Ctrl-C leaves the backfill
@@ -417,6 +417,17 @@ def test_a_failed_file_is_told_and_retried(night: Night, metrics: Metrics) -> No
     mend()
     status, output = night.run("retry-failed", "night", "--wait")
     assert (status, output.splitlines()[-1]) == (0, "1 of 1 files materialized")
+
+    status, log = night.run("logs", "night", victim)
+    assert (status, "try 2 of 2, success" in log, "the file is truncated" in log) == (0, True, False)
+    assert "1 earlier tries: see them with --all" in log
+    status, log = night.run("logs", "night", victim, "--all")
+    assert status == 0
+    assert (
+        log.index("try 1 of 2, failure")
+        < log.index("the file is truncated")
+        < log.index("try 2 of 2, success")
+    )
 
 
 def test_it_is_over(night: Night, metrics: Metrics) -> None:

@@ -294,7 +294,7 @@ def test_a_load_or_a_replay_since_asks_for_another_verification(verified: Case) 
     )
     plan, profile = verified.planned()
     assert replay_plan(plan, profile, verified.url, "replay", lambda _: None).loaded == 1
-    assert "not verified: 1 files were loaded or replayed since" in verified.report()[1]
+    assert "not verified: 1 file was loaded or replayed since" in verified.report()[1]
 
 
 def test_what_is_changed_while_a_verification_reads_is_not_verified(

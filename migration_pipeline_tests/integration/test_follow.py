@@ -186,7 +186,7 @@ def test_a_failed_file_ends_it_with_the_way_out(follow: Follow) -> None:
     for _ in range(2):  # the second does not get beyond it, either
         done = follow.once(code=1)
         error = done.stderr.strip().splitlines()[-1]
-        assert error.startswith("error: shop: 1 files were not loaded: ")
+        assert error.startswith("error: shop: 1 file was not loaded: ")
         assert "MD5" in error
         assert error.endswith(
             "fix the cause, then migration-pipeline retry-failed shop --wait, and follow again"

@@ -376,5 +376,5 @@ def test_calls_that_cannot_work_say_why(
     monkeypatch.setenv("MIGRATION_DAGSTER_URL", "http://127.0.0.1:1")
     status, output = command("status", "shop")
     assert (status, output) == (
-        1, "error: no Dagster at http://127.0.0.1:1; start it with `make dev`, or set MIGRATION_DAGSTER_URL\n",
+        1, "error: no Dagster at http://127.0.0.1:1; start it with `migration-pipeline dev`, or set MIGRATION_DAGSTER_URL\n",
     )  # fmt: skip

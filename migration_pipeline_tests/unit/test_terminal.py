@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from migration_pipeline.cli import main
-from migration_pipeline.cli.terminal import count_states, downstream_table, how_far, status_table
+from migration_pipeline.cli.terminal import console, count_states, downstream_table, how_far, status_table
 from migration_pipeline.cli.watch import _Board
 from migration_pipeline.errors import UsageError
 from migration_pipeline.migration.names import FileProgress
@@ -227,6 +227,24 @@ def test_the_json_counts_every_state_and_names_no_more_than_there_is() -> None:
     assert (done["rows"], done["quarantined"], done["progress"], done["error"]) == (7, 1, None, None)
     assert (now["rows"], now["run_id"], now["progress"]["seconds_left"]) == (None, "s", 5.0)
     assert document["newest_backfill"]["id"] == "x"
+
+
+def test_a_piped_table_is_not_padded(capsys: pytest.CaptureFixture[str]) -> None:
+    files = [status(planned("a"), "failed", error="long " * 30), status(planned("b"), "missing")]
+    console().print(status_table(files))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert all(line == line.rstrip() for line in lines)
+    assert len(lines[2]) < 60 < len(lines[1])
+
+
+def test_files_wait_until_they_are_queued_and_are_missing_only_afterwards() -> None:
+    files = [status(planned("a"), "missing")]
+    for over, word in ((False, "waiting"), (True, "missing")):
+        text = io.StringIO()
+        with _Board(Console(file=text, width=200), 1_000) as board:
+            board.show(files, [], over=over)
+        assert f"0 of 1 files materialized, 1 {word}, 0 of 1,000 items" in text.getvalue()
 
 
 # -- calls that cannot work --------------------------------------------------------------------------

@@ -109,7 +109,7 @@ def test_it_waits_while_another_run_loads_what_is_missing(world: World) -> None:
         "waits for 2 files that must be loaded before this window; loading now: "
         f"{names[0]} (run {one.run_id[:8]}), {names[1]} (run {other.run_id[:8]})"
     )
-    assert world.told[-1].startswith("waits for 1 files")
+    assert world.told[-1].startswith("waits for 1 file that")
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_a_verification_of_something_else_proves_nothing(changes: dict[str, Any]
 
 def test_what_came_after_its_beginning_counts_though_it_ended_later() -> None:
     during = BEGIN + timedelta(days=1, hours=1)
-    assert verdict(loaded_at=during) == "1 files were loaded or replayed since"
+    assert verdict(loaded_at=during) == "1 file was loaded or replayed since"
     made = AggregateReceipt(
         table_name="orders", profile_version="1", sql_md5="", files=2, files_md5="", groups=1, rows=1, new=1, changed=0,
         unchanged=0, deleted=0, parts=1, retries=0, seconds=1.0, run_id="r", made_at=during,

@@ -318,6 +318,13 @@ def _verdicts(
         "the quarantine matches the receipts", f"loaded files have as many items in the quarantine as their receipt says{but}", len(loaded),
         [p for p, receipt in loaded if not kept_as_counted(account.plan, receipt, kept.get((p.export_id, p.file.name), 0))],
     )  # fmt: skip
+    yield Verdict(
+        "a manifest vouches for the exports",
+        "warning" if account.plan.doubts else "passed",
+        "nothing vouches that the exports are complete: " + "; ".join(account.plan.doubts)
+        if account.plan.doubts
+        else "its counts and checksums were checked when they were planned",
+    )
     if account.plan.windows:
         chain = chain_check(account.plan)
         text = chain.text + (f"; {chain.way_out}" if chain.way_out else "")
