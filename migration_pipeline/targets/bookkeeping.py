@@ -225,7 +225,8 @@ SELECT count(*)
 """
 
 QUARANTINED_BY_REASON = """
-SELECT coalesce(table_name, ''), coalesce(sqlstate, ''), reason, count(*), count(DISTINCT (export_id, file))
+SELECT coalesce(table_name, ''), coalesce(sqlstate, ''), reason, count(*), count(DISTINCT (export_id, file)),
+       (array_agg(file || ':' || line ORDER BY export_id, file, line))[1]
   FROM migration.quarantine
  WHERE profile = %(profile)s AND export_id = ANY(%(exports)s)
  GROUP BY 1, 2, 3

@@ -152,6 +152,8 @@ class QuarantineReason(msgspec.Struct, frozen=True):
     reason: str
     items: int
     files: int
+    example: str = ""
+    """File and line of one of them: ``….json.gz:193``."""
 
 
 def quarantined_by_reason(url: str, profile: str, exports: Sequence[str]) -> list[QuarantineReason]:

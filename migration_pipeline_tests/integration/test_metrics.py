@@ -119,7 +119,7 @@ def test_totals_are_the_sums_of_the_receipts_of_the_plan(shop_database_url: str,
     }
     assert totals.aggregates == {}
     assert quarantined_by_reason(shop_database_url, "shop", exports) == [
-        QuarantineReason("orders", "", "bad", 2, 1), QuarantineReason("orders", "", "worse", 1, 1)
+        QuarantineReason("orders", "", "bad", 2, 1, "f:1"), QuarantineReason("orders", "", "worse", 1, 1, "f:3")
     ]  # fmt: skip
     receipt(shop_database_url, plan, 2, loaded=1, skipped={}, quarantined=0, items=2)
     assert (

@@ -192,6 +192,24 @@ def test_what_a_verification_found(
     assert f"<b>{expected.capitalize()}.</b>" in page(account)
 
 
+@pytest.mark.parametrize(
+    ("files", "bad", "command"),
+    [
+        ([missing(1)], 0, "retry-failed shop --wait"),
+        ([msgspec.structs.replace(missing(1), state="missing")], 0, "backfill shop --wait"),
+        ([file_of(1, loaded=99, quarantined=1)], 1, "replay shop"),
+        ([file_of(1, md5="other")], 0, ""),
+    ],
+)
+def test_the_page_leads_with_the_next_command(files: list[FileAccount], bad: int, command: str) -> None:
+    reasons = [QuarantineReason("t", "22001", "long", 1, 1, "one.json.gz:7")][:bad]
+    account = account_of(*files, bad=reasons)
+    assert account.next_command == (command and f"migration-pipeline {command}")
+    html = page(account)
+    assert (f"Next: <code>migration-pipeline {command}</code>." in html) is bool(command)
+    assert ("one.json.gz:7" in html) is bool(bad)
+
+
 def test_what_failed_counts_more_than_what_is_not_verified() -> None:
     account = account_of(file_of(0), tables=(table(100, 99, unverified="its rows were changed since"),))
     assert account.verdict == "not complete"

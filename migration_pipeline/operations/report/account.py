@@ -69,6 +69,10 @@ class Verdict(msgspec.Struct, frozen=True):
     text: str
 
 
+QUARANTINE_IS_EMPTY = "nothing is in the quarantine"
+"""What the report calls that."""
+
+
 class FileAccount(msgspec.Struct, frozen=True, kw_only=True):
     """A planned file, its receipt, and what Dagster says of it."""
 
@@ -135,6 +139,19 @@ class Account(msgspec.Struct, kw_only=True):
     def complete(self) -> bool:
         """Whether nothing speaks against it."""
         return self.verdict == "complete"
+
+    @property
+    def next_command(self) -> str:
+        """What most likely brings it on; "" where only somebody who has read the proof can tell."""
+        missing = [file for file in self.files if file.receipt is None]
+        if any(file.state in ("failed", "stopped") for file in missing):
+            return f"migration-pipeline retry-failed {self.plan.reference} --wait"
+        if missing:
+            return f"migration-pipeline backfill {self.plan.reference} --wait"
+        failed = {verdict.name for verdict in self.verdicts if verdict.outcome == "failed"}
+        if self.bad and failed == {QUARANTINE_IS_EMPTY}:
+            return f"migration-pipeline replay {self.plan.reference}"
+        return ""
 
     def sum_of(self, count: Callable[[Receipt], int]) -> int:
         """Add up a number over the loaded files."""
@@ -334,7 +351,7 @@ def _verdicts(
         yield _verification_verdict(account, table, before)
     left = left_now(account.plan, account.profile, kept, account.receipts)
     yield Verdict(
-        "nothing is in the quarantine",
+        QUARANTINE_IS_EMPTY,
         "failed" if left.too_many_quarantined else "warning" if left.quarantined else "passed",
         f"{left.quarantined_text()}; they are kept there with their raw lines" if left.quarantined else "it is empty",
     )  # fmt: skip

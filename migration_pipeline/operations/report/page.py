@@ -39,8 +39,7 @@ def page(account: Account) -> str:
         "duration": units.duration,
         "size": units.readable_size,
     }
-    in_order = sorted(account.files, key=lambda file: file.receipt is not None and not file.error)
-    shown = account.files if len(account.files) <= FILES_SHOWN else in_order[:FILES_SHOWN]
+    shown = sorted(account.files, key=lambda file: file.receipt is not None and not file.error)[:FILES_SHOWN]
     receipts = account.receipts
     begin = min((r.loaded_at.timestamp() - r.seconds for r in receipts), default=0.0)
     end = max((r.loaded_at.timestamp() for r in receipts), default=0.0)
@@ -48,6 +47,7 @@ def page(account: Account) -> str:
         account=account,
         plan=account.plan,
         files=shown,
+        not_loaded=sum(file.receipt is None for file in account.files),
         begin=begin,
         end=end,
         windows={export.id for export in account.plan.windows},
