@@ -32,7 +32,7 @@ from migration_pipeline.settings import ACCELERATOR
 from migration_pipeline.sources import dynamodb_json, ion
 from migration_pipeline.sources.dialects import dialect_of, is_ion, item_digests
 from migration_pipeline.sources.export import read_export
-from migration_pipeline.sources.ion_text import attributes_line, item_line
+from migration_pipeline.sources.ion_text import attributes_line, item_line, quick_attributes
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
 from migration_pipeline.testing import rows_of
@@ -297,6 +297,11 @@ def test_routing_reads_no_further_than_its_attributes(mode: str, monkeypatch: py
 def test_the_first_of_two_routing_attributes_counts_and_the_item_is_bad() -> None:
     twice = line('PK:"T",text:"a",PK:"skipped"')
     assert attributes_line(twice, (b"PK",)) == b'{"Item":{"PK":{"S":"T"}}}'
+    for names in ((b"PK", b"text"), (b"text", b"PK")):
+        first = attributes_line(line('PK:"T",PK:"skipped",text:"a"'), names)
+        assert json.loads(first) == {"Item": {"PK": {"S": "T"}, "text": {"S": "a"}}}
+        quick = quick_attributes(names)(line('PK:"T",PK:"skipped",text:"a"'))
+        assert quick is None or json.loads(quick) == json.loads(first)
     assert bad_of(twice) == ["an attribute name occurs twice"]
 
 
@@ -423,6 +428,11 @@ def test_what_is_read_in_c_is_counted() -> None:
     assert (made.counts.loaded, made.counts.skipped) == (7, {"skipped": 1})
     assert made.counts.accelerated + sum(made.counts.odd.values()) == 8
     assert made.counts.accelerated >= 6
+    assert [repr(each) for each in made.rows[Seen]] == [
+        repr(each) for one in made.lines for each in rows_of(things, one)
+    ]
+    assert made.lines == [*lines, odd, line('PK:"T",text:null')]
+    assert made.numbers == [1, 2, 3, 4, 5, 7, 8]
 
 
 @c
