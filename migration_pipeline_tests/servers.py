@@ -1,4 +1,4 @@
-"""Servers of the operating system's packages: another PostgreSQL, and a pooler in front of one."""
+"""Servers of the operating system's packages: another PostgreSQL, a pooler in front of one, and Redis."""
 
 from __future__ import annotations
 
@@ -113,6 +113,31 @@ def pooled(server: EmbeddedPostgres, folder: Path, mode: str, size: int = 2) -> 
                 break
             time.sleep(0.05)
         yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def redis(folder: Path, address: str = "127.0.0.1") -> Iterator[str]:
+    """Run Redis, without a file of its data, until the end of the block; gives its URL."""
+    program = shutil.which("redis-server")
+    need(program, "Redis", "redis-server")
+    assert program
+    port = free_port()
+    folder.mkdir(exist_ok=True)
+    arguments = f"--port {port} --bind {address} --protected-mode no --appendonly no --dir {folder}".split()
+    process = subprocess.Popen([program, *arguments, "--save", ""], stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 20
+        while True:
+            assert process.poll() is None, "Redis has ended"
+            assert time.monotonic() < deadline, "Redis does not answer"
+            with contextlib.suppress(OSError):
+                socket.create_connection((address, port), 1).close()
+                break
+            time.sleep(0.05)
+        yield f"redis://{address}:{port}/0"
     finally:
         process.terminate()
         process.wait()

@@ -49,6 +49,9 @@ COMMANDS = {
         "report": "Write one HTML file that shows and proves what was migrated, to attach to a change ticket.",
         "reconcile": "Restore in Dagster what it no longer shows: files and aggregates that the database's receipts prove.",
     },
+    "migration_pipeline.cli.working": {
+        "worker": "Execute runs on this machine, as a Celery worker, until SIGTERM, which lets them end first.",
+    },
     "migration_pipeline.demo.commands": {
         "sample": "Write a realistic export below FOLDER, in the layout that DynamoDB writes.",
         "demo": "Migrate a sample export into an embedded PostgreSQL, through a Dagster of its own.",
