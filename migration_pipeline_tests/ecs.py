@@ -14,11 +14,11 @@ from threading import Event, Thread
 from typing import Any
 
 import boto3
-from moto.core import DEFAULT_ACCOUNT_ID
 from moto.ecs.models import ecs_backends
 from moto.moto_api import state_manager
 
 REGION = "us-east-1"
+ACCOUNT = "123456789012"  # moto's
 CLUSTER = "migration"
 
 
@@ -26,7 +26,7 @@ class Tasks:
     """Runs the command override of each task that is started, as a process with this one's environment."""
 
     def __init__(self, folder: Path) -> None:
-        self._backend = ecs_backends[DEFAULT_ACCOUNT_ID][REGION]
+        self._backend: Any = ecs_backends[ACCOUNT][REGION]
         self._folder = folder
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._ending = Event()

@@ -19,11 +19,11 @@ from typing import Any
 import msgspec
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, Field, StringSource
 from dagster._core.launcher import CheckRunHealthResult
-from dagster._core.storage.runs import SqliteRunStorage
+from dagster._core.storage.runs import SqliteRunStorage, SqlRunStorage
 from dagster_celery.config import TASK_EXECUTE_JOB_NAME
 from dagster_celery.launcher import CeleryRunLauncher
 from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
-from kombu import Queue
+from kombu.entity import Queue
 from kombu.exceptions import KombuError
 
 from migration_pipeline.defs.misses import MISSES, Misses
@@ -70,6 +70,14 @@ class Places(msgspec.Struct, frozen=True):
     """Id of the Dagster storage that it writes to."""
 
 
+def storage_id(instance: DagsterInstance) -> str:
+    """Give the id by which a worker and the daemon know that they share a storage."""
+    storage = instance.run_storage
+    if not isinstance(storage, SqlRunStorage):
+        raise UsageError("storage: expected PostgreSQL")
+    return storage.get_run_storage_id()
+
+
 class CheckedCeleryRunLauncher(CeleryRunLauncher):
     """The launcher of dagster-celery; the module says what is different. Raises `UsageError` for a wrong configuration."""
 
@@ -82,7 +90,7 @@ class CheckedCeleryRunLauncher(CeleryRunLauncher):
         self.celery.conf.update(SETTINGS)
         name, queue = TASK_EXECUTE_JOB_NAME, self.default_queue
         self.celery.conf.task_queues = [
-            Queue(queue, routing_key=f"{queue}.#", queue_arguments={"x-max-priority": 10})
+            Queue(queue, routing_key=f"{queue}.#", queue_arguments={"x-max-priority": 10})  # type: ignore[no-untyped-call]
         ]
         self.celery.conf.task_routes = {name: {"queue": queue, "routing_key": f"{queue}.{name}"}}
         self.launches = True
@@ -186,7 +194,7 @@ class CheckedCeleryRunLauncher(CeleryRunLauncher):
     def _counted(self, answers: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
         """Those of the workers that can take runs. The log says why another one cannot, once."""
         counted = {}
-        storage = self._instance.run_storage.get_run_storage_id()
+        storage = storage_id(self._instance)
         for worker, answer in answers.items():
             try:
                 places = msgspec.convert(answer, Places)

@@ -16,7 +16,13 @@ from dagster._serdes import unpack_value
 from dagster_celery.config import TASK_EXECUTE_JOB_NAME
 from dagster_postgres.utils import DagsterPostgresException
 
-from migration_pipeline.defs.celery_launcher import PLACES, WORKER_TAG, CheckedCeleryRunLauncher, Places
+from migration_pipeline.defs.celery_launcher import (
+    PLACES,
+    WORKER_TAG,
+    CheckedCeleryRunLauncher,
+    Places,
+    storage_id,
+)
 from migration_pipeline.errors import MigrationError, UsageError
 
 
@@ -29,7 +35,7 @@ def work(runs: int, name: str) -> None:
     try:
         with DagsterInstance.get() as instance:
             launcher = instance.run_launcher
-            storage = instance.run_storage.get_run_storage_id()
+            storage = storage_id(instance)
     except DagsterPostgresException:
         raise MigrationError("storage: Dagster's database in dagster.yaml does not answer") from None
     if not isinstance(launcher, CheckedCeleryRunLauncher):
@@ -40,7 +46,7 @@ def work(runs: int, name: str) -> None:
     app = launcher.celery
     places = msgspec.structs.asdict(Places(runs, launcher.default_queue, storage))
 
-    @inspect_command(name=PLACES)
+    @inspect_command(name=PLACES)  # type: ignore[untyped-decorator]
     def answer(_state: Any) -> dict[str, Any]:
         return places
 
