@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,7 +24,7 @@ CLUSTER = "migration"
 
 
 class Tasks:
-    """Runs the command override of each task that is started, as a process with this one's environment."""
+    """Runs the command override of each task that is started, as a process."""
 
     def __init__(self, folder: Path) -> None:
         self._backend: Any = ecs_backends[ACCOUNT][REGION]
@@ -36,6 +37,8 @@ class Tasks:
         self.lose = 0
         """Questions for a task that get no task as an answer from now on, as when ECS is not consistent yet."""
         self.lost = 0
+        self.environment: dict[str, str] = {}
+        """What the containers of runs see, beside this process's own."""
         self.overrides: list[str] = []
         """Of each task, as JSON."""
         self._thread.start()
@@ -76,8 +79,15 @@ class Tasks:
                     process.send_signal(signal.SIGTERM)
 
     def _start(self, command: list[str], arn: str) -> subprocess.Popen[bytes]:
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # as in the image
         with (self._folder / f"{arn.rpartition('/')[2]}.log").open("wb") as log:
-            return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=os.environ)
+            return subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, **self.environment, "PATH": path},
+            )
 
 
 @contextmanager
@@ -89,6 +99,8 @@ def ecs(
     ec2 = boto3.client("ec2", region_name=REGION, endpoint_url=endpoint)
     client.create_cluster(clusterName=CLUSTER)
     for definition in definitions:
+        for container in definition["containerDefinitions"]:
+            container["memory"] = int(definition["memory"])  # moto asks for it on Fargate, too
         client.register_task_definition(**definition)
     subnet = ec2.describe_subnets()["Subnets"][0]
     groups = ec2.describe_security_groups(Filters=[{"Name": "vpc-id", "Values": [subnet["VpcId"]]}])

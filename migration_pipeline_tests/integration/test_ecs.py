@@ -72,6 +72,7 @@ def shared(
                 **environment,
             ) as (operator, bucket),
         ):
+            tasks.environment = operator.environment
             plan = operator.plan("shop", bucket.upload(export), "shop")
             yield operator, tasks, plan, export
 
