@@ -105,7 +105,7 @@ class Deployment:
         """Ask as Docker would."""
         test = COMPOSE["services"][service].get("healthcheck", {}).get("test")
         if test is None:
-            (found,) = re.findall(r"HEALTHCHECK .*?CMD (\[.*\])", DOCKERFILE, re.DOTALL)
+            (found,) = re.findall(r"^HEALTHCHECK [^\[]*(\[.*\])$", DOCKERFILE, re.MULTILINE)
             test = ["CMD", *yaml.safe_load(found)]
         return self._run(self._here(test[1:]), service).returncode == 0
 
