@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
+from typing import Any, cast
 
 import boto3
 from moto.ecs.models import ecs_backends
@@ -27,7 +27,7 @@ class Tasks:
     """Runs the command override of each task that is started, as a process."""
 
     def __init__(self, folder: Path) -> None:
-        self._backend: Any = ecs_backends[ACCOUNT][REGION]
+        self._backend = cast(Any, ecs_backends[ACCOUNT][REGION])
         self._folder = folder
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._ending = Event()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, Field, StringSource
@@ -106,7 +106,7 @@ class CheckedCeleryRunLauncher(CeleryRunLauncher):
         queue = Field(
             StringSource, is_required=False, default_value=QUEUE, description="The queue of all runs."
         )
-        return {**super().config_type(), "default_queue": queue}
+        return {**cast("dict[str, Any]", super().config_type()), "default_queue": queue}
 
     def app_args(self) -> dict[str, Any]:
         """Give the arguments of the Celery app: those of dagster.yaml, without a result backend."""
@@ -172,7 +172,7 @@ class CheckedCeleryRunLauncher(CeleryRunLauncher):
         return "its worker does not have it"
 
     def slots(self) -> int | None:
-        """Give the number of runs that the workers can execute at once; None when they cannot be asked.
+        """Give the number of runs that the workers can execute at once: 0 while the broker is away, None where nobody asks.
 
         A worker counts for `MISSES` roll calls that it does not answer, as it may be busy.
         """
@@ -182,12 +182,16 @@ class CheckedCeleryRunLauncher(CeleryRunLauncher):
             answers = self._ask(PLACES, ROLL_CALL_SECONDS)
             self._called = time.monotonic()
             if answers is None:
-                return None
+                self._called = float("-inf")
+                self._tell("", "the broker does not answer: nothing new starts")
+                return 0
             absent = {
                 w: (runs, missed + 1) for w, (runs, missed) in self._present.items() if missed + 1 < MISSES
             }
             self._present = absent | self._counted(answers)
-            if not self._present:
+            if self._present:
+                self._told.pop("", None)
+            else:
                 self._tell("", f"no Celery worker takes runs from the queue {self.default_queue}")
         return sum(runs for runs, _ in self._present.values())
 

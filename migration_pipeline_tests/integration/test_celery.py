@@ -26,7 +26,7 @@ from migration_pipeline_tests.integration.test_load import load
 from migration_pipeline_tests.machines import Machine, machines
 from migration_pipeline_tests.operating import Operation, eventually, operation
 from migration_pipeline_tests.oracle import actual, checksum, expected
-from migration_pipeline_tests.servers import redis
+from migration_pipeline_tests.servers import Redis, redis
 
 TOP = Path(__file__).parents[2]
 FILES = 16
@@ -49,9 +49,12 @@ LOCKED = (
 class Fleet:
     """An operation with two machines of workers."""
 
-    def __init__(self, operator: Operation, workers: list[Machine], plan: Plan, checksums: list[str]) -> None:
+    def __init__(
+        self, operator: Operation, workers: list[Machine], broker: Redis, plan: Plan, checksums: list[str]
+    ) -> None:
         self.operator = operator
         self.workers = workers
+        self.broker = broker
         self.plan = plan
         self._checksums = checksums
 
@@ -119,14 +122,14 @@ def shared(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory)
             DAGSTER_HOME=str(folder / "dagster"),
             DAGSTER_PG_URL=databases["celery_dagster"].replace("postgresql:", "postgresql+psycopg2:"),
             DAGSTER_LOGS_BUCKET="celery-exports",
-            CELERY_BROKER_URL=broker,
+            CELERY_BROKER_URL=broker.url,
             MIGRATION_PLANS="s3://celery-exports/plans",
             MIGRATION_DATABASE_URL=databases["celery_target"],
         ) as (operator, bucket):
             plan = operator.plan("shop", bucket.upload(export), "shop")
             assert [planned.file.name for planned in plan.files] == [file.name for file in found.files]
             shutil.rmtree(export)
-            yield Fleet(operator, workers, plan, checksums)
+            yield Fleet(operator, workers, broker, plan, checksums)
 
 
 @pytest.fixture
@@ -199,6 +202,20 @@ def test_a_worker_that_falls_silent_and_still_loads_does_no_harm(fleet: Fleet) -
     operator.release()
     eventually(lambda: fleet.statuses(backfill) == ["SUCCESS"] * 2, "both end: the first one was not dead")
     fleet.assert_loaded(1)
+
+
+def test_a_broker_that_forgets_everything_costs_no_file(fleet: Fleet) -> None:
+    operator = fleet.operator
+    operator.hold("customers")
+    backfill = fleet.launch(4)
+    fleet.held(2)
+    fleet.broker.kill()
+    operator.release()
+    eventually(lambda: fleet.statuses(backfill).count("SUCCESS") == 2, "files that are loading go on")
+    time.sleep(2 * POLL_SECONDS)
+    fleet.broker.start()
+    fleet.ends(backfill)
+    fleet.assert_loaded(4)
 
 
 def test_what_is_terminated_stays_canceled(fleet: Fleet) -> None:

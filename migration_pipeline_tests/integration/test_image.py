@@ -177,7 +177,7 @@ def deployment(
             {
                 "DAGSTER_PG_URL": dagster.replace("postgresql:", "postgresql+psycopg2:"),
                 "DAGSTER_LOGS_BUCKET": bucket.name,
-                "CELERY_BROKER_URL": ends.enter_context(redis(folder / "redis")),
+                "CELERY_BROKER_URL": ends.enter_context(redis(folder / "redis")).url,
                 "MIGRATION_DATABASE_URL": target,
                 "MIGRATION_PLANS": f"s3://{bucket.name}/plans",
                 "CODE_SERVER_HOST": "127.0.0.1",

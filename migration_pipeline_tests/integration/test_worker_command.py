@@ -72,9 +72,10 @@ def test_settings_of_celery_that_would_do_harm_are_corrected(home: Path) -> None
         assert [queue.name for queue in conf.task_queues] == ["migration"]
 
 
-def test_a_broker_that_is_away_stops_no_run(home: Path) -> None:
+def test_nothing_leaves_the_queue_while_the_broker_is_away(home: Path) -> None:
     settings(home)
     with DagsterInstance.get() as instance:
         launcher = instance.run_launcher
         assert isinstance(launcher, CheckedCeleryRunLauncher)
-        assert launcher.slots() is None
+        assert launcher.slots() == 0
+        assert instance.get_concurrency_config().run_queue_config.max_concurrent_runs == 0  # type: ignore[union-attr]
