@@ -16,6 +16,7 @@ from dagster._serdes import unpack_value
 from dagster_celery.config import TASK_EXECUTE_JOB_NAME
 from dagster_postgres.utils import DagsterPostgresException
 
+from migration_pipeline.defs import aggregates, checks, jobs, migration, notify, verify_job
 from migration_pipeline.defs.celery_launcher import (
     PLACES,
     WORKER_TAG,
@@ -24,6 +25,10 @@ from migration_pipeline.defs.celery_launcher import (
     storage_id,
 )
 from migration_pipeline.errors import MigrationError, UsageError
+
+LOADED_AHEAD = (aggregates, checks, jobs, migration, notify, verify_job)
+"""What every run needs, loaded once: each run is a fork of the worker. The definitions themselves, and profiles, are not:
+a run loads those of its own time."""
 
 
 def work(runs: int, name: str) -> None:
