@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import psutil
 import pytest
 
 from migration_pipeline.demo.postgres import EmbeddedPostgres
+from migration_pipeline.demo.service import Service
 from migration_pipeline.demo.stack import Stack, running
 from migration_pipeline.migration.plan import Plan, planned_profile
 from migration_pipeline.migration.plans import plan_path, read_plan
@@ -87,17 +89,18 @@ class Operation:
         self.url = stack.webserver_url
         self.database_url = stack.database_url
         self.home = home
-        self._environment = environment
+        self.environment = environment
         self.plans = environment.get("MIGRATION_PLANS") or str(home / "plans")
         self._instance = DagsterClient(self.url)
         self.query = self._instance.query
+        self._daemon: Service | None = None
 
     def command(self, *arguments: str) -> str:
         """Run a command as on a terminal; it must succeed."""
         done = subprocess.run(
             [SCRIPT, *arguments],
             cwd=self.home,
-            env=dict(os.environ) | self._environment,
+            env=dict(os.environ) | self.environment,
             capture_output=True,
             text=True,
             timeout=PATIENCE_SECONDS,
@@ -157,11 +160,29 @@ class Operation:
     def release(self) -> None:
         execute(self.database_url, RELEASE)
 
+    def restart_daemon(self) -> None:
+        """Kill the daemon as a power cut does, and start another; it ends with the stack."""
+        noted = self.home / "log" / "daemon.pid"
+        daemon = psutil.Process(int(noted.read_text()))
+        command, environment = daemon.cmdline(), daemon.environ()
+        daemon.kill()
+        daemon.wait()
+        self._daemon = Service("second-daemon", self.home / "log")
+        self._daemon.start(command, environment)
+        self._daemon.go()
+
+    def end(self) -> None:
+        """End what the stack does not."""
+        if self._daemon:
+            self._daemon.stop()
+
 
 @contextmanager
-def operation(home: Path, bucket: str, **settings: str) -> Iterator[tuple[Operation, Bucket]]:
-    """Run S3 and a stack; more settings of the environment may be given."""
-    with s3_server() as aws, pytest.MonkeyPatch.context() as patch:
+def operation(
+    home: Path, bucket: str, address: str = "127.0.0.1", **settings: str
+) -> Iterator[tuple[Operation, Bucket]]:
+    """Run S3, at an address of this machine, and a stack; more settings of the environment may be given."""
+    with s3_server(address) as aws, pytest.MonkeyPatch.context() as patch:
         path = os.pathsep.join(filter(None, [str(home), os.environ.get("PYTHONPATH")]))
         environment = {"MIGRATION_HOME": str(home), "PYTHONPATH": path, **aws, **settings}
         for name, value in environment.items():
@@ -169,7 +190,11 @@ def operation(home: Path, bucket: str, **settings: str) -> Iterator[tuple[Operat
         patch.syspath_prepend(str(home))
         made = Bucket(bucket, boto3.Session().client("s3"))  # plans may be in it
         with running() as stack:
-            yield Operation(stack, home, environment), made
+            operator = Operation(stack, home, environment)
+            try:
+                yield operator, made
+            finally:
+                operator.end()
         if "MIGRATION_DATABASE_URL" not in settings:
             EmbeddedPostgres(home).remove()
 

@@ -10,9 +10,9 @@ from moto.server import ThreadedMotoServer
 
 
 @contextmanager
-def s3_server() -> Iterator[dict[str, str]]:
+def s3_server(address: str = "127.0.0.1") -> Iterator[dict[str, str]]:
     """Run a server; gives the environment in which everything finds it, and nothing else."""
-    server = ThreadedMotoServer("127.0.0.1", port=0)
+    server = ThreadedMotoServer(address, port=0)
     server.start()
     # A client that leaves early is no news; its traceback would get into the output of whatever runs here.
     server._server.handle_error = lambda *_: None  # type: ignore[union-attr,method-assign]

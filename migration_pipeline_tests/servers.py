@@ -1,4 +1,4 @@
-"""Servers of the operating system's packages: another PostgreSQL, and a pooler in front of one."""
+"""Servers of the operating system's packages: another PostgreSQL, a pooler in front of one, and Redis."""
 
 from __future__ import annotations
 
@@ -116,3 +116,45 @@ def pooled(server: EmbeddedPostgres, folder: Path, mode: str, size: int = 2) -> 
     finally:
         process.terminate()
         process.wait()
+
+
+class Redis:
+    """A Redis that keeps nothing on disk."""
+
+    def __init__(self, folder: Path, address: str) -> None:
+        program = shutil.which("redis-server")
+        need(program, "Redis", "redis-server")
+        self._at = address, free_port()
+        self.url = f"redis://{address}:{self._at[1]}/0"
+        folder.mkdir(exist_ok=True)
+        options = f"--port {self._at[1]} --bind {address} --protected-mode no --appendonly no --dir {folder}"
+        self._command = [str(program), *options.split(), "--save", ""]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 20
+        while True:
+            assert self._process.poll() is None, "Redis has ended"
+            assert time.monotonic() < deadline, "Redis does not answer"
+            with contextlib.suppress(OSError):
+                socket.create_connection(self._at, 1).close()
+                break
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """End it; it has forgotten everything when it is started again."""
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+
+
+@contextmanager
+def redis(folder: Path, address: str = "127.0.0.1") -> Iterator[Redis]:
+    """Run Redis until the end of the block."""
+    made = Redis(folder, address)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.kill()

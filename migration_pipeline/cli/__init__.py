@@ -52,6 +52,9 @@ COMMANDS = {
     "migration_pipeline.cli.diagnosing": {
         "doctor": "Look at all that a migration needs, and say of each part what is there, what lacks, and the way out.",
     },
+    "migration_pipeline.cli.working": {
+        "worker": "Execute runs on this machine, as a Celery worker, until SIGTERM, which lets them end first.",
+    },
     "migration_pipeline.demo.commands": {
         "sample": "Write a realistic export below FOLDER, in the layout that DynamoDB writes.",
         "demo": "Migrate a sample export into an embedded PostgreSQL, through a Dagster of its own.",

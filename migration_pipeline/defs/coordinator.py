@@ -7,18 +7,40 @@ filtered by migration.
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 from dagster import DagsterRun
 from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
+from dagster._core.run_coordinator.queued_run_coordinator import RunQueueConfig
 from dagster._core.storage.tags import RETRY_NUMBER_TAG
 
 from migration_pipeline.defs.metadata import AHEAD_OF_FILES, PROFILE_TAG
 
 
+@runtime_checkable
+class Slotted(Protocol):
+    """A launcher whose workers have a limited number of places."""
+
+    def slots(self) -> int | None:
+        """Give the number of runs that they can execute at once; None when it is not known."""
+
+
 class TaggingRunCoordinator(QueuedRunCoordinator):
     """Dagster's queue, which gives a run the tag `PROFILE_TAG` of its assets if they all have the same.
 
-    A run that is started again after a crash is the next to leave the queue.
+    A run that is started again after a crash is the next to leave the queue. No more leave it than workers have places:
+    here a run can wait as long as it takes, and be canceled.
     """
+
+    def get_run_queue_config(self) -> RunQueueConfig:
+        """Give the limits of the queue, as the daemon asks before each look at it."""
+        config = super().get_run_queue_config()
+        launcher = self._instance.run_launcher
+        slots = launcher.slots() if isinstance(launcher, Slotted) else None
+        if slots is None:
+            return config
+        limit = config.max_concurrent_runs
+        return config._replace(max_concurrent_runs=slots if limit < 0 else min(limit, slots))
 
     def submit_run(self, context: SubmitRunContext) -> DagsterRun:
         """Tag the run, and put it into the queue."""

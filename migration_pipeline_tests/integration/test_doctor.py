@@ -68,7 +68,7 @@ def at_work(
     running: tuple[Operation, Bucket, Plan], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Operation, Bucket, Plan]:
     """The environment of the commands."""
-    for name, value in running[0]._environment.items():
+    for name, value in running[0].environment.items():
         monkeypatch.setenv(name, value)
     return running
 

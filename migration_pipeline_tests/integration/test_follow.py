@@ -40,7 +40,7 @@ class Follow:
         self.dynamodb = dynamodb
         self.operation = operation
         self.bucket = bucket
-        self.environment = dict(os.environ) | operation._environment
+        self.environment = dict(os.environ) | operation.environment
         self.records: list[dict[str, Any]] = []
         """Of the next window."""
 
