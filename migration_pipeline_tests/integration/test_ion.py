@@ -201,7 +201,7 @@ def test_a_run_of_dagster_loads_a_file_as_its_plan_says(shop_database_url: str, 
     )
     assert result.success
     events = result.asset_materializations_for_node("shop_load")
-    told = next(
+    told: dict[str, Any] = next(
         {name: value.value for name, value in each.metadata.items()}
         for each in events
         if each.asset_key.path[-1] == "customers"
