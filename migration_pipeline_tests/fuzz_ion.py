@@ -22,7 +22,8 @@ from migration_pipeline.accelerator import ION, extension
 from migration_pipeline.demo.sample_ion import ion_line
 from migration_pipeline.errors import BadItem
 from migration_pipeline.sources import dynamodb_json
-from migration_pipeline.sources.ion_text import attributes_line, item_line, quick_attributes
+from migration_pipeline.sources.ion_text import attributes_line, item_line
+from migration_pipeline.sources.ion_usual import quick_attributes
 
 NAMES = (
     "PK",

@@ -17,7 +17,8 @@ from migration_pipeline.errors import BadItem
 from migration_pipeline.profile.item import Item
 from migration_pipeline.profile.profile import Rule
 from migration_pipeline.sources import dynamodb_json
-from migration_pipeline.sources.ion_text import attributes_line, item_line, quick_attributes
+from migration_pipeline.sources.ion_text import attributes_line, item_line
+from migration_pipeline.sources.ion_usual import quick_attributes
 from migration_pipeline.sources.lines import Read, reader
 
 ItemType = TypeVar("ItemType", bound=Item)

@@ -13,10 +13,10 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from collections.abc import Collection
 
 from migration_pipeline.errors import BadItem
+from migration_pipeline.sources.ion_usual import RUN, members
 from migration_pipeline.sources.values import MAX_DIGITS
 
 MAX_DEPTH = 100
@@ -59,21 +59,6 @@ _ESCAPES = {
     b"r": rb"\r", b"t": rb"\t", b"0": rb"\u0000", b"a": rb"\u0007", b"v": rb"\u000b",
 }  # fmt: skip
 _RAW = {b"\t": rb"\t", b"\x0b": rb"\u000b", b"\x0c": rb"\f", b'"': rb"\"", b"'": b"'"}
-_UNQUOTED = rb"(?!(?:null|true|false|nan):)[A-Za-z_][A-Za-z0-9_$]*"
-_USUAL_NAME = rb"(%b):" % _UNQUOTED
-_USUAL_VALUE = rb'(?:"([^"\\\x00-\x1f]*)"|(-?(?:0|[1-9][0-9]*)(?:\.[0-9]+(?!\.))?)\.?|(true|false))'
-_USUAL = re.compile(rb"%b%b,?" % (_USUAL_NAME, _USUAL_VALUE))
-"""A name with a text, a number or a boolean, as nearly all attributes are spelled."""
-_RUN = re.compile(rb"(?:%b%b(?:,(?=[A-Za-z_$'])|(?=\})))+" % (_USUAL_NAME, _USUAL_VALUE))
-"""Some of these, one after another."""
-_NESTED = rb"(?!)"
-for _ in range(4):
-    _NESTED = rb'[\[{](?:[^"\'\[\]{}]|"[^"\\]*"|%b)*[\]}]' % _NESTED
-_ANY_USUAL = rb'%b:(?:"[^"\\\x00-\x1f]*"|[-0-9.]+|true|false|null|(?:\$dynamodb_[SNB]S::)?%b),' % (
-    _UNQUOTED,
-    _NESTED,
-)
-"""An attribute that is passed over, with values of a few levels."""
 _KEYWORDS = frozenset((b"null", b"true", b"false", b"nan"))
 
 _NEVER_WRITTEN = (
@@ -115,27 +100,6 @@ def attributes_line(line: bytes, names: Collection[bytes]) -> bytes:
         raise reader.cut_off()
     reader.out.append(b"}}")
     return b"".join(reader.out)
-
-
-def quick_attributes(names: Collection[bytes]) -> Callable[[bytes], bytes | None]:
-    """Make a function that does for most lines what `attributes_line` does, by one pattern; it returns None for the others."""
-    if not all(map(_USUAL.fullmatch, (b"%b:0" % name for name in names))):
-        return lambda line: None
-    ahead = (
-        rb"(?=(?:(?!%b:)%b)*?%b:%b(?:\}|,(?=[A-Za-z_$'])))" % (name, _ANY_USUAL, name, _USUAL_VALUE)
-        for name in map(re.escape, names)
-    )
-    match = re.compile(rb" ?\$ion_1_0 \{Item:\{" + b"".join(ahead)).match
-
-    def attributes(line: bytes) -> bytes | None:
-        found = match(line)
-        if not found or not line.endswith(b"}}"):
-            return None
-        groups = found.groups()
-        values = zip(names, groups[::3], groups[1::3], groups[2::3], strict=True)
-        return b'{"Item":{%b}}' % b",".join(map(_usual, values))
-
-    return attributes
 
 
 class _Reader:
@@ -194,8 +158,8 @@ class _Reader:
             out.append(b"}")
             return
         while True:
-            if run := _RUN.match(line, self.at):
-                out.append(b",".join(map(_usual, _USUAL.findall(line, self.at, run.end()))))
+            if run := RUN.match(line, self.at):
+                out.append(members(line, self.at, run.end()))
                 self.at = run.end()
                 if line[self.at - 1 : self.at] == b",":
                     out.append(b",")
@@ -375,13 +339,6 @@ class _Reader:
     def cut_off(self) -> BadItem:
         """Say that the line is not all there."""
         return BadItem("not Ion as DynamoDB writes it: the line ends in the middle of the item")
-
-
-def _usual(found: Sequence[Any]) -> bytes:
-    name, text, digits, truth = found
-    if digits:
-        return b'"%b":{"N":"%b"}' % (name, digits)
-    return b'"%b":{"BOOL":%b}' % (name, truth) if truth else b'"%b":{"S":"%b"}' % (name, text)
 
 
 def _escaped(found: re.Match[bytes]) -> bytes:

@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import msgspec
 import psycopg2
 import pytest
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 
 from migration_pipeline import Item, Profile, Row, WholeItem, prefix
 from migration_pipeline.cli import main
+from migration_pipeline.defs.migration import Database, migration_assets
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.demo.sample_ion import ion_line
 from migration_pipeline.migration.plan import Plan, make_plan
@@ -26,7 +28,7 @@ from migration_pipeline.settings import ACCELERATOR, plans_dir
 from migration_pipeline.sources.export import OutputFormat, read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.targets.ddl import ddl
-from migration_pipeline_tests.conftest import execute, query
+from migration_pipeline_tests.conftest import accelerator_is_to_be_there, execute, query
 from migration_pipeline_tests.exports import ion_line_of, write_export
 from migration_pipeline_tests.fuzz_ion import Items
 from migration_pipeline_tests.histories import History, Write, dealt, load, plan_of, state, write_files
@@ -187,6 +189,35 @@ def test_large_items_load(database_url: str, tmp_path: Path) -> None:
         "SELECT length(n #>> '{}'), length(other #>> '{}'), length(everything ->> 'b') FROM thing",
     )
     assert (length, other, binary) == (150_000, 32_000, 32_000)
+
+
+def test_a_run_of_dagster_loads_a_file_as_its_plan_says(shop_database_url: str, tmp_path: Path) -> None:
+    plan = read_back(sample(tmp_path, "ION"), tmp_path)
+    _, load_, *_ = migration_assets(plan, shop)
+    assert isinstance(load_, dg.AssetsDefinition)
+    planned = max(plan.files, key=lambda each: each.file.items)
+    result = dg.materialize(
+        [load_], partition_key=planned.partition, resources={"database": Database(url=shop_database_url)}
+    )
+    assert result.success
+    events = result.asset_materializations_for_node("shop_load")
+    told: dict[str, Any] = next(
+        {name: value.value for name, value in each.metadata.items()}
+        for each in events
+        if each.asset_key.path[-1] == "customers"
+    )
+    assert str(told["file"]).endswith(".ion.gz")
+    assert (told["items"], told["quarantined"]) == (planned.file.items, 0)
+    if accelerator_is_to_be_there():
+        assert (told["accelerated"], told["not_accelerated_by_reason"]) == (planned.file.items, {})
+    ((rows,),) = query(shop_database_url, "SELECT count(*) FROM customers")
+    assert rows == told["rows"] > 50
+
+
+def read_back(plan: Plan, folder: Path) -> Plan:
+    """A plan as a worker reads it."""
+    (folder / "shop.json").write_bytes(plan.content)
+    return read_plan(folder / "shop.json")
 
 
 # -- a base in Ion, and windows ------------------------------------------------------------------------

@@ -32,7 +32,8 @@ from migration_pipeline.settings import ACCELERATOR
 from migration_pipeline.sources import dynamodb_json, ion
 from migration_pipeline.sources.dialects import dialect_of, is_ion, item_digests
 from migration_pipeline.sources.export import read_export
-from migration_pipeline.sources.ion_text import attributes_line, item_line, quick_attributes
+from migration_pipeline.sources.ion_text import attributes_line, item_line
+from migration_pipeline.sources.ion_usual import quick_attributes
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
 from migration_pipeline.testing import rows_of
