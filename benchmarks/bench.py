@@ -226,6 +226,8 @@ def windows_round(workload: Workload, folder: Path, url: str) -> dict[str, float
     fresh_tables(url, workload)
     figures: dict[str, float] = {}
     for name, contender in (("base", "base"), ("rerun", "base"), ("windows", "windows"), ("reload", "base")):
+        # After the windows nearly every batch has a row that they touched: a rerun that compares is what to hold that against.
+        execute(url, "DELETE FROM migration.batch" if name == "rerun" else "SELECT")
         execute(url, "VACUUM ANALYZE")
         started = [start(contender, workload, folder, url, part, PROCESSES) for part in range(PROCESSES)]
         results = [finish(process) for process in started]

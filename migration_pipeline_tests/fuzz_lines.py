@@ -342,8 +342,9 @@ class Readers:
 
     def in_c(self, line: bytes) -> tuple[Any, ...]:
         """The same, by C alone. Raises `Handed`."""
-        taken, places, counts, unrouted, items, odd = self._read([line], [5])
+        taken, places, counts, unrouted, items, bad, odd = self._read([line], [5])
         assert not odd
+        assert not bad
         rules = [n for n, count in enumerate(counts) if count] + [n for n, each in enumerate(taken) if each]
         if unrouted:
             assert unrouted == [line]
@@ -409,9 +410,7 @@ def fuzz(seed: int, count: int, seconds: float = float("inf")) -> Counter[str]:
             break
         became = readers.check_line(line)
         found[became] += 1
-        # Now and then with a bad line, which sends all of its list to Python.
-        if became != BAD or number % 200 == 0:
-            waiting.append(line)
+        waiting.append(line)
         if len(waiting) == 20:
             for why, times in readers.check_list(waiting).items():
                 found[f"in lists, handed to Python: {why}"] += times

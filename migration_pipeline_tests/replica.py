@@ -17,10 +17,9 @@ class Replica(EmbeddedPostgres):
         super().__init__(state_dir, {"wal_receiver_status_interval": "1s", "fsync": "off"})
         self._primary = primary
 
-    def stop(self) -> None:
+    def stop(self, mode: str = "immediate") -> None:
         """End it at once: nothing of it is kept."""
-        if self.running:
-            self._run("pg_ctl", "stop", "-D", "data", "-m", "immediate", "-w")
+        super().stop(mode)
 
     def _make_cluster(self) -> None:
         if self._data.exists():

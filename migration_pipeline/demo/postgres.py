@@ -136,14 +136,14 @@ class EmbeddedPostgres:
         except OSError as error:
             raise LocalError(f"the embedded PostgreSQL cannot start: {error}") from error
 
-    def stop(self) -> None:
+    def stop(self, mode: str = "fast") -> None:
         """End the server, and return when it has ended. Open transactions are rolled back."""
         if self.running:
-            self._run("pg_ctl", "stop", "-D", "data", "-m", "fast", "-w", "-t", str(STOP_SECONDS))
+            self._run("pg_ctl", "stop", "-D", "data", "-m", mode, "-w", "-t", str(STOP_SECONDS))
 
     def remove(self) -> None:
         """Stop the server and delete its data, its socket's folder and its log."""
-        self.stop()
+        self.stop("immediate")  # without writing what is to be deleted to the disk
         for folder in (self._home, self._socket_dir):
             if folder.exists():
                 shutil.rmtree(folder)

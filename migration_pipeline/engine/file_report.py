@@ -49,6 +49,10 @@ class LoadedFile(msgspec.Struct, frozen=True, kw_only=True):
     """Transactions that ran again after a transient fault of the database."""
     throttled: dict[str, float] = {}
     """Seconds that the load waited until it might write, by the kind of the reason; they are part of `seconds`."""
+    accelerated: int = 0
+    """Lines that were read in C."""
+    not_accelerated: dict[str, int] = {}
+    """Lines that C handed to Python, by reason; none where there is no accelerator."""
     bytes: int = 0
     """Compressed bytes read."""
     md5: str = ""
@@ -76,10 +80,6 @@ class FileReport(LoadedFile, frozen=True, kw_only=True):
     """Some of them, for people to look at."""
     newer_rows: dict[str, int] = {}
     """Rows that gave way to one of a greater version, by table."""
-    accelerated: int = 0
-    """Lines that were read in C."""
-    not_accelerated: dict[str, int] = {}
-    """Lines that C handed to Python, by reason; none where there is no accelerator."""
 
     @property
     def changed(self) -> int:

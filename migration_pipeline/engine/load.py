@@ -21,8 +21,9 @@ from msgspec import Meta
 from migration_pipeline.engine.batch import AnyTransform, Batch, Encoder, TooManyBad, Written, encode
 from migration_pipeline.engine.file_report import BadExample, FileReport, Progress
 from migration_pipeline.engine.pace import Pace, Unpaced
+from migration_pipeline.engine.patterns import count_pattern
 from migration_pipeline.engine.threads import Behind, ahead
-from migration_pipeline.engine.transform import Bad, Counts, Outcome, count_pattern
+from migration_pipeline.engine.transform import Bad, Counts, Outcome
 from migration_pipeline.errors import MigrationError
 
 PROGRESS_SECONDS = 5.0
@@ -57,7 +58,7 @@ class LoadSettings(msgspec.Struct, frozen=True):
             gt=0,
             description="Items per transaction. Larger batches commit less often; smaller ones need less memory.",
         ),
-    ] = 10_000
+    ] = 20_000
     max_bad_items: Annotated[
         int,
         Meta(ge=0, description="Items of one file that may go to the quarantine before the file fails."),

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from migration_pipeline.engine.patterns import count_pattern, key_pattern
 from migration_pipeline.errors import BadItem
 from migration_pipeline.generated import generated
 from migration_pipeline.profile.aggregate import Options
@@ -20,11 +21,8 @@ from migration_pipeline.profile.row import Row
 UNROUTED = "unrouted"
 """The reason under which items that no rule takes are counted."""
 
-BESIDE_BAD = "in a list with a bad item"
-"""Why Python reads lines that C may understand: to find the bad one."""
-
-MAX_PATTERNS = 50
-"""Distinct key patterns kept of unrouted items; the rest is counted under one."""
+BESIDE_FAILED = "beside an item whose route failed"
+"""Why Python reads lines that C may understand: to find the one that failed."""
 
 
 class Decoder(Protocol):
@@ -60,8 +58,8 @@ class Dialect(Protocol):
         """Compile what does in C all that `compile_rules` and the decoders do; None where it is not there.
 
         `which` tells the number of the rule that takes a line which C does not read. It gives what the function of
-        `compile_rules` gives, but lines alone for those that no rule takes; then the items for each rule, and how many
-        lines Python read, by reason.
+        `compile_rules` gives, but lines alone for those that no rule takes; then the items for each rule, the bad lines (number,
+        line, `BadItem`, and the rule that takes it or -1), and how many lines Python read, by reason.
         """
 
 
@@ -190,7 +188,7 @@ class Transform:
                     outcome.bad.append(Bad(number, line, str(error)))
             outcome.counts.accelerated, outcome.counts.odd = 0, Counter[str]()
             if self._read:
-                outcome.counts.odd[BESIDE_BAD] = len(lines)
+                outcome.counts.odd[BESIDE_FAILED] = len(lines)
             return outcome
 
     def without_rows(self, line: bytes, number: int) -> Outcome:
@@ -198,7 +196,7 @@ class Transform:
         return self.outcome_class(self.row_classes)
 
     def _all(self, lines: Sequence[bytes], numbers: Sequence[int]) -> Outcome:
-        """Turn lines into rows. Raises any exception if one of the lines is bad; `one` tells which and why.
+        """Turn lines into rows. Raises any exception if a route fails or, read in Python, a line is bad; `one` tells which and why.
 
         This is the hot path: a loop in C for each step over all lines of a kind, and no Python code a line
         other than the route table, the generated decoders and the profile's own functions.
@@ -206,8 +204,9 @@ class Transform:
         outcome = self.outcome_class(self.row_classes)
         items: list[list[Any]] = []
         if self._read:
-            taken, places, counts, lines_unrouted, items, odd = self._read(lines, numbers)
+            taken, places, counts, lines_unrouted, items, bad, odd = self._read(lines, numbers)
             unrouted = [(line, self.read_keys(line)) for line in lines_unrouted]
+            self._note_bad(bad, outcome)
             outcome.counts.accelerated = len(lines) - sum(odd.values())
             outcome.counts.odd.update(odd)
         else:
@@ -260,6 +259,14 @@ class Transform:
         """Tell the number of the rule that takes a line; the number of rules for none. Raises `BadItem`."""
         taken, _, counts, _ = self.sort([1], [line], [self.read_keys(line)])
         return next((n for n in range(len(self.rules)) if taken[n] or counts[n]), len(self.rules))
+
+    def _note_bad(self, bad: Iterable[tuple[int, bytes, BadItem, int]], outcome: Outcome) -> None:
+        """Note the bad lines; not those of items that a route takes and of which newer states are known."""
+        for number, line, error, rule in bad:
+            if rule >= 0 and self.newer and (digest := self.newer(line)):
+                outcome.counts.superseded.append(digest)
+            else:
+                outcome.bad.append(Bad(number, line, str(error)))
 
     def _leave_out(
         self, taken: list[list[bytes]], places: list[list[int]], items: list[list[Any]], outcome: Outcome
@@ -363,61 +370,3 @@ def describe(error: BaseException, function: Callable[..., Any]) -> str:
             place = f" at {function.__module__}:{traceback.tb_lineno}"
         traceback = traceback.tb_next
     return f"{type(error).__name__}{place}"
-
-
-def key_pattern(
-    attributes: Sequence[str], values: Sequence[Any], types: Mapping[str, str] | None = None
-) -> str:
-    """Describe an item's keys without their values: ``PK=CUSTOMER#…, SK=…``; `types` are those of attributes that are no texts.
-
-    Only upper-case words before a ``#`` survive, as single-table designs use them to name entity types. A
-    key that is one word may do so, too (``SK=PROFILE``), but nothing tells it from a name (``PK=ALICE``). An attribute
-    that is there as another type is shown as that: ``kind=(N)``.
-    """
-    return ", ".join(
-        f"{name}={_shape(value, (types or {}).get(name, 'none'))}"
-        for name, value in zip(attributes, values, strict=False)
-    )
-
-
-def _shape(value: Any, wire: str) -> str:
-    if isinstance(value, (bool, Decimal)):
-        return "(BOOL)" if isinstance(value, bool) else "(N)"
-    if not value:
-        return f"({wire})" if wire != "S" else "…"  # an empty text
-    head, separator, _ = value.partition("#")
-    named = separator and len(head) <= 32 and head.replace("_", "").isalpha()
-    return f"{head}#…" if named and head.isupper() and head.isascii() else "…"
-
-
-def rules_that_cannot_hold(profile: Profile, unrouted: Mapping[str, int]) -> list[str]:
-    """Warn of attributes whose type in this export matches no rule's condition, by the key patterns of unrouted items."""
-    said = []
-    for name in profile.routing_attributes:
-        wanted = profile.wire_types(name)
-        counts = Counter[str]()
-        for pattern, count in unrouted.items():
-            for wire in WAYS_OUT:
-                if f"{name}=({wire})" in pattern and wire not in wanted:
-                    counts[wire] += count
-        said += [
-            f"{count:,} items that no rule takes have {name!r} as {wire}, but the profile's rules compare it with "
-            f"{' or '.join(sorted(wanted))}, so none of them can match; {WAYS_OUT[wire].format(name=name)}"
-            for wire, count in counts.items()
-        ]
-    return said
-
-
-WAYS_OUT = {
-    "N": "write a number: {name}=1",
-    "BOOL": "write a boolean: {name}=True",
-    **dict.fromkeys(("B", "NULL", "M", "L", "SS", "NS", "BS"), "name another attribute"),
-}
-"""What a rule says of an attribute of a type."""
-
-
-def count_pattern(patterns: Counter[str], pattern: str, count: int = 1) -> None:
-    """Count a key pattern, keeping at most `MAX_PATTERNS` distinct ones."""
-    if pattern not in patterns and len(patterns) >= MAX_PATTERNS:
-        pattern = "other patterns"
-    patterns[pattern] += count

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from migration_pipeline.engine.transform import Transform, rules_that_cannot_hold
+from migration_pipeline.engine.patterns import rules_that_cannot_hold
+from migration_pipeline.engine.transform import Transform
 from migration_pipeline.errors import BadItem, MigrationError
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.sources import dynamodb_json

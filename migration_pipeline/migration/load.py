@@ -16,7 +16,8 @@ from migration_pipeline.engine.changes import ChangeTransform
 from migration_pipeline.engine.file_report import FileReport, Progress
 from migration_pipeline.engine.load import FileLoad, LoadSettings
 from migration_pipeline.engine.pace import Pause, Unpaced
-from migration_pipeline.engine.transform import Transform, rules_that_cannot_hold
+from migration_pipeline.engine.patterns import rules_that_cannot_hold
+from migration_pipeline.engine.transform import Transform
 from migration_pipeline.migration.chain import holes
 from migration_pipeline.migration.plan import Plan, PlannedFile
 from migration_pipeline.profile.aggregate import Options

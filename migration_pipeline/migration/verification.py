@@ -14,7 +14,7 @@ import msgspec
 from migration_pipeline.engine.batch import AnyTransform
 from migration_pipeline.engine.file_report import FileReport, Progress
 from migration_pipeline.engine.load import FileLoad, LoadSettings
-from migration_pipeline.engine.transform import rules_that_cannot_hold
+from migration_pipeline.engine.patterns import rules_that_cannot_hold
 from migration_pipeline.migration.load import Transforms, place_of
 from migration_pipeline.migration.newest import NewestTransforms, OnProgress, newest_of, read_windows
 from migration_pipeline.migration.plan import Plan, PlannedFile

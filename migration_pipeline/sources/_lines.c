@@ -2,274 +2,7 @@
  *
  * dynamodb_json.py and transform.py are its specification. What it does not understand completely it hands to them, a line at
  * a time; docs/accelerator.md says why the results are the same. */
-#include "_lines_values.h"
-
-/* -- what a reader knows of a profile -------------------------------------------------------------- */
-
-enum { TEXT, PREFIX, NUMBER, BOOLEAN }; /* what a condition compares with */
-
-typedef struct {
-    int key, kind;
-    PyObject *constant; /* bytes */
-} Condition;
-
-typedef struct {
-    Py_ssize_t class_; /* -1: counted, not taken */
-    Py_ssize_t count;
-    Condition *conditions;
-} Rule;
-
-typedef enum { F_TEXT, F_INTEGER, F_DECIMAL, F_TIME, F_SECONDS, F_MILLIS, F_BOOL, F_BYTES, F_SET, F_INTEGERS, F_DOCUMENT,
-               F_LIST, F_ANY, F_WHOLE, F_REST, F_OTHER, F_KINDS } Kind;
-
-typedef struct {
-    int name; /* -1: all attributes, or the rest */
-    int types; /* bits of the types that it accepts */
-    Kind kind;
-    int optional, required;
-    PyObject *absent; /* what it is without its attribute */
-    PyObject *convert; /* from the raw value, where the kind is F_OTHER or the spelling unusual */
-} Field;
-
-typedef struct {
-    PyObject *item_class, *fallback;
-    Py_ssize_t count; /* -1: its Items are made in Python */
-    Field *fields;
-    short *field_of; /* by name: the field that reads it, or -1 */
-} Class;
-
-typedef struct {
-    PyObject_HEAD
-    Py_ssize_t names, keys, rules, classes, widest;
-    PyObject **name; /* bytes; the routing attributes first */
-    char *typed;
-    Rule *rule;
-    Class *class_;
-    PyObject *which;
-    Py_ssize_t slots; /* of the hash table: a power of 2 */
-    short *slot;
-} Reader;
-
-static unsigned hash_name(const char *name, size_t size) {
-    unsigned hash = 2166136261u;
-    for (size_t i = 0; i < size; i++) hash = (hash ^ (unsigned char)name[i]) * 16777619u;
-    return hash ^ hash >> 15;
-}
-
-/* The number of a name; -1 if no route or field has it. */
-static int name_of(const Reader *reader, const char *name, size_t size) {
-    for (unsigned at = hash_name(name, size);; at++) {
-        int found = reader->slot[at & (reader->slots - 1)];
-        if (found < 0) return -1;
-        PyObject *known = reader->name[found];
-        if ((size_t)PyBytes_GET_SIZE(known) == size && memcmp(PyBytes_AS_STRING(known), name, size) == 0) return found;
-    }
-}
-
-/* -- without the GIL: where the attributes are, and which rule takes the line ------------------------ */
-
-typedef struct {
-    uint32_t from, text, size, to;
-    short name;
-    unsigned char type, flags;
-} Place;
-
-typedef struct {
-    Py_ssize_t first, count; /* of its places */
-    Py_ssize_t rule; /* the number of rules: none takes it */
-    Odd odd;
-} Routed;
-
-typedef struct {
-    Place *places;
-    Py_ssize_t count, room;
-    Py_ssize_t *at; /* by name: its place in this line */
-    uint32_t *stamp; /* by name: the last line that has it */
-} Work;
-
-static const char ITEM[] = "{\"Item\":";
-
-/* Whether the decimal text is the only spelling of its whole number. */
-static int canonical(const char *p, size_t size) {
-    size_t i = size > 1 && *p == '-';
-    if (size == i || (p[i] == '0' && size > 1)) return 0;
-    for (; i < size; i++)
-        if (p[i] < '0' || p[i] > '9') return 0;
-    return 1;
-}
-
-static int holds(const Reader *reader, const Condition *condition, const char *line, const Place *place) {
-    const char *constant = PyBytes_AS_STRING(condition->constant);
-    size_t size = (size_t)PyBytes_GET_SIZE(condition->constant);
-    /* What is there as a type that no rule compares is "", as what is missing. */
-    int text = !place || place->type == T_S ||
-               !(reader->typed[condition->key] && (place->type == T_N || place->type == T_BOOL));
-    int none = !place || place->type != T_S;
-    size_t length = text ? (none ? 0 : place->size) : place->size;
-    switch (condition->kind) {
-    case TEXT: return text && length == size && (none || memcmp(line + place->text, constant, size) == 0);
-    case PREFIX: return text && length >= size && (none || memcmp(line + place->text, constant, size) == 0);
-    case NUMBER: return place && place->type == T_N && length == size && memcmp(line + place->text, constant, size) == 0;
-    default: return place && place->type == T_BOOL && place->size == (size_t)(*constant == '1');
-    }
-}
-
-static Odd route_line(const Reader *reader, Work *work, Routed *routed, const char *line, size_t size, uint32_t stamp) {
-    Scan s = {line, line + size, 0, FINE};
-    if (size > UINT32_MAX / 2) return ODD_SHAPE;
-    if (!EAT(&s, ITEM) || !EAT(&s, "{")) return ODD_SHAPE;
-    for (int more = !next_is(&s, '}'); more;) {
-        const char *text;
-        size_t length;
-        unsigned flags;
-        Value value;
-        if (!scan_string(&s, &text, &length, &flags)) return s.odd;
-        if (flags & ESCAPED) return ODD_NAME;
-        if (!EAT(&s, ":") || !scan_value(&s, &value, 0)) return s.odd;
-        int name = name_of(reader, text, length);
-        if (name >= 0) {
-            if (work->stamp[name] == stamp) return ODD_TWIN;
-            work->stamp[name] = stamp;
-            if (work->count == work->room) {
-                Py_ssize_t room = work->room * 2;
-                Place *grown = PyMem_RawRealloc(work->places, (size_t)room * sizeof(Place));
-                if (!grown) return ODD_ITEM; /* Python will say that there is no memory */
-                work->places = grown;
-                work->room = room;
-            }
-            work->at[name] = work->count;
-            work->places[work->count++] = (Place){
-                (uint32_t)(value.from - line), (uint32_t)(value.text - line), (uint32_t)value.size,
-                (uint32_t)(value.to - line), (short)name, value.type, value.flags};
-            if (name < reader->keys) {
-                if (value.type == T_S && value.flags & ESCAPED) return ODD_KEY;
-                if (value.type == T_N && reader->typed[name] && !canonical(value.text, value.size)) return ODD_KEY;
-            }
-        }
-        more = next_is(&s, ',');
-        if (more) s.at++;
-    }
-    if (!EAT(&s, "}}") || s.at != s.end) return ODD_SHAPE;
-    if (s.seen & NOT_ASCII && !valid_utf8((const unsigned char *)line, (const unsigned char *)line + size)) return ODD_STRING;
-    for (routed->rule = 0; routed->rule < reader->rules; routed->rule++) {
-        const Rule *rule = &reader->rule[routed->rule];
-        Py_ssize_t n = 0;
-        for (; n < rule->count; n++) {
-            int key = rule->conditions[n].key;
-            if (!holds(reader, &rule->conditions[n], line, work->stamp[key] == stamp ? &work->places[work->at[key]] : NULL)) break;
-        }
-        if (n == rule->count) break;
-    }
-    return FINE;
-}
-
-static void route_lines(const Reader *reader, Work *work, Routed *routed, PyObject **lines, Py_ssize_t count) {
-    for (Py_ssize_t n = 0; n < count; n++) {
-        Routed *one = &routed[n];
-        one->first = work->count;
-        one->odd = route_line(reader, work, one, PyBytes_AS_STRING(lines[n]), (size_t)PyBytes_GET_SIZE(lines[n]), (uint32_t)n + 1);
-        /* The places of lines that become no Item here are of no more use. */
-        if (one->odd != FINE || one->rule == reader->rules || reader->rule[one->rule].class_ < 0 ||
-            reader->class_[reader->rule[one->rule].class_].count < 0)
-            work->count = one->first;
-        one->count = work->count - one->first;
-    }
-}
-
-/* -- with the GIL: Items ----------------------------------------------------------------------------- */
-
-typedef struct {
-    const Reader *reader;
-    const Class *class_;
-} Rest;
-
-static int has_field(const void *context, const char *name, size_t size) {
-    const Rest *rest = context;
-    int known = name_of(rest->reader, name, size);
-    return known >= 0 && rest->class_->field_of[known] >= 0;
-}
-
-/* A frozenset of an SS, NS or BS, made as Python makes it of the same list: in the same order. */
-static PyObject *make_set(State *state, Scan *s, Type type, int integers) {
-    PyObject *list = make_strings(state, s, type, integers);
-    PyObject *set = list ? PyFrozenSet_New(list) : NULL;
-    Py_XDECREF(list);
-    return set;
-}
-
-static PyObject *make_field(State *state, Scan *s, const Field *field, const char *line, const Place *place) {
-    const char *text = line + place->text;
-    size_t size = place->size;
-    unsigned flags = place->flags;
-    long long value;
-    PyObject *made = NULL;
-    if (place->type == T_NULL && field->optional && size) Py_RETURN_NONE;
-    if (!(field->types & 1 << place->type)) return odd_value(s);
-    s->at = text;
-    switch (field->kind) {
-    case F_TEXT: return make_text(text, size, flags);
-    case F_BOOL: return PyBool_FromLong((long)size);
-    case F_INTEGER:
-        if (!flags && read_integer(text, size, &value)) return PyLong_FromLongLong(value);
-        s->odd = ODD_FIELD;
-        break;
-    case F_DECIMAL: made = make_decimal(state, s, text, size, flags); break;
-    case F_TIME: made = make_time(state, s, text, size, flags); break;
-    case F_SECONDS: made = make_epoch(state, s, text, size, flags, 1); break;
-    case F_MILLIS: made = make_epoch(state, s, text, size, flags, 1000); break;
-    case F_BYTES: made = make_bytes(s, text, size, flags); break;
-    case F_SET: made = make_set(state, s, place->type, 0); break;
-    case F_INTEGERS: made = make_set(state, s, place->type, 1); break;
-    case F_DOCUMENT: made = make_document(state, s, NULL, NULL); break;
-    case F_LIST: made = make_list(state, s); break;
-    case F_ANY:
-        s->at = line + place->from;
-        made = make_next(state, s);
-        break;
-    default: s->odd = ODD_FIELD;
-    }
-    if (made || s->odd != ODD_FIELD) return made;
-    /* An unusual spelling: the field's own code reads it. It would not notice twins in a document. */
-    if (place->type == T_M || place->type == T_L) return NULL;
-    s->odd = FINE;
-    made = PyObject_CallFunction(field->convert, "y#", line + place->from, (Py_ssize_t)(place->to - place->from));
-    return made ? made : odd_unless_fatal(s, ODD_FIELD);
-}
-
-/* Makes the Item of a line, or hands it to Python; `why` is set then. */
-static PyObject *make_item(State *state, const Reader *reader, const Class *class_, PyObject *line, const Place *places,
-                           Py_ssize_t count, PyObject **values, Odd *why) {
-    const char *bytes = PyBytes_AS_STRING(line);
-    Scan s = {bytes, bytes + PyBytes_GET_SIZE(line), 0, FINE};
-    PyObject *item = NULL;
-    int failed = 0;
-    memset(values, 0, (size_t)class_->count * sizeof(*values));
-    for (Py_ssize_t n = 0; n < count && !failed; n++) {
-        int field = class_->field_of[places[n].name];
-        if (field >= 0) failed = !(values[field] = make_field(state, &s, &class_->fields[field], bytes, &places[n]));
-    }
-    for (Py_ssize_t n = 0; n < class_->count && !failed; n++) {
-        const Field *field = &class_->fields[n];
-        if (values[n]) continue;
-        if (field->name < 0) {
-            Rest rest = {reader, class_};
-            s.at = bytes + sizeof(ITEM) - 1;
-            values[n] = make_document(state, &s, field->kind == F_REST ? has_field : NULL, &rest);
-        } else if (field->required) {
-            s.odd = ODD_FIELD;
-        } else {
-            values[n] = Py_NewRef(field->absent);
-        }
-        failed = !values[n];
-    }
-    if (!failed) {
-        item = PyObject_Vectorcall(class_->item_class, values, (size_t)class_->count, NULL);
-        if (!item) odd_unless_fatal(&s, ODD_ITEM);
-    }
-    for (Py_ssize_t n = 0; n < class_->count; n++) Py_XDECREF(values[n]);
-    *why = s.odd;
-    return item || s.odd == FINE ? item : PyObject_CallOneArg(class_->fallback, line);
-}
+#include "_lines_reader.h"
 
 /* -- the method ---------------------------------------------------------------------------------------- */
 
@@ -284,10 +17,18 @@ static PyObject *lists(Py_ssize_t count) {
 }
 
 typedef struct {
-    PyObject *taken, *places, *items, *unrouted;
+    PyObject *taken, *places, *items, *unrouted, *bad;
     Py_ssize_t *counts;
     Py_ssize_t odd[ODD_REASONS];
 } Found;
+
+/* Notes a line that Python finds bad: its number, the line, why, and the rule that takes it, or -1. */
+static int note_bad(Found *found, PyObject *number, PyObject *line, PyObject *why, Py_ssize_t rule) {
+    PyObject *bad = Py_BuildValue("OOOn", number, line, why, rule);
+    int failed = !bad || PyList_Append(found->bad, bad) < 0;
+    Py_XDECREF(bad);
+    return failed ? -1 : 0;
+}
 
 static int collect_line(State *state, const Reader *reader, const Work *work, Routed *routed, PyObject *line, PyObject *number,
                         PyObject **values, Found *found) {
@@ -296,6 +37,11 @@ static int collect_line(State *state, const Reader *reader, const Work *work, Ro
     if (routed->odd != FINE) {
         PyObject *which = PyObject_CallOneArg(reader->which, line);
         if (!which) return -1;
+        if (PyExceptionInstance_Check(which)) {
+            int failed = note_bad(found, number, line, which, -1);
+            Py_DECREF(which);
+            return failed;
+        }
         rule = PyLong_AsSsize_t(which);
         Py_DECREF(which);
         if (PyErr_Occurred()) return -1;
@@ -310,11 +56,7 @@ static int collect_line(State *state, const Reader *reader, const Work *work, Ro
         found->counts[rule]++;
         return 0;
     }
-    if (PyList_Append(PyList_GET_ITEM(found->taken, rule), line) < 0 ||
-        PyList_Append(PyList_GET_ITEM(found->places, rule), number) < 0)
-        return -1;
     const Class *class_ = &reader->class_[number_of];
-    if (class_->count < 0) return 0;
     PyObject *item;
     if (routed->odd != FINE) {
         item = PyObject_CallOneArg(class_->fallback, line);
@@ -324,9 +66,12 @@ static int collect_line(State *state, const Reader *reader, const Work *work, Ro
         if (why != FINE) found->odd[FINE]--, found->odd[why]++;
     }
     if (!item) return -1;
-    int failed = PyList_Append(PyList_GET_ITEM(found->items, rule), item);
+    int failed = PyExceptionInstance_Check(item) ? note_bad(found, number, line, item, rule)
+                                                 : PyList_Append(PyList_GET_ITEM(found->taken, rule), line) < 0 ||
+                                                       PyList_Append(PyList_GET_ITEM(found->places, rule), number) < 0 ||
+                                                       PyList_Append(PyList_GET_ITEM(found->items, rule), item) < 0;
     Py_DECREF(item);
-    return failed;
+    return failed ? -1 : 0;
 }
 
 static PyObject *told(const Reader *reader, const Found *found) {
@@ -343,7 +88,7 @@ static PyObject *told(const Reader *reader, const Found *found) {
         Py_XDECREF(count);
         if (failed) goto done;
     }
-    if (counts && odd) result = PyTuple_Pack(6, found->taken, found->places, counts, found->unrouted, found->items, odd);
+    if (counts && odd) result = PyTuple_Pack(7, found->taken, found->places, counts, found->unrouted, found->items, found->bad, odd);
 done:
     Py_XDECREF(counts);
     Py_XDECREF(odd);
@@ -353,7 +98,7 @@ done:
 PyDoc_STRVAR(read_doc, "read(lines, numbers)\n--\n\n"
 "Route lines, with their numbers, and make Items of those that a rule with a function takes.\n\n"
 "Gives lists of lines, and of numbers, for each rule; counts for each; the lines that no rule takes; lists of Items for\n"
-"each rule, empty where Python makes them; and how many lines Python judged, by reason. Raises what Python raises for one.");
+"each rule; bad lines, as tuples of number, line, reason, and rule or -1; and how many lines Python judged, by reason.");
 
 static PyObject *reader_read(PyObject *self, PyTypeObject *defining, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
     State *state = PyType_GetModuleState(defining);
@@ -396,7 +141,8 @@ static PyObject *reader_read(PyObject *self, PyTypeObject *defining, PyObject *c
     found.places = lists(reader->rules);
     found.items = lists(reader->rules);
     found.unrouted = PyList_New(0);
-    if (!found.taken || !found.places || !found.items || !found.unrouted) goto done;
+    found.bad = PyList_New(0);
+    if (!found.taken || !found.places || !found.items || !found.unrouted || !found.bad) goto done;
     Py_BEGIN_ALLOW_THREADS
     route_lines(reader, &work, routed, line, count);
     Py_END_ALLOW_THREADS
@@ -414,169 +160,13 @@ done:
     Py_XDECREF(found.places);
     Py_XDECREF(found.items);
     Py_XDECREF(found.unrouted);
+    Py_XDECREF(found.bad);
     Py_XDECREF(lines);
     Py_XDECREF(numbers);
     return result;
 }
 
-/* -- the type ------------------------------------------------------------------------------------------- */
-
-static int reader_traverse(PyObject *self, visitproc visit, void *arg) {
-    Reader *reader = (Reader *)self;
-    Py_VISIT(Py_TYPE(self));
-    Py_VISIT(reader->which);
-    for (Py_ssize_t n = 0; n < reader->classes; n++) {
-        Class *class_ = &reader->class_[n];
-        Py_VISIT(class_->item_class);
-        Py_VISIT(class_->fallback);
-        for (Py_ssize_t f = 0; f < class_->count; f++) {
-            Py_VISIT(class_->fields[f].absent);
-            Py_VISIT(class_->fields[f].convert);
-        }
-    }
-    return 0;
-}
-
-static int reader_clear(PyObject *self) {
-    Reader *reader = (Reader *)self;
-    Py_CLEAR(reader->which);
-    for (Py_ssize_t n = 0; n < reader->classes; n++) {
-        Class *class_ = &reader->class_[n];
-        Py_CLEAR(class_->item_class);
-        Py_CLEAR(class_->fallback);
-        for (Py_ssize_t f = 0; f < class_->count; f++) {
-            Py_CLEAR(class_->fields[f].absent);
-            Py_CLEAR(class_->fields[f].convert);
-        }
-    }
-    return 0;
-}
-
-static void reader_dealloc(PyObject *self) {
-    Reader *reader = (Reader *)self;
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    reader_clear(self);
-    for (Py_ssize_t n = 0; n < reader->names; n++) Py_XDECREF(reader->name[n]);
-    for (Py_ssize_t n = 0; n < reader->rules; n++) {
-        for (Py_ssize_t c = 0; c < reader->rule[n].count; c++) Py_XDECREF(reader->rule[n].conditions[c].constant);
-        PyMem_Free(reader->rule[n].conditions);
-    }
-    for (Py_ssize_t n = 0; n < reader->classes; n++) {
-        PyMem_Free(reader->class_[n].fields);
-        PyMem_Free(reader->class_[n].field_of);
-    }
-    PyMem_Free(reader->name);
-    PyMem_Free(reader->typed);
-    PyMem_Free(reader->rule);
-    PyMem_Free(reader->class_);
-    PyMem_Free(reader->slot);
-    type->tp_free(self);
-    Py_DECREF(type);
-}
-
-static int refuse(const char *why) {
-    PyErr_SetString(PyExc_ValueError, why);
-    return -1;
-}
-
-static void *room(Py_ssize_t count, size_t size) {
-    void *memory = PyMem_Calloc((size_t)count + 1, size);
-    if (!memory) PyErr_NoMemory();
-    return memory;
-}
-
-static int take_names(Reader *reader, PyObject *names) {
-    Py_ssize_t count = PyTuple_GET_SIZE(names);
-    if (count > 10000) return refuse("too many names");
-    if (!(reader->name = room(count, sizeof(*reader->name)))) return -1;
-    for (reader->slots = 16; reader->slots < 4 * count; reader->slots *= 2) {}
-    if (!(reader->slot = room(reader->slots, sizeof(short)))) return -1;
-    for (Py_ssize_t n = 0; n < reader->slots; n++) reader->slot[n] = -1;
-    for (Py_ssize_t n = 0; n < count; n++) {
-        PyObject *name = PyTuple_GET_ITEM(names, n);
-        if (!PyBytes_CheckExact(name)) return refuse("a name is not bytes");
-        const char *text = PyBytes_AS_STRING(name);
-        size_t size = (size_t)PyBytes_GET_SIZE(name);
-        if (name_of(reader, text, size) >= 0) return refuse("a name twice");
-        reader->name[n] = Py_NewRef(name);
-        reader->names = n + 1;
-        unsigned at = hash_name(text, size);
-        while (reader->slot[at & (reader->slots - 1)] >= 0) at++;
-        reader->slot[at & (reader->slots - 1)] = (short)n;
-    }
-    return 0;
-}
-
-static int take_rules(Reader *reader, PyObject *rules) {
-    Py_ssize_t count = PyTuple_GET_SIZE(rules);
-    if (!(reader->rule = room(count, sizeof(*reader->rule)))) return -1;
-    for (Py_ssize_t n = 0; n < count; n++) {
-        Rule *rule = &reader->rule[n];
-        PyObject *conditions;
-        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(rules, n), "nO!", &rule->class_, &PyTuple_Type, &conditions)) return -1;
-        if (rule->class_ < -1 || rule->class_ >= reader->classes) return refuse("there is no such class");
-        if (!(rule->conditions = room(PyTuple_GET_SIZE(conditions), sizeof(Condition)))) return -1;
-        reader->rules = n + 1;
-        for (Py_ssize_t c = 0; c < PyTuple_GET_SIZE(conditions); c++) {
-            Condition *condition = &rule->conditions[c];
-            if (!PyArg_ParseTuple(PyTuple_GET_ITEM(conditions, c), "iiS", &condition->key, &condition->kind, &condition->constant)) {
-                condition->constant = NULL;
-                return -1;
-            }
-            Py_INCREF(condition->constant);
-            rule->count = c + 1;
-            if (condition->key < 0 || condition->key >= reader->keys || condition->kind < TEXT || condition->kind > BOOLEAN)
-                return refuse("there is no such condition");
-        }
-    }
-    return 0;
-}
-
-static int take_fields(Reader *reader, Class *class_, PyObject *fields) {
-    Py_ssize_t count = PyTuple_GET_SIZE(fields);
-    if (!(class_->fields = room(count, sizeof(Field)))) return -1;
-    if (count > 10000) return refuse("too many fields");
-    for (Py_ssize_t f = 0; f < count; f++) {
-        Field *field = &class_->fields[f];
-        int kind;
-        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(fields, f), "iiippOO", &field->name, &field->types, &kind, &field->optional,
-                              &field->required, &field->absent, &field->convert)) {
-            field->absent = field->convert = NULL;
-            return -1;
-        }
-        Py_INCREF(field->absent);
-        Py_INCREF(field->convert);
-        class_->count = f + 1;
-        if (kind < 0 || kind >= F_KINDS || field->name < -1 || field->name >= reader->names ||
-            (field->name < 0) != (kind == F_WHOLE || kind == F_REST))
-            return refuse("there is no such field");
-        field->kind = (Kind)kind;
-        if (field->name >= 0) class_->field_of[field->name] = (short)f;
-    }
-    if (reader->widest < count) reader->widest = count;
-    return 0;
-}
-
-static int take_classes(Reader *reader, PyObject *classes) {
-    Py_ssize_t count = PyTuple_GET_SIZE(classes);
-    if (!(reader->class_ = room(count, sizeof(*reader->class_)))) return -1;
-    for (Py_ssize_t n = 0; n < count; n++) {
-        Class *class_ = &reader->class_[n];
-        PyObject *item_class, *fields, *fallback;
-        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(classes, n), "OOO", &item_class, &fields, &fallback)) return -1;
-        class_->item_class = Py_NewRef(item_class);
-        class_->fallback = Py_NewRef(fallback);
-        class_->count = fields == Py_None ? -1 : 0;
-        reader->classes = n + 1;
-        if (!(class_->field_of = room(reader->names, sizeof(short)))) return -1;
-        for (Py_ssize_t name = 0; name < reader->names; name++) class_->field_of[name] = -1;
-        if (fields == Py_None) continue;
-        if (!PyTuple_CheckExact(fields)) return refuse("fields are not a tuple");
-        if (take_fields(reader, class_, fields) < 0) return -1;
-    }
-    return 0;
-}
+/* -- the type ---------------------------------------------------------------------------------------- */
 
 PyDoc_STRVAR(reader_doc, "Reader(names, typed, rules, classes, which)\n--\n\n"
 "Reads the lines of one profile; migration_pipeline/sources/lines.py says what it takes.");

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import defstruct
 
+from migration_pipeline.errors import BadItem
 from migration_pipeline.generated import generated
 from migration_pipeline.profile.item import Item
 from migration_pipeline.profile.profile import Condition, Prefix, Rule
@@ -47,9 +48,10 @@ def reader(
 ) -> Read:
     """Compile the reader of a profile's lines.
 
-    It is called with lines and their numbers. For each rule it gives the lines that it took, their numbers, how many
-    others it took, and the Items; then the lines that no rule takes, and counts of those that Python judged. It raises
-    any exception when a line is bad. `which` tells the number of the rule that takes a line: `len(rules)` for none.
+    It is called with lines and their numbers. It gives, for each rule, the lines that it took, their numbers, and how many
+    it counted; the lines that no rule takes; for each rule the Items; the bad lines, as tuples of number, line, `BadItem`,
+    and the rule that takes it, or -1; and how many lines Python judged, by reason. `which` tells the number of the rule that
+    takes a line, `len(rules)` for none. It raises nothing but what interrupts.
     """
     names = list(attributes)
     for decoder in decoders.values():
@@ -66,11 +68,23 @@ def reader(
             for rule in rules
         ),
         tuple(
-            (item_class, tuple(_field(f, names) for f in decoder.fields), decoder)
+            (item_class, tuple(_field(f, names) for f in decoder.fields), _judged(decoder))
             for item_class, decoder in decoders.items()
         ),
-        which,
+        _judged(which),
     ).read
+
+
+def _judged(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Return the `BadItem` that a function raises."""
+
+    def judged(line: bytes) -> Any:
+        try:
+            return read(line)
+        except BadItem as error:
+            return error.with_traceback(None)
+
+    return judged
 
 
 def _condition(condition: Condition) -> tuple[int, bytes]:

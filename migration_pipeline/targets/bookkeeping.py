@@ -46,6 +46,9 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "taken": ("id", "profile", "item", "table_name", "slice_id", "content", "back_by"),
     "claim": ("profile", "window_id", "table_name", "key", "taken", "taker"),
     "throttle": _columns("id, profile", Steering),
+    "batch": (
+        "profile", "export_id", "file", "table_name", "digest", "rows", "first_block", "last_block", "transaction",
+    ),
     "pace": ("profile", "paid_until"),
 }  # fmt: skip
 """The columns of each table. A database that lacks one of them has the bookkeeping of an older version."""

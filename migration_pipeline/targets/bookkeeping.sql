@@ -34,6 +34,8 @@ ALTER TABLE migration.loaded_file
     ADD COLUMN IF NOT EXISTS deleted_rows jsonb NOT NULL DEFAULT '{}',
     ADD COLUMN IF NOT EXISTS unchanged_rows jsonb NOT NULL DEFAULT '{}',
     ADD COLUMN IF NOT EXISTS throttled jsonb NOT NULL DEFAULT '{}',
+    ADD COLUMN IF NOT EXISTS accelerated bigint NOT NULL DEFAULT 0,
+    ADD COLUMN IF NOT EXISTS not_accelerated jsonb NOT NULL DEFAULT '{}',
     -- Why nothing vouches for the completeness of its export; '' where its manifest does.
     ADD COLUMN IF NOT EXISTS doubt text NOT NULL DEFAULT '';
 
@@ -219,3 +221,19 @@ CREATE TABLE IF NOT EXISTS migration.pace (
     paid_until timestamp with time zone NOT NULL
 );
 COMMENT ON TABLE migration.pace IS 'When the next batch may be written, where items a second are limited.';
+
+-- Batches that were copied into a table, each noted by the transaction that copied it: rows of its id (xmin) are untouched since.
+CREATE TABLE IF NOT EXISTS migration.batch (
+    profile     text NOT NULL,
+    export_id   text NOT NULL,
+    file        text NOT NULL,
+    table_name  text NOT NULL,
+    digest      text NOT NULL,
+    rows        bigint NOT NULL,
+    first_block bigint NOT NULL,
+    last_block  bigint NOT NULL,
+    transaction bigint NOT NULL,
+    PRIMARY KEY (profile, export_id, file, table_name, digest)
+);
+COMMENT ON TABLE migration.batch IS
+    'Loaded batches by the SHA-256 of their rows: a rerun leaves those alone whose rows are all there, untouched.';

@@ -36,6 +36,7 @@ from migration_pipeline.targets.connection import DatabaseError, DatabaseSetting
 from migration_pipeline.targets.copy_csv import BatchEncoder
 from migration_pipeline.targets.ddl import read_targets
 from migration_pipeline.targets.halving import Writer, write_batch
+from migration_pipeline.targets.known_batches import KnownBatches
 from migration_pipeline.targets.landed_changes import LandedChanges, landed_changes
 from migration_pipeline.targets.landing import Slice
 from migration_pipeline.targets.ledger import (
@@ -203,8 +204,10 @@ class PostgresTarget:
             self._touched = Touched(self._file.profile, self._place, self._session.token)
             self._again = bool(receipts or touched)
             # A file with a receipt has its rows in the tables: no batch need find that out.
+            known = KnownBatches(asdict(self._file))
+            known.read(cursor, targets)
             self._writer = TableWriter(
-                targets, sql_of, self._slice, rows_are_new=not self._again, touched=self._touched
+                targets, sql_of, self._slice, rows_are_new=not self._again, touched=self._touched, known=known
             )
         for row_class, target in targets.items():
             if not target.table.landing and self._ledger:

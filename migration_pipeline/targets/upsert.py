@@ -15,6 +15,7 @@ from migration_pipeline.targets.catalog import TargetTable
 from migration_pipeline.targets.connection import copy_in
 from migration_pipeline.targets.copy_csv import Encoded
 from migration_pipeline.targets.halving import Refused, Writer
+from migration_pipeline.targets.known_batches import KnownBatches
 from migration_pipeline.targets.landing import Slice
 from migration_pipeline.targets.ledger import Claims
 from migration_pipeline.targets.sql import Statements
@@ -32,8 +33,10 @@ class TableWriter(Writer):
         *,
         rows_are_new: bool,
         touched: Touched | None = None,
+        known: KnownBatches | None = None,
     ) -> None:
         super().__init__(targets, sql_of)
+        self._known = known
         self._touched = touched
         self._slice = slice_
         self._rows_are_new = rows_are_new
@@ -56,8 +59,13 @@ class TableWriter(Writer):
                 self._took(self._slice.copy(cursor, target.table, data), rows)
             elif self._rows_are_new and target.straight:
                 self._took(copy_in(cursor, self.sql_of[row_class].copy, data), rows)
+                if self._known:
+                    self._known.keep(cursor, target, data, rows)
             else:
                 claims = self._touched.claims if self._touched and self._touched.guarded else None
+                if self._known and not claims and self._known.holds(cursor, target, data, rows):
+                    written.unchanged[self.table] += rows
+                    continue
                 upsert(cursor, target, self.sql_of[row_class], data, written, claims)
         return written
 

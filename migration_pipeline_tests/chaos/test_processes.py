@@ -490,14 +490,7 @@ def test_reconcile_tells_dagster_what_it_lost_and_nothing_else(whole: Local) -> 
     after = local.files()
     assert [f.state for f in after.values()] == ["materialized", "missing", "materialized"]
     # Tables for people are made of more than the receipt keeps, and its times are rounded otherwise.
-    others = (
-        "account",
-        "quarantine_examples",
-        "seconds",
-        "items_per_second",
-        "accelerated",
-        "not_accelerated_by_reason",
-    )
+    others = ("account", "quarantine_examples", "seconds", "items_per_second")
     assert set(before[one].metadata) - set(after[one].metadata) <= {*others[:2]}
     assert {k: v for k, v in after[one].metadata.items() if k not in others} == {
         k: v for k, v in before[one].metadata.items() if k not in others

@@ -25,11 +25,12 @@ from migration_pipeline.operations.files import read_files
 from migration_pipeline.operations.metrics import MigrationCollector
 from migration_pipeline.operations.preflight import mark_lost
 from migration_pipeline.operations.report.account import gather
+from migration_pipeline.operations.report.page import page
 from migration_pipeline.profile.profile import Profile, load_profile
 from migration_pipeline.sources.export import Export, read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.targets.ddl import create_tables
-from migration_pipeline_tests.conftest import execute, query
+from migration_pipeline_tests.conftest import accelerator_is_to_be_there, execute, query
 from migration_pipeline_tests.integration.test_aggregates import files_of, make
 from migration_pipeline_tests.integration.test_checks import MADE, failed
 from migration_pipeline_tests.integration.test_checks import run as run_checks
@@ -244,3 +245,14 @@ def test_a_file_whose_items_are_not_those_of_its_manifest(whole: Judged) -> None
     assert file["error"] == "materialized in Dagster, but with items that are not accounted for"
     assert numbers(whole) == {"unconserved_files": 1}
     assert query(whole.url, "SELECT count(*) FROM migration.quarantine") == [(0,)]
+
+
+def test_the_report_says_how_lines_were_read(whole: Judged) -> None:
+    account = gather(whole.plan, whole.profile, whole.client, whole.url)
+    items = sum(receipt.items for receipt in account.receipts)
+    if accelerator_is_to_be_there():
+        assert account.accelerated + sum(account.not_accelerated.values()) == items > 0
+        share = 100 * account.accelerated / items
+        assert f"{share:.1f} % of {items:,} lines were read in C" in page(account)
+    else:
+        assert "no line was read in C" in page(account)

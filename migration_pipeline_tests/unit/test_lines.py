@@ -62,6 +62,31 @@ def test_a_wanted_extension_that_is_not_there_is_an_error(monkeypatch: pytest.Mo
         accelerator.extension("migration_pipeline.sources._no_such_extension")
 
 
+IN_AN_INTERPRETER_OF_ITS_OWN = """
+import sys
+from importlib.machinery import ExtensionFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+for name, path in {places!r}.items():
+    loader = ExtensionFileLoader(name, path)
+    made = module_from_spec(spec_from_loader(name, loader))
+    loader.exec_module(made)
+    assert [each for each in dir(made) if not each.startswith("_")]
+"""
+
+
+def test_the_extensions_load_in_several_interpreters_of_a_process() -> None:
+    interpreters = pytest.importorskip(
+        "_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters"
+    )
+    modules = (accelerator.extension(name) for name in (accelerator.LINES, accelerator.ROWS))
+    places = {made.__name__: made.__file__ for made in modules if made}
+    assert len(places) == 2
+    for _ in range(3):
+        one = interpreters.create()
+        assert interpreters.run_string(one, IN_AN_INTERPRETER_OF_ITS_OWN.format(places=places)) is None
+        interpreters.destroy(one)
+
+
 @pytest.fixture(scope="module")
 def sanitized(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """A copy whose extensions watch over memory and undefined behaviour; gives the environment to run it in."""

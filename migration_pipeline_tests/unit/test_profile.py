@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from migration_pipeline import Integer, Item, Options, PgType, Profile, Row, column, prefix
-from migration_pipeline.engine.transform import Outcome, Transform, key_pattern, rules_that_cannot_hold
+from migration_pipeline.engine.patterns import key_pattern, rules_that_cannot_hold
+from migration_pipeline.engine.transform import Outcome, Transform
 from migration_pipeline.errors import BadItem, UsageError
 from migration_pipeline.migration.plan import make_plan
 from migration_pipeline.profile.profile import load_profile

@@ -331,7 +331,7 @@ ops: {shop_load: {config: {batch_items: 500, secret: hunter2, retry_seconds: {en
 resources: {database: {config: {url: "postgresql://me:hunter2@db/shop"}}}
 """
     told = dict(run_settings({"a": config, "b": "{}"}, []))
-    assert told["batch_items"] == "500 (1 runs), 10,000 (1 runs)"
+    assert told["batch_items"] == "500 (1 runs), 20,000 (1 runs)"
     assert told["max_bad_items"] == "1,000"
     assert told["dry_run"] == "False"
     assert "hunter2" not in str(told)

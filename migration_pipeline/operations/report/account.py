@@ -151,6 +151,16 @@ class Account(msgspec.Struct, kw_only=True):
         return _added(receipt.throttled for receipt in self.receipts)
 
     @property
+    def accelerated(self) -> int:
+        """Lines that were read in C."""
+        return self.sum_of(lambda receipt: receipt.accelerated)
+
+    @property
+    def not_accelerated(self) -> dict[str, int]:
+        """Lines that C handed to Python, by reason, the commonest first."""
+        return _added(receipt.not_accelerated for receipt in self.receipts)
+
+    @property
     def unrouted(self) -> dict[str, int]:
         """Items that no rule took, by the pattern of their keys."""
         return _added(receipt.unrouted for receipt in self.receipts)
