@@ -764,8 +764,7 @@ def test_a_hole_that_was_allowed_fails_a_check_for_good(table: Table) -> None:
         (check,) = [
             each for each in migration_checks(plan, things()) if "windows" in next(iter(each.check_keys)).name
         ]
-        context = dg.build_asset_check_context(resources={"database": Database(url="")})
-        result: Any = check(context)
+        result: Any = check(dg.build_asset_check_context(resources={"database": Database(url="")}))
         assert result.passed is passed
         assert ("no window covers" in result.description) is not passed
     assert not [
