@@ -26,7 +26,7 @@ from migration_pipeline.migration.replay import replay_plan
 from migration_pipeline.migration.verdicts import left_of
 from migration_pipeline.operations import backfills
 from migration_pipeline.operations.downstream import AssetStatus, downstream, to_launch
-from migration_pipeline.operations.files import FileStatus, read_files
+from migration_pipeline.operations.files import BUSY, FileStatus, read_files
 from migration_pipeline.operations.preflight import mark_lost, tables_fit
 from migration_pipeline.operations.status import left
 from migration_pipeline.profile.profile import Profile
@@ -71,14 +71,14 @@ def backfill(
     for lost in mark_lost(plan, profile, files, assets):
         click.echo(lost, err=True)
     asked = [f for f in files if not only or f.partition in chosen]
-    busy = [f for f in asked if f.state in ("running", "queued")]
-    if everything and busy:
-        click.echo(f"left out, as they are running or queued: {len(busy):,} files", err=True)
+    busy = [f for f in asked if f.state in BUSY]
+    if busy:
+        click.echo(f"left out, as they are running, queued or launched: {len(busy):,} files", err=True)
     left_to_load = [f for f in asked if f not in busy and (everything or f.state in ("missing", "failed"))]
     wanted = left_to_load[:first]
     then = to_launch(assets, files, wanted)
     if wanted or then:
-        _launch(opened, wanted, then, f"{profile.name}: {len(wanted)} files", wait)
+        _launch(opened, wanted, then, f"{profile.name}: {len(wanted):,} files", wait)
         return
     click.echo(f"{count_states(asked)}: nothing to launch" + ("" if busy else " (--all loads them again)"))
     if wait:
@@ -104,7 +104,7 @@ def _dry_run(plan: Plan, profile: Profile, files: list[PlannedFile]) -> NoReturn
     superseded = sum(report.superseded for report in reports)
     over = f"{superseded:,} be superseded, " if superseded else ""
     out.print(
-        f"dry run of {len(reports)} files, {sum(r.items for r in reports):,} items: "
+        f"dry run of {len(reports):,} files, {sum(r.items for r in reports):,} items: "
         f"{sum(r.loaded for r in reports):,} would load, {sum(sum(r.skipped.values()) for r in reports):,} be "
         f"skipped, {over}{reasons.total():,} be quarantined; nothing was written"
     )
@@ -127,7 +127,7 @@ def retry_failed(reference: str, wait: bool) -> None:
     if not wanted and not then:
         click.echo(f"{count_states(files)}: nothing to retry")
         return
-    _launch(opened, wanted, then, f"{profile.name}: retry of {len(wanted)} files", wait)
+    _launch(opened, wanted, then, f"{profile.name}: retry of {len(wanted):,} files", wait)
 
 
 def _launch(opened: Opened, wanted: list[FileStatus], then: list[list[str]], title: str, wait: bool) -> None:
@@ -135,7 +135,9 @@ def _launch(opened: Opened, wanted: list[FileStatus], then: list[list[str]], tit
     if unknown := tables_fit(profile):
         warn(unknown)
     backfill_id = backfills.launch(instance, profile, [file.partition for file in wanted], title, then)
-    click.echo(f"launched backfill {backfill_id} of {len(wanted)} files: {instance.url}/runs/b/{backfill_id}")
+    click.echo(
+        f"launched backfill {backfill_id} of {len(wanted):,} files: {instance.url}/runs/b/{backfill_id}"
+    )
     if then:
         click.echo(f"then: {', '.join(key[-1] for key in then)}")
     if wait:

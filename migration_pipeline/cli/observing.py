@@ -15,7 +15,7 @@ from migration_pipeline.cli.terminal import (
     downstream_table,
     exit_status,
     log_line,
-    status_table,
+    print_status,
     tell_left,
 )
 from migration_pipeline.cli.watch import watch_status
@@ -62,7 +62,7 @@ def status(reference: str, as_json: bool, again: bool) -> None:
         click.echo(status_json(plan, files, running, backfills(instance, plan), then, items))
         sys.exit(exit_status([*files, *then]) or int(items.faults))
     if not again:
-        out.print(status_table(files, running))
+        print_status(out, files, running)
     out.print(downstream_table(then))
     out.print(count_states(files))
     sys.exit(tell_left(items, plan.reference) or exit_status([*files, *then]))

@@ -69,7 +69,7 @@ def run_demo(items: int, files: int) -> int:
         plan = _plan(profile, base)
     full = [planned.file for planned in plan.files if planned.export_id == base.id]
     out.print(
-        f"export: {sum(file.items for file in full):,} items in {len(full)} files, "
+        f"export: {sum(file.items for file in full):,} items in {len(full):,} files, "
         f"{readable_size(sum(file.size for file in full))} compressed"
     )
     with ExitStack() as ends:
@@ -102,9 +102,9 @@ def _load(out: Console, instance: DagsterClient, plan: Plan, profile: Profile, n
         out.print(f"{count_states(every)}: nothing to do")
         return 0
     backfill_id = launch(
-        instance, profile, [file.partition for file in wanted], f"demo: {len(wanted)} files", then
+        instance, profile, [file.partition for file in wanted], f"demo: {len(wanted):,} files", then
     )
-    out.print(f"launched backfill {backfill_id} of {len(wanted)} files")
+    out.print(f"launched backfill {backfill_id} of {len(wanted):,} files")
     watch(out, instance, plan, profile, backfill_id, wanted, then)
     files = [file for file in read_files(instance, plan, profile) if file.file.name in names]
     return _conclude(out, files, downstream(instance, profile) if then else [])

@@ -1,0 +1,73 @@
+"""A backfill of many files: what it is still to load is launched and not loaded twice, and a stop stops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from migration_pipeline.demo.sample import write_sample
+from migration_pipeline.migration.plan import Plan
+from migration_pipeline_tests.operating import Operation, eventually, operation
+
+FILES = 12
+
+
+@pytest.fixture(scope="module")
+def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operation]:
+    with operation(tmp_path_factory.mktemp("many"), "many-files") as (operator, _bucket):
+        yield operator
+
+
+@pytest.fixture(scope="module")
+def plan(operator: Operation, tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    export = write_sample(tmp_path_factory.mktemp("export"), items=FILES * 20, files=FILES, seed=3)
+    return operator.plan("shop", str(export), "shop")
+
+
+def by_state(operator: Operation, plan: Plan) -> dict[str, int]:
+    states = operator.states(plan)
+    return {state: states.count(state) for state in set(states)}
+
+
+def test_a_second_backfill_leaves_out_what_the_first_is_still_to_load(
+    operator: Operation, plan: Plan
+) -> None:
+    operator.hold("customers")
+    operator.command("backfill", "shop")
+    # The daemon has yet to make most of the runs, or all.
+    before = by_state(operator, plan)
+    assert before.get("launched", 0) > 0
+    assert "missing" not in before
+    again = operator.command("backfill", "shop")
+    assert "nothing to launch" in again
+    eventually(lambda: len(operator.runs()) == FILES, "a run for each file, and no more")
+    assert "missing" not in by_state(operator, plan)
+
+
+def test_stop_leaves_no_run_and_no_backfill(operator: Operation, plan: Plan) -> None:
+    eventually(lambda: operator.held(), "a file waits")
+    operator.command("stop", "shop")
+    operator.release()
+    assert {run["status"] for run in operator.runs()} <= {"CANCELED", "SUCCESS"}
+    assert by_state(operator, plan).keys() <= {"stopped", "materialized"}
+
+
+def test_what_a_backfill_has_loaded_is_not_launched_while_it_makes_what_follows(
+    operator: Operation, plan: Plan
+) -> None:
+    """A file whose materialization is wiped then is missing: no run will load it, unless it is launched again."""
+    operator.hold("customer_activity")
+    operator.command("retry-failed", "shop")
+    eventually(lambda: set(operator.states(plan)) == {"materialized"}, "all files are loaded")
+    eventually(lambda: operator.held(), "the aggregate waits")
+    try:
+        operator.query(WIPE, ranges=[{"assetKey": {"path": ["shop", "customers"]}}])
+        assert by_state(operator, plan) == {"missing": FILES}
+    finally:
+        operator.release()
+
+
+WIPE = """
+mutation Wipe($ranges: [PartitionsByAssetSelector!]!) { wipeAssets(assetPartitionRanges: $ranges) { __typename } }
+"""
