@@ -27,7 +27,7 @@ from migration_pipeline.operations.files import read_files, tell_queued
 from migration_pipeline.operations.preflight import mark_lost
 from migration_pipeline.operations.running import Follow, RunningFile
 from migration_pipeline.operations.runs import file_log, last_run, one_file
-from migration_pipeline.operations.status import left, status_json
+from migration_pipeline.operations.status import known_receipts, left, status_json
 
 
 @click.command()
@@ -53,7 +53,8 @@ def status(reference: str, as_json: bool, again: bool) -> None:
             sys.exit(1)  # the last state stays on the screen
     else:
         running = Follow(instance, plan).running()
-        files = read_files(instance, plan, profile)
+        receipts = known_receipts(plan, settings.known_database_url())
+        files = read_files(instance, plan, profile, receipts=receipts)
     then = downstream(instance, profile)
     mark_lost(plan, profile, files, then)
     tell_queued(files, running)

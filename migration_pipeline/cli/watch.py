@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 from rich.text import Text
 
+from migration_pipeline import settings
 from migration_pipeline.cli.terminal import count_states, stamped, status_table
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.plan import Plan
@@ -25,6 +26,7 @@ from migration_pipeline.operations.downstream import downstream
 from migration_pipeline.operations.files import FileStatus, read_files, read_launched, tell_queued
 from migration_pipeline.operations.running import Follow, RunningFile
 from migration_pipeline.operations.runs import last_run, log_lines, run_error
+from migration_pipeline.operations.status import known_receipts
 from migration_pipeline.profile.profile import Profile
 
 POLL_SECONDS = 1.0
@@ -252,7 +254,8 @@ def watch_status(out: Console, instance: DagsterClient, plan: Plan, profile: Pro
             try:
                 with pace:
                     running = follow.running()
-                    files = read_files(instance, plan, profile, known=known)
+                    receipts = {} if known else known_receipts(plan, settings.known_database_url())
+                    files = read_files(instance, plan, profile, known=known, receipts=receipts)
                 known = {file.partition: file for file in files}
                 tell_queued(files, running)
                 line = count_states(files)

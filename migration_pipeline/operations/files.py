@@ -15,6 +15,7 @@ from migration_pipeline.operations.running import RunningFile
 from migration_pipeline.operations.runs import PAGE, Run, run_error, runs
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.sources.export import ExportFile
+from migration_pipeline.targets.records import FileKey, Receipt
 
 State = Literal["materialized", "failed", "stopped", "running", "queued", "launched", "missing"]
 """`queued` files have a run that waits for its turn; for `launched` ones an open backfill has yet to make it."""
@@ -52,12 +53,14 @@ def read_files(
     *,
     attempts: bool = True,
     known: Mapping[str, FileStatus] | None = None,
+    receipts: Mapping[FileKey, Receipt] | None = None,
 ) -> list[FileStatus]:
     """Tell the state of each of the plan's files, in load order.
 
     With `attempts`, files that are not materialized are asked for their last run, which tells failed
     and stopped ones from those never tried, and why they failed. `known` are files by partition as a moment ago: those that
-    were materialized then, and are now, are not asked about again.
+    were materialized then, and are now, are not asked about again. With `receipts`, of more than `BATCH` materialized files only those
+    are asked about that have none of the same contents: each takes a millisecond.
     """
     opened = open_backfills(client, plan)  # before the states: a run that is made in between shows in these
     states = _kept_states(client, plan, profile)
@@ -68,6 +71,8 @@ def read_files(
         if before and before.metadata and before.state == "materialized":
             file.run_id, file.metadata = before.run_id, before.metadata
             file.materialized_at = before.materialized_at
+    if receipts and len(done) > BATCH:
+        _add_receipts(plan, [file for file, _ in done if not file.metadata], receipts)
     _add_metadata(client, key, [file for file, _ in done if not file.metadata])
     ended = list[Run]()
     if attempts or opened:
@@ -191,6 +196,22 @@ def _state(partition: str, done: set[str], failed: set[str], running: set[str]) 
     if partition in failed:
         return "failed"
     return "materialized" if partition in done else "missing"
+
+
+def _add_receipts(plan: Plan, files: Sequence[FileStatus], receipts: Mapping[FileKey, Receipt]) -> None:
+    """Take from the receipts what Dagster has as metadata of a file, as far as it is shown for thousands of them."""
+    planned = plan.by_partition()
+    for file in files:
+        receipt = receipts.get((planned[file.partition].export_id, file.file.name))
+        if receipt and receipt.md5 == file.file.md5:
+            file.run_id, file.materialized_at = receipt.run_id, receipt.loaded_at.timestamp()
+            file.metadata = {
+                "md5": receipt.md5,
+                "rows_by_table": receipt.rows,
+                "quarantined": receipt.quarantined,
+                "unrouted": sum(receipt.unrouted.values()),
+                "unrouted_by_keys": receipt.unrouted,
+            }
 
 
 def _add_metadata(client: DagsterClient, key: Sequence[str], files: Sequence[FileStatus]) -> None:
