@@ -1,13 +1,16 @@
-"""A backfill of many files: what it is still to load is launched and not loaded twice, and a stop stops."""
+"""A backfill of many files: what it is still to load is launched and not loaded twice, a stop stops, options are taken."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.migration.plan import Plan
+from migration_pipeline.migration.plans import plan_path
 from migration_pipeline_tests.operating import Operation, eventually, operation
 
 FILES = 12
@@ -53,16 +56,26 @@ def test_stop_leaves_no_run_and_no_backfill(operator: Operation, plan: Plan) -> 
     assert by_state(operator, plan).keys() <= {"stopped", "materialized"}
 
 
+def test_another_number_of_files_per_run_is_taken_though_the_files_are_the_same(
+    operator: Operation, plan: Plan
+) -> None:
+    before = len(operator.runs())
+    path = Path(plan_path(operator.plans, "shop"))
+    # As `plan` writes it where it cannot reach this Dagster: the command that comes next sees that it is another plan.
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"files_per_run": FILES}))
+    operator.hold("customer_activity")
+    operator.command("backfill", "shop")
+    eventually(lambda: set(operator.states(plan)) == {"materialized"}, "all files are loaded")
+    eventually(lambda: operator.held(), "what follows them waits")
+    assert len(operator.runs()) - before == 2
+
+
 def test_what_a_backfill_has_loaded_is_not_launched_while_it_makes_what_follows(
     operator: Operation, plan: Plan
 ) -> None:
     """A file whose materialization is wiped then is missing: no run will load it, unless it is launched again."""
-    operator.hold("customer_activity")
-    operator.command("retry-failed", "shop")
-    eventually(lambda: set(operator.states(plan)) == {"materialized"}, "all files are loaded")
-    eventually(lambda: operator.held(), "the aggregate waits")
+    operator.query(WIPE, ranges=[{"assetKey": {"path": ["shop", "customers"]}}])
     try:
-        operator.query(WIPE, ranges=[{"assetKey": {"path": ["shop", "customers"]}}])
         assert by_state(operator, plan) == {"missing": FILES}
     finally:
         operator.release()
