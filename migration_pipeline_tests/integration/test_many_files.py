@@ -11,6 +11,7 @@ import pytest
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.migration.plan import Plan
 from migration_pipeline.migration.plans import plan_path
+from migration_pipeline_tests.conftest import execute
 from migration_pipeline_tests.operating import Operation, eventually, operation
 
 FILES = 12
@@ -63,6 +64,7 @@ def test_another_number_of_files_per_run_is_taken_though_the_files_are_the_same(
     path = Path(plan_path(operator.plans, "shop"))
     # As `plan` writes it where it cannot reach this Dagster: the command that comes next sees that it is another plan.
     path.write_text(json.dumps(json.loads(path.read_bytes()) | {"files_per_run": FILES}))
+    execute(operator.database_url, "DROP TRIGGER held ON customers")
     operator.hold("customer_activity")
     operator.command("backfill", "shop")
     eventually(lambda: set(operator.states(plan)) == {"materialized"}, "all files are loaded")
