@@ -63,7 +63,7 @@ def read_files(
     are asked about that have none of the same contents: each takes a millisecond.
     """
     opened = open_backfills(client, plan)  # before the states: a run that is made in between shows in these
-    states = _kept_states(client, plan, profile)
+    states = _steady_states(client, plan, profile, opened)
     files = [FileStatus(partition=p.partition, file=p.file, state=states[p.partition]) for p in plan.files]
     key = table_keys(profile)[0]
     done = [(f, known and known.get(f.partition)) for f in files if f.state == "materialized"]
@@ -169,6 +169,22 @@ def tell_queued(files: Sequence[FileStatus], running: Sequence[RunningFile]) -> 
     for file in files:
         if file.state == "running" and file.partition not in now:
             file.state = "queued"
+
+
+def _steady_states(
+    client: DagsterClient, plan: Plan, profile: Profile, opened: Sequence[Backfill]
+) -> dict[str, State]:
+    """Tell the state of each partition, as Dagster keeps it.
+
+    Dagster reads what is materialized before what is running. A file that ends in between is neither, for a moment: so those of
+    open backfills that have made all their runs are asked about twice before they count as missing.
+    """
+    states = _kept_states(client, plan, profile)
+    made = {partition for each in opened if not each.unmade for partition in each.partitions}
+    if any(states.get(partition) == "missing" for partition in made):
+        again = _kept_states(client, plan, profile)
+        states = {p: again[p] if state == "missing" else state for p, state in states.items()}
+    return states
 
 
 def _kept_states(
