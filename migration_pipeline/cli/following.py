@@ -208,7 +208,7 @@ class _Course:
         said = 0
         while busy := following.busy(files := read_files(instance, plan, profile)):
             if busy != said:
-                say(f"waiting for {busy:,} files that are running or queued")
+                say(f"waiting for {busy:,} files that are running, queued or launched")
             said = busy
             time.sleep(BUSY_SECONDS)
         return files

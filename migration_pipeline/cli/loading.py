@@ -27,7 +27,7 @@ from migration_pipeline.migration.units import counted
 from migration_pipeline.migration.verdicts import left_of
 from migration_pipeline.operations import backfills
 from migration_pipeline.operations.downstream import AssetStatus, downstream, to_launch
-from migration_pipeline.operations.files import FileStatus, read_files
+from migration_pipeline.operations.files import BUSY, FileStatus, read_files
 from migration_pipeline.operations.preflight import mark_lost, tables_fit
 from migration_pipeline.operations.status import left
 from migration_pipeline.profile.profile import Profile
@@ -72,9 +72,11 @@ def backfill(
     for lost in mark_lost(plan, profile, files, assets):
         click.echo(lost, err=True)
     asked = [f for f in files if not only or f.partition in chosen]
-    busy = [f for f in asked if f.state in ("running", "queued")]
-    if everything and busy:
-        click.echo(f"left out, as they are running or queued: {counted(len(busy), 'file')}", err=True)
+    busy = [f for f in asked if f.state in BUSY]
+    if busy:
+        click.echo(
+            f"left out, as they are running, queued or launched: {counted(len(busy), 'file')}", err=True
+        )
     left_to_load = [f for f in asked if f not in busy and (everything or f.state in ("missing", "failed"))]
     wanted = left_to_load[:first]
     then = to_launch(assets, files, wanted)

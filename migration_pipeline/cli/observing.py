@@ -15,7 +15,7 @@ from migration_pipeline.cli.terminal import (
     downstream_table,
     exit_status,
     log_line,
-    status_table,
+    print_status,
     tell_left,
 )
 from migration_pipeline.cli.watch import watch_status
@@ -27,7 +27,7 @@ from migration_pipeline.operations.files import read_files, tell_queued
 from migration_pipeline.operations.preflight import mark_lost
 from migration_pipeline.operations.running import Follow, RunningFile
 from migration_pipeline.operations.runs import file_log, last_run, one_file, runs_of
-from migration_pipeline.operations.status import left, status_json
+from migration_pipeline.operations.status import known_receipts, left, status_json
 
 
 @click.command()
@@ -53,7 +53,8 @@ def status(reference: str, as_json: bool, again: bool) -> None:
             sys.exit(1)  # the last state stays on the screen
     else:
         running = Follow(instance, plan).running()
-        files = read_files(instance, plan, profile)
+        receipts = known_receipts(plan, settings.known_database_url())
+        files = read_files(instance, plan, profile, receipts=receipts)
     then = downstream(instance, profile)
     mark_lost(plan, profile, files, then)
     tell_queued(files, running)
@@ -62,7 +63,7 @@ def status(reference: str, as_json: bool, again: bool) -> None:
         click.echo(status_json(plan, files, running, backfills(instance, plan), then, items))
         sys.exit(exit_status([*files, *then]) or int(items.faults))
     if not again:
-        out.print(status_table(files, running))
+        print_status(out, files, running)
     out.print(downstream_table(then))
     out.print(count_states(files))
     sys.exit(tell_left(items, plan.reference) or exit_status([*files, *then]))

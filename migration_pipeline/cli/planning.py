@@ -12,7 +12,7 @@ from migration_pipeline.cli.arguments import PROFILE, open_plan
 from migration_pipeline.cli.terminal import warn
 from migration_pipeline.errors import MigrationError, UsageError
 from migration_pipeline.migration.first_look import first_look
-from migration_pipeline.migration.plan import Plan, add_windows, make_plan
+from migration_pipeline.migration.plan import Plan, add_windows, make_plan, proposed_files_per_run
 from migration_pipeline.migration.plans import check_other_plans, plan_path, read_plan, write_plan
 from migration_pipeline.migration.units import counted, readable_size
 from migration_pipeline.operations.client import DagsterClient
@@ -135,6 +135,11 @@ def plan(
     if before:
         _tell_dropped(before, made)
     _write(made, profile, found, storage)
+    if several := proposed_files_per_run(made):
+        click.echo(
+            f"{len(made.files):,} small files: plan again with --files-per-run {several}, and a backfill needs "
+            f"{-(-len(made.files) // several):,} runs instead of {len(made.files):,}"
+        )
     click.echo(
         f"next: create the tables (migration-pipeline ddl {reference} --apply), then "
         f"migration-pipeline backfill {reference} --wait"

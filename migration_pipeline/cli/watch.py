@@ -6,7 +6,8 @@ In a pipe it writes a line when something changes, and once a minute while files
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 from rich.text import Text
 
+from migration_pipeline import settings
 from migration_pipeline.cli.terminal import count_states, stamped, status_table
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.plan import Plan
@@ -21,14 +23,18 @@ from migration_pipeline.migration.units import duration
 from migration_pipeline.operations.backfills import Backfill, read_backfill
 from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.operations.downstream import downstream
-from migration_pipeline.operations.files import FileStatus, read_files, tell_queued
+from migration_pipeline.operations.files import FileStatus, read_files, read_launched, tell_queued
 from migration_pipeline.operations.running import Follow, RunningFile
 from migration_pipeline.operations.runs import last_run, log_lines, run_error
+from migration_pipeline.operations.status import known_receipts
 from migration_pipeline.profile.profile import Profile
 
 POLL_SECONDS = 1.0
 
 STATUS_SECONDS = 2.0
+
+SHARE = 0.02
+"""Of a core, at most, that looking costs: so much of the time is spent in it, however many files there are."""
 
 SPEED_SECONDS = 60.0
 """The speed shown is that of the last minute."""
@@ -54,28 +60,63 @@ def watch(
     `launched` are its files as they were before: a file is done when another run has materialized it. `then`
     are the keys of the assets that follow the files (aggregates, finishing).
     """
-    before = {file.partition: file.run_id for file in launched}
+    before = {file.partition for file in launched}
     total = sum(file.file.items for file in launched)
     follow = Follow(instance, plan)
+    pace = _Pace(POLL_SECONDS)
     with _Board(out, total) as board:
         while True:
-            backfill = read_backfill(instance, backfill_id)
-            running = [file for file in follow.running() if file.planned.partition in before]
-            files = [f for f in read_files(instance, plan, profile, attempts=False) if f.partition in before]
-            for file in files:
-                if file.state == "materialized" and file.run_id == before[file.partition]:
-                    file.state = "missing"
-            tell_queued(files, running)
-            loaded = all(file.state == "materialized" for file in files)
-            making = _making(instance, profile, then) if loaded and then else ""
-            board.show(files, running, over=backfill.over, making=making)
-            for file in board.newly_failed(files):
-                run = last_run(instance, plan, profile, plan.by_partition()[file.partition])
-                board.say(f"failed: {file.file.name}: {run_error(instance, run.id) if run else ''}")
+            with pace:
+                backfill = read_backfill(instance, backfill_id)
+                running = [file for file in follow.running() if file.planned.partition in before]
+                files = read_launched(instance, plan, profile, backfill, launched)
+                tell_queued(files, running)
+                loaded = all(file.state == "materialized" for file in files)
+                making = _making(instance, profile, then) if loaded and then else ""
+                board.show(files, running, over=backfill.over, making=making)
+                for file in board.newly_failed(files):
+                    run = last_run(instance, plan, profile, plan.by_partition()[file.partition])
+                    board.say(f"failed: {file.file.name}: {run_error(instance, run.id) if run else ''}")
             # Another backfill's run may still be making what follows the files: not yet done, and not failed either.
             if backfill.over and not making:
                 return backfill
-            time.sleep(POLL_SECONDS)
+            pace.wait(partial(_moved, instance, backfill))
+
+
+class _Pace:
+    """Looks so seldom that looking takes at most `SHARE` of the time, and at most once in so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._least = seconds
+        self._began = self._took = 0.0
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
+        # What failed was waited for, rather than worked on.
+        self._took = 0.0 if failed else time.monotonic() - self._began
+
+    def wait(self, over: Callable[[], bool] = lambda: False) -> None:
+        """Wait for the time of the next look, or until it is over, which is asked meanwhile, and counts, too."""
+        pause = self._least
+        while self._left() > 2 * pause:
+            time.sleep(pause)
+            asking = time.monotonic()
+            if over():
+                return
+            asked = time.monotonic() - asking
+            self._took += asked
+            pause = max(self._least, 2 * asked / SHARE)
+        time.sleep(max(self._least, self._left()))
+
+    def _left(self) -> float:
+        return self._began + self._took / SHARE - time.monotonic()
+
+
+def _moved(instance: DagsterClient, backfill: Backfill) -> bool:
+    """Whether a backfill has another status by now."""
+    return read_backfill(instance, backfill.id).status != backfill.status
 
 
 def _making(instance: DagsterClient, profile: Profile, keys: Sequence[Sequence[str]]) -> str:
@@ -205,12 +246,17 @@ def watch_status(out: Console, instance: DagsterClient, plan: Plan, profile: Pro
     """
     follow = Follow(instance, plan)
     said = ""
+    pace = _Pace(STATUS_SECONDS)
+    known: dict[str, FileStatus] = {}
     with Live(console=out, auto_refresh=False, vertical_overflow="crop") as live:
         while True:
             files: list[FileStatus] = []
             try:
-                running = follow.running()
-                files = read_files(instance, plan, profile)
+                with pace:
+                    running = follow.running()
+                    receipts = {} if known else known_receipts(plan, settings.known_database_url())
+                    files = read_files(instance, plan, profile, known=known, receipts=receipts)
+                known = {file.partition: file for file in files}
                 tell_queued(files, running)
                 line = count_states(files)
                 shown = Group(_fitting(out, files, running), Text(f"{line}   {time.strftime('%H:%M:%S')}"))
@@ -223,13 +269,13 @@ def watch_status(out: Console, instance: DagsterClient, plan: Plan, profile: Pro
                 said = line
             if files and all(file.state == "materialized" for file in files):
                 return files
-            time.sleep(STATUS_SECONDS)
+            pace.wait()
 
 
 def _fitting(out: Console, files: Sequence[FileStatus], running: Sequence[RunningFile]) -> Group:
     """Make a table of as many files as the terminal has lines for, the most interesting first."""
     room = max(out.height - 4, 3)
-    order = ("failed", "running", "stopped", "queued", "missing", "materialized")
+    order = ("failed", "running", "stopped", "queued", "launched", "missing", "materialized")
     chosen = sorted(files, key=lambda file: order.index(file.state))[:room] if len(files) > room else files
     more = [Text(f"… and {len(files) - len(chosen):,} more files", style="dim")] if len(files) > room else []
     return Group(status_table(chosen, running), *more)

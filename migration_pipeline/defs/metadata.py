@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 
 from migration_pipeline.engine.file_report import FileReport
-from migration_pipeline.migration.names import EXPORT
+from migration_pipeline.migration.names import EXPORT, PLAN_DIGEST
 from migration_pipeline.migration.plan import Plan, PlannedExport, PlannedFile
 from migration_pipeline.migration.units import readable_size
 from migration_pipeline.profile.profile import Prefix, Profile, Rule
@@ -52,7 +52,7 @@ def export_spec(plan: Plan, profile: Profile) -> dg.AssetSpec:
         + _rules(profile),
         metadata={
             "exports": dg.MetadataValue.md("\n".join(f"- `{e.uri}`, {_origin(e)}" for e in plan.exports)),
-            "plan": plan.digest,
+            PLAN_DIGEST: plan.digest,
             "files": len(plan.files),
             "items": plan.items,
             "size": f"{readable_size(plan.bytes)} compressed",

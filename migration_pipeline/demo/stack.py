@@ -94,6 +94,7 @@ def _start(ends: ExitStack, port: int | None, module: str) -> Stack:
     state_dir = settings.state_dir()
     services = _services(state_dir)
     ends.enter_context(_only_stack(state_dir))
+    settings.webserver_url_file().unlink(missing_ok=True)  # of a stack that was killed
     run_folder = ends.enter_context(_run_folder(state_dir))
     postgres = None if os.environ.get(settings.DATABASE_URL) else EmbeddedPostgres(state_dir)
     if postgres:
@@ -200,8 +201,11 @@ def _only_stack(state_dir: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            # Not by MIGRATION_DAGSTER_URL, which may be another Dagster's.
+            noted = settings.webserver_url_file()
+            at = f", at {noted.read_text().strip()}" if noted.exists() else " (it is starting)"
             raise LocalError(
-                f"a local stack is already running in {state_dir}, at {settings.webserver_url()}; "
+                f"a local stack is already running in {state_dir}{at}; "
                 "stop it first, with Ctrl-C in the terminal that started it"
             ) from None
         yield

@@ -12,6 +12,9 @@ from migration_pipeline.profile.profile import Profile
 EXPORT = "dynamodb_export"
 """The export, which no run materializes; checks and observations are its own."""
 
+PLAN_DIGEST = "plan"
+"""Label of the export's metadata that says which plan Dagster has loaded."""
+
 FINISHING = "finishing"
 """What finishes a profile's tables."""
 

@@ -28,6 +28,12 @@ FORMAT = 1
 """Increased when the file's format changes."""
 
 
+MANY_FILES, SMALL_BYTES, PROPOSED_RUNS = 200, 4_000_000, 50
+"""Many files are at least so many, small ones hold less than so many bytes on average, and then so many runs are proposed.
+
+A run costs some three seconds beside the load, in which a file of 4 MB is loaded."""
+
+
 class PlannedFile(msgspec.Struct, frozen=True):
     """A file and the partition it is."""
 
@@ -274,6 +280,13 @@ def _planned(export: Export, keys: PartitionKeys) -> list[PlannedFile]:
 def _keys_of(plan: Plan | None) -> PartitionKeys:
     files = plan.files if plan else ()
     return PartitionKeys((each.export_id, each.file.name, each.partition) for each in files)
+
+
+def proposed_files_per_run(plan: Plan) -> int:
+    """How many files a run should load, where a run for each would spend most of its time on starting; else 0."""
+    if plan.files_per_run > 1 or len(plan.files) < MANY_FILES or plan.bytes >= SMALL_BYTES * len(plan.files):
+        return 0
+    return max(-(-len(plan.files) // PROPOSED_RUNS), 10)
 
 
 def planned_profile(plan: Plan, path: Path | str) -> Profile:

@@ -30,6 +30,10 @@ class Backfill(msgspec.Struct, kw_only=True):
     created: float = 0.0
     """Seconds of the epoch."""
     files: int = 0
+    partitions: frozenset[str] = frozenset()
+    """Keys of its files; asked only by `open_backfills`."""
+    unmade: int = 0
+    """How many of its files have no run yet, a moment ago; asked only by `open_backfills`."""
 
     @property
     def over(self) -> bool:
@@ -78,14 +82,33 @@ def backfills(client: DagsterClient, plan: Plan) -> list[Backfill]:
     return [_backfill(one) for one in answer.get("results", []) if is_of(one, plan.profile)]
 
 
+def open_backfills(client: DagsterClient, plan: Plan) -> list[Backfill]:
+    """Return the profile's backfills that are not over, with their files, newest first."""
+    answer = client.query(OPEN_BACKFILLS)["partitionBackfillsOrError"]
+    return [_backfill(one) for one in answer.get("results", []) if is_of(one, plan.profile)]
+
+
 def _backfill(one: dict[str, Any]) -> Backfill:
     return Backfill(
         id=one["id"],
         status=one["status"],
-        error=first_line(one["error"]) if one["error"] else "",
+        error=first_line(one["error"]) if one.get("error") else "",
         created=one["timestamp"],
         files=one.get("numPartitions") or 0,
+        partitions=frozenset(one.get("partitionNames") or ()),
+        unmade=_unmade(one),
     )
+
+
+def _unmade(one: dict[str, Any]) -> int:
+    """Count the files that Dagster has yet to make a run for: of the tables, which each have all files; or of a job."""
+    tables = (one.get("assetBackfillData") or {}).get("assetBackfillStatuses", [])
+    left = [
+        table["targeted"] - table["running"] - table["materialized"] - table["failed"]
+        for table in tables
+        if table  # what follows the files has no partitions
+    ]
+    return max(left, default=one.get("numCancelable") or 0)
 
 
 class Stopped(msgspec.Struct, kw_only=True):
@@ -106,26 +129,29 @@ def stop(
 ) -> Stopped:
     """Cancel the plan's backfills and terminate its runs, and wait until they have ended, `seconds` at most.
 
-    Backfills go first: they would make new runs. Raises `DagsterClientError` when Dagster refuses.
+    Backfills go first. Until one is cancelled it makes new runs, so the queue is emptied after that, in one call. What runs
+    already is terminated at once. Raises `DagsterClientError` when Dagster refuses.
     """
     done = Stopped()
     deadline = time.monotonic() + seconds
     said = ""
     while True:
-        open_backfills = [one for one in backfills(client, plan) if not one.over]
-        for one in open_backfills:
+        open_now = open_backfills(client, plan)
+        for one in open_now:
             if one.status == "REQUESTED" and one.id not in done.backfills:
                 _cancel(client, one.id)
                 done.backfills.append(one.id)
-        alive = runs(client, plan, (*WAITING, *EXECUTING))
+        # Once it is asked, the daemon makes no more than it has begun, and may go on to terminate runs one by one.
+        making = any(one.status == "REQUESTED" for one in open_now)
+        alive = runs(client, plan, EXECUTING if making else (*WAITING, *EXECUTING))
         if ending := [run.id for run in alive if run.status != "CANCELING" and run.id not in done.runs]:
             done.runs += _terminate(client, ending)
-        if not (open_backfills or alive):
+        if not (open_now or alive):
             return done
         if time.monotonic() > deadline:
-            done.left, done.open_backfills = alive, [one.id for one in open_backfills]
+            done.left, done.open_backfills = alive, [one.id for one in open_now]
             return done
-        line = f"waiting for {len(alive):,} runs and {len(open_backfills):,} backfills to end"
+        line = f"waiting for {len(alive):,} runs and {len(open_now):,} backfills to end"
         if line != said:
             say(line)
             said = line
@@ -174,6 +200,25 @@ query Backfills($limit: Int) {
   partitionBackfillsOrError(limit: $limit) {
     ... on PartitionBackfills {
       results { id status timestamp numPartitions jobName assetSelection { path } error { message } }
+    }
+  }
+}"""
+
+OPEN_BACKFILLS = """
+query OpenBackfills {
+  partitionBackfillsOrError(filters: {statuses: [REQUESTED, CANCELING, FAILING]}) {
+    ... on PartitionBackfills {
+      results {
+        id status timestamp jobName assetSelection { path } partitionNames numCancelable
+        assetBackfillData {
+          assetBackfillStatuses {
+            ... on AssetPartitionsStatusCounts {
+              targeted: numPartitionsTargeted running: numPartitionsInProgress
+              materialized: numPartitionsMaterialized failed: numPartitionsFailed
+            }
+          }
+        }
+      }
     }
   }
 }"""

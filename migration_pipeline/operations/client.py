@@ -11,7 +11,7 @@ import msgspec
 import requests
 
 from migration_pipeline.errors import MigrationError
-from migration_pipeline.migration.names import table_keys
+from migration_pipeline.migration.names import EXPORT, PLAN_DIGEST, table_keys
 from migration_pipeline.migration.plan import Plan
 from migration_pipeline.profile.profile import Profile
 
@@ -91,9 +91,9 @@ class DagsterClient:
         return isinstance(info, dict) and "dagster_webserver_version" in info
 
     def load_plan(self, plan: Plan, profile: Profile, *, changed: bool = False) -> None:
-        """Make sure Dagster knows the plan's files, reloading its code if it does not.
+        """Make sure Dagster knows the plan, its options included, reloading its code if it does not.
 
-        A plan that has `changed` may have the same files, and other options. Raises `DagsterClientError` when it still
+        One that has `changed` just now is reloaded without a look. Raises `DagsterClientError` when it still
         does not know them: the code location fails, or reads other plans.
         """
         if not changed and self.knows(plan, profile):
@@ -113,10 +113,11 @@ class DagsterClient:
         time.sleep(DAEMON_CATCHES_UP_SECONDS)
 
     def knows(self, plan: Plan, profile: Profile) -> bool:
-        """Whether every table of the profile is an asset with just the plan's files."""
-        keys, files = table_keys(profile), set(plan.by_partition())
-        nodes = self.query(PARTITIONS, keys=[{"path": key} for key in keys])["assetNodes"]
-        return len(nodes) == len(keys) and all(set(node["partitionKeys"]) == files for node in nodes)
+        """Whether the plan that Dagster has loaded is this one, with an asset for each table of the profile."""
+        keys = [*table_keys(profile), [plan.profile, EXPORT]]
+        nodes = self.query(KNOWN, keys=[{"path": key} for key in keys])["assetNodes"]
+        digests = [metadata_of(node).get(PLAN_DIGEST) for node in nodes]
+        return len(nodes) == len(keys) and plan.digest in digests
 
     def _locations(self) -> list[dict[str, Any]]:
         entries: list[dict[str, Any]] = self.query(LOCATIONS)["workspaceOrError"]["locationEntries"]
@@ -176,10 +177,13 @@ fragment Entries on MetadataEntry {
   ... on JsonMetadataEntry { jsonString }
 }"""
 
-PARTITIONS = """
-query Partitions($keys: [AssetKeyInput!]!) {
-  assetNodes(assetKeys: $keys) { partitionKeys }
+KNOWN = (
+    """
+query Known($keys: [AssetKeyInput!]!) {
+  assetNodes(assetKeys: $keys) { metadataEntries { ...Entries } }
 }"""
+    + ENTRIES
+)
 
 LOCATIONS = """
 query Locations {

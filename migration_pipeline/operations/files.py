@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
 
 from migration_pipeline.migration.names import table_keys
 from migration_pipeline.migration.plan import Plan
+from migration_pipeline.operations.backfills import Backfill, open_backfills
 from migration_pipeline.operations.client import ENTRIES, DagsterClient, DagsterClientError, metadata_of
 from migration_pipeline.operations.running import RunningFile
-from migration_pipeline.operations.runs import PAGE, run_error, runs
+from migration_pipeline.operations.runs import PAGE, Run, run_error, runs
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.sources.export import ExportFile
+from migration_pipeline.targets.records import FileKey, Receipt
 
-State = Literal["materialized", "failed", "stopped", "running", "queued", "missing"]
-"""`queued` files have a run that waits for its turn."""
+State = Literal["materialized", "failed", "stopped", "running", "queued", "launched", "missing"]
+"""`queued` files have a run that waits for its turn; for `launched` ones an open backfill has yet to make it."""
+
+BUSY: tuple[State, ...] = ("running", "queued", "launched")
+"""States of files that will be loaded without another launch."""
 
 ENDED: dict[str, State] = {"FAILURE": "failed", "CANCELED": "stopped"}
 """Status of a file's last run -> state of the file, if it is not materialized. To Dagster a stopped one is missing."""
@@ -42,25 +47,70 @@ class FileStatus(msgspec.Struct, kw_only=True):
 
 
 def read_files(
-    client: DagsterClient, plan: Plan, profile: Profile, *, attempts: bool = True
+    client: DagsterClient,
+    plan: Plan,
+    profile: Profile,
+    *,
+    attempts: bool = True,
+    known: Mapping[str, FileStatus] | None = None,
+    receipts: Mapping[FileKey, Receipt] | None = None,
 ) -> list[FileStatus]:
     """Tell the state of each of the plan's files, in load order.
 
     With `attempts`, files that are not materialized are asked for their last run, which tells failed
-    and stopped ones from those never tried, and why they failed.
+    and stopped ones from those never tried, and why they failed. `known` are files by partition as a moment ago: those that
+    were materialized then, and are now, are not asked about again. With `receipts`, of more than `BATCH` materialized files only those
+    are asked about that have none of the same contents: each takes a millisecond.
     """
-    states = _kept_states(client, plan, profile)
+    opened = open_backfills(client, plan)  # before the states: a run that is made in between shows in these
+    states = _steady_states(client, plan, profile, opened)
     files = [FileStatus(partition=p.partition, file=p.file, state=states[p.partition]) for p in plan.files]
     key = table_keys(profile)[0]
-    _add_metadata(client, key, [f for f in files if f.state == "materialized"])
+    done = [(f, known and known.get(f.partition)) for f in files if f.state == "materialized"]
+    for file, before in done:
+        if before and before.metadata and before.state == "materialized":
+            file.run_id, file.metadata = before.run_id, before.metadata
+            file.materialized_at = before.materialized_at
+    if receipts and len(done) > BATCH:
+        _add_receipts(plan, [file for file, _ in done if not file.metadata], receipts)
+    _add_metadata(client, key, [file for file, _ in done if not file.metadata])
+    ended = list[Run]()
+    if attempts or opened:
+        since = None if attempts else min(one.created for one in opened)
+        ended = runs(client, plan, list(ENDED), since=since)
+    _tell_launched(files, opened, ended)
     if attempts:
         # Asking for a file's last run takes 5 ms: only those are asked for that a run was to load.
-        tried = {partition for run in runs(client, plan, list(ENDED)) for partition in run.partitions}
+        tried = {partition for run in ended for partition in run.partitions}
         _add_attempts(
             client,
             key,
             [f for f in files if f.state == "failed" or (f.state == "missing" and f.partition in tried)],
         )
+    return files
+
+
+def read_launched(
+    client: DagsterClient, plan: Plan, profile: Profile, backfill: Backfill, launched: Sequence[FileStatus]
+) -> list[FileStatus]:
+    """Tell the state of the files of one backfill, as cheaply as that can be asked; `launched` are they as they were before it.
+
+    Without metadata, and of the table that is recorded last.
+    """
+    keys = table_keys(profile)
+    states = _kept_states(client, plan, profile, keys[-1:])
+    files = [FileStatus(partition=f.partition, file=f.file, state=states[f.partition]) for f in launched]
+    before = {f.partition for f in launched if f.state == "materialized" or f.run_id}
+    _add_metadata(client, keys[-1], [f for f in files if f.partition in before and f.state == "materialized"])
+    for file in files:
+        if not file.metadata and file.state == "materialized":
+            file.materialized_at = backfill.created
+    partitions = frozenset(f.partition for f in files)
+    asked = msgspec.structs.replace(backfill, partitions=partitions, unmade=len(files))
+    _tell_launched(files, [asked], runs(client, plan, list(ENDED), since=backfill.created))
+    for file in files:
+        if file.state == "materialized" and file.materialized_at < backfill.created:
+            file.state = "missing"
     return files
 
 
@@ -72,15 +122,45 @@ def read_states(
     To Dagster, a file that was stopped or whose worker died is missing; its newest run says which, if it is
     among Dagster's newest `PAGE`.
     """
+    opened = open_backfills(client, plan)
     found = _kept_states(client, plan, profile)
     now = {file.planned.partition for file in running}
     seen: set[str] = set()
-    for run in runs(client, plan, (), newest=PAGE):
+    newest = runs(client, plan, (), newest=PAGE)
+    for partition in _waiting(opened, [run for run in newest if run.status in ENDED]):
+        if found.get(partition) in ("missing", "failed"):
+            found[partition] = "launched"
+    for run in newest:
         for partition in set(run.partitions) - seen:
             if found[partition] == "missing":
                 found[partition] = ENDED.get(run.status, "missing")
         seen.update(run.partitions)
     return {p: "queued" if state == "running" and p not in now else state for p, state in found.items()}
+
+
+def _tell_launched(files: Sequence[FileStatus], opened: Sequence[Backfill], ended: Sequence[Run]) -> None:
+    """Mark as *launched* what an open backfill is still to load, whatever it was before."""
+    waiting = _waiting(opened, ended)
+    for file in files:
+        since = waiting.get(file.partition)
+        if since is not None and (
+            file.state in ("missing", "failed")
+            or (file.state == "materialized" and file.materialized_at < since)
+        ):
+            file.state = "launched"
+
+
+def _waiting(opened: Sequence[Backfill], ended: Sequence[Run]) -> dict[str, float]:
+    """The files of open backfills that no run of theirs has failed with, and when their backfill was made.
+
+    A backfill that is being cancelled makes no more runs, nor does one that has made all, and waits for what follows the files.
+    """
+    waiting: dict[str, float] = {}
+    for backfill in opened:
+        if backfill.status == "REQUESTED" and backfill.unmade:
+            tried = {each for run in ended if run.backfill == backfill.id for each in run.partitions}
+            waiting |= dict.fromkeys(backfill.partitions - tried, backfill.created)
+    return waiting
 
 
 def tell_queued(files: Sequence[FileStatus], running: Sequence[RunningFile]) -> None:
@@ -91,9 +171,27 @@ def tell_queued(files: Sequence[FileStatus], running: Sequence[RunningFile]) -> 
             file.state = "queued"
 
 
-def _kept_states(client: DagsterClient, plan: Plan, profile: Profile) -> dict[str, State]:
-    """Tell the state of each partition by one query, as Dagster keeps it."""
-    keys = table_keys(profile)
+def _steady_states(
+    client: DagsterClient, plan: Plan, profile: Profile, opened: Sequence[Backfill]
+) -> dict[str, State]:
+    """Tell the state of each partition, as Dagster keeps it.
+
+    Dagster reads what is materialized before what is running. A file that ends in between is neither, for a moment: so those of
+    open backfills that have made all their runs are asked about twice before they count as missing.
+    """
+    states = _kept_states(client, plan, profile)
+    made = {partition for each in opened if not each.unmade for partition in each.partitions}
+    if any(states.get(partition) == "missing" for partition in made):
+        again = _kept_states(client, plan, profile)
+        states = {p: again[p] if state == "missing" else state for p, state in states.items()}
+    return states
+
+
+def _kept_states(
+    client: DagsterClient, plan: Plan, profile: Profile, keys: Sequence[list[str]] = ()
+) -> dict[str, State]:
+    """Tell the state of each partition by one query, as Dagster keeps it, of all tables or of some."""
+    keys = keys or table_keys(profile)
     nodes = client.query(STATUSES, keys=[{"path": key} for key in keys])["assetNodes"]
     if len(nodes) != len(keys):
         raise DagsterClientError(
@@ -114,6 +212,22 @@ def _state(partition: str, done: set[str], failed: set[str], running: set[str]) 
     if partition in failed:
         return "failed"
     return "materialized" if partition in done else "missing"
+
+
+def _add_receipts(plan: Plan, files: Sequence[FileStatus], receipts: Mapping[FileKey, Receipt]) -> None:
+    """Take from the receipts what Dagster has as metadata of a file, as far as it is shown for thousands of them."""
+    planned = plan.by_partition()
+    for file in files:
+        receipt = receipts.get((planned[file.partition].export_id, file.file.name))
+        if receipt and receipt.md5 == file.file.md5:
+            file.run_id, file.materialized_at = receipt.run_id, receipt.loaded_at.timestamp()
+            file.metadata = {
+                "md5": receipt.md5,
+                "rows_by_table": receipt.rows,
+                "quarantined": receipt.quarantined,
+                "unrouted": sum(receipt.unrouted.values()),
+                "unrouted_by_keys": receipt.unrouted,
+            }
 
 
 def _add_metadata(client: DagsterClient, key: Sequence[str], files: Sequence[FileStatus]) -> None:

@@ -11,7 +11,7 @@ from migration_pipeline.migration.reach import base_of, loaded_until
 from migration_pipeline.migration.units import counted_that
 from migration_pipeline.operations.downstream import AssetStatus
 from migration_pipeline.operations.exports import TableExports
-from migration_pipeline.operations.files import FileStatus
+from migration_pipeline.operations.files import BUSY, FileStatus
 from migration_pipeline.profile.profile import Profile
 
 NAMED = 3
@@ -82,8 +82,8 @@ def _way_out(plan: Plan) -> str:
 
 
 def busy(files: Sequence[FileStatus]) -> int:
-    """How many files are running or queued, by a backfill of somebody else or of a `follow` that was killed."""
-    return sum(file.state in ("running", "queued") for file in files)
+    """How many files are running, queued or launched, by a backfill of somebody else or of a `follow` that was killed."""
+    return sum(file.state in BUSY for file in files)
 
 
 def reached(plan: Plan, files: Sequence[FileStatus]) -> datetime | None:
@@ -94,4 +94,4 @@ def reached(plan: Plan, files: Sequence[FileStatus]) -> datetime | None:
 
 def titled(profile: Profile, files: Sequence[FileStatus], export: str) -> str:
     """The title of a backfill of a window."""
-    return f"{profile.name}: window {export}, {len(files)} files"
+    return f"{profile.name}: window {export}, {len(files):,} files"

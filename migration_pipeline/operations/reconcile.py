@@ -18,7 +18,7 @@ from migration_pipeline.migration.plan import Plan
 from migration_pipeline.migration.verdicts import Made, matches
 from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.operations.downstream import AssetStatus, downstream, read_made
-from migration_pipeline.operations.files import FileStatus, read_files
+from migration_pipeline.operations.files import BUSY, FileStatus, read_files
 from migration_pipeline.operations.runs import run_start
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.profile.row import Table
@@ -63,7 +63,7 @@ def reconcile(plan: Plan, profile: Profile, client: DagsterClient, database_url:
             if status.state == "materialized":
                 done.unproven.append(status)
             continue
-        if status.state in ("materialized", "running"):
+        if status.state in ("materialized", *BUSY):
             continue
         if reason := _reason_against(status, receipt, receipts, profile, client):
             done.refused.append((status, reason))

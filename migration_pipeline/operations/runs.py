@@ -53,6 +53,8 @@ class Run(msgspec.Struct, kw_only=True, frozen=True):
     """Partition keys, in load order."""
     started: float
     """When its worker began; 0.0 before."""
+    backfill: str = ""
+    """Id of the backfill that made it."""
 
 
 class LogLine(msgspec.Struct, frozen=True):
@@ -73,18 +75,24 @@ class LogLine(msgspec.Struct, frozen=True):
 # -- which runs there are ----------------------------------------------------------------------------
 
 
-def runs(client: DagsterClient, plan: Plan, statuses: Sequence[str], newest: int | None = None) -> list[Run]:
+def runs(
+    client: DagsterClient,
+    plan: Plan,
+    statuses: Sequence[str],
+    newest: int | None = None,
+    since: float | None = None,
+) -> list[Run]:
     """Return the plan's runs that have one of Dagster's `statuses` (or any), newest first.
 
-    With `newest`, of that many newest runs of the whole Dagster.
+    With `newest`, of that many newest runs of the whole Dagster; with `since`, of those made after that, in seconds of the epoch.
     """
     found: list[Run] = []
     places = _places(plan)
     cursor = None
     while True:
-        page = client.query(RUNS, statuses=list(statuses) or None, cursor=cursor, limit=newest or PAGE)[
-            "runsOrError"
-        ]["results"]
+        page = client.query(
+            RUNS, statuses=list(statuses) or None, cursor=cursor, limit=newest or PAGE, since=since
+        )["runsOrError"]["results"]
         found += (_run(run, places) for run in page if is_of(run, plan.profile))
         if newest or len(page) < PAGE:
             return found
@@ -115,7 +123,13 @@ def _run(run: Mapping[str, Any], places: Mapping[str, int]) -> Run:
     partitions: tuple[str, ...] = ()
     if first in places and last in places:
         partitions = tuple(islice(places, places[first], places[last] + 1))
-    return Run(id=run["id"], status=run["status"], partitions=partitions, started=run["startTime"] or 0.0)
+    return Run(
+        id=run["id"],
+        status=run["status"],
+        partitions=partitions,
+        started=run["startTime"] or 0.0,
+        backfill=tags.get("dagster/backfill", ""),
+    )
 
 
 def is_of(work: Mapping[str, Any], profile: str) -> bool:
@@ -235,8 +249,8 @@ def _concerns(line: LogLine, file: str) -> bool:
 
 
 RUNS = """
-query Runs($statuses: [RunStatus!], $cursor: String, $limit: Int) {
-  runsOrError(filter: {statuses: $statuses}, cursor: $cursor, limit: $limit) {
+query Runs($statuses: [RunStatus!], $cursor: String, $limit: Int, $since: Float) {
+  runsOrError(filter: {statuses: $statuses, createdAfter: $since}, cursor: $cursor, limit: $limit) {
     ... on Runs {
       results { id status startTime jobName assetSelection { path } tags { key value } }
     }

@@ -51,6 +51,13 @@ def left(plan: Plan, profile: Profile, files: Sequence[FileStatus], url: str | N
     return found
 
 
+def known_receipts(plan: Plan, url: str | None) -> dict[FileKey, Receipt]:
+    """Read the receipts of a plan's profile; none if the database is not known, or cannot be reached from here."""
+    with suppress(DatabaseError):
+        return read_receipts(url, plan.profile) if url else {}
+    return {}
+
+
 def _key(planned: PlannedFile) -> FileKey:
     return planned.export_id, planned.file.name
 

@@ -142,7 +142,8 @@ class Local:
         server = psutil.Process(int((self.postgres.data_dir / "postmaster.pid").read_text().split()[0]))
         processes = [server, *server.children(recursive=True)]
         for process in processes:
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # its parent has gone, so it goes by itself
+                process.kill()
         psutil.wait_procs(processes, timeout=10)
 
     def restart_postgres(self) -> None:

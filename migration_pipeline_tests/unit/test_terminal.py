@@ -216,7 +216,7 @@ def test_the_json_counts_every_state_and_names_no_more_than_there_is() -> None:
         assert of_one["complete"] == complete
     assert document["complete"] is False
     assert document["files_by_state"] == {
-        "materialized": 1, "failed": 0, "stopped": 0, "running": 1, "queued": 0, "missing": 0
+        "materialized": 1, "failed": 0, "stopped": 0, "running": 1, "queued": 0, "launched": 0, "missing": 0
     }  # fmt: skip
     assert (document["items"], document["items_materialized"], document["items_read_by_running_files"]) == (
         2000,
