@@ -86,17 +86,16 @@ def logs(reference: str, file: str, follow: bool, every: bool) -> None:
         sys.exit(1)
     tries = runs_of(instance, plan, planned)
     earlier = [each for each in tries if each.id != run.id]
+    more = " (--all prints the others, too)" if earlier and not every else ""
     with contextlib.suppress(KeyboardInterrupt):
         for number, each in enumerate([*(earlier if every else ()), run], 1 if every else len(earlier) + 1):
             click.echo(
-                f"{planned.file.name}: run {each.id}, try {number} of {len(earlier) + 1}, {each.status.lower()}: "
+                f"{planned.file.name}: run {each.id}, try {number} of {len(earlier) + 1}{more}, {each.status.lower()}: "
                 f"{instance.url}/runs/{each.id}",
                 err=True,
             )
             for line in file_log(instance, each, planned, follow=follow and each is run):
                 click.echo(log_line(line))
-    if earlier and not every:
-        click.echo(f"{len(earlier):,} earlier tries: see them with --all", err=True)
 
 
 @click.command()
