@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import inf
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -36,6 +37,9 @@ STATUS_SECONDS = 2.0
 SHARE = 0.02
 """Of a core, at most, that looking costs: so much of the time is spent in it, however many files there are."""
 
+FEW, FEW_SECONDS = 50, 2.0
+"""So many files or fewer are looked at so often by `--wait`: people look at their bars, and their looks are cheap."""
+
 SPEED_SECONDS = 60.0
 """The speed shown is that of the last minute."""
 
@@ -63,7 +67,7 @@ def watch(
     before = {file.partition for file in launched}
     total = sum(file.file.items for file in launched)
     follow = Follow(instance, plan)
-    pace = _Pace(POLL_SECONDS)
+    pace = _Pace(POLL_SECONDS, FEW_SECONDS if len(launched) <= FEW else inf)
     with _Board(out, total) as board:
         while True:
             with pace:
@@ -84,10 +88,10 @@ def watch(
 
 
 class _Pace:
-    """Looks so seldom that looking takes at most `SHARE` of the time, and at most once in so many seconds."""
+    """Looks so seldom that looking takes at most `SHARE` of the time, with `least` to `most` seconds between two looks."""
 
-    def __init__(self, seconds: float) -> None:
-        self._least = seconds
+    def __init__(self, least: float, most: float = inf) -> None:
+        self._least, self._most = least, most
         self._began = self._took = 0.0
 
     def __enter__(self) -> None:
@@ -111,7 +115,7 @@ class _Pace:
         time.sleep(max(self._least, self._left()))
 
     def _left(self) -> float:
-        return self._began + self._took / SHARE - time.monotonic()
+        return self._began + min(self._took / SHARE, self._most) - time.monotonic()
 
 
 def _moved(instance: DagsterClient, backfill: Backfill) -> bool:
