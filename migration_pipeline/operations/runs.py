@@ -108,8 +108,13 @@ def last_run(client: DagsterClient, plan: Plan, profile: Profile, planned: Plann
 
 
 def runs_of(client: DagsterClient, plan: Plan, planned: PlannedFile) -> list[Run]:
-    """Return all runs that tried a file and are not deleted, the oldest first."""
-    return [run for run in reversed(runs(client, plan, ())) if planned.partition in run.partitions]
+    """Return all runs that tried a file and are not deleted, the oldest first; not those that were canceled while they waited."""
+    everything = reversed(runs(client, plan, ()))
+    return [
+        run
+        for run in everything
+        if planned.partition in run.partitions and (run.started or run.status != "CANCELED")
+    ]
 
 
 def _places(plan: Plan) -> dict[str, int]:
