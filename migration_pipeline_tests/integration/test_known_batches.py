@@ -15,7 +15,9 @@ from migration_pipeline.errors import MigrationError
 from migration_pipeline.sources.export import Export, read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.targets import upsert
-from migration_pipeline.targets.ddl import create_tables
+from migration_pipeline.targets.connection import transaction
+from migration_pipeline.targets.ddl import create_tables, read_targets
+from migration_pipeline.targets.known_batches import KnownBatches
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.exports import write_export
 from migration_pipeline_tests.integration.test_load import load, load_all, shop
@@ -233,3 +235,23 @@ def test_the_shop_has_what_this_is_about(shop_database_url: str, export: Export)
     assert {
         table for (table,) in query(shop_database_url, "SELECT DISTINCT table_name FROM migration.batch")
     } == {*KEYED} & {table.qualified for table in shop.all_tables}
+
+
+@pytest.mark.parametrize(
+    ("distance", "counts"),
+    [(0, True), (1 << 32, False), (-(1 << 32), False), (-(1 << 21), False), (-(1 << 31), False)],
+)
+def test_a_note_counts_while_its_id_can_be_no_other_transaction_s(
+    shop_database_url: str, distance: int, counts: bool
+) -> None:
+    """An id of 32 bits comes round; and in a dump that was restored, ids are not those that notes were written with."""
+    file = {"profile": "shop", "export_id": "e", "file": "f"}
+    execute(
+        shop_database_url,
+        "INSERT INTO migration.batch SELECT 'shop', 'e', 'f', 'orders', 'd', 1, 0, 1, "
+        f"pg_current_xact_id()::text::bigint + {distance}",
+    )
+    with transaction(shop_database_url) as cursor:
+        known = KnownBatches(file)
+        known.read(cursor, read_targets(cursor, shop.tables))
+        assert bool(known._notes) is counts
