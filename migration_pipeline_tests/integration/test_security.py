@@ -752,7 +752,8 @@ def test_partition_keys_are_safe_and_distinct_whatever_the_names_are() -> None:
     )
     keys = list(plan.by_partition())
     assert len(keys) == len(set(keys)) == 2 * len(files)
-    assert keys == sorted(keys)
+    for of_one in (keys[: len(files)], keys[len(files) :]):
+        assert [key[:4] for key in of_one] == sorted(key[:4] for key in of_one)
     assert all(re.fullmatch(r"[\w\-]+", key) for key in keys)
     assert list(dg.StaticPartitionsDefinition(keys).get_partition_keys()) == keys
 

@@ -191,9 +191,9 @@ def test_a_dump_in_a_folder_is_taken_whole(tmp_path: Path) -> None:
         ("part_1.gz", 1),
         ("part_2.gz", 1),
     ]
-    assert [each.partition for each in the_plan().files] == [
-        f"dump_000{number}_{name}" for number, name in ((1, "empty"), (2, "part_1"), (3, "part_2"))
-    ]
+    assert [each.partition.rpartition("_")[0] for each in the_plan().files] == [
+        "0001_empty", "0002_part_1", "0003_part_2"
+    ]  # fmt: skip
 
 
 def test_a_replay_keeps_the_doubt(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
