@@ -6,8 +6,8 @@ FILES ?= 8
 PORT ?= 3000
 SIZE ?= 800000
 SEEDS ?= 20
-# Files of tests that run side by side. Each may have a Dagster of its own, and waits for it most of the time: one more than cores.
-WORKERS ?= 3
+# Files of tests that run side by side. Each may have a Dagster of its own: more than cores make them late.
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo dev test pythons docs check bench chaos clean
@@ -45,7 +45,7 @@ demo: .venv/.demo ## sample export -> embedded PostgreSQL through Dagster (ITEMS
 dev: .venv/.demo ## the same stack with the Dagster UI at http://127.0.0.1:3000 (PORT=3000), until Ctrl-C
 	@exec $(BIN)/migration-pipeline dev --port $(PORT)
 
-test: .venv/.test ## the whole test suite, against real components (WORKERS=3 files of tests side by side)
+test: .venv/.test ## the whole test suite, against real components (WORKERS=2 files of tests side by side)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 pythons: .venv/.test ## the unit tests on each other Python, of 3.10 to 3.14, that is here

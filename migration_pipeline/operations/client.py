@@ -111,6 +111,8 @@ class DagsterClient:
             time.sleep(0.5)
         # The webserver has the new code. The daemon, which has no call to ask it, looks every second.
         time.sleep(DAEMON_CATCHES_UP_SECONDS)
+        # Just as long the webserver keeps a connection that is not used: the next question must not meet it as it closes.
+        self._session.close()
 
     def knows(self, plan: Plan, profile: Profile) -> bool:
         """Whether the plan that Dagster has loaded is this one, with an asset for each table of the profile."""
