@@ -41,11 +41,10 @@ def engine(workload: Workload, export: Path, url: str, part: int = 0, of: int = 
     planned = {each.file.name: each for each in plan.files}
     log = logging.getLogger("bench")
     began, began_cpu = time.perf_counter(), time.process_time()
-    loader = Loader(
-        plan, profile, url, "bench", LoadSettings(), DatabaseSettings(), profile.options(plan.options)
-    )
-    for file in shares([each.file for each in plan.files], of)[part]:
-        loader.load(planned[file.name], log, lambda _: None, log.warning)
+    options = profile.options(plan.options)
+    with Loader(plan, profile, url, "bench", LoadSettings(), DatabaseSettings(), options) as loader:
+        for file in shares([each.file for each in plan.files], of)[part]:
+            loader.load(planned[file.name], log, lambda _: None, log.warning)
     return {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - began_cpu}
 
 
@@ -74,10 +73,10 @@ def _of_history(
     plan = make_plan(profile, profile.name, read_exports(places, Storage(), lambda _: None))
     files = {each.file: each for each in plan.files if (plan.window_of(each) is not None) == windows}
     began = time.perf_counter()
-    loader = Loader(plan, profile, url, "bench", LoadSettings(), DatabaseSettings(), None)
     items = 0
-    for file in shares(list(files), of)[part]:
-        items += loader.load(files[file], log, lambda _: None, log.warning).items
+    with Loader(plan, profile, url, "bench", LoadSettings(), DatabaseSettings(), None) as loader:
+        for file in shares(list(files), of)[part]:
+            items += loader.load(files[file], log, lambda _: None, log.warning).items
     return {"seconds": time.perf_counter() - began, "items": items}
 
 

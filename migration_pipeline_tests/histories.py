@@ -127,13 +127,13 @@ def load(
 ) -> dict[str, FileReport]:
     """Load files of a plan, one after another; gives their reports by name."""
     settings = LoadSettings(batch_items=batch_items, max_bad_items=1_000, max_bad_share=1.0)
-    loader = Loader(plan, profile, url, "test", settings, DatabaseSettings(), None)
     log = logging.getLogger("histories")
     log.setLevel(logging.CRITICAL)
-    return {
-        planned.file.name: loader.load(planned, log, lambda _: None, lambda _: None)
-        for planned in (plan.files if files is None else files)
-    }
+    with Loader(plan, profile, url, "test", settings, DatabaseSettings(), None) as loader:
+        return {
+            planned.file.name: loader.load(planned, log, lambda _: None, lambda _: None)
+            for planned in (plan.files if files is None else files)
+        }
 
 
 def state(url: str, tables: Mapping[str, str]) -> dict[str, list[tuple[Any, ...]]]:

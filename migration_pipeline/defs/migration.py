@@ -83,8 +83,9 @@ def _tables_asset(
                 context.log.warning(
                     f"{name}: the profile {other} has loaded rows into it, too; each overwrites the other's rows"
                 )
-        with closing(Throttle(url, profile.name, config.throttle, config.database)) as throttle:
-            loader = Loader(
+        with (
+            closing(Throttle(url, profile.name, config.throttle, config.database)) as throttle,
+            Loader(
                 plan,
                 profile,
                 url,
@@ -93,7 +94,8 @@ def _tables_asset(
                 config.database,
                 options,
                 throttle,
-            )
+            ) as loader,
+        ):
             for partition in context.partition_keys:
                 planned, window = files[partition], plan.window_of(files[partition])
                 telling = Telling(context, planned, profile.name, "records" if window else "items")

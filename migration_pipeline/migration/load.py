@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from typing import Any, get_type_hints
 
 import msgspec
+from typing_extensions import Self
 
 from migration_pipeline import accelerator
 from migration_pipeline.engine.batch import AnyTransform
@@ -31,6 +32,7 @@ from migration_pipeline.targets.catalog import TargetTable
 from migration_pipeline.targets.connection import DatabaseSettings
 from migration_pipeline.targets.ledger import Place
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
+from migration_pipeline.targets.session import Session
 from migration_pipeline.targets.throttle import FilePace, Throttle, ThrottleSettings
 
 
@@ -53,7 +55,11 @@ def default_settings() -> dict[str, Any]:
 
 
 class Loader:
-    """Loads files of one plan with the same settings, one after another; with a `throttle`, at its pace."""
+    """Loads files of one plan with the same settings, one after another; with a `throttle`, at its pace.
+
+    A context manager: it keeps its connection from one file to the next, unless a load fails. A new one has to read what it
+    needs of the catalog, which takes as long as loading a small file.
+    """
 
     def __init__(
         self,
@@ -76,6 +82,15 @@ class Loader:
         self._options = options
         self._transforms: dict[OutputFormat, Transform] = {}
         self._tried: set[TargetTable] = set()
+        self._session: Session | None = None
+        """Between two files."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._session is not None:
+            self._session.close()
 
     def load(
         self,
@@ -103,17 +118,22 @@ class Loader:
             _time(export.export_time),
             export.doubt,
         )
+        window = self._plan.window_of(planned)
+        session, self._session = self._session, None
+        if session is None:
+            session = Session(self._url, self._database)
+            session.open()
+        session.on_retry = on_retry
         target = PostgresTarget(
             self._url,
             profile.tables,
             identity,
             self._database,
             profile.nul,
-            on_retry,
+            session=session,
             tried=self._tried,
             place=place_of(self._plan, planned),
         )
-        window = self._plan.window_of(planned)
         with target:
             source = FileStream(file, Storage())
             load = FileLoad(
@@ -127,6 +147,7 @@ class Loader:
                 pace=pace,
             )
             report = load.run()
+        self._session = session
         self._tell(report, file.name, log, window)
         return report
 

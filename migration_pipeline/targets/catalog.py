@@ -72,9 +72,9 @@ class TargetTable(msgspec.Struct, frozen=True, kw_only=True):
 
 TABLE = """
 WITH RECURSIVE part AS (
-    SELECT to_regclass(%s)::oid AS id
+    SELECT to_regclass(%(name)s)::oid AS id
      UNION ALL
-    SELECT inhrelid FROM part JOIN pg_inherits ON inhparent = id
+    SELECT inhrelid FROM part JOIN pg_inherits ON inhparent = id WHERE NOT %(landing)s
 )
 SELECT c.oid, n.nspname, c.relkind::text,
        (SELECT max(relpersistence::text) FROM part JOIN pg_class ON oid = id),
@@ -84,8 +84,9 @@ SELECT c.oid, n.nspname, c.relkind::text,
        EXISTS (SELECT FROM pg_trigger JOIN part ON tgrelid = id WHERE NOT tgisinternal AND tgenabled IN ('O', 'A')),
        EXISTS (SELECT FROM pg_publication WHERE pubupdate)
   FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
- WHERE c.oid = to_regclass(%s)
+ WHERE c.oid = to_regclass(%(name)s)
 """
+"""The slices of a landing table are left out: they are as `landing` makes them, and there are as many as files are landed."""
 
 PUBLICATION = """
 WITH RECURSIVE part AS (
@@ -159,7 +160,7 @@ KINDS = {
 def read_target(table: Table, cursor: Any) -> TargetTable:
     """Compare a `Row` with the catalog. Raises `SchemaError`, which names the first difference and what to do."""
     where = f"table {table.qualified}"
-    cursor.execute(TABLE, (qualified(table), qualified(table)))
+    cursor.execute(TABLE, {"name": qualified(table), "landing": table.landing})
     found = cursor.fetchone()
     if found is None:
         raise SchemaError(f"{where} does not exist; create it with: migration-pipeline ddl <profile> --apply")

@@ -86,7 +86,7 @@ class PostgresTarget:
     fill in what it leaves out. Transient faults are retried; each is reported to `on_retry`. Raises
     `DatabaseError` when the database cannot be reached or refuses for good, and `SchemaError` when the
     tables are not the profile's. `tried` has the tables whose statements a file of the same run has tried, and
-    gets those that this one tries.
+    gets those that this one tries. A `session` that is open stays so, unless the load fails.
     """
 
     def __init__(
@@ -114,6 +114,7 @@ class PostgresTarget:
         self._slice = Slice(landing, asdict(file), settings)
         self._own = session is None
         self._session = session or Session(url, settings, on_retry)
+        self._retried_before = self._session.retries
         self._writer: TableWriter | ChangeWriter
         self._ledger = Ledger(file.profile, place, self._session.token) if place.window else None
         """Of a window."""
@@ -136,8 +137,7 @@ class PostgresTarget:
             if self._ledger:
                 self._index_landed()
         except BaseException as error:
-            if self._own:
-                self._session.close()
+            self._session.close()
             if isinstance(error, MigrationError):
                 error.file = self._file.file
             raise
@@ -146,7 +146,7 @@ class PostgresTarget:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._own:
+        if self._own or error is not None:
             self._session.close(failed=error is not None)
             if self._slice.unlanded:
                 # A load that is killed cannot say so: its slice is given up after a while.
@@ -156,7 +156,7 @@ class PostgresTarget:
     @property
     def retries(self) -> int:
         """Transactions that ran again so far."""
-        return self._session.retries
+        return self._session.retries - self._retried_before
 
     def newer(self) -> Callable[[bytes], bytes | None] | None:
         """Of a full export: what gives the digest of a line's item if a window has touched it, for a transform that leaves such lines out.

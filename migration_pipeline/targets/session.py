@@ -64,7 +64,7 @@ class Session:
     ) -> None:
         self._url = url
         self._settings = settings
-        self._on_retry = on_retry
+        self.on_retry = on_retry
         self._hold = hold
         self._connection: Any = None
         self._cancelled = threading.Event()
@@ -131,7 +131,7 @@ class Session:
                         "again, rerun the file"
                     ) from None
                 self.retries += 1
-                self._on_retry(f"{told}; try {attempt + 1} in {wait:.1f} s")
+                self.on_retry(f"{told}; try {attempt + 1} in {wait:.1f} s")
                 if self._cancelled.wait(wait):
                     raise told from None
 

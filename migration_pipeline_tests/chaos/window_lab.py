@@ -147,10 +147,9 @@ def load(
     )
     plan = msgspec.structs.replace(plan, files=files)
     (planned,) = (each for each in files if each.file.name == file.name)
-    loader = Loader(
-        plan, load_profile("shop"), url, "run", LoadSettings(batch_items=batch_items), settings, None
-    )
-    return loader.load(planned, LOG, lambda _: None, on_retry)
+    settings_of_load = LoadSettings(batch_items=batch_items)
+    with Loader(plan, load_profile("shop"), url, "run", settings_of_load, settings, None) as loader:
+        return loader.load(planned, LOG, lambda _: None, on_retry)
 
 
 def _tables(lab: Lab, database: str) -> Rows:

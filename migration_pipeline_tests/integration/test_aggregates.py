@@ -44,6 +44,7 @@ from migration_pipeline.targets.aggregation import (
     AggregateSettings,
     LandedFile,
 )
+from migration_pipeline.targets.catalog import TABLE, qualified
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
 from migration_pipeline.targets.ddl import ddl
 from migration_pipeline.targets.finishing import finish
@@ -340,6 +341,20 @@ def test_a_slice_is_replaced_whole(shop_database_url: str) -> None:
     assert len(query(shop_database_url, SLICES)) == 2
     land(shop_database_url, shop, "h", [])
     assert len(query(shop_database_url, SLICES)) == 1, "the next load drops what a failed one left"
+
+
+def test_a_file_does_not_look_at_the_slices_of_others(shop_database_url: str) -> None:
+    """Or each of thousands of files would take longer than the one before."""
+    for name in "abc":
+        land(shop_database_url, shop, name, [event(name)])
+    table = next(each for each in shop.tables.values() if each.landing)
+    with closing(psycopg2.connect(shop_database_url)) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            f"EXPLAIN (ANALYZE, FORMAT JSON) {TABLE}", {"name": qualified(table), "landing": table.landing}
+        )
+        plan = cursor.fetchall()
+    (recursion,) = re.findall(r'"Recursive Union".*?"Actual Rows": ([0-9.]+)', json.dumps(plan))
+    assert float(recursion) == 1
 
 
 def test_the_slice_of_a_live_load_is_not_taken_for_a_leftover(shop_database_url: str) -> None:

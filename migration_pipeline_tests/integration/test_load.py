@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import random
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 import psycopg2
 import pytest
 
@@ -20,6 +22,8 @@ from migration_pipeline.engine.file_report import FileReport, Progress
 from migration_pipeline.engine.load import FileLoad, LoadSettings
 from migration_pipeline.engine.transform import Transform
 from migration_pipeline.errors import MigrationError
+from migration_pipeline.migration.load import Loader
+from migration_pipeline.migration.plan import make_plan
 from migration_pipeline.profile.profile import Profile, load_profile
 from migration_pipeline.profiles.shop import customer, order, order_line
 from migration_pipeline.sources import dynamodb_json, stream
@@ -27,10 +31,11 @@ from migration_pipeline.sources.export import Export, ExportFile, read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
 from migration_pipeline.targets.bookkeeping import COLUMNS
-from migration_pipeline.targets.connection import transaction
+from migration_pipeline.targets.connection import DatabaseSettings, transaction
 from migration_pipeline.targets.ddl import create_tables
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
 from migration_pipeline_tests.conftest import execute, query
+from migration_pipeline_tests.operating import eventually
 from migration_pipeline_tests.oracle import actual, checksum, expected
 
 shop = load_profile("shop")
@@ -337,6 +342,41 @@ def test_an_error_of_the_database_in_mid_file_is_the_cause_that_is_reported(
         load(shop_database_url, export, largest, settings=LoadSettings(batch_items=50))
     assert (told.value.sqlstate, told.value.file) == ("58030", largest.name)
     assert query(shop_database_url, "SELECT * FROM migration.loaded_file") == []
+
+
+def test_files_of_one_run_share_a_connection_until_one_fails(shop_database_url: str, export: Export) -> None:
+    def connections() -> list[tuple[Any, ...]]:
+        return query(
+            shop_database_url,
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
+            "AND backend_type = 'client backend'",
+        )
+
+    plan = make_plan(shop, "shop", [export])
+    first, second, third, *_ = plan.files
+    broken = msgspec.structs.replace(
+        second, file=msgspec.structs.replace(second.file, items=second.file.items + 1)
+    )
+    log = logging.getLogger("test")
+    with Loader(plan, shop, shop_database_url, "run", LoadSettings(), DatabaseSettings(), None) as loader:
+        retried = loader.load(first, log, lambda _: None, lambda _: None).retries
+        one = connections()
+        assert len(one) == 1
+        loader.load(second, log, lambda _: None, lambda _: None)
+        assert connections() == one
+        with pytest.raises(MigrationError):
+            loader.load(broken, log, lambda _: None, lambda _: None)
+        eventually(lambda: not connections(), "a load that failed keeps no connection")
+        told: list[str] = []
+        execute(
+            shop_database_url,
+            "CREATE FUNCTION fail_once() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF nextval('once') = 1 THEN "
+            "RAISE EXCEPTION 'once' USING ERRCODE = '40001'; END IF; RETURN NEW; END $$; CREATE SEQUENCE once; "
+            "CREATE TRIGGER t BEFORE INSERT ON migration.loaded_file FOR EACH ROW EXECUTE FUNCTION fail_once()",
+        )
+        assert loader.load(second, log, lambda _: None, told.append).retries == len(told) == 1
+        assert loader.load(third, log, lambda _: None, told.append).retries == retried == 0, "each file's own"
+    eventually(lambda: not connections(), "nor does one that ended")
 
 
 def test_terminating_a_load_stops_it_at_once(shop_database_url: str, export: Export) -> None:

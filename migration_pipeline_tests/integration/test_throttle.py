@@ -102,8 +102,9 @@ class Load(threading.Thread):
     def run(self) -> None:
         log = logging.getLogger("throttled")
         log.setLevel(logging.CRITICAL)
-        with closing(Throttle(self.url, "shop", self.settings)) as throttle:
-            loader = Loader(
+        with (
+            closing(Throttle(self.url, "shop", self.settings)) as throttle,
+            Loader(
                 self.plan,
                 SHOP,
                 self.url,
@@ -112,7 +113,8 @@ class Load(threading.Thread):
                 DatabaseSettings(),
                 None,
                 throttle,
-            )
+            ) as loader,
+        ):
             try:
                 for planned in self.plan.files:
                     self.reports.append(

@@ -103,9 +103,9 @@ def the_plan() -> Plan:
 
 def load(plan: Plan, url: str) -> None:
     profile = planned_profile(plan, "plan")
-    loader = Loader(plan, profile, url, "run", LoadSettings(), DatabaseSettings(), None)
-    for planned in plan.files:
-        loader.load(planned, logging.getLogger("test"), lambda _: None, lambda _: None)
+    with Loader(plan, profile, url, "run", LoadSettings(), DatabaseSettings(), None) as loader:
+        for planned in plan.files:
+            loader.load(planned, logging.getLogger("test"), lambda _: None, lambda _: None)
 
 
 def test_an_emulator_s_export_is_planned_loaded_and_doubted(
