@@ -12,7 +12,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from types import ModuleType
@@ -35,6 +35,7 @@ from migration_pipeline.accelerator import LINES, extension
 from migration_pipeline.engine.transform import Transform
 from migration_pipeline.errors import BadItem
 from migration_pipeline.sources import dynamodb_json, lines
+from migration_pipeline.sources.stream import Block
 
 profile = Profile("fuzz")
 
@@ -366,8 +367,15 @@ class Readers:
         return f"understood: {type(python[1]).__name__}"
 
     def check_list(self, some: list[bytes]) -> Counter[str]:
-        """Compare a list of lines through the whole transform. Returns why C handed lines to Python."""
-        python, accelerated = self.python(some, 11), self.accelerated(some, 11)
+        """Compare a list of lines, and a block of them, through the whole transform. Returns why C handed lines to Python."""
+        handed = self._check(some, some)
+        block = Block(b"\n".join(some))
+        of_block = self._check(block, list(block))
+        assert handed == of_block or list(block) != some, some
+        return handed
+
+    def _check(self, given: Sequence[bytes], some: list[bytes]) -> Counter[str]:
+        python, accelerated = self.python(some, 11), self.accelerated(given, 11)
         handed: Counter[str] = accelerated.counts.odd
         for outcome in (python, accelerated):
             outcome.counts.accelerated, outcome.counts.odd = 0, Counter()

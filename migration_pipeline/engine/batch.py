@@ -67,12 +67,18 @@ class Batch:
     """Items that became rows, encoded, with the lines they came from.
 
     The lines are kept until the rows are committed: if the database refuses a batch, each half is made again
-    from them.
+    from them. `held` are their bytes, where they were counted.
     """
 
     def __init__(
-        self, transform: AnyTransform, encoder: Encoder, outcome: Outcome, pieces: Sequence[Any]
+        self,
+        transform: AnyTransform,
+        encoder: Encoder,
+        outcome: Outcome,
+        pieces: Sequence[Any],
+        held: int = 0,
     ) -> None:
+        self._held = held
         self._transform = transform
         self._encoder = encoder
         self.encoded: Any = encoder.join(pieces)
@@ -103,7 +109,7 @@ class Batch:
     def size(self) -> int:
         """Bytes that the batch holds in memory, about."""
         encoded: int = self.encoded.size
-        return encoded + sum(map(len, self.lines)) + sum(len(bad.line) for bad in self.bad)
+        return encoded + (self._held or sum(map(len, self.lines)) + sum(len(bad.line) for bad in self.bad))
 
     def halves(self) -> list[Batch]:
         """Make two batches of half of the items each. It must have at least two items."""

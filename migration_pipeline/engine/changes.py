@@ -115,7 +115,7 @@ class ChangeTransform:
         self._read = read
         self.row_classes = self._images.row_classes
 
-    def __call__(self, lines: list[bytes], first: int = 1) -> ChangeOutcome:
+    def __call__(self, lines: Sequence[bytes], first: int = 1) -> ChangeOutcome:
         """Turn records, numbered from `first`, into changes, whatever is wrong with some of them."""
         return self.numbered(lines, range(first, first + len(lines)))
 

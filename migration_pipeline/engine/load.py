@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, Protocol
 
@@ -78,7 +78,7 @@ class LoadSettings(msgspec.Struct, frozen=True):
 
 
 class Source(Protocol):
-    """One file: lists of lines, then the check that they were all there."""
+    """One file: lines, some at a time, then the check that they were all there."""
 
     @property
     def bytes_read(self) -> int:
@@ -88,8 +88,8 @@ class Source(Protocol):
     def md5(self) -> str:
         """base64(MD5) of the compressed bytes read so far."""
 
-    def __iter__(self) -> Iterator[list[bytes]]:
-        """Yield the file's lines in lists. Called, and iterated over, in a thread of its own."""
+    def __iter__(self) -> Iterator[Sequence[bytes]]:
+        """Yield the file's lines, some at a time. Called, and iterated over, in a thread of its own."""
 
     def verify(self) -> None:
         """Raise `MigrationError` unless the file was complete and is the one that was promised."""
@@ -227,7 +227,7 @@ class FileLoad:
                     weight = sum(map(len, found.lines)) + sum(len(bad.line) for bad in found.bad)
                     full = len(outcome.lines) + len(found.lines) > self._settings.batch_items
                     if (outcome.lines or outcome.bad) and (full or size + weight > BATCH_BYTES):
-                        batch = self._batch(outcome, pieces)
+                        batch = self._batch(outcome, pieces, size)
                         writer.put((batch, None), batch.size)
                         outcome, pieces, size = Outcome([]), [], 0
                     outcome.add(found)
@@ -236,9 +236,9 @@ class FileLoad:
                 self._tell_progress()
         finally:
             lists.close()
-        return self._batch(outcome, pieces)
+        return self._batch(outcome, pieces, size)
 
-    def _slices(self, lines: list[bytes]) -> Iterator[list[bytes]]:
+    def _slices(self, lines: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
         """Cut a list so that no part can overfill a batch."""
         step = self._settings.batch_items
         if len(lines) <= step:
@@ -247,9 +247,9 @@ class FileLoad:
             for start in range(0, len(lines), step):
                 yield lines[start : start + step]
 
-    def _batch(self, outcome: Outcome, pieces: list[Any]) -> Batch:
+    def _batch(self, outcome: Outcome, pieces: list[Any], size: int) -> Batch:
         """Make a batch of what lines became, and take its items into the account."""
-        batch = Batch(self._transform, self._target.encoder, outcome, pieces)
+        batch = Batch(self._transform, self._target.encoder, outcome, pieces, size)
         self._counts.add(batch.counts)
         self._note(batch.bad)
         self._superseded += len(batch.counts.superseded)

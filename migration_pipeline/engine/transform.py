@@ -171,7 +171,7 @@ class Transform:
             if rule.item_class and rule.function
         ]
 
-    def __call__(self, lines: list[bytes], first: int = 1) -> Outcome:
+    def __call__(self, lines: Sequence[bytes], first: int = 1) -> Outcome:
         """Turn lines, numbered from `first`, into rows, whatever is wrong with some of them."""
         return self.numbered(lines, range(first, first + len(lines)))
 

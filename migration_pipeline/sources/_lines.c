@@ -22,56 +22,122 @@ typedef struct {
     Py_ssize_t odd[ODD_REASONS];
 } Found;
 
-/* Notes a line that Python finds bad: its number, the line, why, and the rule that takes it, or -1. */
-static int note_bad(Found *found, PyObject *number, PyObject *line, PyObject *why, Py_ssize_t rule) {
-    PyObject *bad = Py_BuildValue("OOOn", number, line, why, rule);
+/* What is read: lines, or a block of them. A block's line becomes an object when it is needed, and so does its number. */
+typedef struct {
+    PyObject *kept; /* a tuple of lines, so that nobody can change it while the GIL is not held, or the block */
+    PyObject *numbers; /* a tuple, or NULL: of a block */
+    Py_ssize_t first, count;
+    Line *line;
+} Input;
+
+static PyObject *bytes_of(Line *line) { /* borrowed */
+    if (!line->bytes) line->bytes = PyBytes_FromStringAndSize(line->at, (Py_ssize_t)line->size);
+    return line->bytes;
+}
+
+static PyObject *number_of(const Input *input, Py_ssize_t n) {
+    return input->numbers ? Py_NewRef(PyTuple_GET_ITEM(input->numbers, n)) : PyLong_FromSsize_t(input->first + n);
+}
+
+static int take_lines(Input *input, PyObject *lines, PyObject *numbers) {
+    if (!(input->kept = PySequence_Tuple(lines)) || !(input->numbers = PySequence_Tuple(numbers))) return -1;
+    input->count = PyTuple_GET_SIZE(input->kept);
+    if (PyTuple_GET_SIZE(input->numbers) != input->count) return refuse("there is not one number for each line");
+    if (!(input->line = room(input->count, sizeof(Line)))) return -1;
+    for (Py_ssize_t n = 0; n < input->count; n++) {
+        PyObject *line = PyTuple_GET_ITEM(input->kept, n);
+        if (!PyBytes_CheckExact(line)) {
+            PyErr_SetString(PyExc_TypeError, "a line is not bytes");
+            return -1;
+        }
+        input->line[n] = (Line){PyBytes_AS_STRING(line), (size_t)PyBytes_GET_SIZE(line), Py_NewRef(line)};
+    }
+    return 0;
+}
+
+static int take_block(Input *input, PyObject *block, PyObject *first) {
+    const char *at = PyBytes_AS_STRING(block), *end = at + PyBytes_GET_SIZE(block), *newline;
+    input->kept = Py_NewRef(block);
+    input->first = PyLong_AsSsize_t(first);
+    if (PyErr_Occurred()) return -1;
+    Py_ssize_t count = 1;
+    for (const char *p = at; (newline = memchr(p, '\n', (size_t)(end - p))); p = newline + 1) count++;
+    if (!(input->line = room(count, sizeof(Line)))) return -1;
+    for (; input->count < count; at = newline + 1) {
+        newline = memchr(at, '\n', (size_t)(end - at));
+        input->line[input->count++] = (Line){at, (size_t)((newline ? newline : end) - at), NULL};
+        if (!newline) break;
+    }
+    return 0;
+}
+
+static void drop(Input *input) {
+    for (Py_ssize_t n = 0; input->line && n < input->count; n++) Py_XDECREF(input->line[n].bytes);
+    PyMem_Free(input->line);
+    Py_XDECREF(input->kept);
+    Py_XDECREF(input->numbers);
+}
+
+/* Appends to one of a list of lists; takes the reference. */
+static int append(PyObject *lists, Py_ssize_t at, PyObject *value) {
+    int failed = !value || PyList_Append(PyList_GET_ITEM(lists, at), value) < 0;
+    Py_XDECREF(value);
+    return failed ? -1 : 0;
+}
+
+/* Notes a line that Python finds bad, and why; `rule` is the one that takes it, or -1. */
+static int note_bad(Found *found, const Input *input, Py_ssize_t n, PyObject *why, Py_ssize_t rule) {
+    PyObject *line = bytes_of(&input->line[n]), *number = line ? number_of(input, n) : NULL;
+    PyObject *bad = number ? Py_BuildValue("NOOn", number, line, why, rule) : NULL;
     int failed = !bad || PyList_Append(found->bad, bad) < 0;
     Py_XDECREF(bad);
     return failed ? -1 : 0;
 }
 
-static int collect_line(State *state, const Reader *reader, const Work *work, Routed *routed, PyObject *line, PyObject *number,
+/* Asks Python which rule takes a line that C did not understand; -1 with an exception, or -2 if it is bad, which is noted. */
+static Py_ssize_t rule_by_python(const Reader *reader, Found *found, const Input *input, Py_ssize_t n) {
+    PyObject *line = bytes_of(&input->line[n]), *which = line ? PyObject_CallOneArg(reader->which, line) : NULL;
+    if (!which) return -1;
+    if (PyExceptionInstance_Check(which)) {
+        int failed = note_bad(found, input, n, which, -1);
+        Py_DECREF(which);
+        return failed ? -1 : -2;
+    }
+    Py_ssize_t rule = PyLong_AsSsize_t(which);
+    Py_DECREF(which);
+    if (!PyErr_Occurred() && (rule < 0 || rule > reader->rules)) refuse("there is no such rule");
+    return PyErr_Occurred() ? -1 : rule;
+}
+
+static int collect_line(State *state, const Reader *reader, const Work *work, const Routed *routed, Input *input, Py_ssize_t n,
                         PyObject **values, Found *found) {
+    Line *line = &input->line[n];
     Py_ssize_t rule = routed->rule;
     found->odd[routed->odd]++;
-    if (routed->odd != FINE) {
-        PyObject *which = PyObject_CallOneArg(reader->which, line);
-        if (!which) return -1;
-        if (PyExceptionInstance_Check(which)) {
-            int failed = note_bad(found, number, line, which, -1);
-            Py_DECREF(which);
-            return failed;
-        }
-        rule = PyLong_AsSsize_t(which);
-        Py_DECREF(which);
-        if (PyErr_Occurred()) return -1;
-        if (rule < 0 || rule > reader->rules) {
-            PyErr_SetString(PyExc_ValueError, "there is no such rule");
-            return -1;
-        }
-    }
-    if (rule == reader->rules) return PyList_Append(found->unrouted, line);
-    Py_ssize_t number_of = reader->rule[rule].class_;
-    if (number_of < 0) {
+    if (routed->odd != FINE && (rule = rule_by_python(reader, found, input, n)) < 0) return rule == -2 ? 0 : -1;
+    if (rule == reader->rules) return bytes_of(line) ? PyList_Append(found->unrouted, line->bytes) : -1;
+    Py_ssize_t number_of_class = reader->rule[rule].class_;
+    if (number_of_class < 0) {
         found->counts[rule]++;
         return 0;
     }
-    const Class *class_ = &reader->class_[number_of];
-    PyObject *item;
-    if (routed->odd != FINE) {
-        item = PyObject_CallOneArg(class_->fallback, line);
-    } else {
-        Odd why = FINE;
+    const Class *class_ = &reader->class_[number_of_class];
+    Odd why = routed->odd;
+    PyObject *item = NULL;
+    if (!bytes_of(line)) return -1;
+    if (why == FINE) {
         item = make_item(state, reader, class_, line, work->places + routed->first, routed->count, values, &why);
         if (why != FINE) found->odd[FINE]--, found->odd[why]++;
     }
+    if (!item && why != FINE) item = PyObject_CallOneArg(class_->fallback, line->bytes);
     if (!item) return -1;
-    int failed = PyExceptionInstance_Check(item) ? note_bad(found, number, line, item, rule)
-                                                 : PyList_Append(PyList_GET_ITEM(found->taken, rule), line) < 0 ||
-                                                       PyList_Append(PyList_GET_ITEM(found->places, rule), number) < 0 ||
-                                                       PyList_Append(PyList_GET_ITEM(found->items, rule), item) < 0;
-    Py_DECREF(item);
-    return failed ? -1 : 0;
+    if (PyExceptionInstance_Check(item)) {
+        int failed = note_bad(found, input, n, item, rule);
+        Py_DECREF(item);
+        return failed;
+    }
+    if (append(found->items, rule, item) < 0) return -1;
+    return append(found->taken, rule, Py_NewRef(line->bytes)) < 0 || append(found->places, rule, number_of(input, n)) < 0 ? -1 : 0;
 }
 
 static PyObject *told(const Reader *reader, const Found *found) {
@@ -96,7 +162,8 @@ done:
 }
 
 PyDoc_STRVAR(read_doc, "read(lines, numbers)\n--\n\n"
-"Route lines, with their numbers, and make Items of those that a rule with a function takes.\n\n"
+"Route lines, with their numbers, and make Items of those that a rule with a function takes. In place of lines it reads a\n"
+"block of them as well, which is bytes with newlines between; then `numbers` is the first line's.\n\n"
 "Gives lists of lines, and of numbers, for each rule; counts for each; the lines that no rule takes; lists of Items for\n"
 "each rule; bad lines, as tuples of number, line, reason, and rule or -1; and how many lines Python judged, by reason.");
 
@@ -107,24 +174,16 @@ static PyObject *reader_read(PyObject *self, PyTypeObject *defining, PyObject *c
         PyErr_SetString(PyExc_TypeError, "read takes lines and numbers");
         return NULL;
     }
-    /* Tuples, so that nobody can change them while the GIL is not held. */
-    PyObject *lines = PySequence_Tuple(args[0]), *numbers = lines ? PySequence_Tuple(args[1]) : NULL, *result = NULL;
-    Py_ssize_t count = lines ? PyTuple_GET_SIZE(lines) : 0;
+    Input input = {0};
     Found found = {0};
     Work work = {0};
     Routed *routed = NULL;
-    PyObject **values = NULL, **line;
-    if (!numbers) goto done;
-    line = ((PyTupleObject *)lines)->ob_item;
-    if (PyTuple_GET_SIZE(numbers) != count || count > UINT32_MAX / 2) {
-        PyErr_SetString(PyExc_ValueError, "there is not one number for each line");
+    PyObject **values = NULL, *result = NULL;
+    if ((PyBytes_CheckExact(args[0]) ? take_block : take_lines)(&input, args[0], args[1]) < 0) goto done;
+    Py_ssize_t count = input.count;
+    if (count > UINT32_MAX / 2) {
+        refuse("too many lines");
         goto done;
-    }
-    for (Py_ssize_t n = 0; n < count; n++) {
-        if (!PyBytes_CheckExact(line[n])) {
-            PyErr_SetString(PyExc_TypeError, "a line is not bytes");
-            goto done;
-        }
     }
     work.room = 16 * (count + 1);
     work.places = PyMem_RawMalloc((size_t)work.room * sizeof(Place));
@@ -144,10 +203,10 @@ static PyObject *reader_read(PyObject *self, PyTypeObject *defining, PyObject *c
     found.bad = PyList_New(0);
     if (!found.taken || !found.places || !found.items || !found.unrouted || !found.bad) goto done;
     Py_BEGIN_ALLOW_THREADS
-    route_lines(reader, &work, routed, line, count);
+    route_lines(reader, &work, routed, input.line, count);
     Py_END_ALLOW_THREADS
     for (Py_ssize_t n = 0; n < count; n++)
-        if (collect_line(state, reader, &work, &routed[n], line[n], PyTuple_GET_ITEM(numbers, n), values, &found) < 0) goto done;
+        if (collect_line(state, reader, &work, &routed[n], &input, n, values, &found) < 0) goto done;
     result = told(reader, &found);
 done:
     PyMem_RawFree(work.places);
@@ -161,8 +220,7 @@ done:
     Py_XDECREF(found.items);
     Py_XDECREF(found.unrouted);
     Py_XDECREF(found.bad);
-    Py_XDECREF(lines);
-    Py_XDECREF(numbers);
+    drop(&input);
     return result;
 }
 

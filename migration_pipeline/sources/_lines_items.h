@@ -62,11 +62,11 @@ static PyObject *make_field(State *state, Scan *s, const Field *field, const cha
     return made ? made : odd_unless_fatal(s, ODD_FIELD);
 }
 
-/* Makes the Item of a line, or hands it to Python; `why` is set then. */
-static PyObject *make_item(State *state, const Reader *reader, const Class *class_, PyObject *line, const Place *places,
+/* Makes the Item of a line. Without one, an exception is set, or `why` tells what Python has to read it for. */
+static PyObject *make_item(State *state, const Reader *reader, const Class *class_, const Line *line, const Place *places,
                            Py_ssize_t count, PyObject **values, Odd *why) {
-    const char *bytes = PyBytes_AS_STRING(line);
-    Scan s = {bytes, bytes + PyBytes_GET_SIZE(line), 0, FINE};
+    const char *bytes = line->at;
+    Scan s = {bytes, bytes + line->size, 0, FINE};
     PyObject *item = NULL;
     int failed = 0;
     memset(values, 0, (size_t)class_->count * sizeof(*values));
@@ -94,7 +94,7 @@ static PyObject *make_item(State *state, const Reader *reader, const Class *clas
     }
     for (Py_ssize_t n = 0; n < class_->count; n++) Py_XDECREF(values[n]);
     *why = s.odd;
-    return item || s.odd == FINE ? item : PyObject_CallOneArg(class_->fallback, line);
+    return item;
 }
 
 #endif

@@ -75,6 +75,12 @@ typedef struct {
 } Place;
 
 typedef struct {
+    const char *at;
+    size_t size;
+    PyObject *bytes; /* NULL until somebody needs it */
+} Line;
+
+typedef struct {
     Py_ssize_t first, count; /* of its places */
     Py_ssize_t rule; /* the number of rules: none takes it */
     Odd odd;
@@ -163,11 +169,11 @@ static Odd route_line(const Reader *reader, Work *work, Routed *routed, const ch
     return FINE;
 }
 
-static void route_lines(const Reader *reader, Work *work, Routed *routed, PyObject **lines, Py_ssize_t count) {
+static void route_lines(const Reader *reader, Work *work, Routed *routed, const Line *lines, Py_ssize_t count) {
     for (Py_ssize_t n = 0; n < count; n++) {
         Routed *one = &routed[n];
         one->first = work->count;
-        one->odd = route_line(reader, work, one, PyBytes_AS_STRING(lines[n]), (size_t)PyBytes_GET_SIZE(lines[n]), (uint32_t)n + 1);
+        one->odd = route_line(reader, work, one, lines[n].at, lines[n].size, (uint32_t)n + 1);
         /* The places of lines that become no Item here are of no more use. */
         if (one->odd != FINE || one->rule == reader->rules || reader->rule[one->rule].class_ < 0) work->count = one->first;
         one->count = work->count - one->first;

@@ -15,6 +15,7 @@ from migration_pipeline.generated import generated
 from migration_pipeline.profile.item import Item
 from migration_pipeline.profile.profile import Condition, Prefix, Rule
 from migration_pipeline.sources.fields import NAMES, Field
+from migration_pipeline.sources.stream import Block
 from migration_pipeline.sources.values import MAX_DIGITS, Value
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def reader(
     for decoder in decoders.values():
         names += [f.attribute for f in decoder.fields if f.attribute is not None and f.attribute not in names]
     classes = list(decoders)
-    return extension.Reader(  # type: ignore[no-any-return]
+    read: Callable[..., tuple[Any, ...]] = extension.Reader(
         tuple(map(str.encode, names)),
         tuple(name in typed for name in attributes),
         tuple(
@@ -73,6 +74,13 @@ def reader(
         ),
         _judged(which),
     ).read
+
+    def of_block(lines: Sequence[bytes], numbers: Sequence[int]) -> tuple[Any, ...]:
+        if isinstance(lines, Block) and isinstance(numbers, range):
+            return read(lines.data, numbers[0])
+        return read(lines, numbers)
+
+    return of_block
 
 
 def _judged(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:

@@ -6,8 +6,8 @@ import base64
 import hashlib
 import io
 import zlib
-from collections.abc import Iterator
-from typing import Any, BinaryIO
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO, overload
 
 from isal import igzip, isal_zlib
 
@@ -55,8 +55,35 @@ class _Counted(io.RawIOBase):
         return len(data)
 
 
+class Block(Sequence[bytes]):
+    """Some lines that lie one after another, with newlines between them. They are taken apart when one of them is asked for."""
+
+    __slots__ = ("_count", "_lines", "data")
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self._count = data.count(b"\n") + 1
+        self._lines: list[bytes] = []
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, at: int) -> bytes: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[bytes]: ...
+
+    def __getitem__(self, at: int | slice) -> bytes | list[bytes]:
+        self._lines = self._lines or self.data.split(b"\n")
+        return self._lines[at]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self[:])
+
+
 class FileStream:
-    """One export file as an iterator of lists of lines, and the proof, after the last, that it was all there.
+    """One export file as an iterator of blocks of lines, and the proof, after the last, that it was all there.
 
     Errors are `StorageError` and name the file: a missing or unreadable object, corrupt or truncated
     gzip, a line too long to be an item, more bytes or lines than there can be.
@@ -79,8 +106,8 @@ class FileStream:
         digest = self._counted.md5.digest() if self._counted else hashlib.md5(usedforsecurity=False).digest()
         return base64.b64encode(digest).decode()
 
-    def __iter__(self) -> Iterator[list[bytes]]:
-        """Yield the file's lines, without their newlines, in lists of about a megabyte."""
+    def __iter__(self) -> Iterator[Sequence[bytes]]:
+        """Yield the file's lines in blocks of about `READ_BYTES`."""
         with self._storage.open(self.file.uri) as raw:
             self._counted = _Counted(raw, self.file.uri)
             try:
@@ -93,7 +120,7 @@ class FileStream:
             except CORRUPT as error:
                 raise self._error(f"corrupt gzip ({error}); copy the file again") from None
 
-    def _split(self, unzipped: BinaryIO) -> Iterator[list[bytes]]:
+    def _split(self, unzipped: BinaryIO) -> Iterator[Sequence[bytes]]:
         rest = b""
         room = self.file.size * MAX_EXPANSION + MAX_EXPANSION_FLOOR
         while data := unzipped.read(READ_BYTES):
@@ -103,18 +130,19 @@ class FileStream:
                     f"its {self.file.size:,} bytes decompress to more than {MAX_EXPANSION} times as many: "
                     "it is not a DynamoDB export but a gzip bomb; copy the file again"
                 )
-            lines = (rest + data).split(b"\n")
-            rest = lines.pop()
+            end = data.rfind(b"\n")
+            block = Block(b"".join((rest, memoryview(data)[:end]))) if end >= 0 else None
+            rest = data[end + 1 :] if end >= 0 else rest + data
             if len(rest) > MAX_LINE_BYTES:
                 raise self._error(
-                    f"line {self.lines_read + len(lines) + 1:,} is longer than {MAX_LINE_BYTES:,} bytes, so it is not a DynamoDB item; copy the file again"
+                    f"line {self.lines_read + len(block or ()) + 1:,} is longer than {MAX_LINE_BYTES:,} bytes, so it is not a DynamoDB item; copy the file again"
                 )
-            if lines:
-                self._count(len(lines))
-                yield lines
+            if block is not None:
+                self._count(len(block))
+                yield block
         if rest:
             self._count(1)
-            yield [rest]
+            yield Block(rest)
 
     @property
     def _authority(self) -> str:

@@ -232,7 +232,7 @@ def test_a_connection_that_is_lost_while_nobody_reads_is_no_fault(
         lines = next(chunks)
         stalled = proxy.inject(Fault("reset", times=1))
         time.sleep(0.1)
-        lines = lines + [line for chunk in chunks for line in chunk]
+        lines = [*lines, *(line for chunk in chunks for line in chunk)]
         source.verify()
     assert lines == LINES
     assert stalled.struck == 1

@@ -6,14 +6,16 @@ import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
-from migration_pipeline import accelerator, settings
+from migration_pipeline import Profile, accelerator, settings
 from migration_pipeline.engine.transform import Transform
 from migration_pipeline.errors import UsageError
 from migration_pipeline.sources import dynamodb_json
+from migration_pipeline.sources.stream import Block
 from migration_pipeline_tests import fuzz_ion, fuzz_lines
 from migration_pipeline_tests.conftest import accelerator_is_to_be_there, memory_kept
 
@@ -30,6 +32,31 @@ def test_every_line_and_list_is_read_as_python_reads_it(seed: int) -> None:
     assert found[fuzz_lines.BAD] > 200
 
 
+@pytest.mark.parametrize("lines", [[b""], [b"", b""], [b"", b"x", b""], [b'{"Item":{}}', b""]])
+def test_empty_lines_of_a_block_are_lines(lines: list[bytes]) -> None:
+    block = Block(b"\n".join(lines))
+    assert (len(block), list(block), block[-1], block[:1]) == (len(lines), lines, lines[-1], lines[:1])
+    outcome = Transform(fuzz_lines.profile, dynamodb_json)(block, 8)
+    assert [bad.number for bad in outcome.bad] == [
+        n for n, line in enumerate(lines, 8) if line != b'{"Item":{}}'
+    ]
+
+
+def test_a_block_s_lines_that_no_route_takes_never_become_objects() -> None:
+    """Or a table of which few items are wanted costs as much as one of which all are."""
+    line = b'{"Item":{"PK":{"S":"skipped"},"blob":{"S":"%s"}}}' % (b"x" * 50_000)
+    profile = Profile("skipping")
+    profile.ignore(PK="skipped", because="test")
+    transform, block = Transform(profile, dynamodb_json), Block(b"\n".join([line] * 100))
+    tracemalloc.start()
+    try:
+        assert transform(block).counts.skipped == {"test": 100}
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 50_000
+
+
 def test_no_memory_is_lost() -> None:
     transform = Transform(fuzz_lines.profile, dynamodb_json)
     source = iter(fuzz_lines.Lines(7))
@@ -38,6 +65,7 @@ def test_no_memory_is_lost() -> None:
     def work() -> None:
         for line in lines:
             transform([line])
+        transform(Block(b"\n".join(lines)))
 
     # An object of a single line that is left behind each time would be as much.
     assert memory_kept(work, times=10, bound=10 * 64) < 10 * 64
