@@ -77,11 +77,11 @@ WITH RECURSIVE part AS (
     SELECT inhrelid FROM part JOIN pg_inherits ON inhparent = id WHERE NOT %(landing)s
 )
 SELECT c.oid, n.nspname, c.relkind::text,
-       (SELECT max(relpersistence::text) FROM part JOIN pg_class ON oid = id),
+       (SELECT max((SELECT relpersistence::text FROM pg_class WHERE oid = id)) FROM part),
        EXISTS (SELECT FROM pg_rewrite WHERE ev_class = c.oid AND rulename <> '_RETURN'),
        c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid),
        row_security_active(c.oid), current_user,
-       EXISTS (SELECT FROM pg_trigger JOIN part ON tgrelid = id WHERE NOT tgisinternal AND tgenabled IN ('O', 'A')),
+       EXISTS (SELECT FROM part WHERE EXISTS (SELECT FROM pg_trigger WHERE tgrelid = id AND NOT tgisinternal AND tgenabled IN ('O', 'A'))),
        EXISTS (SELECT FROM pg_publication WHERE pubupdate)
   FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
  WHERE c.oid = to_regclass(%(name)s)

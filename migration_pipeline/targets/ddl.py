@@ -64,7 +64,7 @@ def check_bookkeeping(cursor: Any) -> None:
             "the database has no bookkeeping (schema migration), or an older version of it; create or "
             "complete it with: migration-pipeline ddl <profile> --apply"
         )
-    cursor.execute(LACKING_PRIVILEGES)
+    cursor.execute(LACKING_PRIVILEGES, {"tables": list(COLUMNS)})
     lacking, role = cursor.fetchone()
     if lacking:
         raise SchemaError(
