@@ -23,6 +23,7 @@ from urllib3.exceptions import HTTPError
 from migration_pipeline import settings
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.sources.resumable import ObjectChangedError, ReadFailedError, ResumingClient
+from migration_pipeline.units import counted
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -215,7 +216,7 @@ def explained(uri: str) -> Iterator[None]:
         if text is None:
             raise
         if isinstance(error, ReadFailedError) and error.tries > 1:
-            text += f"; gave up after {error.tries} tries in a row: load the file again once S3 works"
+            text += f"; gave up after {counted(error.tries, 'try', 'tries')} in a row: load the file again once S3 works"
         kind = MissingError if text.endswith((NO_OBJECT, NO_FILE)) else StorageError
         raise kind(text) from error
 

@@ -173,7 +173,15 @@ class Local:
         return log
 
     def run_workers(self) -> list[psutil.Process]:
-        return [p for p in self._processes() if "spawn_main" in " ".join(p.cmdline())]
+        """Forks of a process that has the same command line, or processes of their own where there is none."""
+        found = []
+        for process in self._processes():
+            with contextlib.suppress(psutil.Error):
+                parent = process.parent()
+                forked = parent is not None and "multiprocessing.forkserver" in " ".join(parent.cmdline())
+                if forked or "spawn_main" in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
 
     def _processes(self) -> list[psutil.Process]:
         """All processes of this stack, but PostgreSQL's."""

@@ -259,7 +259,7 @@ def test_before_the_first_file(night: Night, metrics: Metrics) -> None:
 
 def test_a_careful_first_step(night: Night) -> None:
     status, output = night.run("backfill", "night", "--files", "1", "--wait")
-    assert (status, output.splitlines()[-1]) == (0, "1 of 1 files materialized")
+    assert (status, output.splitlines()[-1]) == (0, "1 of 1 file materialized")
     (first,) = night.of(night.json(), "materialized")
     assert first == night.json()["by_file"][0]
     name = night.files[2]
@@ -267,7 +267,7 @@ def test_a_careful_first_step(night: Night) -> None:
     assert status == 0, output
     assert {f["file"] for f in night.of(night.json(), "materialized")} == {first["file"], name}
     status, output = night.run("backfill", "night", "--only", name)
-    assert (status, output) == (0, "1 of 1 files materialized: nothing to launch (--all loads them again)\n")
+    assert (status, output) == (0, "1 of 1 file materialized: nothing to launch (--all loads them again)\n")
     status, output = night.run("backfill", "night", "--only", "no-such-file")
     assert (status, "no file in the plan of night is named like no-such-file" in output) == (2, True)
 
@@ -336,7 +336,7 @@ def test_a_slow_file_is_seen_from_everywhere_and_stopped(night: Night, metrics: 
     # stop ends it
     status, output = night.run("stop", "night")
     assert status == 0, output
-    assert "cancelled 1 backfills, terminated " in output
+    assert "cancelled 1 backfill, terminated " in output
     assert re.search(r"^next: to go on, migration-pipeline backfill night:profile", output, re.MULTILINE)
     log, _ = followed.communicate(timeout=SECONDS)
     assert log.rstrip().endswith("run terminated"), log
@@ -371,7 +371,7 @@ def test_a_run_of_no_backfill_is_stopped_too(night: Night) -> None:
     assert launched["__typename"] == "LaunchRunSuccess"
     eventually(lambda: night.of(night.json(), "running"))
     status, output = night.run("stop", "night")
-    assert (status, "cancelled 0 backfills, terminated 1 runs" in output) == (0, True), output
+    assert (status, "cancelled 0 backfills, terminated 1 run" in output) == (0, True), output
     assert run_status(instance, launched["run"]["id"]) == "CANCELED"
 
 
@@ -416,7 +416,7 @@ def test_a_failed_file_is_told_and_retried(night: Night, metrics: Metrics) -> No
 
     mend()
     status, output = night.run("retry-failed", "night", "--wait")
-    assert (status, output.splitlines()[-1]) == (0, "1 of 1 files materialized")
+    assert (status, output.splitlines()[-1]) == (0, "1 of 1 file materialized")
 
     status, log = night.run("logs", "night", victim)
     assert (status, "the file is truncated" in log) == (0, False)
@@ -527,7 +527,7 @@ def test_items_that_are_left_over_are_no_success(night: Night, metrics: Metrics)
     assert left["unrouted"] > 100
     unrouted = f"not complete: no rule takes {left['unrouted']:,} items, with keys PK=ORDER#… ({left['unrouted']:,}); "
     bad = f"not complete: {left['quarantined']:,} items are in the quarantine; "
-    assert (status, "1 of 1 files materialized" in output) == (1, True), output
+    assert (status, "1 of 1 file materialized" in output) == (1, True), output
     assert (unrouted in output, bad in output) == (True, True), output
     for words in (("status", "night"), ("status", "night", "--watch"), ("backfill", "night", "--wait")):
         status, output = night.run(*words)
