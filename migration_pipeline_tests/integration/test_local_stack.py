@@ -248,7 +248,7 @@ def test_a_run_is_a_fork_that_has_imported_all_but_the_definitions(runner: Runne
     assert "multiprocessing.forkserver" in first["parent"]
     assert first["pid"] != second["pid"]
     for run in (first, second):
-        assert run["imported"] <= 5, "modules of this package that the run had to import"
+        assert run["imported"] < 50, "of Dagster and this package: without forks some hundreds"
 
 
 def test_the_daemon_pauses_as_long_as_its_looks_are_long() -> None:
