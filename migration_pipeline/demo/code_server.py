@@ -41,6 +41,7 @@ AHEAD = [
     "migration_pipeline.defs.storage",
     "migration_pipeline.defs.unloadable",
     "migration_pipeline.defs.whole",
+    "smart_open.s3",
 ]
 """What a fork has imported. A module that another Dagster does not have is left to the run."""
 
