@@ -228,13 +228,13 @@ def summary(files: Sequence[FileStatus]) -> Group:
     table.add_column("file", footer="total", no_wrap=True)
     for name, values in columns.items():
         table.add_column(name, f"{sum(values):,}", justify="right", overflow="fold")
-    table.add_column("seconds", f"{seconds:,.1f}", justify="right")
+    table.add_column("seconds", f"{seconds:,.2f}", justify="right")
     table.add_column("items/s", f"{sum(columns['items']) / seconds if seconds else 0:,.0f}", justify="right")
     for row, file in enumerate(file for file in files if file.metadata):
         table.add_row(
             file.file.name,
             *(f"{values[row]:,}" for values in columns.values()),
-            f"{file.metadata['seconds']:,.1f}",
+            f"{file.metadata['seconds']:,.2f}",
             f"{file.metadata['items_per_second']:,}",
         )
     legend = [Text(f"skipped ({number}): {reason}") for number, reason in enumerate(reasons, 1)]

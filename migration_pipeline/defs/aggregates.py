@@ -82,7 +82,7 @@ def _aggregate_asset(
         except MigrationError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from None
         context.log.info(
-            f"{table.qualified}: done, {counted(report.rows, 'row')} in {report.seconds:.1f} s: {report.new:,} new, "
+            f"{table.qualified}: done, {counted(report.rows, 'row')} in {report.seconds:,.2f} s: {report.new:,} new, "
             f"{report.changed:,} changed, {report.unchanged:,} unchanged, {report.deleted:,} deleted"
         )
         return dg.MaterializeResult(metadata=aggregate_metadata(report))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import time
 from collections import Counter
@@ -132,7 +133,9 @@ def _cut_over(out: Console) -> int:
 
 def _call(out: Console, *words: str) -> int:
     """Call a command as a user does, and show it; returns its exit status."""
-    out.print(f"\n$ migration-pipeline {' '.join(words)}", markup=False, highlight=False, soft_wrap=True)
+    out.print(
+        f"\n$ {shlex.join(('migration-pipeline', *words))}", markup=False, highlight=False, soft_wrap=True
+    )
     try:
         main(list(words), prog_name="migration-pipeline")
     except SystemExit as end:

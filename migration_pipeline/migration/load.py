@@ -171,9 +171,9 @@ def _how_it_was_read(report: FileReport) -> str:
 
 
 def sentence(report: FileReport, *, of_window: bool) -> str:
-    """The account of a file in one line: ``done, 12 items in 0.1 s (120 items/s), 10 rows, 2 skipped, 0 quarantined``."""
+    """The account of a file in one line: ``done, 12 items in 0.10 s (120 items/s), 10 rows, 2 skipped, 0 quarantined``."""
     unit = "record" if of_window else "item"
-    begun = f"done, {counted(report.items, unit)} in {report.seconds:,.1f} s ({report.items_per_second:,.0f} {unit}s/s)"
+    begun = f"done, {counted(report.items, unit)} in {report.seconds:,.2f} s ({report.items_per_second:,.0f} {unit}s/s)"
     left = f"{sum(report.skipped.values()):,} skipped, {report.quarantined:,} quarantined"
     if of_window:
         counts = {kind: sum(rows.values()) for kind, rows in report.row_changes.items()}

@@ -123,11 +123,11 @@ def test_the_account_of_a_window_tells_what_became_of_rows() -> None:
         "| 1 | rows unchanged in `s.t` |",
     ]
     assert account_line(report, of_window=True) == (
-        "done, 20 records in 0.0 s (0 records/s), rows: 6 inserted, 4 updated, 2 deleted, 1 unchanged; "
+        "done, 20 records in 0.00 s (0 records/s), rows: 6 inserted, 4 updated, 2 deleted, 1 unchanged; "
         "records: 3 superseded, 4 skipped, 1 quarantined"
     )
     assert account_line(report, of_window=False) == (
-        "done, 20 items in 0.0 s (0 items/s), 11 rows, 3 superseded, 4 skipped, 1 quarantined"
+        "done, 20 items in 0.00 s (0 items/s), 11 rows, 3 superseded, 4 skipped, 1 quarantined"
     )
 
 
