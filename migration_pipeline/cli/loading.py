@@ -67,7 +67,7 @@ def backfill(
     chosen = {planned.partition for text in only for planned in plan.matching(text)}
     if dry:
         _dry_run(plan, profile, [p for p in plan.files if not only or p.partition in chosen][:first])
-    with patiently("Dagster loads the plan"):
+    with patiently("waiting for Dagster to load the plan"):
         instance.load_plan(plan, profile)
     files, assets = _read_states(opened, "", attempts=False)
     asked = [f for f in files if not only or f.partition in chosen]
@@ -119,7 +119,7 @@ def _dry_run(plan: Plan, profile: Profile, files: list[PlannedFile]) -> NoReturn
 def retry_failed(reference: str, wait: bool) -> None:
     """Load failed and stopped files again, each from its beginning; aggregates and finishing follow."""
     opened = plan, profile, instance = open_plan(reference)
-    with patiently("Dagster loads the plan"):
+    with patiently("waiting for Dagster to load the plan"):
         instance.load_plan(plan, profile)
     files, assets = _read_states(opened, f"; migration-pipeline backfill {plan.reference} loads them again")
     wanted = [f for f in files if f.state in ("failed", "stopped")]

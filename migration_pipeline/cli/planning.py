@@ -234,7 +234,7 @@ def _show_plan(plan: Plan, profile: Profile, changed: bool) -> None:
             )
         return
     try:
-        with patiently("Dagster loads the plan"):
+        with patiently("waiting for Dagster to load the plan"):
             instance.load_plan(plan, profile, changed=changed, for_launch=False)
     except MigrationError as error:
         warn(f"{error}; until its definitions are reloaded, Dagster goes on with the plan that it has")
