@@ -79,10 +79,16 @@ def status(reference: str, as_json: bool, again: bool, which: Which | None) -> N
 @click.argument("file")
 @click.option("--follow", "-f", is_flag=True, help="Print new lines until the run is over, or Ctrl-C.")
 @click.option(
-    "--all", "every", is_flag=True, help="Print the logs of all runs that tried it, the oldest first."
+    "--all",
+    "every",
+    is_flag=True,
+    help="Print all tries, the oldest first, each after a line that names its run.",
 )
 def logs(reference: str, file: str, follow: bool, every: bool) -> None:
-    """Print the log of the last run that tried FILE: the file's name, or a unique part of it."""
+    """Print the log of the last run that tried FILE: the file's name, or a unique part of it.
+
+    A line before it, on standard error, says which try it is, of how many, and how it ended.
+    """
     plan, profile, instance = open_plan(reference)
     planned = one_file(plan, file)
     run = last_run(instance, plan, profile, planned)
@@ -97,7 +103,7 @@ def logs(reference: str, file: str, follow: bool, every: bool) -> None:
             click.echo(
                 f"{planned.file.name}: run {each.id}, try {number} of {len(earlier) + 1}{more}, {each.status.lower()}: "
                 f"{instance.url}/runs/{each.id}",
-                err=True,
+                err=not every,  # of several tries it tells them apart, also in a file that they are written to
             )
             for line in file_log(instance, each, planned, follow=follow and each is run):
                 click.echo(log_line(line))

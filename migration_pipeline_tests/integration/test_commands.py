@@ -427,6 +427,10 @@ def test_a_failed_file_is_told_and_retried(night: Night, metrics: Metrics) -> No
     assert [int(each[1]) for each in tries] == list(range(1, len(tries) + 1))
     assert [each[2] for each in tries[-2:]] == ["failure", "success"]
     assert tries[-2].start() < log.index("the file is truncated") < tries[-1].start()
+    alone, _ = night.popen("logs", "night", victim, "--all", stderr=subprocess.DEVNULL).communicate(
+        timeout=SECONDS
+    )
+    assert alone.count(": run ") == len(tries), "told apart in a file, too"
 
 
 def test_it_is_over(night: Night, metrics: Metrics) -> None:

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from migration_pipeline.cli import main
 from migration_pipeline.migration.names import PLAN_DIGEST, table_keys
 from migration_pipeline.migration.plan import make_plan
 from migration_pipeline.operations import client
@@ -130,6 +132,18 @@ def test_a_launch_waits_for_the_daemon_only_as_long_as_the_code_is_new(
         began = time.monotonic()
         DagsterClient(url(server)).load_plan(plan, profile, for_launch=for_launch)
         assert least <= time.monotonic() - began < most, age
+
+
+def test_a_backfill_says_what_it_waits_for(
+    server: Any, shop_export: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert CliRunner().invoke(main, ["plan", "--profile", "shop", str(shop_export)]).exit_code == 0
+    monkeypatch.setenv("MIGRATION_DAGSTER_URL", url(server))
+    server.seconds = 1.5
+    result = CliRunner().invoke(main, ["backfill", "shop"])
+    said, error = result.output.splitlines()
+    assert said.endswith("  waiting for Dagster to load the plan …")
+    assert error.startswith("error: ")
 
 
 def test_nobody_there_is_no_dagster() -> None:
