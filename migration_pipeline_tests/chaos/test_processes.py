@@ -37,6 +37,7 @@ from migration_pipeline.sources.storage import Storage
 from migration_pipeline.targets.ddl import ddl
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.integration.test_load import load_all
+from migration_pipeline_tests.operating import run_workers
 from migration_pipeline_tests.oracle import actual, checksum, data_lines, expected
 
 PROJECT = Path(__file__).parents[2]
@@ -173,15 +174,7 @@ class Local:
         return log
 
     def run_workers(self) -> list[psutil.Process]:
-        """Forks of a process that has the same command line, or processes of their own where there is none."""
-        found = []
-        for process in self._processes():
-            with contextlib.suppress(psutil.Error):
-                parent = process.parent()
-                forked = parent is not None and "multiprocessing.forkserver" in " ".join(parent.cmdline())
-                if forked or "spawn_main" in " ".join(process.cmdline()):
-                    found.append(process)
-        return found
+        return run_workers(self.home)
 
     def _processes(self) -> list[psutil.Process]:
         """All processes of this stack, but PostgreSQL's."""

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-import psutil
 import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
@@ -34,6 +33,7 @@ from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.operations.metrics import MigrationCollector
 from migration_pipeline.operations.runs import run_status
 from migration_pipeline_tests.conftest import execute, query
+from migration_pipeline_tests.operating import run_workers
 from migration_pipeline_tests.s3 import s3_server
 from migration_pipeline_tests.unit.test_monitoring import documented_metrics
 
@@ -380,7 +380,7 @@ def test_a_worker_that_hangs_cannot_hide(night: Night, metrics: Metrics) -> None
     launched = night.run("backfill", "night", "--all", "--only", night.files[0])
     assert launched[0] == 0, launched
     eventually(lambda: metrics.scrape()["migration_running_items",])
-    (worker,) = _run_workers(night)
+    (worker,) = run_workers(night.home)
     worker.suspend()
     try:
         silent = eventually(lambda: (s := metrics.scrape())["migration_longest_silence_seconds",] > 12 and s)
@@ -430,7 +430,7 @@ def test_a_failed_file_is_told_and_retried(night: Night, metrics: Metrics) -> No
     alone, _ = night.popen("logs", "night", victim, "--all", stderr=subprocess.DEVNULL).communicate(
         timeout=SECONDS
     )
-    assert alone.count(": run ") == len(tries), "told apart in a file, too"
+    assert alone.count(", try ") == len(tries), "told apart in a file, too"
 
 
 def test_it_is_over(night: Night, metrics: Metrics) -> None:
@@ -629,15 +629,3 @@ def _take_terminal(terminal: int) -> None:
 def _end(process: subprocess.Popen[str]) -> None:
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
-
-
-def _run_workers(night: Night) -> list[psutil.Process]:
-    """Processes of Dagster's run workers that belong to this stack."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if "spawn_main" in " ".join(process.cmdline()) and process.environ().get("MIGRATION_HOME") == str(
-                night.home
-            ):
-                found.append(process)
-    return found
