@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,19 @@ class Bucket:
             yield
         finally:
             self.put(key, whole)
+
+
+def run_workers(home: Path) -> list[psutil.Process]:
+    """The processes of a local stack that execute runs: forks of the one for that, or processes of their own where there is none."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("MIGRATION_HOME") == str(home):
+                parent = process.parent()
+                forked = parent is not None and "multiprocessing.forkserver" in " ".join(parent.cmdline())
+                if forked or "spawn_main" in " ".join(process.cmdline()):
+                    found.append(process)
+    return found
 
 
 class Operation:

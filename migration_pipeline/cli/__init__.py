@@ -118,5 +118,5 @@ def _tell_version(context: click.Context) -> None:
 def main() -> None:
     """Move a DynamoDB table, exported to S3, into PostgreSQL through Dagster.
 
-    The usual order: inspect, scaffold, plan, ddl, backfill --wait, status, retry-failed.
+    The usual order: inspect, scaffold, plan, ddl, backfill --wait, status, retry-failed, verify, report.
     """

@@ -25,6 +25,7 @@ from migration_pipeline.migration import verification
 from migration_pipeline.migration.verdicts import exports_before, extra_text, left_of
 from migration_pipeline.operations.files import read_files
 from migration_pipeline.targets.receipts import read_differences, read_receipts
+from migration_pipeline.units import all_that, counted, counted_that
 
 if TYPE_CHECKING:  # it takes Dagster, whose import costs a second
     from migration_pipeline.operations.reconcile import Reconciled
@@ -56,15 +57,19 @@ def verify(reference: str, extra: bool, keys: bool) -> None:
             out.print(f"{table}: {kind} {','.join(columns)} {json.dumps(key)} {file}", markup=False)
     faults = sum(map(compared.faults, compared.names))
     if compared.unaccounted:
-        out.print(f"{compared.unaccounted:,} bad items are not in the quarantine: load their files again")
+        out.print(
+            f"{counted_that(compared.unaccounted, 'bad item', 'is', 'are')} not in the quarantine: load their files again"
+        )
     if faults:
         see = "" if keys else "; see some of their keys with --keys, or in migration.difference"
-        out.print(f"{faults:,} rows differ from the export{see}")
+        out.print(f"{counted_that(faults, 'row', 'differs', 'differ')} from the export{see}")
     elif compared.takes_nothing:
-        out.print(f"no route of the profile takes any of the {made.items:,} items: nothing was compared")
+        out.print(f"no route of the profile takes any of {counted(made.items, 'item')}: nothing was compared")
     else:
         rows = sum(compared.table(name).compared for name in compared.names)
-        out.print(f"all {rows:,} rows of the export are in the tables, and no others")
+        out.print(
+            f"{all_that(rows, 'row', 'of the export is', 'of the export are')} in the tables, and no others"
+        )
     if surplus := sum(compared.table(name).count("extra") for name in compared.names):
         before = exports_before(made, read_receipts(url, profile.name))
         out.print(extra_text(surplus, before, made.reference), markup=False)
@@ -122,7 +127,7 @@ def reconcile(reference: str) -> None:
     from migration_pipeline.operations.reconcile import reconcile as report_lost
 
     plan, profile, instance = open_plan(reference)
-    instance.load_plan(plan, profile)
+    instance.load_plan(plan, profile, for_launch=False)
     done = report_lost(plan, profile, instance, settings.database_url())
     _tell_reported(done, profile.version)
     _tell_not_reported(done, plan.reference)

@@ -14,6 +14,7 @@ from migration_pipeline.operations.doctor.exports import exports
 from migration_pipeline.operations.doctor.findings import Finding, failed
 from migration_pipeline.operations.doctor.machine import machine
 from migration_pipeline.operations.doctor.plans import plans
+from migration_pipeline.units import counted
 
 
 @click.command()
@@ -54,6 +55,6 @@ def _show(found: list[Finding]) -> None:
     console().print(findings_table(found))
     states = [finding.state for finding in found]
     click.echo(
-        f"{states.count('failed')} failed, {states.count('warning')} warnings, {states.count('ok')} ok"
-        + (f", {states.count('skipped')} skipped" if "skipped" in states else "")
+        f"{states.count('failed'):,} failed, {counted(states.count('warning'), 'warning')}, {states.count('ok'):,} ok"
+        + (f", {states.count('skipped'):,} skipped" if "skipped" in states else "")
     )

@@ -22,6 +22,7 @@ from migration_pipeline.errors import MigrationError, UsageError
 from migration_pipeline.sources.bare import read_bare_export
 from migration_pipeline.sources.export import Export, read_export
 from migration_pipeline.sources.storage import Storage
+from migration_pipeline.units import counted, counted_that
 
 EXPORT = click.argument("location", metavar="EXPORT")
 ITEMS_PER_FILE = click.option(
@@ -141,21 +142,21 @@ def _tell_made(survey: Survey, made: Scaffold) -> None:
     for path in made.files:
         click.echo(f"wrote {path}")
     click.echo(
-        f"{made.entity_types:,} entity types; {made.cases:,} real items are cases of the test: mind who may read it"
+        f"{counted(made.entity_types, 'entity type')}; {counted_that(made.cases, 'real item', 'is a case', 'are cases')} of the test: mind who may read it"
     )
     for rest in made.rests:
         if rest.others:
             click.echo(
-                f"{rest.table}: {rest.columns:,} attributes are columns; {rest.others:,}"
-                f"{'' if rest.all_counted else ' or more'} others go to the document in column {rest.column}"
+                f"{rest.table}: {counted_that(rest.columns, 'attribute', 'is a column', 'are columns')}; {rest.others:,}"
+                f"{' other goes' if rest.others == 1 and rest.all_counted else ' others go' if rest.all_counted else ' or more others go'} to the document in column {rest.column}"
             )
     if not survey.whole:
         click.echo("attributes found only in items that were not looked at go to the document of their table")
     for reason, count in made.bad.items():
-        click.echo(f"bad: {count:,} sampled items: {reason}")
+        click.echo(f"bad: {counted(count, 'sampled item')}: {reason}")
     click.echo(
-        f"tried on {survey.sample.items:,} sampled items: {made.items:,} become rows, {made.unrouted:,} are unrouted, "
-        f"{sum(made.bad.values()):,} would go to the quarantine"
+        f"tried on {counted(survey.sample.items, 'sampled item')}: {made.items:,} would load, {made.unrouted:,} be unrouted, "
+        f"{sum(made.bad.values()):,} be quarantined"
     )
 
 
@@ -165,7 +166,7 @@ def _survey(export: Export, storage: Storage, items_per_file: int, everything: b
         sampling = bar.add_task("sampling the files", total=len(export.files))
         sample = take_sample(export, storage, items_per_file, lambda: bar.advance(sampling))
         if not everything:
-            looking = bar.add_task(f"looking at {sample.items:,} items", total=sample.items)
+            looking = bar.add_task(f"looking at {counted(sample.items, 'item')}", total=sample.items)
             return survey_sample(sample, lambda items: bar.advance(looking, items))
-        reading = bar.add_task(f"reading {export.items:,} items", total=export.items)
+        reading = bar.add_task(f"reading {counted(export.items, 'item')}", total=export.items)
         return survey_everything(sample, storage, lambda items: bar.advance(reading, items))

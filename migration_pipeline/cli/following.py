@@ -26,7 +26,6 @@ from migration_pipeline.migration.cutover import checklist, read_facts, ready
 from migration_pipeline.migration.plan import Plan, add_windows
 from migration_pipeline.migration.plans import write_plan
 from migration_pipeline.migration.reach import planned_until
-from migration_pipeline.migration.units import readable_time
 from migration_pipeline.operations import backfills, following
 from migration_pipeline.operations.client import DagsterClientError
 from migration_pipeline.operations.cutover import ask_dagster
@@ -37,6 +36,7 @@ from migration_pipeline.operations.preflight import mark_lost, tables_fit
 from migration_pipeline.sources.export import View, read_export
 from migration_pipeline.sources.storage import is_s3
 from migration_pipeline.sources.window_times import LONGEST, SHORTEST, due, spelled
+from migration_pipeline.units import counted, counted_that, readable_time
 
 BUSY_SECONDS = 5.0
 """How often files are looked at that somebody else has launched."""
@@ -179,7 +179,7 @@ class _Course:
         plan, profile, _ = open_plan(self._reference)
         added = add_windows(plan, profile, [read_export(asked.address, self._table.storage, warn)])
         write_plan(added, settings.plans_dir())
-        say(f"added to the plan: {asked.address}, {added.items - plan.items:,} records")
+        say(f"added to the plan: {asked.address}, {counted(added.items - plan.items, 'record')}")
 
     def _load(self, opened: Opened, *, finish: bool = True) -> None:
         """Load what is not loaded, window by window; with `finish`, make what is made of all files, too."""
@@ -208,7 +208,9 @@ class _Course:
         said = 0
         while busy := following.busy(files := read_files(instance, plan, profile)):
             if busy != said:
-                say(f"waiting for {busy:,} files that are running, queued or launched")
+                say(
+                    f"waiting for {counted_that(busy, 'file', 'that is', 'that are')} running, queued or launched"
+                )
             said = busy
             time.sleep(BUSY_SECONDS)
         return files

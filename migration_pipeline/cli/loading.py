@@ -15,6 +15,7 @@ from migration_pipeline.cli.terminal import (
     count_states,
     dry_run_table,
     exit_status,
+    patiently,
     reading,
     tell_left,
     warn,
@@ -23,7 +24,6 @@ from migration_pipeline.cli.watch import watch
 from migration_pipeline.migration import verification
 from migration_pipeline.migration.plan import Plan, PlannedFile
 from migration_pipeline.migration.replay import replay_plan
-from migration_pipeline.migration.units import counted
 from migration_pipeline.migration.verdicts import left_of
 from migration_pipeline.operations import backfills
 from migration_pipeline.operations.downstream import AssetStatus, downstream, to_launch
@@ -31,6 +31,7 @@ from migration_pipeline.operations.files import BUSY, FileStatus, read_files
 from migration_pipeline.operations.preflight import mark_lost, tables_fit
 from migration_pipeline.operations.status import left
 from migration_pipeline.profile.profile import Profile
+from migration_pipeline.units import counted
 
 
 @click.command()
@@ -66,11 +67,9 @@ def backfill(
     chosen = {planned.partition for text in only for planned in plan.matching(text)}
     if dry:
         _dry_run(plan, profile, [p for p in plan.files if not only or p.partition in chosen][:first])
-    instance.load_plan(plan, profile)
-    files = read_files(instance, plan, profile, attempts=False)
-    assets = downstream(instance, profile)
-    for lost in mark_lost(plan, profile, files, assets):
-        click.echo(lost, err=True)
+    with patiently("waiting for Dagster to load the plan"):
+        instance.load_plan(plan, profile)
+    files, assets = _read_states(opened, "", attempts=False)
     asked = [f for f in files if not only or f.partition in chosen]
     busy = [f for f in asked if f.state in BUSY]
     if busy:
@@ -103,7 +102,7 @@ def _dry_run(plan: Plan, profile: Profile, files: list[PlannedFile]) -> NoReturn
     for report in reports:
         reasons.update(report.quarantined_by_reason)
     for reason, count in reasons.most_common():
-        out.print(f"would be quarantined: {count:,} items: {reason}", markup=False)
+        out.print(f"would be quarantined: {counted(count, 'item')}: {reason}", markup=False)
     superseded = sum(report.superseded for report in reports)
     over = f"{superseded:,} be superseded, " if superseded else ""
     out.print(
@@ -120,11 +119,9 @@ def _dry_run(plan: Plan, profile: Profile, files: list[PlannedFile]) -> NoReturn
 def retry_failed(reference: str, wait: bool) -> None:
     """Load failed and stopped files again, each from its beginning; aggregates and finishing follow."""
     opened = plan, profile, instance = open_plan(reference)
-    instance.load_plan(plan, profile)
-    files = read_files(instance, plan, profile)
-    assets = downstream(instance, profile)
-    for lost in mark_lost(plan, profile, files, assets):
-        click.echo(f"{lost}; migration-pipeline backfill {plan.reference} loads them again", err=True)
+    with patiently("waiting for Dagster to load the plan"):
+        instance.load_plan(plan, profile)
+    files, assets = _read_states(opened, f"; migration-pipeline backfill {plan.reference} loads them again")
     wanted = [f for f in files if f.state in ("failed", "stopped")]
     then = to_launch(assets, files, wanted)
     if not wanted and not then:
@@ -133,11 +130,29 @@ def retry_failed(reference: str, wait: bool) -> None:
     _launch(opened, wanted, then, f"{profile.name}: retry of {counted(len(wanted), 'file')}", wait)
 
 
+def _read_states(
+    opened: Opened, way_out: str, *, attempts: bool = True
+) -> tuple[list[FileStatus], list[AssetStatus]]:
+    """Read the states of files and of what follows them, and say what the database no longer has, with its `way_out`."""
+    plan, profile, instance = opened
+    with patiently(f"reading the state of {counted(len(plan.files), 'file')}"):
+        files = read_files(instance, plan, profile, attempts=attempts)
+        assets = downstream(instance, profile)
+    with patiently("comparing it with the database"):
+        lost = mark_lost(plan, profile, files, assets)
+    for line in lost:
+        click.echo(f"{line}{way_out}", err=True)
+    return files, assets
+
+
 def _launch(opened: Opened, wanted: list[FileStatus], then: list[list[str]], title: str, wait: bool) -> None:
     _, profile, instance = opened
-    if unknown := tables_fit(profile):
+    with patiently("comparing the tables with the profile"):
+        unknown = tables_fit(profile)
+    if unknown:
         warn(unknown)
-    backfill_id = backfills.launch(instance, profile, [file.partition for file in wanted], title, then)
+    with patiently("launching"):
+        backfill_id = backfills.launch(instance, profile, [file.partition for file in wanted], title, then)
     click.echo(
         f"launched backfill {backfill_id} of {counted(len(wanted), 'file')}: {instance.url}/runs/b/{backfill_id}"
     )
@@ -199,10 +214,10 @@ def replay(reference: str) -> None:
         click.echo("nothing to replay: no loaded file has items in quarantine")
         return
     for reason, count in report.quarantined_by_reason.items():
-        click.echo(f"still bad: {count:,} items: {reason}")
+        click.echo(f"still bad: {counted(count, 'item')}: {reason}")
     over = f"{report.superseded:,} superseded, " if report.superseded else ""
     click.echo(
-        f"{report.items:,} items replayed: {report.loaded:,} loaded, {report.skipped:,} skipped, "
+        f"{counted(report.items, 'item')} replayed: {report.loaded:,} loaded, {report.skipped:,} skipped, "
         f"{over}{report.quarantined:,} still in quarantine"
     )
     if report.loaded and profile.aggregates:
@@ -226,7 +241,9 @@ def stop(reference: str) -> None:
         click.echo(f"\nDagster goes on stopping; see `migration-pipeline status {plan.profile}`", err=True)
         sys.exit(1)
     if done.runs or done.backfills:
-        click.echo(f"cancelled {len(done.backfills):,} backfills, terminated {len(done.runs):,} runs")
+        click.echo(
+            f"cancelled {counted(len(done.backfills), 'backfill')}, terminated {counted(len(done.runs), 'run')}"
+        )
     else:
         click.echo("nothing to stop: no backfill and no run of this profile is active")
     files = read_files(instance, plan, profile)

@@ -10,6 +10,7 @@ import click
 from migration_pipeline import settings
 from migration_pipeline.cli.arguments import PROFILE, open_plan
 from migration_pipeline.cli.terminal import (
+    Which,
     console,
     count_states,
     downstream_table,
@@ -36,14 +37,18 @@ from migration_pipeline.operations.status import known_receipts, left, status_js
 @click.option(
     "--watch", "again", is_flag=True, help="Refresh every two seconds until everything is materialized."
 )
-def status(reference: str, as_json: bool, again: bool) -> None:
+@click.option("--failed", "which", flag_value="failed", help="List only files that failed or were stopped.")
+@click.option("--all", "which", flag_value="all", help="List all files, one by one, however many there are.")
+def status(reference: str, as_json: bool, again: bool, which: Which | None) -> None:
     """List files, aggregates and finishing: state, items, rows, run, and progress or error.
 
-    Exit status 1 unless all are materialized, a rule took every item, and no more items are in the quarantine than the
+    Of more than 40 files, those that failed or are running are listed, and the rest is counted. Exit status 1 unless all are materialized, a rule took every item, and no more items are in the quarantine than the
     profile allows.
     """
     if as_json and again:
         raise UsageError("--json and --watch cannot be combined; to poll, call status --json repeatedly")
+    if which and (as_json or again):
+        raise UsageError(f"--{which} cannot be combined with --json or --watch, which have all files")
     plan, profile, instance = open_plan(reference)
     out, running = console(), list[RunningFile]()
     if again:
@@ -63,7 +68,7 @@ def status(reference: str, as_json: bool, again: bool) -> None:
         click.echo(status_json(plan, files, running, backfills(instance, plan), then, items))
         sys.exit(exit_status([*files, *then]) or int(items.faults))
     if not again:
-        print_status(out, files, running)
+        print_status(out, files, running, which or "some")
     out.print(downstream_table(then))
     out.print(count_states(files))
     sys.exit(tell_left(items, plan.reference) or exit_status([*files, *then]))
@@ -74,10 +79,16 @@ def status(reference: str, as_json: bool, again: bool) -> None:
 @click.argument("file")
 @click.option("--follow", "-f", is_flag=True, help="Print new lines until the run is over, or Ctrl-C.")
 @click.option(
-    "--all", "every", is_flag=True, help="Print the logs of all runs that tried it, the oldest first."
+    "--all",
+    "every",
+    is_flag=True,
+    help="Print all tries, the oldest first, each after a line that names its run.",
 )
 def logs(reference: str, file: str, follow: bool, every: bool) -> None:
-    """Print the log of the last run that tried FILE: the file's name, or a unique part of it."""
+    """Print the log of the last run that tried FILE: the file's name, or a unique part of it.
+
+    A line before it, on standard error, says which try it is, of how many, and how it ended.
+    """
     plan, profile, instance = open_plan(reference)
     planned = one_file(plan, file)
     run = last_run(instance, plan, profile, planned)
@@ -92,7 +103,7 @@ def logs(reference: str, file: str, follow: bool, every: bool) -> None:
             click.echo(
                 f"{planned.file.name}: run {each.id}, try {number} of {len(earlier) + 1}{more}, {each.status.lower()}: "
                 f"{instance.url}/runs/{each.id}",
-                err=True,
+                err=not every,  # of several tries it tells them apart, also in a file that they are written to
             )
             for line in file_log(instance, each, planned, follow=follow and each is run):
                 click.echo(log_line(line))

@@ -9,12 +9,11 @@ import click
 
 from migration_pipeline import settings
 from migration_pipeline.cli.arguments import PROFILE, open_plan
-from migration_pipeline.cli.terminal import warn
+from migration_pipeline.cli.terminal import patiently, warn
 from migration_pipeline.errors import MigrationError, UsageError
 from migration_pipeline.migration.first_look import first_look
 from migration_pipeline.migration.plan import Plan, add_windows, make_plan, proposed_files_per_run
 from migration_pipeline.migration.plans import check_other_plans, plan_path, read_plan, write_plan
-from migration_pipeline.migration.units import counted, readable_size
 from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.profile.profile import Profile, load_profile
 from migration_pipeline.profile.row import Table
@@ -25,6 +24,7 @@ from migration_pipeline.targets.catalog import SchemaError
 from migration_pipeline.targets.connection import DatabaseError
 from migration_pipeline.targets.ddl import create_tables, misfits
 from migration_pipeline.targets.ddl import ddl as ddl_of
+from migration_pipeline.units import counted, counted_that, readable_size
 
 RELOAD_SECONDS = 30
 """How long `plan` waits for a Dagster to take the plan."""
@@ -137,8 +137,8 @@ def plan(
     _write(made, profile, found, storage)
     if several := proposed_files_per_run(made):
         click.echo(
-            f"{len(made.files):,} small files: plan again with --files-per-run {several}, and a backfill needs "
-            f"{-(-len(made.files) // several):,} runs instead of {len(made.files):,}"
+            f"{counted(len(made.files), 'small file')}: plan again with --files-per-run {several}, and a backfill needs "
+            f"{counted(-(-len(made.files) // several), 'run')} instead of {len(made.files):,}"
         )
     click.echo(
         f"next: create the tables (migration-pipeline ddl {reference} --apply), then "
@@ -178,7 +178,7 @@ def _tell_dropped(before: Plan, plan: Plan) -> None:
     dropped = [export for export in before.windows if export.id not in kept]
     if dropped:
         warn(
-            f"{len(dropped):,} windows of the plan before are not in this one, {dropped[0].uri} first; if they are loaded, "
+            f"{counted_that(len(dropped), 'window', 'of the plan before is', 'of the plan before are')} not in this one, {dropped[0].uri} first; if they are loaded, "
             f"their rows stay: give them, too, or add them (migration-pipeline plan {plan.reference} --add WINDOW…)"
         )
 
@@ -234,7 +234,8 @@ def _show_plan(plan: Plan, profile: Profile, changed: bool) -> None:
             )
         return
     try:
-        instance.load_plan(plan, profile, changed=changed)
+        with patiently("waiting for Dagster to load the plan"):
+            instance.load_plan(plan, profile, changed=changed, for_launch=False)
     except MigrationError as error:
         warn(f"{error}; until its definitions are reloaded, Dagster goes on with the plan that it has")
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import click
 from rich import box
@@ -20,12 +21,12 @@ from rich.text import Text
 
 from migration_pipeline.engine import file_report
 from migration_pipeline.migration.plan import PlannedFile
-from migration_pipeline.migration.units import duration
 from migration_pipeline.operations.doctor.findings import Finding
 from migration_pipeline.operations.downstream import AssetStatus
 from migration_pipeline.operations.files import FileStatus
 from migration_pipeline.operations.running import RunningFile
 from migration_pipeline.operations.runs import LogLine
+from migration_pipeline.units import counted, duration, some_of
 
 if TYPE_CHECKING:  # what they import is not needed by most commands
     from migration_pipeline.migration.newest import OnProgress
@@ -35,8 +36,21 @@ from migration_pipeline.migration.verification import Compared
 PIPE_WIDTH = 1000
 """Columns when output is piped: wide enough that no cell is folded, so that lines can be grepped."""
 
+PATIENCE_SECONDS, SAID_AGAIN_SECONDS = 0.5, 15.0
+"""A step is told of if it takes longer than that, and again after each of the other: with the start of the command, nothing is
+silent for more than two seconds."""
+
 LAID_OUT = 200
 """Files at most whose table is laid out for the width of the terminal, with colours."""
+
+FEW = 40
+"""Files that `status` lists one by one; of more it lists no more than so many, those that somebody has to look at."""
+
+FAILED = ("failed", "stopped")
+"""States of files that `retry-failed` takes."""
+
+Which = Literal["some", "all", "failed"]
+"""Which files have a line of their own."""
 
 FILE_COLUMNS = ("file", "state", "items", "rows", "run", "note")
 
@@ -74,14 +88,39 @@ class _Unpadded:
         return getattr(self._file, name)
 
 
-def print_status(out: Console, files: Sequence[FileStatus], running: Sequence[RunningFile] = ()) -> None:
+def print_status(
+    out: Console, files: Sequence[FileStatus], running: Sequence[RunningFile] = (), which: Which = "some"
+) -> None:
     """Print a line for each file: state, items, rows, run, and progress or error.
 
-    Of many files without rich's layout, which takes a millisecond and a half a line.
+    Of more than `FEW` files these are those that failed, were stopped or are running, and the rest is counted, unless `which`
+    is "all" or "failed". More than `LAID_OUT` lines come without rich's layout, which takes a millisecond and a half a line.
     """
-    if len(files) <= LAID_OUT:
-        out.print(status_table(files, running))
-        return
+    shown = _shown(files, which)
+    if len(shown) > LAID_OUT:
+        _print_plainly(shown, running)
+    elif shown:
+        out.print(status_table(shown, running))
+    if which == "some" and len(shown) < len(files):
+        said = {id(file) for file in shown}
+        others = Counter[str](file.state for file in files if id(file) not in said)
+        counts = ", ".join(f"{others[state]:,} {state}" for state in STYLES if others[state])
+        more = "more file" if shown else "file"
+        failed = "--failed lists what failed, " if any(others[state] for state in FAILED) else ""
+        out.print(f"{counted(others.total(), more)}: {counts} ({failed}--all lists them)", markup=False)
+
+
+def _shown(files: Sequence[FileStatus], which: Which) -> Sequence[FileStatus]:
+    """Choose the files that have a line."""
+    if which == "failed":
+        return [file for file in files if file.state in FAILED]
+    if which == "all" or len(files) <= FEW:
+        return files
+    states = (*FAILED, "running")
+    return sorted((f for f in files if f.state in states), key=lambda f: states.index(f.state))[:FEW]
+
+
+def _print_plainly(files: Sequence[FileStatus], running: Sequence[RunningFile]) -> None:
     rows = [FILE_COLUMNS, *_status_rows(files, running)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -149,7 +188,7 @@ def downstream_table(assets: Sequence[AssetStatus]) -> Table:
 def how_far(file: RunningFile) -> str:
     """Format a running file's progress: ``45%, 61,700 items/s, 0:24 left``."""
     progress = file.progress
-    more = f", {file.retries:,} retries" if file.retries else ""
+    more = f", {counted(file.retries, 'retry', 'retries')}" if file.retries else ""
     more += f", throttled: {file.throttled}" if file.throttled else ""
     if not file.items:
         return f"started{more}"
@@ -167,7 +206,7 @@ def count_states(files: Sequence[FileStatus], missing: str = "missing") -> str:
         for state in STYLES
         if state != "materialized" and counts[state]
     )
-    return f"{counts['materialized']:,} of {len(files):,} files materialized{others}"
+    return f"{some_of(counts['materialized'], len(files), 'file')} materialized{others}"
 
 
 def summary(files: Sequence[FileStatus]) -> Group:
@@ -189,13 +228,13 @@ def summary(files: Sequence[FileStatus]) -> Group:
     table.add_column("file", footer="total", no_wrap=True)
     for name, values in columns.items():
         table.add_column(name, f"{sum(values):,}", justify="right", overflow="fold")
-    table.add_column("seconds", f"{seconds:,.1f}", justify="right")
+    table.add_column("seconds", f"{seconds:,.2f}", justify="right")
     table.add_column("items/s", f"{sum(columns['items']) / seconds if seconds else 0:,.0f}", justify="right")
     for row, file in enumerate(file for file in files if file.metadata):
         table.add_row(
             file.file.name,
             *(f"{values[row]:,}" for values in columns.values()),
-            f"{file.metadata['seconds']:,.1f}",
+            f"{file.metadata['seconds']:,.2f}",
             f"{file.metadata['items_per_second']:,}",
         )
     legend = [Text(f"skipped ({number}): {reason}") for number, reason in enumerate(reasons, 1)]
@@ -224,6 +263,26 @@ def tell_left(items: Left, reference: str = "") -> int:
 def warn(text: str) -> None:
     """Print a warning to standard error."""
     click.echo(f"warning: {text}", err=True)
+
+
+@contextmanager
+def patiently(what: str) -> Iterator[None]:
+    """Say what is being done, on standard error, if it takes longer than `PATIENCE_SECONDS`, and again now and then."""
+    over = threading.Event()
+
+    def tell() -> None:
+        gap = PATIENCE_SECONDS
+        while not over.wait(gap):
+            click.echo(stamped(f"{what} …"), err=True)
+            gap = SAID_AGAIN_SECONDS
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        teller.join()
 
 
 def log_line(line: LogLine) -> str:

@@ -20,7 +20,6 @@ from migration_pipeline import settings
 from migration_pipeline.cli.terminal import count_states, stamped, status_table
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.plan import Plan
-from migration_pipeline.migration.units import duration
 from migration_pipeline.operations.backfills import Backfill, read_backfill
 from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.operations.downstream import downstream
@@ -29,8 +28,9 @@ from migration_pipeline.operations.running import Follow, RunningFile
 from migration_pipeline.operations.runs import last_run, log_lines, run_error
 from migration_pipeline.operations.status import known_receipts
 from migration_pipeline.profile.profile import Profile
+from migration_pipeline.units import counted, duration, some_of
 
-POLL_SECONDS = 1.0
+POLL_SECONDS = 0.5
 
 STATUS_SECONDS = 2.0
 
@@ -182,7 +182,7 @@ class _Board:
         self._bars.update(self._all, speed=_speed(task.speed), left=left)
         self._show_running(running)
         if self._out.is_terminal:
-            head = Text(f"{line}; {read:,} of {self._items:,} items in {duration(task.elapsed)}")
+            head = Text(f"{line}; {some_of(read, self._items, 'item')} in {duration(task.elapsed)}")
             self._live.update(Group(head, self._bars, *([Text(making)] if making else [])), refresh=True)
         elif making:
             self._write_making(making)
@@ -213,7 +213,7 @@ class _Board:
             running = f" ({read - done:,} more in running files)" if read > done else ""
             self._out.print(
                 stamped(
-                    f"{line}, {done:,} of {self._items:,} items{running}" + (f", {left}" if left else "")
+                    f"{line}, {some_of(done, self._items, 'item')}{running}" + (f", {left}" if left else "")
                 ),
                 markup=False,
             )
@@ -281,5 +281,9 @@ def _fitting(out: Console, files: Sequence[FileStatus], running: Sequence[Runnin
     room = max(out.height - 4, 3)
     order = ("failed", "running", "stopped", "queued", "launched", "missing", "materialized")
     chosen = sorted(files, key=lambda file: order.index(file.state))[:room] if len(files) > room else files
-    more = [Text(f"… and {len(files) - len(chosen):,} more files", style="dim")] if len(files) > room else []
+    more = (
+        [Text(f"… and {counted(len(files) - len(chosen), 'more file')}", style="dim")]
+        if len(files) > room
+        else []
+    )
     return Group(status_table(chosen, running), *more)

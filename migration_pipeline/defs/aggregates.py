@@ -26,6 +26,7 @@ from migration_pipeline.targets.aggregation import (
 from migration_pipeline.targets.finishing import finish
 from migration_pipeline.targets.records import AggregateReport
 from migration_pipeline.targets.throttle import FilePace, Throttle
+from migration_pipeline.units import counted
 
 KEPT = (
     "drop_landing: the landed rows are kept, because the plan has windows, and after another one the aggregates are made of "
@@ -81,7 +82,7 @@ def _aggregate_asset(
         except MigrationError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from None
         context.log.info(
-            f"{table.qualified}: done, {report.rows:,} rows in {report.seconds:.1f} s: {report.new:,} new, "
+            f"{table.qualified}: done, {counted(report.rows, 'row')} in {report.seconds:,.2f} s: {report.new:,} new, "
             f"{report.changed:,} changed, {report.unchanged:,} unchanged, {report.deleted:,} deleted"
         )
         return dg.MaterializeResult(metadata=aggregate_metadata(report))

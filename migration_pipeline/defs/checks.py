@@ -40,6 +40,7 @@ from migration_pipeline.targets.receipts import (
     read_receipts,
     rows_statement,
 )
+from migration_pipeline.units import all_that, some_of, some_that
 
 SHOWN = 20
 """Files that a check lists at most; their number is always complete."""
@@ -144,7 +145,9 @@ def _tables_fit(plan: Plan, profile: Profile, url: str) -> dg.AssetCheckResult:
             passed=False, severity=dg.AssetCheckSeverity.WARN, description=told, metadata=metadata
         )
     return dg.AssetCheckResult(
-        passed=True, description=f"all {len(tables):,} tables fit the profile", metadata=metadata
+        passed=True,
+        description=f"{all_that(len(tables), 'table', 'fits', 'fit')} the profile",
+        metadata=metadata,
     )
 
 
@@ -154,7 +157,7 @@ def _all_files_loaded(plan: Plan, profile: Profile, url: str) -> dg.AssetCheckRe
     return _result(
         plan,
         [(p, {"items": p.file.items}) for p in missing],
-        f"{len(plan.files) - len(missing):,} of {len(plan.files):,} files are loaded",
+        f"{some_that(len(plan.files) - len(missing), len(plan.files), 'file', 'is', 'are')} loaded",
         next_step=f"load them: `migration-pipeline backfill {plan.profile} --wait`. Files that Dagster shows as "
         f"materialized although they are listed here: `migration-pipeline reconcile {plan.profile}` names them.",
         statement=sql.RECEIPTS,
@@ -183,7 +186,7 @@ def _items_conserved(plan: Plan, profile: Profile, url: str) -> dg.AssetCheckRes
     return _result(
         plan,
         wrong,
-        f"items are accounted for in {len(loaded) - len(wrong):,} of {len(loaded):,} loaded files",
+        f"items are accounted for in {some_of(len(loaded) - len(wrong), len(loaded), 'loaded file')}",
         next_step="materialize these partitions again. If the numbers still differ, the export is damaged (compare it "
         "with its manifest), or this is a defect of the pipeline: please report it with this table.",
         statement=sql.RECEIPTS,
@@ -208,7 +211,7 @@ def _md5_matches(plan: Plan, profile: Profile, url: str) -> dg.AssetCheckResult:
     return _result(
         plan,
         wrong,
-        f"the checksum matches the manifest in {len(loaded) - len(wrong):,} of {len(loaded):,} loaded files",
+        f"the checksum matches the manifest in {some_of(len(loaded) - len(wrong), len(loaded), 'loaded file')}",
         next_step="the plan was made again after they were loaded, and the files have changed: materialize "
         "these partitions again.",
         statement=sql.RECEIPTS,

@@ -12,6 +12,7 @@ from migration_pipeline.migration.verdicts import left_of
 from migration_pipeline.profile.aggregate import Options
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.targets.connection import DatabaseSettings
+from migration_pipeline.units import counted
 
 
 def observe_dry_run(
@@ -41,7 +42,7 @@ def observe_dry_run(
     report = file.report
     over = f"{report.superseded:,} be superseded, " if report.superseded else ""
     context.log.info(
-        f"{planned.file.name}: dry run: {report.items:,} items, {report.loaded:,} would load, "
+        f"{planned.file.name}: dry run: {counted(report.items, 'item')}, {report.loaded:,} would load, "
         f"{sum(report.skipped.values()):,} be skipped, {over}{report.quarantined:,} be quarantined; nothing was written"
     )
     for line in left_of(profile, [report]).lines():

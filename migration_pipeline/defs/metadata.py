@@ -13,10 +13,10 @@ import dagster as dg
 from migration_pipeline.engine.file_report import FileReport
 from migration_pipeline.migration.names import EXPORT, PLAN_DIGEST
 from migration_pipeline.migration.plan import Plan, PlannedExport, PlannedFile
-from migration_pipeline.migration.units import readable_size
 from migration_pipeline.profile.profile import Prefix, Profile, Rule
 from migration_pipeline.profile.row import Column, Table
 from migration_pipeline.sources.export import Window, utc
+from migration_pipeline.units import readable_size
 
 PROFILE_TAG = "migration/profile"
 """Tag of a profile's assets, jobs and runs; its value is the profile's name."""

@@ -35,6 +35,7 @@ from migration_pipeline.profile.profile import Profile
 from migration_pipeline.targets.connection import DatabaseError
 from migration_pipeline.targets.receipts import other_writers
 from migration_pipeline.targets.throttle import Throttle
+from migration_pipeline.units import counted
 
 FAILURES_SHOWN = 20
 """Failed files that a run's failure lists at most; the run's log has all of them."""
@@ -98,7 +99,7 @@ def _tables_asset(
         ):
             for partition in context.partition_keys:
                 planned, window = files[partition], plan.window_of(files[partition])
-                telling = Telling(context, planned, profile.name, "records" if window else "items")
+                telling = Telling(context, planned, profile.name, "record" if window else "item")
                 # Where none has failed, what is recorded of the file before tells that this one begins.
                 telling.begin(observed=bool(failures))
                 try:
@@ -176,7 +177,9 @@ def replay_job(plan: Plan, profile: Profile, hosting: Hosting = OURS) -> dg.JobD
 def _failure(failures: Mapping[str, MigrationError]) -> dg.Failure:
     """Make the one failure of a run; its first line is what the command line and the UI show."""
     first = next(iter(failures.values()))
-    others = f" (and {len(failures) - 1:,} more files failed in this run)" if len(failures) > 1 else ""
+    others = (
+        f" (and {counted(len(failures) - 1, 'more file')} failed in this run)" if len(failures) > 1 else ""
+    )
     return dg.Failure(
         description=f"{first}{others}",
         metadata={partition: str(error) for partition, error in list(failures.items())[:FAILURES_SHOWN]},

@@ -23,8 +23,8 @@ from dagster._core.storage.partition_status_cache import AssetPartitionStatus
 from migration_pipeline import settings
 from migration_pipeline.errors import MigrationError, UsageError
 from migration_pipeline.migration.plan import Plan
-from migration_pipeline.migration.units import readable_time
 from migration_pipeline.profile.profile import Profile, import_here
+from migration_pipeline.units import counted_that, readable_time, some_of
 
 SENSOR = "tell_of_finished_backfills"
 
@@ -66,7 +66,7 @@ class BackfillReport(msgspec.Struct, frozen=True, kw_only=True):
         """All of it as a message of a few lines, for people."""
         lines = [
             f"Backfill {self.backfill_id} of {self.profile} {self.status} after {readable_time(self.seconds)}: "
-            f"{self.materialized:,} of {self.files:,} files materialized, {self.failed:,} failed, "
+            f"{some_of(self.materialized, self.files, 'file')} materialized, {self.failed:,} failed, "
             f"{self.missing:,} missing"
         ]
         if self.error:
@@ -103,7 +103,9 @@ def backfill_sensor(plans: Planned, name: str = SENSOR) -> dg.SensorDefinition:
         ids = {backfill.backfill_id for backfill in over}
         if context.cursor is None:
             context.update_cursor(_cursor(ids))
-            return dg.SkipReason(f"from now on; {len(over):,} backfills were over before")
+            return dg.SkipReason(
+                f"from now on; {counted_that(len(over), 'backfill', 'was', 'were')} over before"
+            )
         told = set(msgspec.json.decode(context.cursor, type=list[str]))
         for backfill in sorted(over, key=lambda each: each.backfill_end_timestamp or 0):
             found = _plan_of(plans, backfill)

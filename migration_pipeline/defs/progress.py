@@ -16,7 +16,7 @@ from migration_pipeline.engine.load import PROGRESS_GROWTH, PROGRESS_SECONDS
 from migration_pipeline.engine.pace import Pause
 from migration_pipeline.migration.names import EXPORT, FileProgress
 from migration_pipeline.migration.plan import PlannedFile
-from migration_pipeline.migration.units import readable_size, readable_time
+from migration_pipeline.units import counted, readable_size, readable_time, some_of
 
 
 class Telling:
@@ -25,7 +25,7 @@ class Telling:
     def __init__(
         self, context: dg.AssetExecutionContext, planned: PlannedFile, profile: str, unit: str
     ) -> None:
-        """`unit` is what a line of the file is: "items", of a window "records"."""
+        """`unit` is what a line of the file is: "item", of a window "record"."""
         self._context = context
         self._file = planned.file
         self._unit = unit
@@ -39,7 +39,7 @@ class Telling:
     def begin(self, *, observed: bool) -> None:
         """Report that the load begins; as an event, too, if `observed`."""
         file = self._file
-        text = f"start, {file.items:,} {self._unit}, {readable_size(file.size)}, from {file.uri}"
+        text = f"start, {counted(file.items, self._unit)}, {readable_size(file.size)}, from {file.uri}"
         self._context.log.info(f"{file.name}: {text}")
         if observed:
             self._observe(text)
@@ -91,10 +91,10 @@ class Telling:
         )
 
 
-def sentence(progress: Progress, unit: str = "items") -> str:
+def sentence(progress: Progress, unit: str = "item") -> str:
     """Format progress as in a log line: ``45%, 1,234 of 2,742 items, 61,700 items/s, 24 s left``."""
     left = "" if progress.eta_seconds is None else f", {readable_time(progress.eta_seconds)} left"
     return (
-        f"{progress.share:.0%}, {progress.items:,} of {progress.total_items:,} {unit}, "
-        f"{progress.items_per_second:,.0f} {unit}/s{left}"
+        f"{progress.share:.0%}, {some_of(progress.items, progress.total_items, unit)}, "
+        f"{progress.items_per_second:,.0f} {unit}s/s{left}"
     )

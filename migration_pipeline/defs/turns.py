@@ -18,8 +18,8 @@ from dagster._core.storage.tags import (
 )
 
 from migration_pipeline.migration.plan import Plan, PlannedFile
-from migration_pipeline.migration.units import counted
 from migration_pipeline.targets.ledger import TooEarlyError
+from migration_pipeline.units import counted
 
 POLL_SECONDS = 3.0
 """Between two looks."""

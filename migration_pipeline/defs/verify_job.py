@@ -19,6 +19,7 @@ from migration_pipeline.migration.verification import Compared, now_and_then
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.targets.bookkeeping import DIFFERENCES, pasteable
 from migration_pipeline.targets.receipts import read_receipts
+from migration_pipeline.units import counted
 
 
 class VerifyConfig(dg.Config):
@@ -78,7 +79,10 @@ def _verdict(plan: Plan, profile: Profile, compared: Compared, before: Sequence[
     left = left_of(profile, [file.report for file in compared.files])
     passed = not (faults or compared.unaccounted or compared.takes_nothing or left.faults)
     extra = sum(compared.table(name).count("extra") for name in tables)
-    told = [f"of {rows:,} rows in {len(compared.files):,} files, {found}", *left.lines(plan.reference)]
+    told = [
+        f"of {counted(rows, 'row')} in {counted(len(compared.files), 'file')}, {found}",
+        *left.lines(plan.reference),
+    ]
     metadata: dict[str, Any] = {
         "rows_compared": rows,
         "rows_at_fault": faults,

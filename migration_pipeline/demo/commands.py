@@ -17,8 +17,8 @@ from migration_pipeline.demo.demo import remove_state, run_demo, run_dev
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.demo.sample_history import VIEWS, write_history
 from migration_pipeline.errors import UsageError
-from migration_pipeline.migration.units import counted
 from migration_pipeline.sources.export import OutputFormat
+from migration_pipeline.units import counted, counted_that
 
 ITEMS = partial(click.option, "--items", type=click.IntRange(0), default=200_000, show_default=True)
 FILES = partial(click.option, "--files", type=click.IntRange(1), default=8, show_default=True)
@@ -95,10 +95,15 @@ def sample(
     if changes:
         for window, records in zip(history.windows, history.records, strict=True):
             _say(f"wrote a window of {counted(records, 'record')}", window)
-        _say(f"wrote {history.final_items:,} items as they are at its end", history.final)
+        _say(
+            f"wrote {counted_that(history.final_items, 'item', 'as it is', 'as they are')} at the end",
+            history.final,
+        )
     if bad:
         _say(
-            "broken lines of all of these" if changes else f"{bad} of them are broken",
+            "broken lines of all of these"
+            if changes
+            else f"{bad:,} of them {'is' if bad == 1 else 'are'} broken",
             folder / "bad-items.jsonl",
         )
 
@@ -108,7 +113,7 @@ def _progress(items: int) -> Iterator[Callable[[int], None]]:
     """Show a bar, on a terminal; yields what is to be told the number of items written."""
     out = console()
     with Progress(console=out, transient=True, disable=not out.is_terminal) as bar:
-        task = bar.add_task(f"writing {items:,} items", total=items)
+        task = bar.add_task(f"writing {counted(items, 'item')}", total=items)
         yield lambda written: bar.update(task, completed=written)
 
 

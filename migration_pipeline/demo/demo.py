@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import time
 from collections import Counter
@@ -19,7 +20,6 @@ from migration_pipeline.demo import CLONE, LocalError, stack
 from migration_pipeline.demo.sample_history import write_history
 from migration_pipeline.migration.plan import Plan, make_plan
 from migration_pipeline.migration.plans import plan_path, read_plan, read_plans, write_plan
-from migration_pipeline.migration.units import counted, readable_size
 from migration_pipeline.operations.backfills import launch
 from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.operations.downstream import AssetStatus, downstream, to_launch
@@ -29,6 +29,7 @@ from migration_pipeline.profile.profile import Profile, load_profile
 from migration_pipeline.sources.export import Export, read_exports
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.targets.ddl import create_tables
+from migration_pipeline.units import counted, readable_size
 
 PROFILE = "shop"
 SEED = 1
@@ -69,7 +70,7 @@ def run_demo(items: int, files: int) -> int:
         plan = _plan(profile, base)
     full = [planned.file for planned in plan.files if planned.export_id == base.id]
     out.print(
-        f"export: {sum(file.items for file in full):,} items in {counted(len(full), 'file')}, "
+        f"export: {counted(sum(file.items for file in full), 'item')} in {counted(len(full), 'file')}, "
         f"{readable_size(sum(file.size for file in full))} compressed"
     )
     with ExitStack() as ends:
@@ -119,7 +120,7 @@ def _tell(out: Console, instance: DagsterClient, profile: Profile, window: Expor
     for file in files:
         rows.update({kind: sum(tables.values()) for kind, tables in file.metadata["row_changes"].items()})
     told = ", ".join(f"{rows[kind]:,} {kind}" for kind in ("inserted", "updated", "deleted", "unchanged"))
-    out.print(f"{sum(file.items for file in window.files):,} records of the window; rows: {told}")
+    out.print(f"{counted(sum(file.items for file in window.files), 'record')} of the window; rows: {told}")
     return 0
 
 
@@ -132,7 +133,9 @@ def _cut_over(out: Console) -> int:
 
 def _call(out: Console, *words: str) -> int:
     """Call a command as a user does, and show it; returns its exit status."""
-    out.print(f"\n$ migration-pipeline {' '.join(words)}", markup=False, highlight=False, soft_wrap=True)
+    out.print(
+        f"\n$ {shlex.join(('migration-pipeline', *words))}", markup=False, highlight=False, soft_wrap=True
+    )
     try:
         main(list(words), prog_name="migration-pipeline")
     except SystemExit as end:

@@ -22,6 +22,7 @@ from migration_pipeline.demo.sample_pictures import Pictures
 from migration_pipeline.demo.sample_shop import Mix, Shop
 from migration_pipeline.errors import UsageError
 from migration_pipeline.sources.export import OutputFormat
+from migration_pipeline.units import counted
 
 PROFILES = ("shop", "pictures")
 """The shipped profiles, each of which has a sample."""
@@ -100,7 +101,9 @@ def named(
 ) -> FullExport:
     """The name and the times of the sample of these numbers; raises `UsageError` for numbers that make none."""
     if items < 0 or files < 1:
-        raise UsageError(f"A sample needs at least 0 items and 1 file, not {items} items in {files} files.")
+        raise UsageError(
+            f"A sample needs at least 0 items and 1 file, not {counted(items, 'item')} in {counted(files, 'file')}."
+        )
     if profile not in PROFILES:
         raise UsageError(f"There is no sample of {profile}, only of {', '.join(PROFILES)}.")
     if bad and profile != "shop":

@@ -10,6 +10,7 @@ from random import Random
 from typing import NamedTuple
 
 from migration_pipeline.errors import UsageError
+from migration_pipeline.units import counted
 
 _WANTED = {"customer", "order", "line"}
 """Kinds of items that become rows: a broken one of another kind would be missed by nobody."""
@@ -73,7 +74,9 @@ def plant(mix: Iterable[tuple[str, int]], items: int, bad: int, seed: int) -> di
     wanted = (position for position, (kind, _) in enumerate(mix) if kind in _WANTED)
     chosen = nsmallest(bad, wanted, key=lambda _: random()) if bad else []
     if bad != len(chosen):
-        raise UsageError(f"{items} items can hold at most {len(chosen)} bad ones, not {bad}.")
+        raise UsageError(
+            f"{counted(items, 'item')} can hold at most {counted(len(chosen), 'bad one')}, not {bad:,}."
+        )
     return dict(sorted((position, FAULTS[turn % len(FAULTS)]) for turn, position in enumerate(chosen)))
 
 

@@ -23,6 +23,7 @@ from migration_pipeline.demo.sample_stories import EARLY, Dealt, Items, deal, of
 from migration_pipeline.demo.sample_window_faults import Broken, Planted
 from migration_pipeline.demo.sample_windows import Clock, keys_reader, record, write_window
 from migration_pipeline.errors import UsageError
+from migration_pipeline.units import counted
 
 VIEWS = ("NEW_AND_OLD_IMAGES", "NEW_IMAGE")
 
@@ -70,7 +71,7 @@ def write_history(
     if changes < 1 or windows < 1 or view not in VIEWS:
         raise UsageError(
             f"A history needs at least 1 change, 1 window and a view of {' or '.join(VIEWS)}, "
-            f"not {changes} changes in {windows} windows with {view}."
+            f"not {counted(changes, 'change')} in {counted(windows, 'window')} with {view}."
         )
     told = named(items=items, files=files, seed=seed, bad=bad, profile=profile)
     name = f"{told.id}: {changes} changes in {windows} windows"

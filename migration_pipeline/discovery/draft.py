@@ -23,6 +23,7 @@ from migration_pipeline.discovery.names import (
 from migration_pipeline.discovery.source import text_literal
 from migration_pipeline.discovery.survey import EntityType, Survey
 from migration_pipeline.errors import UsageError
+from migration_pipeline.units import all_that, counted, counted_that
 
 ENOUGH = 100
 """Items of a type that a sample needs, for an attribute that all of them have to be taken for required."""
@@ -102,7 +103,11 @@ def make_draft(survey: Survey, name: str) -> Draft:
     if not survey.types:
         raise UsageError(
             f"{survey.export.uri}: no items to draft a profile from"
-            + (f": all {survey.bad_items:,} items read are bad" if survey.bad_items else "")
+            + (
+                f": {all_that(survey.bad_items, 'item', 'read is', 'read are')} bad"
+                if survey.bad_items
+                else ""
+            )
         )
     if not survey.key.attributes:
         raise UsageError(f"{survey.export.uri}: no key can be proposed: {survey.key.reason}")
@@ -177,7 +182,9 @@ def _key_comment(found: EntityType, survey: Survey, names: list[str]) -> str:
     same = [f"{quoted(name)} is always {text}" for name, text in constant.items() if name not in names]
     text = f"Key: {' and '.join(map(quoted, names))}" + (f"; {', '.join(same)}." if same else ".")
     if len(names) == 2 and found.distinct_sorts and found.items > 1:
-        text += f" {quoted(names[1])} alone was different in all {found.items:,} items looked at, too."
+        text += (
+            f" {quoted(names[1])} alone was different in all {counted(found.items, 'item')} looked at, too."
+        )
     return text
 
 
@@ -215,7 +222,9 @@ class _Fields:
         field = Field(name, item_field, fit.item, row_field, fit.row, value, column_name(row_field))
         if not self._found.always_there(attribute):
             missing = self._found.items - attribute.present
-            field.comments.append(f"{missing:,} items lack it, and would go to the quarantine")
+            field.comments.append(
+                f"{counted_that(missing, 'item', 'lacks', 'lack')} it, and would go to the quarantine"
+            )
         self.made.append(field)
         return field
 
@@ -264,7 +273,7 @@ class _Fields:
     def _comments(self, attribute: Attribute, fit: Fit) -> list[str]:
         said = [fit.note] if fit.note else []
         if attribute.nul:
-            said.append(f"U+0000 in {attribute.nul:,} items, e.g. {attribute.nul_example}")
+            said.append(f"U+0000 in {counted(attribute.nul, 'item')}, e.g. {attribute.nul_example}")
         return said
 
 

@@ -17,8 +17,8 @@ from rich.text import Text
 from migration_pipeline.discovery.attributes import Attribute
 from migration_pipeline.discovery.survey import EntityType, Survey, patterns, shown
 from migration_pipeline.errors import UsageError
-from migration_pipeline.migration.units import readable_size
 from migration_pipeline.sources.export import Window, utc
+from migration_pipeline.units import counted, counted_that, readable_size, some_of, some_that
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -119,15 +119,15 @@ def _range(attribute: Attribute) -> list[str] | None:
 def scope(found: dict[str, Any]) -> str:
     """Describe which items were looked at: the findings claim nothing beyond them."""
     export, looked = found["export"], found["looked_at"]
-    files = f"{looked['files']:,} of {export['files']:,} files"
+    files = some_of(looked["files"], export["files"], "file")
     if looked["all"]:
-        return f"All {export['items']:,} items of {export['files']:,} files were read."
+        return f"All was read: {counted(export['items'], 'item')} of {counted(export['files'], 'file')}."
     if looked["bytes"] is None:
-        return f"{looked['items']:,} of {export['items']:,} items were read, in {files}."
+        return f"{some_that(looked['items'], export['items'], 'item', 'was', 'were')} read, in {files}."
     whole = looked["drawn_from"] == export["items"]
     where = "all of them" if whole else f"the first {looked['drawn_from']:,}"
     return (
-        f"Sampled: {looked['items']:,} of {export['items']:,} items ({percent(looked['share'])}), drawn at random from "
+        f"Sampled: {some_of(looked['items'], export['items'], 'item')} ({percent(looked['share'])}), drawn at random from "
         f"{where}, {readable_size(looked['bytes'])} unzipped at the beginning of {files}. Shares are those of the sample, "
         "counts with ≈ are estimates; of other items nothing is known."
     )
@@ -162,7 +162,8 @@ def sentences(found: dict[str, Any]) -> list[str]:
 def troubles(found: dict[str, Any]) -> list[str]:
     """Say what could not be read."""
     return [
-        f"{bad['items']:,} items are bad, e.g. {bad['example']}: {bad['reason']}" for bad in found["bad"]
+        f"{counted_that(bad['items'], 'item', 'is', 'are')} bad, e.g. {bad['example']}: {bad['reason']}"
+        for bad in found["bad"]
     ] + [f"not read: {reason}" for reason in found["unread"].values()]
 
 
@@ -212,8 +213,10 @@ def attribute_row(attribute: dict[str, Any]) -> tuple[str, ...]:
 def _longest(attribute: dict[str, Any]) -> str:
     if attribute["most_digits"] and attribute["longest_text"] is None:
         decimals = attribute["most_decimals"]
-        return f"{attribute['most_digits']} digits" + (f", {decimals} decimals" if decimals else "")
-    return "" if attribute["longest_text"] is None else f"{attribute['longest_text']:,} characters"
+        return counted(attribute["most_digits"], "digit") + (
+            f", {counted(decimals, 'decimal')}" if decimals else ""
+        )
+    return "" if attribute["longest_text"] is None else counted(attribute["longest_text"], "character")
 
 
 def _notes(attribute: dict[str, Any]) -> Iterable[str]:
@@ -222,7 +225,7 @@ def _notes(attribute: dict[str, Any]) -> Iterable[str]:
     if attribute["nul"]:
         yield f"U+0000 in {attribute['nul']['items']:,}, e.g. {attribute['nul']['example']}"
     if attribute["depth"]:
-        yield f"{attribute['depth']} levels"
+        yield counted(attribute["depth"], "level")
 
 
 # -- terminal --------------------------------------------------------------------------------------
@@ -236,7 +239,7 @@ def tables(found: dict[str, Any]) -> Group:
         return Group(*parts)
     parts.append(_table(TYPE_COLUMNS, map(type_row, found["types"]), right=(1, 2, 3, 4)))
     for kind in found["types"][:MAX_SHOWN]:
-        parts.append(Text(f"{kind['pattern']}, {kind['items']:,} items", style="bold"))
+        parts.append(Text(f"{kind['pattern']}, {counted(kind['items'], 'item')}", style="bold"))
         parts.append(
             _table(ATTRIBUTE_COLUMNS, map(attribute_row, kind["attributes"][:MAX_LISTED]), right=(2,))
         )
@@ -245,7 +248,7 @@ def tables(found: dict[str, Any]) -> Group:
     if len(found["types"]) > MAX_SHOWN:
         parts.append(
             Text(
-                f"The attributes of {len(found['types']) - MAX_SHOWN:,} rarer types are in what --json and --html give."
+                f"The attributes of {counted_that(len(found['types']) - MAX_SHOWN, 'rarer type', 'are', 'are')} in what --json and --html give."
             )
         )
     return Group(*parts)
@@ -267,7 +270,7 @@ def html(found: dict[str, Any]) -> str:
     """Lay the facts out as one HTML page that loads nothing and runs nothing. Every text in it is escaped."""
     kinds = [
         (
-            f"{kind['pattern']}, {kind['items']:,} items",
+            f"{kind['pattern']}, {counted(kind['items'], 'item')}",
             list(map(attribute_row, kind["attributes"])),
             further(kind),
         )

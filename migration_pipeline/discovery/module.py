@@ -215,5 +215,10 @@ def _rest(draft: Draft) -> list[str]:
         *(f'# profile.ignore({_conditions(entity)}, because="…")' for entity in draft.entities),
     ]
     if bad := draft.survey.bad_items:
-        lines += ["#", *comment(f"{bad:,} of the items looked at are bad, and will go to the quarantine.")]
+        lines += [
+            "#",
+            *comment(
+                f"{bad:,} of the items looked at {'is' if bad == 1 else 'are'} bad, and will go to the quarantine."
+            ),
+        ]
     return lines

@@ -58,6 +58,7 @@ class LoadedFile(msgspec.Struct, frozen=True, kw_only=True):
     md5: str = ""
     """base64(MD5) of these bytes."""
     seconds: float = 0.0
+    """From the first line's read to the last batch's write, before its commit. Connecting and Dagster's part are not in it."""
 
     @property
     def conserved(self) -> bool:
@@ -88,7 +89,7 @@ class FileReport(LoadedFile, frozen=True, kw_only=True):
 
     @property
     def items_per_second(self) -> float:
-        """Items read a second; 0 for an empty file."""
+        """Items read, by the seconds of the load; 0 for an empty file."""
         return self.items / self.seconds if self.seconds and self.items else 0.0
 
 

@@ -25,6 +25,7 @@ from migration_pipeline.engine.patterns import count_pattern
 from migration_pipeline.engine.threads import Behind, ahead
 from migration_pipeline.engine.transform import Bad, Counts, Outcome
 from migration_pipeline.errors import MigrationError
+from migration_pipeline.units import counted
 
 PROGRESS_SECONDS = 5.0
 """Seconds before the first call of the progress hook."""
@@ -206,8 +207,8 @@ class FileLoad:
             if earlier is not None and earlier is not error:
                 raise earlier from error
             raise
-        seconds = time.monotonic() - self._started
-        return msgspec.structs.replace(reports[-1], retries=self._target.retries, seconds=seconds)
+        # All else is as in the receipt, its seconds, too: so log, metadata, receipt and report tell one speed.
+        return msgspec.structs.replace(reports[-1], retries=self._target.retries)
 
     def _cancel(self) -> None:
         self._pace.cancel()
@@ -291,7 +292,7 @@ class FileLoad:
         told = "; ".join(f"{reason} ({count:,} ×)" for reason, count in reasons)
         line = max(one.number for one in bad)
         return MigrationError(
-            f"{self.name}: more than {self._allowed:,} of its {self.items:,} items are bad, the last one in line "
+            f"{self.name}: more than {self._allowed:,} of its {counted(self.items, 'item')} are bad, the last one in line "
             f"{line:,}: {told}. Fix the profile or the table and rerun the file, or allow more with max_bad_items and "
             "max_bad_share",
             line=line,

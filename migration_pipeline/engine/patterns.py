@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from migration_pipeline.profile.profile import Profile
+from migration_pipeline.units import counted_that
 
 MAX_PATTERNS = 50
 """Distinct key patterns kept of unrouted items; the rest is counted under one."""
@@ -49,7 +50,7 @@ def rules_that_cannot_hold(profile: Profile, unrouted: Mapping[str, int]) -> lis
                 if f"{name}=({wire})" in pattern and wire not in wanted:
                     counts[wire] += count
         said += [
-            f"{count:,} items that no rule takes have {name!r} as {wire}, but the profile's rules compare it with "
+            f"{counted_that(count, 'item', 'that no rule takes has', 'that no rule takes have')} {name!r} as {wire}, but the profile's rules compare it with "
             f"{' or '.join(sorted(wanted))}, so none of them can match; {WAYS_OUT[wire].format(name=name)}"
             for wire, count in counts.items()
         ]

@@ -132,7 +132,7 @@ def _base(exports: Sequence[Link]) -> Link:
         )
     if len(full) > 1:
         raise UsageError(
-            f"windows follow one full export, but these are {len(full)}: {full[0].id}, of {full[0].export_time}, and "
+            f"windows follow one full export, but these are {len(full):,}: {full[0].id}, of {full[0].export_time}, and "
             f"{full[1].id}, of {full[1].export_time}; plan one of them with the windows"
         )
     return full[0]

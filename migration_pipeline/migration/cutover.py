@@ -15,7 +15,6 @@ from migration_pipeline.migration.chain import holes, overlap_seconds
 from migration_pipeline.migration.names import FINISHING
 from migration_pipeline.migration.plan import Plan
 from migration_pipeline.migration.reach import loaded_until, planned_until, time_of
-from migration_pipeline.migration.units import readable_time
 from migration_pipeline.migration.verdicts import (
     QUARANTINE_WAY_OUT,
     UNROUTED_WAY_OUT,
@@ -40,6 +39,7 @@ from migration_pipeline.targets.receipts import (
 from migration_pipeline.targets.records import FileKey, Receipt, Verification
 from migration_pipeline.targets.sequences import SequenceState, read_sequences
 from migration_pipeline.targets.states import read_states
+from migration_pipeline.units import counted, counted_that, readable_time, some_of
 
 NAMED = 5
 """Files, tables or holes that a line names at most; their number is always complete."""
@@ -141,7 +141,7 @@ def not_proven(unverified: str, found: Verification | None) -> str:
     if unverified or found is None:
         return unverified or "they have not been compared yet"
     differing = found.missing + found.different + found.extra
-    return f"{differing:,} rows differ from the export" if differing else ""
+    return f"{counted_that(differing, 'row', 'differs', 'differ')} from the export" if differing else ""
 
 
 def checklist(facts: Facts) -> list[Check]:
@@ -191,7 +191,7 @@ def chain_check(plan: Plan) -> Check:
         if seconds
         else ""
     )
-    told_of = f"{windows:,} {'window' if windows == 1 else 'windows'} from {spelled(time_of(first))} to {spelled(planned_until(plan))}"
+    told_of = f"{counted(windows, 'window')} from {spelled(time_of(first))} to {spelled(planned_until(plan))}"
     return Check(name, True, told_of + early)
 
 
@@ -227,7 +227,7 @@ def _materialized(facts: Facts) -> Check:
 def _of_files(facts: Facts, name: str, wrong: Sequence[str], text: str, way_out: str) -> Check:
     total = len(facts.plan.files)
     but = f"; not: {_named(wrong)}" if wrong else ""
-    found = f"{total - len(wrong):,} of {total:,} files {text}{but}"
+    found = f"{some_of(total - len(wrong), total, 'file')} {text}{but}"
     return Check(name, not wrong, found, way_out if wrong else "")
 
 
@@ -269,7 +269,7 @@ def _verified(facts: Facts) -> Check:
     text = (
         _named(wrong, "; ")
         if wrong
-        else f"{len(facts.unproven):,} tables are as the export and its windows have them"
+        else f"{counted_that(len(facts.unproven), 'table', 'is', 'are')} as the export and its windows have {'it' if len(facts.unproven) == 1 else 'them'}"
     )
     way_out = f"migration-pipeline verify {facts.plan.reference}"
     return _check("verify has passed since", not wrong, text, way_out)
@@ -277,7 +277,7 @@ def _verified(facts: Facts) -> Check:
 
 def _sequences(facts: Facts) -> Check:
     wrong = [_behind(each) for each in facts.sequences if not each.past]
-    text = _named(wrong, "; ") if wrong else f"{len(facts.sequences):,} sequences"
+    text = _named(wrong, "; ") if wrong else counted(len(facts.sequences), "sequence")
     way_out = f"materialize the asset [{facts.plan.profile}, {FINISHING}] again in Dagster, which moves them"
     return _check("sequences are past the greatest value", not wrong, text, way_out)
 

@@ -13,6 +13,7 @@ from migration_pipeline.sources.export import Export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
 from migration_pipeline.sources.windows import item_line
+from migration_pipeline.units import counted
 
 ITEMS = 1_000
 """Items that are looked at, at most."""
@@ -34,7 +35,7 @@ def first_look(profile: Profile, exports: Sequence[Export], storage: Storage) ->
     said = rules_that_cannot_hold(profile, outcome.counts.unrouted)
     if not outcome.lines and not outcome.bad:
         said.append(
-            f"no route of the profile takes any of the first {len(lines):,} items of {file.name}: see its conditions"
+            f"no route of the profile takes any of the first {counted(len(lines), 'item')} of {file.name}: see its conditions"
         )
     return said
 

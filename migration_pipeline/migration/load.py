@@ -34,6 +34,7 @@ from migration_pipeline.targets.ledger import Place
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
 from migration_pipeline.targets.session import Session
 from migration_pipeline.targets.throttle import FilePace, Throttle, ThrottleSettings
+from migration_pipeline.units import counted, counted_that
 
 
 def described(defaults: msgspec.Struct) -> Iterator[tuple[str, Any, msgspec.Meta]]:
@@ -175,7 +176,9 @@ class Loader:
         if report.items and not (report.loaded or report.quarantined or report.superseded):
             log.warning(f"{name}: no route of the profile took any of its items")
         for column, count in report.rounded.items():
-            log.info(f"{name}: {count:,} values were made to fit the column {column}, as the Row allows")
+            log.info(
+                f"{name}: {counted_that(count, 'value', 'was', 'were')} made to fit the column {column}, as the Row allows"
+            )
 
 
 def _how_it_was_read(report: FileReport) -> str:
@@ -189,18 +192,16 @@ def _how_it_was_read(report: FileReport) -> str:
 
 
 def sentence(report: FileReport, *, of_window: bool) -> str:
-    """The account of a file in one line: ``done, 12 items in 0.1 s (120 items/s), 10 rows, 2 skipped, 0 quarantined``."""
-    items = "records" if of_window else "items"
-    begun = (
-        f"done, {report.items:,} {items} in {report.seconds:.1f} s ({report.items_per_second:,.0f} {items}/s)"
-    )
+    """The account of a file in one line: ``done, 12 items in 0.10 s (120 items/s), 10 rows, 2 skipped, 0 quarantined``."""
+    unit = "record" if of_window else "item"
+    begun = f"done, {counted(report.items, unit)} in {report.seconds:,.2f} s ({report.items_per_second:,.0f} {unit}s/s)"
     left = f"{sum(report.skipped.values()):,} skipped, {report.quarantined:,} quarantined"
     if of_window:
         counts = {kind: sum(rows.values()) for kind, rows in report.row_changes.items()}
         rows = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
         return f"{begun}, rows: {rows}; records: {report.superseded:,} superseded, {left}"
     superseded = f"{report.superseded:,} superseded, " if report.superseded else ""
-    return f"{begun}, {sum(report.rows.values()):,} rows, {superseded}{left}"
+    return f"{begun}, {counted(sum(report.rows.values()), 'row')}, {superseded}{left}"
 
 
 def transform_of(

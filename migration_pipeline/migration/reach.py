@@ -10,6 +10,7 @@ import msgspec
 from migration_pipeline.errors import UsageError
 from migration_pipeline.migration.plan import Plan, PlannedExport, PlannedFile
 from migration_pipeline.sources.window_times import whole_second
+from migration_pipeline.units import counted
 
 
 def base_of(plan: Plan) -> PlannedExport:
@@ -17,7 +18,7 @@ def base_of(plan: Plan) -> PlannedExport:
     bases = [export for export in plan.exports if export.window is None]
     if len(bases) != 1:
         raise UsageError(
-            f"the plan of {plan.profile} has {len(bases):,} full exports, and windows follow just one; plan again with one"
+            f"the plan of {plan.profile} has {counted(len(bases), 'full export')}, and windows follow just one; plan again with one"
         )
     return bases[0]
 

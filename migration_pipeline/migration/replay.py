@@ -16,6 +16,7 @@ from migration_pipeline.profile.profile import Profile
 from migration_pipeline.targets.connection import DatabaseSettings
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
 from migration_pipeline.targets.receipts import files_to_replay
+from migration_pipeline.units import counted
 
 
 class ReplayReport(msgspec.Struct, kw_only=True):
@@ -84,7 +85,7 @@ def replay_plan(
         total.add(report)
         over = f"{report.superseded:,} superseded, " if report.superseded else ""
         say(
-            f"{name}: {report.items:,} items replayed: {report.loaded:,} loaded, {report.skipped:,} skipped, "
+            f"{name}: {counted(report.items, 'item')} replayed: {report.loaded:,} loaded, {report.skipped:,} skipped, "
             f"{over}{report.quarantined:,} still in quarantine"
         )
     return total

@@ -14,13 +14,13 @@ from typing import Any, TypeVar
 import msgspec
 
 from migration_pipeline.migration.plan import Plan, PlannedFile
-from migration_pipeline.migration.units import counted, counted_that
 from migration_pipeline.profile.aggregate import Aggregate
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.profile.row import Table
 from migration_pipeline.targets.receipts import ReceiptSummary
 from migration_pipeline.targets.records import AggregateReceipt, FileKey, Receipt, Verification, md5_of_files
 from migration_pipeline.targets.states import TableState
+from migration_pipeline.units import counted, counted_that, some_of
 
 PATTERNS_SHOWN = 10
 """Key patterns that are shown at most; the number of items is always complete."""
@@ -113,14 +113,17 @@ class Left(msgspec.Struct, frozen=True, kw_only=True):
         ordered = sorted(self.unrouted.items(), key=lambda pair: (-pair[1], pair[0]))
         shown = "; ".join(f"{pattern} ({count:,})" for pattern, count in ordered[:PATTERNS_SHOWN])
         more = (
-            f"; and {len(ordered) - PATTERNS_SHOWN:,} more patterns" if len(ordered) > PATTERNS_SHOWN else ""
+            f"; and {counted(len(ordered) - PATTERNS_SHOWN, 'more pattern')}"
+            if len(ordered) > PATTERNS_SHOWN
+            else ""
         )
-        return f"no rule takes {sum(self.unrouted.values()):,} items, with keys {shown}{more}"
+        return f"no rule takes {counted(sum(self.unrouted.values()), 'item')}, with keys {shown}{more}"
 
     def quarantined_text(self, loaded: bool = True) -> str:
         """The number of items that are in the quarantine, or would be, and how many the profile allows."""
         allowed = f", and the profile allows {self.may_quarantine:,}" if self.may_quarantine else ""
-        return f"{self.quarantined:,} items {'are in' if loaded else 'would go to'} the quarantine{allowed}"
+        are = ("is in", "are in") if loaded else ("would go to", "would go to")
+        return f"{counted_that(self.quarantined, 'item', *are)} the quarantine{allowed}"
 
 
 UNROUTED_WAY_OUT = (
@@ -157,7 +160,7 @@ def extra_text(rows: int, before: Sequence[str], reference: str) -> str:
     """Explain rows that no item makes, and what to do with them."""
     loaded = f"; exports loaded before: {', '.join(before)}" if before else ""
     return (
-        f"{rows:,} rows in the tables come from no item of this plan{loaded}; no command deletes them: see their keys with "
+        f"{counted_that(rows, 'row', 'in the tables comes', 'in the tables come')} from no item of this plan{loaded}; no command deletes such rows: see their keys with "
         f"migration-pipeline verify {reference} --extra --keys, then delete them, or empty the tables and load again "
         "(docs/verification.md has the SQL)"
     )
@@ -189,13 +192,13 @@ class Rows(msgspec.Struct, frozen=True, kw_only=True):
     def text(self) -> str:
         """What was found."""
         if self.decides:
-            return f"{self.written:,} rows written, {self.there:,} in the table: {self.decides}"
+            return f"{counted(self.written, 'row')} written, {self.there:,} in the table: {self.decides}"
         if not self.passed:
             return (
-                f"{self.replaced:,} of {self.written:,} rows written are not in the table, and {self.within_batches:,} "
-                "have the key of another in their batch"
+                f"{some_of(self.replaced, self.written, 'row')} written {'is' if self.replaced == 1 else 'are'} not in the table, and {self.within_batches:,} "
+                f"{'has' if self.within_batches == 1 else 'have'} the key of another in the same batch"
             )
-        return f"{self.written:,} rows written, {self.there:,} in the table"
+        return f"{counted(self.written, 'row')} written, {self.there:,} in the table"
 
 
 def rows_of(table: Table, receipts: Sequence[Receipt], there: int, *, windows: bool = False) -> Rows:
@@ -238,7 +241,9 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
         """What was found."""
         if self.waits:
             return f"waits for {counted_that(self.waits, 'file', 'that is', 'that are')} not loaded"
-        return self.fault or f"each of {self.receipt.groups if self.receipt else 0:,} groups is a row"
+        return (
+            self.fault or f"each of {counted(self.receipt.groups if self.receipt else 0, 'group')} is a row"
+        )
 
 
 def made_of_all(
@@ -271,9 +276,9 @@ def aggregate_fault(
     if made.sql_md5 != aggregate.sql_md5:
         return "the profile's SQL has changed since it was made"
     if made.groups != made.rows:
-        return f"{made.groups:,} groups of landed rows became {made.rows:,} rows"
+        return f"{counted(made.groups, 'group')} of landed rows became {counted(made.rows, 'row')}"
     if rows is not None and rows < made.rows:
-        return f"{made.rows:,} rows were made, but {rows:,} are in the table"
+        return f"{counted_that(made.rows, 'row', 'was', 'were')} made, but the table has {rows:,}"
     return ""
 
 

@@ -31,6 +31,7 @@ from migration_pipeline.targets.records import KeptDifference, Verification, md5
 from migration_pipeline.targets.session import Session
 from migration_pipeline.targets.sql import EXAMPLES
 from migration_pipeline.targets.states import read_states
+from migration_pipeline.units import counted
 
 
 class ComparedFile(msgspec.Struct):
@@ -148,9 +149,9 @@ def _would_go(files: Sequence[ComparedFile]) -> list[str]:
     gone = Counter[str]()
     for file in files:
         gone.update(file.report.deleted_rows)
-    notes = [f"{rows:,} rows of {name} would be deleted" for name, rows in (+gone).items()]
+    notes = [f"{counted(rows, 'row')} of {name} would be deleted" for name, rows in (+gone).items()]
     if superseded := sum(file.report.superseded for file in files):
-        notes.append(f"{superseded:,} items would be passed over: a newer state of them is loaded")
+        notes.append(f"{counted(superseded, 'item')} would be passed over: a newer state is loaded")
     return notes
 
 
@@ -170,7 +171,9 @@ def _not_tried(plan: Plan, profile: Profile, files: Sequence[PlannedFile]) -> li
     if profile.finishing:
         notes.append(f"not tried: finishing ({', '.join(step.name for step in profile.finishing)})")
     if others := len(plan.files) - len(files):
-        notes.append(f"not tried: keys that these files share with the plan's {others:,} other files")
+        notes.append(
+            f"not tried: keys that these files share with the plan's {counted(others, 'other file')}"
+        )
     return notes
 
 

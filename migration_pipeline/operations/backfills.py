@@ -13,6 +13,7 @@ from migration_pipeline.migration.plan import Plan
 from migration_pipeline.operations.client import DagsterClient, DagsterClientError, first_line
 from migration_pipeline.operations.runs import EXECUTING, POLL_SECONDS, WAITING, Run, is_of, runs
 from migration_pipeline.profile.profile import Profile
+from migration_pipeline.units import counted
 
 NEWEST_BACKFILLS = 50
 """Backfills looked at, newest first, to find those of a profile."""
@@ -151,7 +152,7 @@ def stop(
         if time.monotonic() > deadline:
             done.left, done.open_backfills = alive, [one.id for one in open_now]
             return done
-        line = f"waiting for {len(alive):,} runs and {len(open_now):,} backfills to end"
+        line = f"waiting for {counted(len(alive), 'run')} and {counted(len(open_now), 'backfill')} to end"
         if line != said:
             say(line)
             said = line

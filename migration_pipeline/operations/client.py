@@ -19,7 +19,8 @@ TIMEOUT_SECONDS = 60
 ANSWER_SECONDS = 10
 """How long to wait for a webserver's first answer."""
 DAEMON_CATCHES_UP_SECONDS = 5
-"""Wait before a launch: without it the daemon may have old code, and fail for partitions that "no longer" exist."""
+"""Age of the code before a launch: with younger one the daemon may still have the old, and fail for partitions that "no
+longer" exist."""
 
 CHECK_URL = "check MIGRATION_DAGSTER_URL"
 
@@ -90,14 +91,20 @@ class DagsterClient:
             return False
         return isinstance(info, dict) and "dagster_webserver_version" in info
 
-    def load_plan(self, plan: Plan, profile: Profile, *, changed: bool = False) -> None:
+    def load_plan(
+        self, plan: Plan, profile: Profile, *, changed: bool = False, for_launch: bool = True
+    ) -> None:
         """Make sure Dagster knows the plan, its options included, reloading its code if it does not.
 
-        One that has `changed` just now is reloaded without a look. Raises `DagsterClientError` when it still
-        does not know them: the code location fails, or reads other plans.
+        One that has `changed` just now is reloaded without a look. `for_launch`, the daemon must know it, too. Raises
+        `DagsterClientError` when Dagster still does not know it: the code location fails, or reads other plans.
         """
-        if not changed and self.knows(plan, profile):
-            return
+        if changed or not self.knows(plan, profile):
+            self._reload(plan, profile)
+        if for_launch:
+            self._await_daemon()
+
+    def _reload(self, plan: Plan, profile: Profile) -> None:
         for location in self._locations():
             self.query(RELOAD, name=location["name"])
         deadline = time.monotonic() + self._timeout
@@ -109,10 +116,15 @@ class DagsterClient:
                     + (failure or "its code location reads other plans; check MIGRATION_PLANS there")
                 )
             time.sleep(0.5)
-        # The webserver has the new code. The daemon, which has no call to ask it, looks every second.
-        time.sleep(DAEMON_CATCHES_UP_SECONDS)
-        # Just as long the webserver keeps a connection that is not used: the next question must not meet it as it closes.
-        self._session.close()
+
+    def _await_daemon(self) -> None:
+        """Wait until the daemon has the webserver's code. It has no call to ask it, and looks for new code every second."""
+        loaded = max((location["updatedTimestamp"] for location in self._locations()), default=0.0)
+        left = DAEMON_CATCHES_UP_SECONDS - (time.time() - loaded)
+        if left > 0:
+            time.sleep(min(left, DAEMON_CATCHES_UP_SECONDS))  # the server's clock may be ahead of this one
+            # About as long the webserver keeps a connection that is not used: the next question must not meet it as it closes.
+            self._session.close()
 
     def knows(self, plan: Plan, profile: Profile) -> bool:
         """Whether the plan that Dagster has loaded is this one, with an asset for each table of the profile."""
@@ -191,7 +203,7 @@ LOCATIONS = """
 query Locations {
   workspaceOrError {
     ... on Workspace {
-      locationEntries { name locationOrLoadError { __typename ... on PythonError { message } } }
+      locationEntries { name updatedTimestamp locationOrLoadError { __typename ... on PythonError { message } } }
     }
   }
 }"""

@@ -8,11 +8,11 @@ from datetime import datetime
 from migration_pipeline.errors import MigrationError, UsageError
 from migration_pipeline.migration.plan import Plan
 from migration_pipeline.migration.reach import base_of, loaded_until
-from migration_pipeline.migration.units import counted_that
 from migration_pipeline.operations.downstream import AssetStatus
 from migration_pipeline.operations.exports import TableExports
 from migration_pipeline.operations.files import BUSY, FileStatus
 from migration_pipeline.profile.profile import Profile
+from migration_pipeline.units import counted, counted_that
 
 NAMED = 3
 """Failed files that an error names at most."""
@@ -52,7 +52,7 @@ def next_files(plan: Plan, files: Sequence[FileStatus]) -> list[FileStatus]:
 def _check(plan: Plan, export: str, left: Sequence[FileStatus]) -> None:
     if export not in [window.id for window in plan.windows]:
         raise MigrationError(
-            f"{plan.profile}: {len(left):,} files of the full export {export} are not loaded, and windows wait for them; load them "
+            f"{plan.profile}: {counted(len(left), 'file')} of the full export {export} {'is' if len(left) == 1 else 'are'} not loaded, and windows wait for that; load the full export "
             f"with migration-pipeline backfill {plan.reference} --wait, then follow"
         )
     if failed := [file for file in left if file.state in ("failed", "stopped")]:
@@ -94,4 +94,4 @@ def reached(plan: Plan, files: Sequence[FileStatus]) -> datetime | None:
 
 def titled(profile: Profile, files: Sequence[FileStatus], export: str) -> str:
     """The title of a backfill of a window."""
-    return f"{profile.name}: window {export}, {len(files):,} files"
+    return f"{profile.name}: window {export}, {counted(len(files), 'file')}"

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from migration_pipeline import settings
 from migration_pipeline.migration.plan import Plan, PlannedFile
-from migration_pipeline.migration.units import counted_that
 from migration_pipeline.migration.verdicts import conserved, matches
 from migration_pipeline.operations.downstream import AssetStatus, read_made
 from migration_pipeline.operations.files import FileStatus
@@ -21,6 +20,7 @@ from migration_pipeline.targets.connection import DatabaseError
 from migration_pipeline.targets.ddl import check_tables
 from migration_pipeline.targets.receipts import empty_tables, read_landed, read_receipts
 from migration_pipeline.targets.records import FileKey, Receipt
+from migration_pipeline.units import counted_that
 
 UNLANDED = "without the landed rows that an aggregate needs"
 

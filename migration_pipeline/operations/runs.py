@@ -18,6 +18,7 @@ from migration_pipeline.migration.names import table_keys
 from migration_pipeline.migration.plan import Plan, PlannedFile
 from migration_pipeline.operations.client import ENTRIES, DagsterClient, first_line, metadata_of
 from migration_pipeline.profile.profile import Profile
+from migration_pipeline.units import counted
 
 EXECUTING = ("STARTING", "STARTED", "CANCELING")
 WAITING = ("QUEUED", "NOT_STARTED")
@@ -225,7 +226,7 @@ def one_file(plan: Plan, text: str) -> PlannedFile:
     if len(found) > 1:
         names = ", ".join(planned.file.name for planned in found[:5])
         raise UsageError(
-            f"{text} is part of the names of {len(found)} files: {names}{', …' if len(found) > 5 else ''}; "
+            f"{text} is part of the names of {counted(len(found), 'file')}: {names}{', …' if len(found) > 5 else ''}; "
             "give a longer part of the name"
         )
     return found[0]

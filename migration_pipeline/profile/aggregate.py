@@ -12,6 +12,7 @@ from typing_extensions import dataclass_transform
 
 from migration_pipeline.errors import UsageError
 from migration_pipeline.profile.row import Row, Table, table_of
+from migration_pipeline.units import counted
 
 
 @dataclass_transform(frozen_default=True)
@@ -61,7 +62,7 @@ def make_aggregate(
         raise UsageError(f"{where}: an aggregate's Row must have a key and must not use version= or Merge")
     if len(by) != len(table.key):
         raise UsageError(
-            f"{where}: by={', '.join(by)} must name {len(table.key)} columns, one for each key column ({', '.join(table.key)})"
+            f"{where}: by={', '.join(by)} must name {counted(len(table.key), 'column')}, one for each key column ({', '.join(table.key)})"
         )
     for source in map(table_of, of):
         columns = {column.name: column for column in source.columns}

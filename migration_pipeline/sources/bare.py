@@ -15,6 +15,7 @@ import msgspec
 from migration_pipeline.sources.export import MANIFEST, Export, ExportError, ExportFile, uri_of
 from migration_pipeline.sources.storage import Listed, Storage, StorageError, join
 from migration_pipeline.sources.stream import FileStream
+from migration_pipeline.units import some_that
 
 DOUBT = "it has no manifest: nothing says what it should hold; its files were counted, and their MD5 taken, when it was planned"
 
@@ -70,7 +71,7 @@ def _check_archived(folder: str, names: list[str], there: Mapping[str, Listed]) 
     archived = [name for name in names if there[name].archived]
     if archived:
         raise StorageError(
-            f"{folder}: {len(archived):,} of {len(names):,} files are archived (Glacier), {archived[0]} among them; restore them "
+            f"{folder}: {some_that(len(archived), len(names), 'file', 'is', 'are')} archived (Glacier), {archived[0]} among them; restore them "
             "and copy them to another folder, then plan that"
         )
 

@@ -23,6 +23,7 @@ from isal import igzip, isal_zlib
 from migration_pipeline.errors import UsageError
 from migration_pipeline.sources.storage import Listed, Storage, StorageError, explained, is_s3, join, split_s3
 from migration_pipeline.sources.windows import key_names
+from migration_pipeline.units import counted, some_that
 
 OutputFormat = Literal["DYNAMODB_JSON", "ION"]
 """How an export's lines are spelled, as a manifest says it."""
@@ -185,7 +186,7 @@ def _files(
     promised = sum(file.item_count for file in listed)
     if promised != summary.item_count:
         raise ExportError(
-            f"{files_uri}: its files hold {promised:,} items, but manifest-summary.json says "
+            f"{files_uri}: its files hold {counted(promised, 'item')}, but manifest-summary.json says "
             f"{summary.item_count:,}; the manifest is incomplete: copy the export again"
         )
     folders = [join(uri, "data")]
@@ -346,7 +347,7 @@ def _resolve(
     if archived:
         folder = archived[0].uri.rsplit("/", 1)[0]
         raise StorageError(
-            f"{folder}: {len(archived):,} of {len(files):,} files are archived (Glacier), {archived[0].name} among them; "
+            f"{folder}: {some_that(len(archived), len(files), 'file', 'is', 'are')} archived (Glacier), {archived[0].name} among them; "
             "restore them first (aws s3api restore-object), then plan again"
         )
     return tuple(sorted(files, key=lambda f: f.name))

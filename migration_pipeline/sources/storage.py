@@ -13,16 +13,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-import boto3
-import smart_open
-import smart_open.s3
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 from urllib3.exceptions import HTTPError
 
 from migration_pipeline import settings
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.sources.resumable import ObjectChangedError, ReadFailedError, ResumingClient
+from migration_pipeline.units import counted
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -61,6 +58,10 @@ class Storage:
     @cached_property
     def client(self) -> S3Client:
         """The S3 client, configured from the environment as boto3 does."""
+        # With smart-open it takes most of the time in which a command is imported: only where there is S3.
+        import boto3
+        from botocore.config import Config
+
         with explained("s3"):
             timeouts = Config(connect_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS)
             client = boto3.Session().client("s3", config=timeouts)
@@ -80,13 +81,15 @@ class Storage:
         """
         with explained(uri):
             if is_s3(uri):
+                import smart_open.s3
+
                 # Not by the URI: smart-open splits it at its first slash, which an access point's ARN has within.
                 bucket, key = split_s3(uri)
                 opened: Any = smart_open.s3.open(
                     bucket, key, "rb", client=ResumingClient(self.client), defer_seek=True
                 )
                 return opened  # type: ignore[no-any-return]  # a BufferedIOBase
-            return smart_open.open(uri, "rb", compression="disable")
+            return Path(uri).open("rb")
 
     def read(self, uri: str) -> bytes:
         """Read a small file whole. Raises `StorageError`."""
@@ -97,6 +100,8 @@ class Storage:
         """Write a small file, whole or not at all; its folder is made. Raises `StorageError`."""
         with explained(uri):
             if is_s3(uri):
+                import smart_open.s3
+
                 bucket, key = split_s3(uri)
                 # In one request, which S3 takes as a whole.
                 with smart_open.s3.open(
@@ -215,7 +220,7 @@ def explained(uri: str) -> Iterator[None]:
         if text is None:
             raise
         if isinstance(error, ReadFailedError) and error.tries > 1:
-            text += f"; gave up after {error.tries} tries in a row: load the file again once S3 works"
+            text += f"; gave up after {counted(error.tries, 'try', 'tries')} in a row: load the file again once S3 works"
         kind = MissingError if text.endswith((NO_OBJECT, NO_FILE)) else StorageError
         raise kind(text) from error
 

@@ -13,6 +13,7 @@ from isal import igzip, isal_zlib
 
 from migration_pipeline.sources.export import ExportFile
 from migration_pipeline.sources.storage import Storage, StorageError, explained
+from migration_pipeline.units import counted
 
 READ_BYTES = 1 << 16
 """Decompressed bytes a read: some hundred items, which stay in the CPU's cache from split to encode."""
@@ -127,7 +128,7 @@ class FileStream:
             room -= len(data)
             if room < 0:
                 raise self._error(
-                    f"its {self.file.size:,} bytes decompress to more than {MAX_EXPANSION} times as many: "
+                    f"its {counted(self.file.size, 'byte')} decompress to more than {MAX_EXPANSION} times as many: "
                     "it is not a DynamoDB export but a gzip bomb; copy the file again"
                 )
             end = data.rfind(b"\n")
@@ -135,7 +136,7 @@ class FileStream:
             rest = data[end + 1 :] if end >= 0 else rest + data
             if len(rest) > MAX_LINE_BYTES:
                 raise self._error(
-                    f"line {self.lines_read + len(block or ()) + 1:,} is longer than {MAX_LINE_BYTES:,} bytes, so it is not a DynamoDB item; copy the file again"
+                    f"line {self.lines_read + len(block or ()) + 1:,} is longer than {counted(MAX_LINE_BYTES, 'byte')}, so it is not a DynamoDB item; copy the file again"
                 )
             if block is not None:
                 self._count(len(block))
@@ -166,7 +167,7 @@ class FileStream:
             )
         if self.lines_read != self.file.items:
             raise self._error(
-                f"it holds {self.lines_read:,} items, but the {self._authority} says {self.file.items:,}; "
+                f"it holds {counted(self.lines_read, 'item')}, but the {self._authority} says {self.file.items:,}; "
                 "copy the export again"
             )
 

@@ -27,6 +27,7 @@ from migration_pipeline.targets.expressions import (
 from migration_pipeline.targets.fits import Fit
 from migration_pipeline.targets.halving import Refused
 from migration_pipeline.targets.upsert import write_staged
+from migration_pipeline.units import counted
 
 Bounds = tuple[Optional[str], Optional[str]]  # noqa: UP045  # an alias that Python 3.10 can evaluate
 """A range of the key's first column, as text: from the first on, up to but not including the second; None is no bound."""
@@ -113,7 +114,7 @@ class PartMaker:
         cursor.execute(SQL(sql.COUNT_TWINS).format(**parts))
         if (twins := cursor.fetchone()[0]) > 0:
             raise MigrationError(
-                f"its SQL ({self._aggregate.path.name}) returns {twins:,} rows more than there are keys; GROUP BY "
+                f"its SQL ({self._aggregate.path.name}) returns {counted(twins, 'row')} more than there are keys; GROUP BY "
                 f"{', '.join(self._aggregate.by)}"
             )
         try:
@@ -133,7 +134,7 @@ class PartMaker:
         counts: Sequence[tuple[Fit, int]] = list(zip(self._checked, cursor.fetchone(), strict=True))
         for fit, count in counts:
             if count and not fit.fitted:
-                raise MigrationError(f"in {count:,} rows, {fit.reason}; or round it in the SQL")
+                raise MigrationError(f"in {counted(count, 'row')}, {fit.reason}; or round it in the SQL")
         return {f"{self._target.table.qualified}.{fit.column.name}": count for fit, count in counts if count}
 
     def _select(self, cursor: Any, statement: Composed) -> int:

@@ -35,6 +35,7 @@ from migration_pipeline.targets.expressions import name_list
 from migration_pipeline.targets.landing import part_of
 from migration_pipeline.targets.records import AggregateReport, md5_of_files
 from migration_pipeline.targets.session import Session
+from migration_pipeline.units import counted, some_of, some_that
 
 FILES_SHOWN = 20
 """Files not landed that an error names at most; their number is always complete."""
@@ -168,7 +169,9 @@ class AggregateRun:
         wanted = self._wanted_parts(rows)
         first.interruptibly(lambda cursor: self._analyze(cursor, wanted))
         parts = first.interruptibly(lambda cursor: self._maker.split(cursor, wanted))
-        self._say(f"{self._name}: {rows:,} landed rows of {len(slices):,} files, in {len(parts):,} parts")
+        self._say(
+            f"{self._name}: {counted(rows, 'landed row')} of {counted(len(slices), 'file')}, in {counted(len(parts), 'part')}"
+        )
         made = self._make_all(parts)
         report = AggregateReport(
             files=len(self._files),
@@ -221,7 +224,7 @@ class AggregateRun:
                 session.close(failed=True)
         if len(self._sessions) < len(self._all_sessions):
             self._say(
-                f"{self._name}: goes on with {len(self._sessions)} connections, as there are no more to be had"
+                f"{self._name}: goes on with {counted(len(self._sessions), 'connection')}, as there are no more to be had"
             )
 
     def _drop_others(self, cursor: Any) -> bool:
@@ -250,7 +253,7 @@ class AggregateRun:
         if missing:
             more = f" and {len(missing) - FILES_SHOWN:,} more" if len(missing) > FILES_SHOWN else ""
             raise MigrationError(
-                f"{len(missing):,} of {len(self._files):,} files are not landed in "
+                f"{some_that(len(missing), len(self._files), 'file', 'is', 'are')} not landed in "
                 f"{', '.join(sorted(names))}: {', '.join(missing[:FILES_SHOWN])}{more}; load them, then run it again"
             )
         return slices
@@ -328,7 +331,7 @@ class AggregateRun:
             if len(made) > told and len(parts) > 1:
                 told = len(made)
                 rows = sum(each.rows for each in made)
-                self._say(f"{self._name}: {told:,} of {len(parts):,} parts, {rows:,} rows")
+                self._say(f"{self._name}: {some_of(told, len(parts), 'part')}, {counted(rows, 'row')}")
 
         # An iterator, which threads may share. To count beside the parts, not before them, keeps all cores busy.
         left = iter([partial(make, bounds) for bounds in parts])
@@ -355,7 +358,7 @@ class AggregateRun:
             raise MigrationError("files were loaded again while the aggregate was being made; run it again")
         if report.groups != report.rows:
             raise MigrationError(
-                f"{report.groups:,} groups of landed rows became {report.rows:,} rows: its SQL "
+                f"{counted(report.groups, 'group')} of landed rows became {counted(report.rows, 'row')}: its SQL "
                 f"({self._aggregate.path.name}) must make one row for each group; leave items out in the "
                 "route instead"
             )

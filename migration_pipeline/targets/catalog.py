@@ -163,7 +163,7 @@ def read_target(table: Table, cursor: Any) -> TargetTable:
     cursor.execute(TABLE, {"name": qualified(table), "landing": table.landing})
     found = cursor.fetchone()
     if found is None:
-        raise SchemaError(f"{where} does not exist; create it with: migration-pipeline ddl <profile> --apply")
+        raise SchemaError(f"{where} does not exist; create it with: migration-pipeline ddl PROFILE --apply")
     oid, schema, kind, persistence, rules, parent, hidden, role, triggers, publications = found
     _check_kind(where, table, kind, persistence)
     if publications and not table.landing:

@@ -62,7 +62,7 @@ def check_bookkeeping(cursor: Any) -> None:
     if cursor.fetchone() != (0,):
         raise SchemaError(
             "the database has no bookkeeping (schema migration), or an older version of it; create or "
-            "complete it with: migration-pipeline ddl <profile> --apply"
+            "complete it with: migration-pipeline ddl PROFILE --apply"
         )
     cursor.execute(LACKING_PRIVILEGES, {"tables": list(COLUMNS)})
     lacking, role = cursor.fetchone()

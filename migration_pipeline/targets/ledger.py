@@ -26,6 +26,7 @@ from migration_pipeline.targets.connection import DatabaseError, copy_in
 from migration_pipeline.targets.copy_csv import COPY_OPTIONS
 from migration_pipeline.targets.expressions import as_key
 from migration_pipeline.targets.fits import Fit
+from migration_pipeline.units import some_that
 
 TRIES = 5
 """Tries to lock items that another load of the same file touches meanwhile."""
@@ -266,7 +267,7 @@ def expect_loaded(cursor: Any, profile: str, place: Place) -> None:
     if missing := missing_of(cursor, profile, place.before):
         more = f" and {len(missing) - FILES_SHOWN:,} more" if len(missing) > FILES_SHOWN else ""
         error = TooEarlyError(
-            f"the window waits for {len(missing):,} of {len(place.before):,} files before it, which are not loaded: "
+            f"the window waits for {some_that(len(missing), len(place.before), 'file', 'before it, which is', 'before it, which are')} not loaded: "
             f"{', '.join(missing[:FILES_SHOWN])}{more}; load them, then this one: nothing of it was loaded"
         )
         error.missing = tuple(missing)
@@ -282,7 +283,7 @@ def expect_landed(cursor: Any, profile: str, place: Place, windows: Collection[s
     cursor.execute(ledger_sql.NOT_LANDED, {"profile": profile, "exports": exports, "files": names})
     if missing := cursor.fetchall():
         raise DatabaseError(
-            f"{len(missing):,} of {len(files):,} files have no landed rows any more ({missing[0][0]}), which finishing drops where it "
+            f"{some_that(len(missing), len(files), 'file', 'has', 'have')} no landed rows any more ({missing[0][0]}), which finishing drops where it "
             "is told to; load these files again, then the window: nothing of it was loaded"
         )
 

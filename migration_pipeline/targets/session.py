@@ -33,6 +33,7 @@ from migration_pipeline.targets.connection import (
     refused,
 )
 from migration_pipeline.targets.faults import FEW_TRIES, Fault, fault_of, wait_seconds
+from migration_pipeline.units import counted
 
 Result = TypeVar("Result")
 
@@ -127,7 +128,7 @@ class Session:
                 few = FEW_TRIES.get(error.pgcode or "", attempt + 1)
                 if attempt >= few or spent + wait > self._settings.retry_seconds:
                     raise told.reworded(
-                        f"{told}; gave up after {attempt} tries in {spent:,.0f} s: once the database works "
+                        f"{told}; gave up after {counted(attempt, 'try', 'tries')} in {spent:,.0f} s: once the database works "
                         "again, rerun the file"
                     ) from None
                 self.retries += 1

@@ -23,6 +23,7 @@ from migration_pipeline.targets.connection import APPLICATION, DatabaseError, Da
 from migration_pipeline.targets.ddl import check_bookkeeping
 from migration_pipeline.targets.records import Steering
 from migration_pipeline.targets.session import Session
+from migration_pipeline.units import counted
 
 CHECK_SECONDS = 1.0
 """Seconds between two checks."""
@@ -176,9 +177,11 @@ def read_throttle(cursor: Any, settings: ThrottleSettings, steering: Steering) -
         kind, why = QUERY, "throttle_query does not return 0"
     if active is not None:
         if now.max_active and active > now.max_active:
-            kind, why = ACTIVE, f"{active:,} active backends, more than {now.max_active:,}"
+            kind, why = ACTIVE, f"{counted(active, 'active backend')}, more than {now.max_active:,}"
         if now.critical_active and active > now.critical_active:
-            critical = f"{active:,} active backends, more than critical_active = {now.critical_active:,}"
+            critical = (
+                f"{counted(active, 'active backend')}, more than critical_active = {now.critical_active:,}"
+            )
     if lag is not None:
         if now.max_lag_seconds and lag > now.max_lag_seconds:
             kind, why = LAG, f"a replica is {lag:,.1f} s behind, more than {now.max_lag_seconds:g} s"
@@ -365,7 +368,7 @@ class FilePace:
                     turn = (rate, reading.steering.changed_at), now + self._reserve(items)
                 left = min(left, turn[1] - now)
                 if left > 0:
-                    kind, why = RATE, f"at most {rate:,} items a second"
+                    kind, why = RATE, f"at most {counted(rate, 'item')} a second"
             if not kind:
                 break
             self._pause(kind, why, left)

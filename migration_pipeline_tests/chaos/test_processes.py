@@ -37,6 +37,7 @@ from migration_pipeline.sources.storage import Storage
 from migration_pipeline.targets.ddl import ddl
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.integration.test_load import load_all
+from migration_pipeline_tests.operating import run_workers
 from migration_pipeline_tests.oracle import actual, checksum, data_lines, expected
 
 PROJECT = Path(__file__).parents[2]
@@ -173,7 +174,7 @@ class Local:
         return log
 
     def run_workers(self) -> list[psutil.Process]:
-        return [p for p in self._processes() if "spawn_main" in " ".join(p.cmdline())]
+        return run_workers(self.home)
 
     def _processes(self) -> list[psutil.Process]:
         """All processes of this stack, but PostgreSQL's."""

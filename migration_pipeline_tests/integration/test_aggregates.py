@@ -453,12 +453,12 @@ def test_files_that_are_not_landed_are_named(shop_database_url: str) -> None:
     assert query(shop_database_url, "SELECT * FROM customer_activity") == []
     # A file of other contents is not the plan's, even under the same name.
     other, identity = LandedFile("e", "f1.json.gz", "other"), AggregateIdentity("shop", "1", "r")
-    with pytest.raises(MigrationError, match=r"1 of 1 files are not landed .*: f1.json.gz"):
+    with pytest.raises(MigrationError, match=r"1 of 1 file is not landed .*: f1.json.gz"):
         AggregateRun(shop_database_url, shop.aggregates[0], [other], identity).run()
     # Neither is one that landed before the profile had the landing table.
     land(shop_database_url, shop, "f", [event("a")])
     execute(shop_database_url, "UPDATE migration.slice SET rows = rows - 'landing.shop_events'")
-    with pytest.raises(MigrationError, match=r"1 of 1 files are not landed .*: f;"):
+    with pytest.raises(MigrationError, match=r"1 of 1 file is not landed .*: f;"):
         make(shop_database_url, shop, ["f"])
 
 
@@ -494,8 +494,8 @@ def test_files_that_the_plan_no_longer_has_are_dropped(shop_database_url: str) -
 @pytest.mark.parametrize(
     ("sql", "reason"),
     [
-        ("SELECT customer_id, 1 AS n FROM landing.marks WHERE customer_id <> 'CUSTOMER#a' GROUP BY 1", "2 groups .* became 1 rows"),
-        ("SELECT customer_id, 1 AS n FROM landing.marks", "returns 1 rows more than there are keys; GROUP BY customer_id"),
+        ("SELECT customer_id, 1 AS n FROM landing.marks WHERE customer_id <> 'CUSTOMER#a' GROUP BY 1", "2 groups .* became 1 row:"),
+        ("SELECT customer_id, 1 AS n FROM landing.marks", "returns 1 row more than there are keys; GROUP BY customer_id"),
         ("SELECT customer_id,\n nothing AS n FROM landing.marks", r"its SQL, marks\.sql, line 2: .*SQLSTATE 42703"),
         ("SELECT customer_id, 1 AS n FROM landing.marks GROUP BY 1; -- all", "its SQL, marks.sql.*SQLSTATE 42601"),
         ("SELECT customer_id, 1 / 0 AS n FROM landing.marks GROUP BY 1", "SQLSTATE 22012"),
@@ -953,7 +953,7 @@ def test_finishing_may_be_repeated_and_never_sets_a_sequence_back(picture_url: s
     assert query(picture_url, left) == kept
     assert query(picture_url, "SELECT count(*) FROM landing.picture_items") == [(0,)]
     assert query(picture_url, "SELECT count(*) > 0 FROM picture") == [(True,)]
-    with pytest.raises(MigrationError, match="1 of 1 files are not landed"):
+    with pytest.raises(MigrationError, match="1 of 1 file is not landed"):
         make(picture_url, picture_profile, ["f"])
 
 

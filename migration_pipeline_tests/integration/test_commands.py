@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-import psutil
 import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
@@ -34,6 +33,7 @@ from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.operations.metrics import MigrationCollector
 from migration_pipeline.operations.runs import run_status
 from migration_pipeline_tests.conftest import execute, query
+from migration_pipeline_tests.operating import run_workers
 from migration_pipeline_tests.s3 import s3_server
 from migration_pipeline_tests.unit.test_monitoring import documented_metrics
 
@@ -259,7 +259,7 @@ def test_before_the_first_file(night: Night, metrics: Metrics) -> None:
 
 def test_a_careful_first_step(night: Night) -> None:
     status, output = night.run("backfill", "night", "--files", "1", "--wait")
-    assert (status, output.splitlines()[-1]) == (0, "1 of 1 files materialized")
+    assert (status, output.splitlines()[-1]) == (0, "1 of 1 file materialized")
     (first,) = night.of(night.json(), "materialized")
     assert first == night.json()["by_file"][0]
     name = night.files[2]
@@ -267,7 +267,7 @@ def test_a_careful_first_step(night: Night) -> None:
     assert status == 0, output
     assert {f["file"] for f in night.of(night.json(), "materialized")} == {first["file"], name}
     status, output = night.run("backfill", "night", "--only", name)
-    assert (status, output) == (0, "1 of 1 files materialized: nothing to launch (--all loads them again)\n")
+    assert (status, output) == (0, "1 of 1 file materialized: nothing to launch (--all loads them again)\n")
     status, output = night.run("backfill", "night", "--only", "no-such-file")
     assert (status, "no file in the plan of night is named like no-such-file" in output) == (2, True)
 
@@ -336,7 +336,7 @@ def test_a_slow_file_is_seen_from_everywhere_and_stopped(night: Night, metrics: 
     # stop ends it
     status, output = night.run("stop", "night")
     assert status == 0, output
-    assert "cancelled 1 backfills, terminated " in output
+    assert "cancelled 1 backfill, terminated " in output
     assert re.search(r"^next: to go on, migration-pipeline backfill night:profile", output, re.MULTILINE)
     log, _ = followed.communicate(timeout=SECONDS)
     assert log.rstrip().endswith("run terminated"), log
@@ -371,7 +371,7 @@ def test_a_run_of_no_backfill_is_stopped_too(night: Night) -> None:
     assert launched["__typename"] == "LaunchRunSuccess"
     eventually(lambda: night.of(night.json(), "running"))
     status, output = night.run("stop", "night")
-    assert (status, "cancelled 0 backfills, terminated 1 runs" in output) == (0, True), output
+    assert (status, "cancelled 0 backfills, terminated 1 run" in output) == (0, True), output
     assert run_status(instance, launched["run"]["id"]) == "CANCELED"
 
 
@@ -380,7 +380,7 @@ def test_a_worker_that_hangs_cannot_hide(night: Night, metrics: Metrics) -> None
     launched = night.run("backfill", "night", "--all", "--only", night.files[0])
     assert launched[0] == 0, launched
     eventually(lambda: metrics.scrape()["migration_running_items",])
-    (worker,) = _run_workers(night)
+    (worker,) = run_workers(night.home)
     worker.suspend()
     try:
         silent = eventually(lambda: (s := metrics.scrape())["migration_longest_silence_seconds",] > 12 and s)
@@ -416,7 +416,7 @@ def test_a_failed_file_is_told_and_retried(night: Night, metrics: Metrics) -> No
 
     mend()
     status, output = night.run("retry-failed", "night", "--wait")
-    assert (status, output.splitlines()[-1]) == (0, "1 of 1 files materialized")
+    assert (status, output.splitlines()[-1]) == (0, "1 of 1 file materialized")
 
     status, log = night.run("logs", "night", victim)
     assert (status, "the file is truncated" in log) == (0, False)
@@ -427,6 +427,10 @@ def test_a_failed_file_is_told_and_retried(night: Night, metrics: Metrics) -> No
     assert [int(each[1]) for each in tries] == list(range(1, len(tries) + 1))
     assert [each[2] for each in tries[-2:]] == ["failure", "success"]
     assert tries[-2].start() < log.index("the file is truncated") < tries[-1].start()
+    alone, _ = night.popen("logs", "night", victim, "--all", stderr=subprocess.DEVNULL).communicate(
+        timeout=SECONDS
+    )
+    assert alone.count(", try ") == len(tries), "told apart in a file, too"
 
 
 def test_it_is_over(night: Night, metrics: Metrics) -> None:
@@ -527,7 +531,7 @@ def test_items_that_are_left_over_are_no_success(night: Night, metrics: Metrics)
     assert left["unrouted"] > 100
     unrouted = f"not complete: no rule takes {left['unrouted']:,} items, with keys PK=ORDER#… ({left['unrouted']:,}); "
     bad = f"not complete: {left['quarantined']:,} items are in the quarantine; "
-    assert (status, "1 of 1 files materialized" in output) == (1, True), output
+    assert (status, "1 of 1 file materialized" in output) == (1, True), output
     assert (unrouted in output, bad in output) == (True, True), output
     for words in (("status", "night"), ("status", "night", "--watch"), ("backfill", "night", "--wait")):
         status, output = night.run(*words)
@@ -625,15 +629,3 @@ def _take_terminal(terminal: int) -> None:
 def _end(process: subprocess.Popen[str]) -> None:
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
-
-
-def _run_workers(night: Night) -> list[psutil.Process]:
-    """Processes of Dagster's run workers that belong to this stack."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if "spawn_main" in " ".join(process.cmdline()) and process.environ().get("MIGRATION_HOME") == str(
-                night.home
-            ):
-                found.append(process)
-    return found

@@ -36,7 +36,7 @@ def demo(tmp_path: Path) -> Iterator[Demo]:
 def test_the_demo_follows_a_table_through_two_windows(demo: Demo) -> None:
     status, output = demo("demo", "--items", "2000", "--files", "1")
     assert status == 0, output
-    assert "1 of 1 files materialized" in output
+    assert "1 of 1 file materialized" in output
     assert len(re.findall(r"^\$ migration-pipeline plan shop --add \S+$", output, re.MULTILINE)) == 2
     assert (
         output.count("\ncustomer_activity materialized, finishing materialized\n2 of 2 files materialized\n")

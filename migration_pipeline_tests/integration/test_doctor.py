@@ -88,7 +88,7 @@ def test_a_migration_that_can_begin_is_found_so(at_work: tuple[Operation, Bucket
     assert "the plan of shop is shown, with its 4 files" in texts["code"]
     assert "alive" in texts["daemon"]
     assert texts["launcher"] == "CheckedRunLauncher"
-    assert texts["queue"] == "at most 1 runs at once; 0 running, 0 waiting"
+    assert texts["queue"] == "at most 1 run at once; 0 running, 0 waiting"
     assert made.url in texts["Dagster"]
 
 
@@ -111,7 +111,7 @@ def test_a_file_that_is_gone_or_replaced_or_no_gzip(at_work: tuple[Operation, Bu
         status, found = doctor("shop")
         assert status == 1
         assert [each["text"].partition(": ")[2] for each in found["list"]] == [
-            f"1 of 4 files are missing, {plan.files[0].file.name} first",
+            f"1 of 4 files is missing, {plan.files[0].file.name} first",
             f"1 of 4 files are of another size than planned, {plan.files[1].file.name} first",
         ]
         assert found["get"][0]["text"].endswith(f"{plan.files[1].file.name}: is no gzip file")

@@ -1,6 +1,9 @@
 """The local stack: what it serves, what it refuses, and that nothing of it is left, however it ends."""
 
+import contextlib
+import json
 import os
+import pty
 import shutil
 import signal
 import socket
@@ -18,9 +21,11 @@ from dagster import DagsterInstance
 from dagster._core.run_coordinator import QueuedRunCoordinator
 from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
 
+from migration_pipeline.demo.__main__ import Interval
 from migration_pipeline.demo.folders import KEPT, SHORT_LIVED, short_name
 from migration_pipeline.demo.postgres import EmbeddedPostgres
 from migration_pipeline.demo.service import signals_held_back
+from migration_pipeline_tests.servers import free_port
 
 PROJECT = Path(__file__).parents[2]
 
@@ -50,6 +55,27 @@ def slow() -> None:
 
 defs = dg.Definitions([slow], executor=dg.in_process_executor)
 """
+
+TELLING = """
+import sys
+AHEAD = set(sys.modules)  # what there is before the definitions are loaded
+
+import json, os
+import dagster as dg
+import psutil
+import migration_pipeline.defs.whole
+
+@dg.asset(name="slow", partitions_def=dg.StaticPartitionsDefinition(["a", "b"]))
+def slow() -> None:
+    imported = [name for name in sys.modules if name.startswith(("migration_pipeline", "dagster")) and name not in AHEAD]
+    parent = " ".join(psutil.Process().parent().cmdline())
+    with open(TOLD, "a") as file:
+        print(json.dumps({"pid": os.getpid(), "parent": parent, "imported": len(imported)}), file=file)
+
+defs = dg.Definitions([slow], executor=dg.in_process_executor)
+"""
+
+MAIN = 'from migration_pipeline.cli import main; main(prog_name="migration-pipeline")'
 
 LAUNCH = """mutation($parameters: LaunchBackfillParams!) {
     launchPartitionBackfill(backfillParams: $parameters) { __typename } }"""
@@ -100,6 +126,24 @@ class Runner:
         said, _ = stack.communicate(timeout=60)
         assert stack.returncode == 1, said
         return said
+
+    def in_a_terminal(self, *command: str) -> tuple[int, str]:
+        """Run a command in a terminal of its own, press Ctrl-C once it is up; gives its exit status, and what it said."""
+        child, terminal = pty.fork()
+        if child == 0:
+            os.environ.clear()
+            os.environ.update(self._environment)
+            os.execvp(command[0], command)
+        said = b""
+        with (
+            os.fdopen(terminal, "r+b", buffering=0) as screen,
+            contextlib.suppress(OSError),
+        ):  # the terminal is closed
+            while shown := screen.read(4096):
+                if b"Ctrl-C ends it" in (said := said + shown) and b"^C" not in said:
+                    screen.write(b"\x03")
+        _, status = os.waitpid(child, 0)
+        return os.waitstatus_to_exitcode(status), said.decode()
 
     def services(self) -> list[psutil.Process]:
         """All processes that run for this state folder, but PostgreSQL's."""
@@ -191,6 +235,31 @@ def test_runs_a_backfill_and_ends_with_its_run_workers(runner: Runner) -> None:
     runner.write_module("slow", DEFINITIONS.replace("SECONDS", "0"))
     url = runner.url(runner.start("slow"))
     eventually(lambda: [run["status"] for run in runs(url)].count("SUCCESS") == 2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="runs are no forks there")
+def test_a_run_is_a_fork_that_has_imported_all_but_the_definitions(runner: Runner) -> None:
+    told = runner.state_dir / "told"
+    runner.write_module("telling", TELLING.replace("TOLD", repr(str(told))))
+    url = runner.url(runner.start("telling"))
+    launch(url, "a", "b")
+    eventually(lambda: [run["status"] for run in runs(url)].count("SUCCESS") == 2)
+    first, second = (json.loads(line) for line in told.read_text().splitlines())
+    assert "multiprocessing.forkserver" in first["parent"]
+    assert first["pid"] != second["pid"]
+    for run in (first, second):
+        assert run["imported"] < 50, "of Dagster and this package: without forks some hundreds"
+
+
+def test_the_daemon_pauses_as_long_as_its_looks_are_long() -> None:
+    assert Interval(1) - 0.1 == pytest.approx(0.9)
+    assert Interval(1) - 3.0 == pytest.approx(12.0)
+
+
+def test_ctrl_c_in_a_terminal_ends_dev_and_leaves_nothing(runner: Runner) -> None:
+    status, said = runner.in_a_terminal(sys.executable, "-c", MAIN, "dev", "--port", str(free_port()))
+    assert (status, "ending" in said, "Traceback" in said) == (0, True, False), said
+    assert runner.is_empty()
 
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])

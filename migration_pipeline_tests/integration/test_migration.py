@@ -175,7 +175,7 @@ def test_a_migration_from_plan_to_mended_failure(
     s3.put_object(Bucket=BUCKET, Key=key, Body=whole)
     status, output = command("retry-failed", "shop", "--wait")
     assert status == 0, output
-    assert "of 1 files" in output
+    assert "of 1 file" in output
     files = statuses(stack, home, "shop")
     assert {f.state for f in files} == {"materialized"}
     assert {f.file.name for f in files if before[f.file.name] != f.run_id} == {victim}

@@ -259,7 +259,7 @@ def test_the_report_says_how_lines_were_read(whole: Judged) -> None:
     if accelerator_is_to_be_there():
         assert account.accelerated + sum(account.not_accelerated.values()) == items > 0
         share = 100 * account.accelerated / items
-        assert f"{share:.1f} % of {items:,} lines were read in C" in page(account)
+        assert f"{share:.1f} % of {items:,} lines read in C" in page(account)
     else:
         assert "no line was read in C" in page(account)
 

@@ -123,7 +123,7 @@ def test_the_demo_runs_without_a_clone(installed: Path, tmp_path: Path) -> None:
     call = str(installed / "migration-pipeline")
     try:
         said = run(call, "demo", "--items", "2000", "--files", "1", at=work, MIGRATION_HOME="")
-        assert "1 of 1 files materialized" in said
+        assert "1 of 1 file materialized" in said
         assert "migration-pipeline dev   then open" in said
         assert "make " not in said
         assert [path.name for path in work.iterdir()] == [".local"]

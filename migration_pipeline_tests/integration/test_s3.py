@@ -218,7 +218,7 @@ def test_a_window_reads_the_same_from_s3_and_from_a_folder(bucket: str, tmp_path
     extra: Any = {"StorageClass": "GLACIER"}
     s3.put_object(Bucket=bucket, Key=f"AWSDynamoDB/data/{name}", Body=b"", **extra)
     with pytest.raises(
-        StorageError, match=rf"AWSDynamoDB/data: 1 of 2 files are archived \(Glacier\), {name}"
+        StorageError, match=rf"AWSDynamoDB/data: 1 of 2 files is archived \(Glacier\), {name}"
     ):
         read_export(place, Storage())
     s3.delete_object(Bucket=bucket, Key=f"AWSDynamoDB/data/{name}")

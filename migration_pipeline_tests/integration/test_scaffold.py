@@ -102,7 +102,9 @@ def test_the_shop_is_scaffolded_and_loads_at_once(
     (tmp_path / "ruff.toml").write_text(OURS if options else "")
     status, output = scaffolded(shop_export, tmp_path, *options)
     assert status == 0
-    assert f"tried on {sampled} sampled items: {sampled} become rows, 0 are unrouted, 0 would go to" in output
+    assert (
+        f"tried on {sampled} sampled items: {sampled} would load, 0 be unrouted, 0 be quarantined" in output
+    )
     check(tmp_path)
     execute(database_url, (tmp_path / "schema.sql").read_text())
     with imported((tmp_path / "mine.py").read_text(), "mine") as profile:

@@ -7,11 +7,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from migration_pipeline.cli import main
+from migration_pipeline.migration.names import PLAN_DIGEST, table_keys
+from migration_pipeline.migration.plan import make_plan
+from migration_pipeline.operations import client
 from migration_pipeline.operations.client import DagsterClient, DagsterClientError
+from migration_pipeline.profile.profile import load_profile
+from migration_pipeline.sources.export import read_export
+from migration_pipeline.sources.storage import Storage
 
 PASSWORD = "s3cr3t-pass"
 
@@ -101,6 +110,40 @@ def test_a_dagster_behind_a_password_is_one(server: Any) -> None:
     assert server.seen[0].startswith("Basic ")
     server.body = json.dumps({"version": "1"})
     assert not DagsterClient(url(server)).answers()
+
+
+def test_a_launch_waits_for_the_daemon_only_as_long_as_the_code_is_new(
+    server: Any, shop_export: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "DAEMON_CATCHES_UP_SECONDS", 1.0)
+    profile = load_profile("shop")
+    plan = make_plan(profile, "shop", [read_export(str(shop_export), Storage())])
+    node = {"metadataEntries": [{"label": PLAN_DIGEST, "text": plan.digest}]}
+    nodes = [node] * (len(table_keys(profile)) + 1)
+    for age, for_launch, least, most in (
+        (60.0, True, 0.0, 0.4),
+        (0.0, False, 0.0, 0.4),
+        (0.5, True, 0.3, 0.8),
+        (-60.0, True, 0.9, 1.4),  # the server's clock is ahead
+    ):
+        entry = {"name": "code", "updatedTimestamp": time.time() - age, "locationOrLoadError": None}
+        data = {"assetNodes": nodes, "workspaceOrError": {"locationEntries": [entry]}}
+        server.body = json.dumps({"data": data})
+        began = time.monotonic()
+        DagsterClient(url(server)).load_plan(plan, profile, for_launch=for_launch)
+        assert least <= time.monotonic() - began < most, age
+
+
+def test_a_backfill_says_what_it_waits_for(
+    server: Any, shop_export: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert CliRunner().invoke(main, ["plan", "--profile", "shop", str(shop_export)]).exit_code == 0
+    monkeypatch.setenv("MIGRATION_DAGSTER_URL", url(server))
+    server.seconds = 1.5
+    result = CliRunner().invoke(main, ["backfill", "shop"])
+    said, error = result.output.splitlines()
+    assert said.endswith("  waiting for Dagster to load the plan …")
+    assert error.startswith("error: ")
 
 
 def test_nobody_there_is_no_dagster() -> None:

@@ -353,7 +353,7 @@ def test_a_dry_run_of_a_window_tells_what_a_load_does(url: str, tmp_path: Path, 
     compared = dry_run(plan, chain, url, window, SMALL)
     assert (state(url, TABLES), query(url, "SELECT * FROM migration.loaded_file ORDER BY file")) == before
     assert query(url, "SELECT count(*) FROM migration.item") == [(0,)]
-    assert "1 rows of a would be deleted" in compared.notes
+    assert "1 row of a would be deleted" in compared.notes
     reports = load(plan, chain, url, window)
     for file in compared.files:
         told, done = file.report, reports[file.planned.file.name]
@@ -376,7 +376,7 @@ def test_a_dry_run_of_all_files_needs_nothing_loaded(url: str, tmp_path: Path, h
     assert sum(file.report.quarantined for file in compared.files) == 3
     assert query(url, "SELECT count(*) FROM migration.loaded_file") == [(0,)]
     reloaded = dry_run(plan, chain, url, [*plan.files, plan.files[0]], SMALL)
-    assert any("a newer state of them is loaded" in note for note in reloaded.notes)
+    assert any("a newer state is loaded" in note for note in reloaded.notes)
 
 
 # -- replay ------------------------------------------------------------------------------------------

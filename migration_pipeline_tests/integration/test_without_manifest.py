@@ -164,7 +164,7 @@ def test_it_is_inspected_and_scaffolded(
     assert status == 0, output
     status, output = call("scaffold", "--without-manifest", emulated, "-o", "mine.py")
     assert status == 0, output
-    assert f"{ITEMS} become rows, 0 are unrouted" in output
+    assert f"{ITEMS} would load, 0 be unrouted" in output
     assert f"migration-pipeline plan --profile mine:profile --without-manifest {emulated}" in output
 
 

@@ -127,8 +127,8 @@ DONE = {"finishing": "materialized"}
         ({"made": {"a": Made(receipt=None, fault="2 files were loaded after it was made")}}, "aggregates are newer than the last window",
          "a: 2 files were loaded after", "backfill shop --wait"),
         ({"made": {"a": Made(receipt=None, waits=2)}}, "aggregates are newer than the last window", "a: waits for 2 files", "backfill"),
-        ({"unproven": {"orders": "", "things": "1 files were loaded or replayed since"}}, "verify has passed since",
-         "^things: 1 files were loaded or replayed since$", "verify shop"),
+        ({"unproven": {"orders": "", "things": "1 file was loaded or replayed since"}}, "verify has passed since",
+         "^things: 1 file was loaded or replayed since$", "verify shop"),
         ({"sequences": [SequenceState(name="s", column="t.n", last=7, greatest=9)]}, "sequences are past the greatest value",
          "^s is 2 behind t.n$", "materialize the asset [shop, finishing] again"),
         ({"sequences": [SequenceState(name="s", column="t.n", last=None, greatest=1)]}, "sequences are past the greatest value",
@@ -180,11 +180,11 @@ def test_a_verification_that_found_differences_proves_nothing() -> None:
     found = Verification(
         profile="shop", table_name="t", files=1, compared=9, same=8, missing=0, different=1, newer=0, extra=0, columns={}, run_id="r"
     )  # fmt: skip
-    assert not_proven("", found) == "1 rows differ from the export"
+    assert not_proven("", found) == "1 row differs from the export"
     assert not_proven("", msgspec.structs.replace(found, different=0)) == ""
     assert (
         not_proven("", msgspec.structs.replace(found, different=0, extra=1))
-        == "1 rows differ from the export"
+        == "1 row differs from the export"
     )
     assert not_proven("its rows were changed since", found) == "its rows were changed since"
     assert not_proven("", None) == "they have not been compared yet"

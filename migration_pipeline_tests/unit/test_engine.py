@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -110,6 +111,23 @@ class Target:
 
 def line(kind: str, number: int) -> bytes:
     return json.dumps({"Item": {"PK": {"S": f"{kind}{number}"}}}).encode()
+
+
+def test_a_file_has_one_speed_that_of_its_receipt() -> None:
+    target = Target()
+    commit = target.write
+
+    def slowly(batch: Batch, close: Callable[[Written], FileReport] | None = None) -> Written:
+        written = commit(batch, close)
+        time.sleep(0.05)  # the commit
+        return written
+
+    target.write = slowly  # type: ignore[method-assign]
+    report = FileLoad("f", 3, Source([[line("KEEP#", n) for n in range(3)]]), transform, target).run()
+    receipt = target.commits[-1][1]
+    assert receipt
+    assert (report.seconds, report.items_per_second) == (receipt.seconds, receipt.items_per_second)
+    assert 0 < report.seconds < 0.05
 
 
 BAD = ("KEEP#refuse", "TWO#refuse", "KEEP#raise")

@@ -302,7 +302,7 @@ def test_a_missing_file_of_a_window_is_named_with_both_places(tmp_path: Path) ->
         ({"exportToTime": "2024-01-01T00:15:00"}, "not a valid manifest"),  # of which zone?
         ({"exportToTime": START}, f"begins at {START}, which is not before its end at {START}"),
         ({"exportToTime": "2023-12-31T00:00:00Z"}, "is not before its end at 2023-12-31T00:00:00Z"),
-        ({"itemCount": 5}, "its files hold 1 items, but manifest-summary.json says 5"),
+        ({"itemCount": 5}, "its files hold 1 item, but manifest-summary.json says 5"),
     ],
 )
 def test_a_window_with_a_wrong_manifest_is_refused(

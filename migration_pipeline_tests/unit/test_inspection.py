@@ -367,7 +367,7 @@ def test_of_long_items_the_shortest_is_an_example(tmp_path: Path) -> None:
 def test_an_empty_export_is_told_and_makes_no_profile(tmp_path: Path) -> None:
     export = write_export(tmp_path, [[], []])
     status, output = run("inspect", str(export))
-    assert (status, output.splitlines()[0]) == (0, "All 0 items of 2 files were read.")
+    assert (status, output.splitlines()[0]) == (0, "All was read: 0 items of 2 files.")
     status, output = run("scaffold", str(export), "-o", str(tmp_path / "mine.py"))
     assert (status, output) == (2, f"error: {export}: no items to draft a profile from\n")
     assert not (tmp_path / "mine.py").exists()
@@ -380,9 +380,9 @@ def test_an_export_without_files_is_told(tmp_path: Path) -> None:
 def test_a_single_item_makes_a_profile_in_which_nothing_is_required(tmp_path: Path) -> None:
     export = write_sample(tmp_path, items=1, files=1)
     status, output = run("inspect", str(export))
-    assert (status, "All 1 items of 1 files were read." in output) == (0, True)
+    assert (status, "All was read: 1 item of 1 file." in output) == (0, True)
     status, output = run("scaffold", str(export), "-o", str(tmp_path / "mine.py"))
-    assert (status, "1 become rows" in output) == (0, True)
+    assert (status, "tried on 1 sampled item: 1 would load" in output) == (0, True)
 
 
 def test_only_bad_lines_make_no_profile(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from migration_pipeline.engine.file_report import BadExample, FileReport, Progre
 from migration_pipeline.errors import UsageError
 from migration_pipeline.migration.load import sentence as account_line
 from migration_pipeline.migration.plan import PlannedFile
-from migration_pipeline.migration.units import duration, moment, readable_size, readable_time
 from migration_pipeline.sources.export import ExportFile, Window
+from migration_pipeline.units import duration, moment, readable_size, readable_time
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_moment_is_told_in_utc() -> None:
 def test_progress_is_one_short_line() -> None:
     assert sentence(Progress(1_234, 2_742, 99, 0.02)) == "45%, 1,234 of 2,742 items, 61,700 items/s, 0 s left"
     assert sentence(Progress(0, 2_742, 0, 0.0)) == "0%, 0 of 2,742 items, 0 items/s"
-    assert sentence(Progress(0, 2_742, 0, 0.0), "records") == "0%, 0 of 2,742 records, 0 records/s"
+    assert sentence(Progress(0, 2_742, 0, 0.0), "record") == "0%, 0 of 2,742 records, 0 records/s"
 
 
 PLANNED = PlannedFile(
@@ -123,11 +123,11 @@ def test_the_account_of_a_window_tells_what_became_of_rows() -> None:
         "| 1 | rows unchanged in `s.t` |",
     ]
     assert account_line(report, of_window=True) == (
-        "done, 20 records in 0.0 s (0 records/s), rows: 6 inserted, 4 updated, 2 deleted, 1 unchanged; "
+        "done, 20 records in 0.00 s (0 records/s), rows: 6 inserted, 4 updated, 2 deleted, 1 unchanged; "
         "records: 3 superseded, 4 skipped, 1 quarantined"
     )
     assert account_line(report, of_window=False) == (
-        "done, 20 items in 0.0 s (0 items/s), 11 rows, 3 superseded, 4 skipped, 1 quarantined"
+        "done, 20 items in 0.00 s (0 items/s), 11 rows, 3 superseded, 4 skipped, 1 quarantined"
     )
 
 

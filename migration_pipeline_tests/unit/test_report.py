@@ -137,7 +137,7 @@ def test_what_speaks_against_it(name: str, files: list[FileAccount], tables: lis
     ("found", "outcome", "text"),
     [
         (table(9, 3, decides="rows with one key are merged"), "passed", "rows with one key are merged"),
-        (table(9, 8), "failed", "1 of 9 rows written are not in the table"),
+        (table(9, 8), "failed", "1 of 9 rows written is not in the table"),
         (table(3, 3), "passed", "3 rows written, 3 in the table"),
     ],
 )
@@ -151,7 +151,7 @@ def test_rows_are_counted(found: TableAccount, outcome: str, text: str) -> None:
     ("made", "outcome", "complete"),
     [
         (Made(receipt=None), "passed", True),
-        (Made(receipt=None, fault="1 files were loaded after it was made"), "failed", False),
+        (Made(receipt=None, fault="1 file was loaded after it was made"), "failed", False),
         (Made(receipt=None, waits=2), "unknown", True),  # the files that are missing speak against it
     ],
 )
@@ -167,7 +167,7 @@ def test_an_aggregate_is_made_of_all_files(made: Made, outcome: str, complete: b
         (verification(), "", "passed", "100 of 100 rows of the export match the table"),
         (verification(newer=5, same=95), "", "passed", "95 of 100 rows"),
         (None, "they have not been compared yet", "unverified", "migration-pipeline verify shop"),
-        (verification(missing=1, same=99), "", "failed", "1 are missing"),
+        (verification(missing=1, same=99), "", "failed", "1 missing"),
         (verification(different=2, same=98), "", "failed", "2 different"),
         (
             verification(extra=3),
@@ -225,7 +225,7 @@ def test_items_of_a_file_that_are_not_in_the_quarantine_are_missed() -> None:
 def test_items_that_no_rule_took_and_bad_ones_speak_against_it() -> None:
     bad = account_of(file_of(0, loaded=99, quarantined=1), bad=[QuarantineReason("t", "22001", "long", 1, 1)])
     assert [v.name for v in bad.verdicts if v.outcome == "failed"] == ["nothing is in the quarantine"]
-    assert "1 items are in the quarantine" in page(bad)
+    assert "1 item is in the quarantine" in page(bad)
     unrouted = account_of(file_of(0, loaded=98, skipped={"unrouted": 2}, unrouted={"SK=CART#…": 2}))
     (failed,) = (v for v in unrouted.verdicts if v.outcome == "failed")
     assert (failed.name, failed.text) == (
@@ -340,7 +340,7 @@ def test_of_very_many_files_those_come_first_that_are_not_in_order() -> None:
     files = [file_of(number) for number in range(FILES_SHOWN)] + [missing(FILES_SHOWN + 1)]
     html = page(account_of(*files))
     assert files[-1].planned.file.name.removesuffix(".json.gz") in html
-    assert "… and 1 more files." in re.sub(r"\s+", " ", html)
+    assert "… and 1 more file." in re.sub(r"\s+", " ", html)
 
 
 def test_of_a_run_config_only_our_own_names_and_numbers_are_told() -> None:
@@ -349,7 +349,7 @@ ops: {shop_load: {config: {batch_items: 500, secret: hunter2, retry_seconds: {en
 resources: {database: {config: {url: "postgresql://me:hunter2@db/shop"}}}
 """
     told = dict(run_settings({"a": config, "b": "{}"}, []))
-    assert told["batch_items"] == "500 (1 runs), 20,000 (1 runs)"
+    assert told["batch_items"] == "500 (1 run), 20,000 (1 run)"
     assert told["max_bad_items"] == "1,000"
     assert told["dry_run"] == "False"
     assert "hunter2" not in str(told)

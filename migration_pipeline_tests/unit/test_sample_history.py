@@ -627,7 +627,7 @@ def test_the_command_writes_a_history_and_says_where(tmp_path: Path) -> None:
     assert [re.sub(r"\d+ rec", "N rec", line).partition(":")[0] for line in windows] == [
         "wrote a window of N records"
     ] * 3
-    assert re.match(r"wrote \d+ items as they are at its end: ", final)
+    assert re.match(r"wrote \d+ items as they are at the end: ", final)
     assert bad.startswith("broken lines of all of these: ")
     assert all(summary(Path(line.partition(": ")[2]))["outputView"] == NEW for line in windows)
     assert "exportTime" in summary(Path(final.partition(": ")[2]))

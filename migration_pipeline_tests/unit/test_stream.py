@@ -80,7 +80,7 @@ def test_another_md5_than_the_manifests_is_refused(tmp_path: Path) -> None:
 def test_another_count_than_the_manifests_is_refused(tmp_path: Path) -> None:
     source = a_file(tmp_path / "f", gzip.compress(b"one\n"), 2)
     lines_of(source)
-    with pytest.raises(StorageError, match="it holds 1 items, but the manifest says 2"):
+    with pytest.raises(StorageError, match="it holds 1 item, but the manifest says 2"):
         source.verify()
 
 

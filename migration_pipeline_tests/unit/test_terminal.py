@@ -6,6 +6,7 @@ import io
 import json
 import re
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -13,8 +14,17 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from migration_pipeline.cli import main
-from migration_pipeline.cli.terminal import console, count_states, downstream_table, how_far, status_table
+from migration_pipeline.cli import main, terminal
+from migration_pipeline.cli.terminal import (
+    Which,
+    console,
+    count_states,
+    downstream_table,
+    how_far,
+    patiently,
+    print_status,
+    status_table,
+)
 from migration_pipeline.cli.watch import _Board
 from migration_pipeline.errors import UsageError
 from migration_pipeline.migration.names import FileProgress
@@ -182,15 +192,15 @@ def test_in_a_pipe_a_line_comes_with_each_change() -> None:
 
 def test_once_the_files_are_there_what_is_made_of_them_tells_how_far_it_is() -> None:
     files = [status(planned("a"), "materialized")]
-    for terminal in (False, True):
+    for on_terminal in (False, True):
         out = io.StringIO()
-        with _Board(Console(file=out, width=200, force_terminal=terminal), 1_000) as board:
+        with _Board(Console(file=out, width=200, force_terminal=on_terminal), 1_000) as board:
             for making in ("", "t: started", "t: 1 of 2 parts, 5 rows", "t: 1 of 2 parts, 5 rows"):
                 board.show(files, [], over=False, making=making)
         assert "t: 1 of 2 parts, 5 rows" in out.getvalue()
-        if not terminal:
+        if not on_terminal:
             assert [line[10:] for line in out.getvalue().splitlines()] == [
-                "1 of 1 files materialized, 1,000 of 1,000 items", "t: started", "t: 1 of 2 parts, 5 rows",
+                "1 of 1 file materialized, 1,000 of 1,000 items", "t: started", "t: 1 of 2 parts, 5 rows",
             ]  # fmt: skip
 
 
@@ -238,13 +248,55 @@ def test_a_piped_table_is_not_padded(capsys: pytest.CaptureFixture[str]) -> None
     assert len(lines[2]) < 60 < len(lines[1])
 
 
+def listed(files: list[FileStatus], which: Which = "some") -> list[str]:
+    out = io.StringIO()
+    print_status(Console(file=out, width=200), files, which=which)
+    return [line.rstrip() for line in out.getvalue().splitlines()]
+
+
+def test_of_many_files_those_that_somebody_has_to_look_at_are_listed() -> None:
+    states = ["materialized"] * 150 + ["running", "queued", "failed", "stopped", "missing"]
+    files = [status(planned(f"f{number}"), state) for number, state in enumerate(states)]
+    header, *lines, rest = listed(files)
+    assert header.split() == ["file", "state", "items", "rows", "run", "note"]
+    assert [line.split()[:2] for line in lines] == [
+        ["f152.json.gz", "failed"], ["f153.json.gz", "stopped"], ["f150.json.gz", "running"]
+    ]  # fmt: skip
+    assert rest == "152 more files: 150 materialized, 1 queued, 1 missing (--all lists them)"
+    assert [line.split()[0] for line in listed(files, "failed")[1:]] == ["f152.json.gz", "f153.json.gz"]
+    assert len(listed(files, "all")) == 1 + 155
+    assert listed(files[:150]) == ["150 files: 150 materialized (--all lists them)"]
+
+
+def test_few_files_are_listed_in_load_order_and_hundreds_of_failed_ones_are_counted() -> None:
+    few = [status(planned(f"f{number:02}"), "materialized") for number in range(39)]
+    few.append(status(planned("last"), "failed"))
+    assert [line.split()[0] for line in listed(few)[1:]] == [file.file.name for file in few]
+    *lines, rest = listed([status(planned(f"f{number}"), "failed") for number in range(300)])
+    assert len(lines) == 1 + 40
+    assert rest == "260 more files: 260 failed (--failed lists what failed, --all lists them)"
+
+
+def test_a_step_that_takes_long_is_told_and_a_short_one_is_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(terminal, "PATIENCE_SECONDS", 0.05)
+    with pytest.raises(UsageError), patiently("looking"):
+        raise UsageError("at once")
+    assert capsys.readouterr() == ("", "")
+    with patiently("looking"):
+        time.sleep(0.3)
+    out, err = capsys.readouterr()
+    assert (out, re.sub(r"^[\d:]+", "", err)) == ("", "  looking …\n")
+
+
 def test_files_wait_until_they_are_queued_and_are_missing_only_afterwards() -> None:
     files = [status(planned("a"), "missing")]
     for over, word in ((False, "waiting"), (True, "missing")):
         text = io.StringIO()
         with _Board(Console(file=text, width=200), 1_000) as board:
             board.show(files, [], over=over)
-        assert f"0 of 1 files materialized, 1 {word}, 0 of 1,000 items" in text.getvalue()
+        assert f"0 of 1 file materialized, 1 {word}, 0 of 1,000 items" in text.getvalue()
 
 
 # -- calls that cannot work --------------------------------------------------------------------------
@@ -264,6 +316,7 @@ def planned_sample(tmp_path: Path) -> None:
         (["metrics", "shop"], 2, "no plan; make one with"),
         (["report", "shop"], 2, "no plan; make one with"),
         (["status", "shop", "--json", "--watch"], 2, "cannot be combined"),
+        (["status", "shop", "--failed", "--json"], 2, "--failed cannot be combined"),
     ],
 )
 def test_a_wrong_call_is_one_line(arguments: list[str], code: int, message: str) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 from migration_pipeline import settings
 from migration_pipeline.migration.plan import Plan
-from migration_pipeline.migration.units import moment
 from migration_pipeline.operations.client import DagsterClient, first_line
 from migration_pipeline.operations.doctor.findings import Finding, Findings, told
 from migration_pipeline.profile.profile import Profile
+from migration_pipeline.units import counted, moment
 
 PATIENCE_SECONDS = 20
 
@@ -100,7 +100,7 @@ def _code(entries: Sequence[Mapping[str, Any]]) -> Findings:
 def _known(client: DagsterClient, plan: Plan, profile: Profile) -> Finding:
     if client.knows(plan, profile):
         return Finding(
-            "code", "ok", f"the plan of {plan.profile} is shown, with its {len(plan.files):,} files"
+            "code", "ok", f"the plan of {plan.profile} is shown, with its {counted(len(plan.files), 'file')}"
         )
     return Finding(
         "code",
@@ -116,7 +116,7 @@ def _daemons(statuses: Sequence[Mapping[str, Any]], now: float | None = None) ->
     since = (now or time.time()) - SILENT_SECONDS
     ill = [each for each in required if not each["healthy"] or (each["lastHeartbeatTime"] or 0) < since]
     if not ill:
-        return Finding("daemon", "ok", f"alive, with {len(required)} services")
+        return Finding("daemon", "ok", f"alive, with {counted(len(required), 'service')}")
     beats = [each["lastHeartbeatTime"] for each in ill if each["lastHeartbeatTime"]]
     last = f"; last heard {moment(min(beats))} UTC" if beats else ""
     errors = [first_line(error) for each in ill for error in each["lastHeartbeatErrors"]]
@@ -154,7 +154,7 @@ def _queue(seen: Mapping[str, Any]) -> Finding:
     queued, started = (len(seen[name].get("results", ())) for name in ("queued", "started"))
     limit = (instance["runQueueConfig"] or {}).get("maxConcurrentRuns")
     bound = (
-        f"at most {limit:,} runs at once"
+        f"at most {counted(limit, 'run')} at once"
         if limit is not None and limit >= 0
         else "any number of runs at once"
     )

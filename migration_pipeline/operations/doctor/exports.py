@@ -9,10 +9,10 @@ import boto3
 from botocore.exceptions import BotoCoreError
 
 from migration_pipeline.migration.plan import Plan
-from migration_pipeline.migration.units import counted
 from migration_pipeline.operations.doctor.findings import Finding, Findings, told
 from migration_pipeline.sources.export import ExportFile, read_export
 from migration_pipeline.sources.storage import Storage, explained, is_s3
+from migration_pipeline.units import all_that, counted, some_that
 
 GZIP = b"\x1f\x8b"
 
@@ -71,12 +71,14 @@ def _planned(files: Sequence[ExportFile], storage: Storage) -> Findings:
                     Finding(
                         "list",
                         "failed",
-                        f"{folder}: {len(names):,} of {len(files):,} files are {what}, {names[0]} first",
+                        f"{folder}: {some_that(len(names), len(files), 'file', 'is', 'are')} {what}, {names[0]} first",
                         "copy them there, or plan again",
                     )
                 )
         if not gone and not other:
-            found.append(Finding("list", "ok", f"{folder}: all {len(files):,} files are there"))
+            found.append(
+                Finding("list", "ok", f"{folder}: {all_that(len(files), 'file', 'is', 'are')} there")
+            )
         found.extend(_read([file for file in files if file.name in there], storage))
     return found
 

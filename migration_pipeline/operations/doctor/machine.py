@@ -9,8 +9,8 @@ from pathlib import Path
 
 from migration_pipeline import accelerator, settings
 from migration_pipeline.errors import MigrationError
-from migration_pipeline.migration.units import readable_size
 from migration_pipeline.operations.doctor.findings import Finding, Findings, State, told
+from migration_pipeline.units import readable_size
 
 LITTLE_BYTES, TOO_LITTLE_BYTES = 2 << 30, 100 << 20
 """Free space of the state folder, below which to warn, and below which Dagster's history cannot be written for long."""

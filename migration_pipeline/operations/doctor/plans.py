@@ -6,9 +6,9 @@ from migration_pipeline import settings
 from migration_pipeline.errors import UsageError
 from migration_pipeline.migration.plan import Plan, planned_profile
 from migration_pipeline.migration.plans import plan_path, read_plan, read_plans
-from migration_pipeline.migration.units import counted, readable_size
 from migration_pipeline.operations.doctor.findings import Finding, Findings, told
 from migration_pipeline.profile.profile import Profile, load_profile
+from migration_pipeline.units import counted, readable_size
 
 Planned = list[tuple[Plan, Profile]]
 
@@ -56,7 +56,9 @@ def _one(reference: str) -> tuple[Findings, Planned, list[Profile]]:
 
 
 def _profile(profile: Profile) -> Finding:
-    return Finding("profile", "ok", f"{profile.name}: imports, and writes {len(profile.all_tables):,} tables")
+    return Finding(
+        "profile", "ok", f"{profile.name}: imports, and writes {counted(len(profile.all_tables), 'table')}"
+    )
 
 
 def _plan(plan: Plan) -> Finding:

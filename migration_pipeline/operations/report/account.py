@@ -52,6 +52,7 @@ from migration_pipeline.targets.receipts import (
 from migration_pipeline.targets.records import FileKey, Receipt, Steering, Verification
 from migration_pipeline.targets.states import read_states
 from migration_pipeline.targets.steering import read_steerings
+from migration_pipeline.units import some_that
 
 PACKAGES = ("migration-pipeline", "dagster", "psycopg2-binary", "msgspec", "isal", "boto3", "smart-open")
 
@@ -392,7 +393,7 @@ def _verification_verdict(account: Account, table: TableAccount, before: Sequenc
         text = f"not verified: {table.unverified}; migration-pipeline verify {reference} reads the export again, and compares them"
         return Verdict(name, "unverified", text)
     text = (
-        f"{found.same:,} of {found.compared:,} rows of the export match the table, {found.missing:,} are missing, "
+        f"{some_that(found.same, found.compared, 'row', 'of the export matches', 'of the export match')} the table, {found.missing:,} missing, "
         f"{found.different:,} different, {found.extra:,} extra; compared {found.verified_at:%Y-%m-%d %H:%M:%S %Z}"
     )
     if found.extra:

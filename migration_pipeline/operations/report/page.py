@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from migration_pipeline.migration import units
+from migration_pipeline import units
 from migration_pipeline.operations.report import plots
 from migration_pipeline.operations.report.account import Account
 from migration_pipeline.sources.export import stem
@@ -34,6 +34,7 @@ def page(account: Account) -> str:
     )
     environment.filters |= {
         "count": "{:,.0f}".format,
+        "counted": units.counted,
         "stem": stem,
         "moment": units.moment,
         "duration": units.duration,

@@ -13,6 +13,7 @@ import vl_convert
 from migration_pipeline.operations.report.account import Account
 from migration_pipeline.sources.export import stem
 from migration_pipeline.targets.records import Receipt
+from migration_pipeline.units import counted
 
 WIDTH = 960
 """Pixels of a plot's drawing area and labels together, about."""
@@ -133,7 +134,7 @@ def _slowest(account: Account) -> tuple[list[tuple[str, Receipt]], str]:
     if len(loaded) <= BARS:
         return loaded, ""
     slowest = sorted(loaded, key=lambda pair: pair[1].items / pair[1].seconds)[:BARS]
-    return slowest, f", of the {BARS} slowest of {len(loaded):,} files"
+    return slowest, f", of the {BARS} slowest of {counted(len(loaded), 'file')}"
 
 
 def _names(values: Sequence[dict[str, Any]]) -> alt.Y:

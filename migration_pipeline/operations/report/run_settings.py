@@ -10,6 +10,7 @@ import yaml
 
 from migration_pipeline.migration.load import default_settings
 from migration_pipeline.operations.runs import Run
+from migration_pipeline.units import counted
 
 
 def run_settings(configs: Mapping[str, str], tried: Sequence[Run]) -> list[tuple[str, str]]:
@@ -24,7 +25,12 @@ def run_settings(configs: Mapping[str, str], tried: Sequence[Run]) -> list[tuple
     statuses = Counter(run.status.lower() for run in tried)
     return [
         *(
-            (name, ", ".join(f"{each} ({n} runs)" if len(values) > 1 else each for each, n in values.items()))
+            (
+                name,
+                ", ".join(
+                    f"{each} ({counted(n, 'run')})" if len(values) > 1 else each for each, n in values.items()
+                ),
+            )
             for name, values in used.items()
         ),
         ("runs that Dagster knows", ", ".join(f"{n} {status}" for status, n in statuses.items())),

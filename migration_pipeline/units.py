@@ -1,13 +1,13 @@
-"""Formats sizes and times for people: the same in the terminal, in Dagster and in the report."""
+"""Formats counts, sizes and times for people: the same in the terminal, in Dagster, in errors and in the report."""
 
 from __future__ import annotations
 
 from datetime import datetime, timezone
 
 
-def counted(number: int, noun: str) -> str:
-    """Write a number of things: ``1 file``, ``1,200 files``. Only for nouns whose plural ends in s."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Write a number of things: ``1 file``, ``1,200 files``; `plural` is that of a noun that takes more than an s."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def counted_that(number: int, noun: str, singular: str, plural: str) -> str:
@@ -15,12 +15,27 @@ def counted_that(number: int, noun: str, singular: str, plural: str) -> str:
     return f"{counted(number, noun)} {singular if number == 1 else plural}"
 
 
+def some_of(number: int, total: int, noun: str) -> str:
+    """Write how many of all: ``1 of 1 file``, ``3 of 1,200 files``."""
+    return f"{number:,} of {counted(total, noun)}"
+
+
+def some_that(number: int, total: int, noun: str, singular: str, plural: str) -> str:
+    """Write how many of all, with their verb: ``1 of 4 files is``, ``2 of 4 files are``."""
+    return f"{some_of(number, total, noun)} {singular if number == 1 else plural}"
+
+
+def all_that(number: int, noun: str, singular: str, plural: str) -> str:
+    """Write all of some things with their verb: ``all 1,200 rows are``; of a single one ``the 1 row is``."""
+    return f"{'the' if number == 1 else 'all'} {counted_that(number, noun, singular, plural)}"
+
+
 def readable_size(size: int) -> str:
     """Write a number of bytes as people do: ``1.2 MB``; decimal units, as S3's console has them."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= factor:
             return f"{size / factor:,.1f} {unit}"
-    return f"{size:,} bytes"
+    return counted(size, "byte")
 
 
 def readable_time(seconds: float) -> str:
@@ -32,7 +47,7 @@ def readable_time(seconds: float) -> str:
         return f"{whole // 60} min {whole % 60:02} s"
     if whole < 72 * 3600:
         return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-    return f"{whole // 86_400:,} days"
+    return counted(whole // 86_400, "day")
 
 
 def duration(seconds: float | None) -> str:
