@@ -15,21 +15,24 @@ from pydantic import Field
 
 from migration_pipeline.defs.config import load_config, options_of
 from migration_pipeline.defs.dry_run import observe_dry_run
+from migration_pipeline.defs.failures import Failed, failing
 from migration_pipeline.defs.hosting import OURS, Hosting
 from migration_pipeline.defs.metadata import (
     AHEAD_OF_FILES,
+    FILE_TAG,
     PLAN_TAG,
     PROFILE_TAG,
     export_spec,
     file_metadata,
     file_tables,
+    file_tag,
     table_spec,
 )
 from migration_pipeline.defs.progress import Telling
 from migration_pipeline.defs.turns import Turns
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.load import Loader
-from migration_pipeline.migration.plan import Plan
+from migration_pipeline.migration.plan import Plan, PlannedFile
 from migration_pipeline.migration.replay import replay_plan
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.targets.connection import DatabaseError
@@ -74,8 +77,10 @@ def _tables_asset(
     )
     def load(context: dg.AssetExecutionContext, config: Config) -> Iterator[dg.MaterializeResult[Any]]:
         url = hosting.url(context)
-        context.instance.add_run_tags(context.run.run_id, {PLAN_TAG: plan.digest})
-        options = options_of(config, profile)
+        tags = {PLAN_TAG: plan.digest, FILE_TAG: file_tag([files[each] for each in context.partition_keys])}
+        context.instance.add_run_tags(context.run.run_id, tags)
+        with failing():
+            options = options_of(config, profile)
         turns = Turns(context.instance, plan, context.run.run_id)
         failures: dict[str, MigrationError] = {}
         with suppress(DatabaseError):  # the load tells it, or outlasts it
@@ -127,7 +132,7 @@ def _tables_asset(
                         # At the end of a run Dagster records all its files once more: with this metadata, or none.
                         context.add_asset_metadata(metadata, asset_key=key, partition_key=partition)
         if failures:
-            raise _failure(failures)
+            raise _failure(failures, files)
 
     return load
 
@@ -136,18 +141,23 @@ def replay_job(plan: Plan, profile: Profile, hosting: Hosting = OURS) -> dg.JobD
     """Build ``<profile>_replay``, which replays quarantined items after the profile or a table was fixed."""
     Config: Any = load_config(plan, profile)  # noqa: N806  # a class
 
-    @dg.op(name=f"{profile.name}_replay_quarantine", required_resource_keys=hosting.keys)
+    @dg.op(
+        name=f"{profile.name}_replay_quarantine",
+        required_resource_keys=hosting.keys,
+        description="Runs quarantined items through the profile again.",
+    )
     def run_again(context: dg.OpExecutionContext, config: Config) -> None:
-        report = replay_plan(
-            plan,
-            profile,
-            hosting.url(context),
-            context.run_id,
-            context.log.info,
-            config.load,
-            config.database,
-            options_of(config, profile),
-        )
+        with failing():
+            report = replay_plan(
+                plan,
+                profile,
+                hosting.url(context),
+                context.run_id,
+                context.log.info,
+                config.load,
+                config.database,
+                options_of(config, profile),
+            )
         context.add_output_metadata(
             {
                 "items": report.items,
@@ -161,8 +171,8 @@ def replay_job(plan: Plan, profile: Profile, hosting: Hosting = OURS) -> dg.JobD
 
     @dg.job(
         name=f"{profile.name}_replay",
-        description="Runs the quarantined items of loaded files through the profile again. Those that load, or "
-        "that the profile skips now, leave the quarantine. Loading a file again does the same.",
+        description=f"Loads quarantined items of {profile.name}: run it after you have fixed the profile or a table. Items that "
+        "load, or that the profile skips now, leave the quarantine.",
         tags={PROFILE_TAG: profile.name, **AHEAD_OF_FILES},
     )
     def job() -> None:
@@ -171,12 +181,15 @@ def replay_job(plan: Plan, profile: Profile, hosting: Hosting = OURS) -> dg.JobD
     return job
 
 
-def _failure(failures: Mapping[str, MigrationError]) -> dg.Failure:
-    """Make the one failure of a run; its first line is what the command line and the UI show."""
-    first = next(iter(failures.values()))
+def _failure(failures: Mapping[str, MigrationError], files: Mapping[str, PlannedFile]) -> Failed:
+    """Make the one failure of a run; its first line is what the command line and the UI show.
+
+    There a file goes by its name, which the run's page has no room to show behind a long address.
+    """
+    first, error = next(iter(failures.items()))
+    file = files[first].file
     others = f" (and {len(failures) - 1:,} more files failed in this run)" if len(failures) > 1 else ""
-    return dg.Failure(
-        description=f"{first}{others}",
-        metadata={partition: str(error) for partition, error in list(failures.items())[:FAILURES_SHOWN]},
-        allow_retries=False,
+    return Failed(
+        f"{str(error).replace(file.uri, file.name)}{others}",
+        {partition: str(error) for partition, error in list(failures.items())[:FAILURES_SHOWN]},
     )

@@ -92,6 +92,8 @@ class Attribute:
         self.nul = 0
         """Items whose value holds U+0000 somewhere."""
         self.nul_example: Place | None = None
+        self.stored = 0
+        """Bytes of all values as PostgreSQL keeps them in a column of variable length, without the length itself."""
         self.longest = 0
         """Characters of the longest text."""
         self.longest_bytes = 0
@@ -125,6 +127,7 @@ class Attribute:
         """Take one more item's value, on the wire and as a Python value."""
         letter = letter_of(value)
         self.types[letter] += 1
+        self.stored += stored_bytes(letter, plain)
         self.examples.setdefault(letter, place)
         if letter == "S":
             self._text(plain)
@@ -329,6 +332,19 @@ def epoch_of(text: str) -> bool:
         return False
     seconds = number(text) / (1 if len(text) < 12 else 1000)
     return EPOCHS[0] <= seconds <= EPOCHS[1]
+
+
+def stored_bytes(letter: str, plain: Any) -> int:
+    """Estimate the bytes of a value in a column of variable length of PostgreSQL, without the length itself; a document takes about what its JSON does."""
+    if letter == "S":
+        return len(plain) if plain.isascii() else len(plain.encode())
+    if letter == "N":
+        return 2 + 2 * (len(plain.as_tuple().digits) // 4 + 1)
+    if letter == "B":
+        return len(plain)
+    if letter in ("SS", "NS", "BS"):
+        return 20 + sum(4 + stored_bytes(letter[0], each) for each in plain)
+    return len(msgspec.json.encode(plain)) if letter in ("M", "L") else 0
 
 
 def holds_nul(value: Any) -> bool:

@@ -287,7 +287,9 @@ def test_a_file_that_takes_long_tells_how_far_it_is(
     assert [event["items_read"] for event in events] == sorted(event["items_read"] for event in events)
     log = operator.query(LOG, run=run["id"])["logsForRun"]["events"]
     lines = [event["message"] for event in log if event["__typename"] == "LogMessageEvent"]
-    assert len([line for line in lines if "items/s, " in line and line.endswith(" left")]) == len(events)
+    assert len(
+        [line for line in lines if "items/s, " in line and line.endswith(" left, 0 quarantined")]
+    ) == len(events)
 
 
 SENSOR_SELECTOR = {

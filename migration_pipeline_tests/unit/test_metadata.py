@@ -6,13 +6,17 @@ import sys
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import dagster as dg
 import pytest
+from dagster._utils.error import serializable_error_info_from_exc_info
+from dagster._utils.tags import is_valid_strict_tag_value
 
-from migration_pipeline.defs.metadata import file_tables
+from migration_pipeline.defs.failures import failing
+from migration_pipeline.defs.metadata import file_tables, file_tag
 from migration_pipeline.defs.notify import BackfillReport, load_hook
 from migration_pipeline.defs.progress import sentence
 from migration_pipeline.engine.file_report import BadExample, FileReport, Progress
-from migration_pipeline.errors import UsageError
+from migration_pipeline.errors import MigrationError, UsageError
 from migration_pipeline.migration.load import sentence as account_line
 from migration_pipeline.migration.plan import PlannedFile
 from migration_pipeline.migration.units import duration, moment, readable_size, readable_time
@@ -64,9 +68,55 @@ def test_a_moment_is_told_in_utc() -> None:
 
 
 def test_progress_is_one_short_line() -> None:
-    assert sentence(Progress(1_234, 2_742, 99, 0.02)) == "45%, 1,234 of 2,742 items, 61,700 items/s, 0 s left"
-    assert sentence(Progress(0, 2_742, 0, 0.0)) == "0%, 0 of 2,742 items, 0 items/s"
-    assert sentence(Progress(0, 2_742, 0, 0.0), "records") == "0%, 0 of 2,742 records, 0 records/s"
+    assert sentence(Progress(1_234, 2_742, 99, 0.02, 3)) == (
+        "45%, 1,234 of 2,742 items, 61,700 items/s, 0 s left, 3 quarantined"
+    )
+    assert sentence(Progress(0, 2_742, 0, 0.0)) == "0%, 0 of 2,742 items, 0 items/s, 0 quarantined"
+    assert (
+        sentence(Progress(0, 2_742, 0, 0.0), "records")
+        == "0%, 0 of 2,742 records, 0 records/s, 0 quarantined"
+    )
+
+
+def planned(partition: str, name: str) -> PlannedFile:
+    return PlannedFile(partition, "e", ExportFile(name=name, uri=f"s3://b/{name}", items=10, md5="m", size=9))
+
+
+@pytest.mark.parametrize(
+    ("files", "tag"),
+    [
+        ([("0001_khzb2hd4_1f3a9c", "khzb2hd4ts325ebagfwzadnubq.json.gz")], "khzb2hd4ts325ebagfwzadnubq.json.gz"),
+        ([("0001_a_1f3a9c", "part/ä & b.gz")], "part-b.gz"),
+        ([("0001_a_1f3a9c", "x" * 70)], "x" * 63),
+        (
+            [("0001_khzb2hd4_1f3a9c", "k"), ("0002_l_1f3a9c", "l"), ("0050_se4bpc7s_1f3a9c", "s")],
+            "0001_khzb2hd4_1f3a9c..0050_se4bpc7s_1f3a9c",
+        ),
+        (
+            [(f"w20240413T191500_000{n}_khzb2hd{n}_1f3a9c", "k") for n in (1, 2)],
+            "w20240413T191500_0001_khzb2hd1..w20240413T191500_0002_khzb2hd2",
+        ),
+        ([(f"01713035654959-73dbf946_000{n}_khzb2hd4ts325ebagfwzadnubq", "k") for n in (1, 2)],
+         "01713035654959-73dbf946_0001_k..01713035654959-73dbf946_0002_k"),
+    ],
+    ids=["one", "odd letters", "long", "several", "windows", "an old plan"],
+)  # fmt: skip
+def test_a_run_is_tagged_with_its_files_within_the_rules_of_dagster(
+    files: list[tuple[str, str]], tag: str
+) -> None:
+    assert file_tag([planned(*each) for each in files]) == tag
+    assert is_valid_strict_tag_value(tag)
+
+
+def test_a_failure_says_its_reason_before_anything_else() -> None:
+    """As the UI shows it: the message is what Python prints of an exception, and the UI puts its causes below."""
+    with pytest.raises(dg.Failure) as failed, failing():
+        raise MigrationError("khzb2hd4.json.gz: the file is truncated: copy it again")
+    shown = serializable_error_info_from_exc_info((failed.type, failed.value, failed.tb))
+    assert shown.message == "Failed: khzb2hd4.json.gz: the file is truncated: copy it again\n"
+    assert (shown.cause, shown.context) == (None, None)
+    assert failed.value.description == "khzb2hd4.json.gz: the file is truncated: copy it again"
+    assert not failed.value.allow_retries
 
 
 PLANNED = PlannedFile(
