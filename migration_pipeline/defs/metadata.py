@@ -26,7 +26,7 @@ PLAN_TAG = "migration/plan"
 """Tag of a run that loads files; its value is the digest of the plan that it has read."""
 
 FILE_TAG = "migration/file"
-"""Tag of a run that loads files, from its start on; see `file_tag`."""
+"""Tag of a run that loads files; see `file_tag`. The list of runs shows it, and not the partition."""
 
 TAG_LETTERS = 63
 """Dagster's limit for the value of a tag."""
@@ -167,18 +167,12 @@ def _documentation(profile: Profile) -> dg.MarkdownMetadataValue:
 # -- the files of a run --------------------------------------------------------------------------------
 
 
-def file_tag(files: Sequence[PlannedFile]) -> str:
-    """Name the files of a run in a tag: one by its name, several by the keys of the first and the last: ``0001_…..0050_…``."""
-    if len(files) == 1:
-        return _tag_value(files[0].file.name)
-    each = (TAG_LETTERS - 2) // 2
-    first, last = (_tag_value(file.partition)[:each] for file in (files[0], files[-1]))
-    return f"{first}..{last}"
-
-
-def _tag_value(name: str) -> str:
-    """Keep of a name what Dagster takes in the value of a tag."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:TAG_LETTERS]
+def file_tag(first: str, last: str) -> str:
+    """Name the files of a run in a tag, by their partition keys: ``0001_…``, or of several ``0001_…..0050_…``."""
+    keys = [re.sub(r"[^A-Za-z0-9_.-]+", "-", key) for key in dict.fromkeys((first, last))]
+    separator = ".."
+    room = (TAG_LETTERS - len(separator) * (len(keys) - 1)) // len(keys)
+    return separator.join(key[:room] for key in keys)
 
 
 # -- a loaded file -------------------------------------------------------------------------------------

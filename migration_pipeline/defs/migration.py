@@ -77,7 +77,8 @@ def _tables_asset(
     )
     def load(context: dg.AssetExecutionContext, config: Config) -> Iterator[dg.MaterializeResult[Any]]:
         url = hosting.url(context)
-        tags = {PLAN_TAG: plan.digest, FILE_TAG: file_tag([files[each] for each in context.partition_keys])}
+        keys = context.partition_keys
+        tags = {PLAN_TAG: plan.digest, FILE_TAG: file_tag(keys[0], keys[-1])}
         context.instance.add_run_tags(context.run.run_id, tags)
         with failing():
             options = options_of(config, profile)
@@ -116,7 +117,8 @@ def _tables_asset(
                     report = turns.in_turn(planned, load_it, telling.wait, failures)
                 except MigrationError as error:
                     failures[partition] = error
-                    context.log.error(f"{planned.file.name}: failed: {error}")
+                    reason = _by_name(error, planned).removeprefix(f"{planned.file.name}: ")
+                    context.log.error(f"{planned.file.name}: failed: {reason}")
                     continue
                 shown = file_tables(planned, report, window)
                 for table in tables.values():
@@ -182,14 +184,15 @@ def replay_job(plan: Plan, profile: Profile, hosting: Hosting = OURS) -> dg.JobD
 
 
 def _failure(failures: Mapping[str, MigrationError], files: Mapping[str, PlannedFile]) -> Failed:
-    """Make the one failure of a run; its first line is what the command line and the UI show.
-
-    There a file goes by its name, which the run's page has no room to show behind a long address.
-    """
+    """Make the one failure of a run; its first line is what the command line and the UI show."""
     first, error = next(iter(failures.items()))
-    file = files[first].file
     others = f" (and {len(failures) - 1:,} more files failed in this run)" if len(failures) > 1 else ""
     return Failed(
-        f"{str(error).replace(file.uri, file.name)}{others}",
+        f"{_by_name(error, files[first])}{others}",
         {partition: str(error) for partition, error in list(failures.items())[:FAILURES_SHOWN]},
     )
+
+
+def _by_name(error: MigrationError, planned: PlannedFile) -> str:
+    """Name the file in an error's text by its name alone: behind its whole address the reason would stand in the third line."""
+    return str(error).replace(planned.file.uri, planned.file.name)

@@ -335,7 +335,7 @@ def epoch_of(text: str) -> bool:
 
 
 def stored_bytes(letter: str, plain: Any) -> int:
-    """Estimate the bytes of a value in a column of variable length of PostgreSQL, without the length itself; a document takes about what its JSON does."""
+    """Estimate the bytes of a value in a column of variable length of PostgreSQL, without the length itself."""
     if letter == "S":
         return len(plain) if plain.isascii() else len(plain.encode())
     if letter == "N":
@@ -344,7 +344,18 @@ def stored_bytes(letter: str, plain: Any) -> int:
         return len(plain)
     if letter in ("SS", "NS", "BS"):
         return 20 + sum(4 + stored_bytes(letter[0], each) for each in plain)
-    return len(msgspec.json.encode(plain)) if letter in ("M", "L") else 0
+    return _document_bytes(plain) if letter in ("M", "L") else 0
+
+
+def _document_bytes(plain: Any) -> int:
+    """Estimate a jsonb, or a part of one: four bytes for itself and for each name and value in it, besides their own."""
+    if isinstance(plain, dict):
+        return 4 + sum(8 + len(name.encode()) + _document_bytes(value) for name, value in plain.items())
+    if isinstance(plain, list):
+        return 4 + sum(4 + _document_bytes(value) for value in plain)
+    if isinstance(plain, str):
+        return len(plain.encode())
+    return 0 if plain is None or isinstance(plain, bool) else 10
 
 
 def holds_nul(value: Any) -> bool:

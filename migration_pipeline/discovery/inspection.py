@@ -18,7 +18,7 @@ from migration_pipeline.discovery.attributes import Attribute
 from migration_pipeline.discovery.sizes import Estimate, estimate, together
 from migration_pipeline.discovery.survey import EntityType, Survey, patterns, shown
 from migration_pipeline.migration.pages import pages
-from migration_pipeline.migration.units import counted, readable_size
+from migration_pipeline.migration.units import counted, counted_that, readable_size
 from migration_pipeline.sources.export import Window, utc
 
 if TYPE_CHECKING:
@@ -206,7 +206,8 @@ def sentences(found: dict[str, Any]) -> list[str]:
 def troubles(found: dict[str, Any]) -> list[str]:
     """Say what could not be read."""
     return [
-        f"{bad['items']:,} items are bad, e.g. {bad['example']}: {bad['reason']}" for bad in found["bad"]
+        f"{counted_that(bad['items'], 'item', 'is', 'are')} bad, e.g. {bad['example']}: {bad['reason']}"
+        for bad in found["bad"]
     ] + [f"not read: {reason}" for reason in found["unread"].values()]
 
 

@@ -26,6 +26,9 @@ KEYS = ("bigint", "uuid")
 SHORT = 126
 """Bytes of a value of variable length up to which its length takes one byte."""
 
+SCALAR = 10
+"""Bytes more that a number or text takes which is alone in a jsonb, as of an attribute whose type differs."""
+
 PADDING = 3.5
 """Bytes that are left free, on average, before a number or time that follows a text: it begins at a multiple of 8."""
 
@@ -80,6 +83,8 @@ def _column(found: EntityType, attribute: Attribute) -> float:
     length = attribute.stored / attribute.present - (
         len(prefix[0].encode()) if prefix and not prefix[1] else 0
     )
+    if column == "jsonb" and not {"M", "L"} & attribute.types.keys():
+        length += SCALAR
     return share * (length + (1 if length <= SHORT else 4))
 
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import dagster as dg
+import dagster_webserver
 import pytest
 from click.testing import CliRunner
 from pydantic import ValidationError
@@ -217,6 +218,17 @@ def test_each_job_stands_in_the_table_of_buttons(shop_export: Path) -> None:
     table = re.findall(r"^\|.*\|$", (TOP / "docs" / "ui.md").read_text(), re.MULTILINE)
     for job in migration_definitions(plan, shop).jobs or ():
         assert [row for row in table if f"`…{job.name.removeprefix('shop')}`" in row], job.name
+
+
+def test_each_button_of_the_table_is_one_of_the_ui() -> None:
+    chunks = (Path(dagster_webserver.__file__).parent / "webapp/build/_next/static/chunks").rglob("*.js")
+    ui = "".join(path.read_text() for path in chunks)
+    page = (TOP / "docs" / "ui.md").read_text()
+    rows = re.findall(r"^\| .*\|$", page.partition("## Which button")[2].partition("\n## ")[0], re.MULTILINE)
+    buttons = {name for row in rows for name in re.findall(r"\*([A-Z][^*]+)\*", row)}
+    assert len(buttons) > 8
+    for name in buttons:
+        assert re.search(rf"[\"`]{re.escape(name)}[ \"`…]", ui), name
 
 
 def test_column_comments_reach_the_database(shop_database_url: str) -> None:

@@ -284,6 +284,8 @@ def test_a_file_that_takes_long_tells_how_far_it_is(
         assert 0 < event["percent"] < 100
         assert 0 < event["items_read"] < 2_400
         assert event["items_per_second"] > 0
+        assert event["seconds_left"] > 0
+        assert (event["items"], event["quarantined"]) == (2_400, 0)
     assert [event["items_read"] for event in events] == sorted(event["items_read"] for event in events)
     log = operator.query(LOG, run=run["id"])["logsForRun"]["events"]
     lines = [event["message"] for event in log if event["__typename"] == "LogMessageEvent"]
