@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from migration_pipeline.defs.metadata import PROFILE_TAG
+from migration_pipeline.defs.metadata import FILE_TAG, PROFILE_TAG
 from migration_pipeline.defs.notify import SENSOR
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.migration.names import FileProgress
@@ -226,9 +226,8 @@ def test_one_file_is_loaded_again_alone(operator: Operation, shop: Plan) -> None
     eventually(lambda: operator.files(shop)[1].run_id == reply["run"]["id"], "the file is loaded")
     after = [file.run_id for file in operator.files(shop)]
     assert [n for n in range(4) if before[n] != after[n]] == [1]
-    assert (
-        next(run for run in operator.runs() if run["id"] == reply["run"]["id"])["tags"][PROFILE_TAG] == "shop"
-    )
+    tags = next(run for run in operator.runs() if run["id"] == reply["run"]["id"])["tags"]
+    assert (tags[PROFILE_TAG], tags[FILE_TAG]) == ("shop", shop.files[1].partition)
 
 
 @pytest.mark.parametrize("job", ["shop_check", "shop_replay"])
