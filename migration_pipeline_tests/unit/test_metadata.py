@@ -11,14 +11,15 @@ import pytest
 from dagster._utils.error import serializable_error_info_from_exc_info
 from dagster._utils.tags import is_valid_strict_tag_value
 
+from migration_pipeline import Item, Profile, Row
 from migration_pipeline.defs.failures import failing
-from migration_pipeline.defs.metadata import file_tables, file_tag
+from migration_pipeline.defs.metadata import export_spec, file_tables, file_tag, table_spec
 from migration_pipeline.defs.notify import BackfillReport, load_hook
 from migration_pipeline.defs.progress import sentence
 from migration_pipeline.engine.file_report import BadExample, FileReport, Progress
 from migration_pipeline.errors import MigrationError, UsageError
 from migration_pipeline.migration.load import sentence as account_line
-from migration_pipeline.migration.plan import PlannedFile
+from migration_pipeline.migration.plan import FORMAT, Plan, PlannedFile
 from migration_pipeline.migration.units import duration, moment, readable_size, readable_time
 from migration_pipeline.sources.export import ExportFile, Window
 
@@ -95,6 +96,40 @@ def test_progress_is_one_short_line() -> None:
 def test_a_run_is_tagged_with_its_files_within_the_rules_of_dagster(first: str, last: str, tag: str) -> None:
     assert file_tag(first, last) == tag
     assert is_valid_strict_tag_value(tag)
+
+
+class Described(Row, table="described", key="pk"):
+    """Things, each with its `kind`."""
+
+    pk: str
+
+
+class Undescribed(Row, table="undescribed", key="pk"):
+    pk: str
+
+
+class Thing(Item):
+    PK: str
+
+
+def test_a_docstring_is_described_without_markdown() -> None:
+    profile = Profile("things")
+
+    @profile.route(kind="a")
+    def described(item: Thing) -> Described:
+        return Described(item.PK)
+
+    @profile.route()
+    def undescribed(item: Thing) -> Undescribed:
+        return Undescribed(item.PK)
+
+    plan = Plan(FORMAT, "things", "x:things", (), ())
+    export = export_spec(plan, profile)
+    specs = [table_spec(plan, profile, table, export) for table in profile.tables.values()]
+    assert [spec.description for spec in specs] == [
+        "Things, each with its kind.",
+        "Rows of undescribed, made of items of the export.",
+    ]
 
 
 def test_a_failure_says_its_reason_before_anything_else() -> None:
