@@ -10,10 +10,10 @@ import dagster as dg
 import msgspec
 
 from migration_pipeline.defs.config import aggregate_config, finishing_config
+from migration_pipeline.defs.failures import failing
 from migration_pipeline.defs.hosting import OURS, Hosting
-from migration_pipeline.defs.metadata import export_spec, table_spec
+from migration_pipeline.defs.metadata import export_spec, plain, table_spec
 from migration_pipeline.engine.pace import Pause
-from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.names import FINISHING
 from migration_pipeline.migration.plan import Plan
 from migration_pipeline.profile.aggregate import Aggregate
@@ -46,11 +46,13 @@ def _aggregate_asset(
     plan: Plan, profile: Profile, aggregate: Aggregate, hosting: Hosting
 ) -> dg.AssetsDefinition:
     table = aggregate.table
-    sources = ", ".join(f"`{source.qualified}`" for source in aggregate.sources)
+    sources = ", ".join(source.qualified for source in aggregate.sources)
     spec = table_spec(plan, profile, table, export_spec(plan, profile)).replace_attributes(
         deps=[dg.AssetKey([plan.profile, source.name]) for source in aggregate.sources],
-        description=f"{table.comment}\n\nMade from the rows of all files in {sources}, one row for each "
-        f"`{', '.join(aggregate.by)}`, by the SELECT in `{aggregate.path.name}`.".lstrip(),
+        description=plain(
+            f"{table.comment}\n\nMade from the rows of all files in {sources}, one row for each "
+            f"{', '.join(aggregate.by)}, by the SELECT in {aggregate.path.name}.".lstrip()
+        ),
     )
     spec = spec.merge_attributes(metadata={"sql": dg.MetadataValue.md(f"```sql\n{aggregate.sql};\n```")})
     windows = {export.id for export in plan.windows}
@@ -72,15 +74,15 @@ def _aggregate_asset(
         url = hosting.url(context)
         identity = AggregateIdentity(profile.name, profile.version, context.run.run_id)
         pauses = _Pauses(context, table.qualified)
-        try:
-            with closing(Throttle(url, profile.name, config.throttle, config.database)) as throttle:
-                throttle.open()
-                report = AggregateRun(
-                    url, aggregate, files, identity, config.aggregate, config.database, context.log.info,
-                    FilePace(throttle, pauses.tell),
-                ).run()  # fmt: skip
-        except MigrationError as error:
-            raise dg.Failure(description=str(error), allow_retries=False) from None
+        with (
+            failing(),
+            closing(Throttle(url, profile.name, config.throttle, config.database)) as throttle,
+        ):
+            throttle.open()
+            report = AggregateRun(
+                url, aggregate, files, identity, config.aggregate, config.database, context.log.info,
+                FilePace(throttle, pauses.tell),
+            ).run()  # fmt: skip
         context.log.info(
             f"{table.qualified}: done, {counted(report.rows, 'row')} in {report.seconds:,.2f} s: {report.new:,} new, "
             f"{report.changed:,} changed, {report.unchanged:,} unchanged, {report.deleted:,} deleted"
@@ -130,17 +132,17 @@ def _finishing_asset(plan: Plan, profile: Profile, hosting: Hosting) -> dg.Asset
     )
     def finishing(context: dg.AssetExecutionContext, config: FinishingConfig) -> dg.MaterializeResult[Any]:
         url = hosting.url(context)
-        try:
-            drop = config.drop_landing and (config.last_window or not plan.windows)
-            if config.drop_landing and not drop:
-                context.log.warning(KEPT)
-            pauses = _Pauses(context, FINISHING)
-            with closing(Throttle(url, profile.name, config.throttle, config.database)) as throttle:
-                throttle.open()
-                pace = FilePace(throttle, pauses.tell)
-                report = finish(url, profile, drop, config.database, context.log.info, pace)
-        except MigrationError as error:
-            raise dg.Failure(description=str(error), allow_retries=False) from None
+        drop = config.drop_landing and (config.last_window or not plan.windows)
+        if config.drop_landing and not drop:
+            context.log.warning(KEPT)
+        pauses = _Pauses(context, FINISHING)
+        with (
+            failing(),
+            closing(Throttle(url, profile.name, config.throttle, config.database)) as throttle,
+        ):
+            throttle.open()
+            pace = FilePace(throttle, pauses.tell)
+            report = finish(url, profile, drop, config.database, context.log.info, pace)
         for warning in report.warnings:
             context.log.warning(warning)
         return dg.MaterializeResult(metadata=msgspec.to_builtins(report))

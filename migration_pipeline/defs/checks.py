@@ -10,6 +10,7 @@ from typing import Any
 
 import dagster as dg
 
+from migration_pipeline.defs.failures import failing
 from migration_pipeline.defs.hosting import OURS, Hosting
 from migration_pipeline.defs.metadata import AHEAD_OF_FILES, PROFILE_TAG
 from migration_pipeline.migration.cutover import chain_check
@@ -67,7 +68,8 @@ def migration_checks(plan: Plan, profile: Profile, hosting: Hosting = OURS) -> l
             required_resource_keys=hosting.keys,
         )
         def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-            return evaluate(plan, profile, hosting.url(context))
+            with failing():
+                return evaluate(plan, profile, hosting.url(context))
 
         return check
 
@@ -76,7 +78,7 @@ def migration_checks(plan: Plan, profile: Profile, hosting: Hosting = OURS) -> l
         *(
             make(
                 f"no_key_collisions_{table.qualified.replace('.', '_')}",
-                f"{table.qualified} has as many rows as were loaded: no two items have the same key.",
+                f"No two items have the same key: {table.qualified} has as many rows as were loaded.",
                 partial(_no_key_collisions, table),
             )
             for table in profile.tables.values()
@@ -85,7 +87,7 @@ def migration_checks(plan: Plan, profile: Profile, hosting: Hosting = OURS) -> l
         *(
             make(
                 f"made_of_all_files_{aggregate.table.qualified.replace('.', '_')}",
-                f"{aggregate.table.qualified} was made after the last file was loaded, with a row for each group, and still has these rows.",
+                f"The aggregate {aggregate.table.qualified} was made after the last file was loaded, with a row for each group, and still has these rows.",
                 partial(_made_of_all_files, aggregate),
             )
             for aggregate in profile.aggregates
@@ -106,7 +108,8 @@ def check_job(plan: Plan, checks: Sequence[dg.AssetChecksDefinition]) -> Any:
     return dg.define_asset_job(
         f"{plan.profile}_check",
         selection=dg.AssetSelection.checks(*checks),
-        description=f"Compares what the database says was loaded with the plan of {plan.profile}.",
+        description=f"Tells whether {plan.profile} is loaded completely: compares the receipts in the database with the plan, and "
+        "tables with the profile. Takes seconds and reads no export. Run it before a load, and after.",
         tags={PROFILE_TAG: plan.profile, **AHEAD_OF_FILES},
     )
 

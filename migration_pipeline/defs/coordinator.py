@@ -1,8 +1,8 @@
-"""Queues runs as Dagster does by default, and tags each with the profile of its assets.
+"""Queues runs as Dagster does by default, and tags each with the profile of its assets, and with its files.
 
 A run that materializes assets gets the tags of the backfill or the dialog that launched it, and none of the assets'
-own. With the tag, `tag_concurrency_limits` can hold a migration to so many files at once, and the list of runs can be
-filtered by migration.
+own. With the tags, `tag_concurrency_limits` can hold a migration to so many files at once, and the list of runs can be
+read and filtered.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
 from dagster._core.run_coordinator.queued_run_coordinator import RunQueueConfig
 from dagster._core.storage.tags import RETRY_NUMBER_TAG
 
-from migration_pipeline.defs.metadata import AHEAD_OF_FILES, PROFILE_TAG
+from migration_pipeline.defs.metadata import AHEAD_OF_FILES, FILE_TAG, PROFILE_TAG, file_tag
+from migration_pipeline.defs.turns import ends_of
 
 
 @runtime_checkable
@@ -26,7 +27,7 @@ class Slotted(Protocol):
 
 
 class TaggingRunCoordinator(QueuedRunCoordinator):
-    """Dagster's queue, which gives a run the tag `PROFILE_TAG` of its assets if they all have the same.
+    """Dagster's queue, which gives a run the tag `PROFILE_TAG` of its assets if they all have the same, and then `FILE_TAG`.
 
     A run that is started again after a crash is the next to leave the queue. No more leave it than workers have places:
     here a run can wait as long as it takes, and be canceled.
@@ -48,6 +49,9 @@ class TaggingRunCoordinator(QueuedRunCoordinator):
         nodes = [graph.get(key) for key in context.dagster_run.asset_selection or () if graph.has(key)]
         profiles = {node.tags.get(PROFILE_TAG) for node in nodes} - {None}
         tags = {PROFILE_TAG: str(profiles.pop())} if len(profiles) == 1 else {}
+        first, last = ends_of(context.dagster_run.tags)
+        if tags and first:
+            tags[FILE_TAG] = file_tag(first, last)
         if RETRY_NUMBER_TAG in context.dagster_run.tags:
             tags |= AHEAD_OF_FILES  # its worker crashed, and files of windows may wait for its own
         if tags:

@@ -18,7 +18,7 @@ def migrate_job(plan: Plan, profile: Profile) -> Any:
     return dg.define_asset_job(
         f"{plan.profile}_migrate",
         selection=dg.AssetSelection.assets(*tables),
-        description=f"Loads the export files of {plan.profile}: choose all partitions, or those that failed and are "
-        "missing. It does what Materialize does for the tables of the group.",
+        description=f"Loads the export files of {plan.profile}, a partition each: all, or those that failed or are missing. Aggregates and "
+        "finishing are not part of it: Materialize all in the asset group makes those, too.",
         tags={PROFILE_TAG: plan.profile},
     )

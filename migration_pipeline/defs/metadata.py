@@ -5,6 +5,7 @@ markdown, and sizes and times with their units. Nothing here holds a value of an
 """
 
 import inspect
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,15 @@ PROFILE_TAG = "migration/profile"
 
 PLAN_TAG = "migration/plan"
 """Tag of a run that loads files; its value is the digest of the plan that it has read."""
+
+FILE_TAG = "migration/file"
+"""Tag of a run that loads files; see `file_tag`. The list of runs shows it, and not the partition."""
+
+TAG_LETTERS = 63
+"""Dagster's limit for the value of a tag."""
+
+RULES = "rules"
+"""Label of the metadata that lists which items become what."""
 
 AHEAD_OF_FILES = {"dagster/priority": "1"}
 """Tag of short jobs that people wait for: they leave the queue before the files of a backfill."""
@@ -48,9 +58,9 @@ def export_spec(plan: Plan, profile: Profile) -> dg.AssetSpec:
         kinds={"dynamodb", "s3" if all(uri.startswith("s3://") for uri in uris) else "file"},
         tags={PROFILE_TAG: plan.profile},
         description="The DynamoDB table as it was exported. Dagster only knows of it; nothing here changes it. "
-        "Its observations show the progress of running files.\n\nThe first rule that matches takes an item:\n\n"
-        + _rules(profile),
+        "Its observations show the progress of running files.",
         metadata={
+            RULES: dg.MetadataValue.md(f"The first rule that matches takes an item:\n\n{_rules(profile)}"),
             "exports": dg.MetadataValue.md("\n".join(f"- `{e.uri}`, {_origin(e)}" for e in plan.exports)),
             PLAN_DIGEST: plan.digest,
             "files": len(plan.files),
@@ -73,16 +83,18 @@ def _origin(export: PlannedExport) -> str:
 
 def table_spec(plan: Plan, profile: Profile, table: Table, export: dg.AssetSpec) -> dg.AssetSpec:
     """Describe a table that files are loaded into, downstream of the export."""
+    rules = _rules(profile, table)
     return dg.AssetSpec(
         key=[plan.profile, table.name],
         deps=[export],
         group_name=plan.profile,
         kinds={"postgres"},
         tags={PROFILE_TAG: plan.profile},
-        description=f"{table.comment}\n\nItems that become rows:\n\n{_rules(profile, table)}".lstrip(),
+        description=plain(table.comment or f"Rows of {table.qualified}, made of items of the export."),
         code_version=profile.version,
         skippable=True,  # by a dry run; a load either yields all tables or fails
         metadata={
+            **({RULES: dg.MetadataValue.md(f"Items that become rows:\n\n{rules}")} if rules else {}),
             "dagster/table_name": table.qualified,
             "dagster/column_schema": dg.TableSchema(
                 columns=[_column(table, column) for column in table.columns],
@@ -93,6 +105,11 @@ def table_spec(plan: Plan, profile: Profile, table: Table, export: dg.AssetSpec)
             "documentation": _documentation(profile),
         },
     )
+
+
+def plain(text: str) -> str:
+    """Take the backticks out of a description, which the catalog's list shows as it stands; an asset's page renders it."""
+    return text.replace("`", "")
 
 
 def _column(table: Table, column: Column) -> dg.TableColumn:
@@ -145,6 +162,17 @@ def _documentation(profile: Profile) -> dg.MarkdownMetadataValue:
         (inspect.getdoc(module) or "" if module else "").replace("::\n", ":\n")
         + f"\n\n## What to do\n{NEXT_STEPS.format(profile=profile.name)}"
     )
+
+
+# -- the files of a run --------------------------------------------------------------------------------
+
+
+def file_tag(first: str, last: str) -> str:
+    """Name the files of a run in a tag, by their partition keys: ``0001_…``, or of several ``0001_…..0050_…``."""
+    keys = [re.sub(r"[^A-Za-z0-9_.-]+", "-", key) for key in dict.fromkeys((first, last))]
+    separator = ".."
+    room = (TAG_LETTERS - len(separator) * (len(keys) - 1)) // len(keys)
+    return separator.join(key[:room] for key in keys)
 
 
 # -- a loaded file -------------------------------------------------------------------------------------

@@ -15,21 +15,24 @@ from pydantic import Field
 
 from migration_pipeline.defs.config import load_config, options_of
 from migration_pipeline.defs.dry_run import observe_dry_run
+from migration_pipeline.defs.failures import Failed, failing
 from migration_pipeline.defs.hosting import OURS, Hosting
 from migration_pipeline.defs.metadata import (
     AHEAD_OF_FILES,
+    FILE_TAG,
     PLAN_TAG,
     PROFILE_TAG,
     export_spec,
     file_metadata,
     file_tables,
+    file_tag,
     table_spec,
 )
 from migration_pipeline.defs.progress import Telling
 from migration_pipeline.defs.turns import Turns
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.load import Loader
-from migration_pipeline.migration.plan import Plan
+from migration_pipeline.migration.plan import Plan, PlannedFile
 from migration_pipeline.migration.replay import replay_plan
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.targets.connection import DatabaseError
@@ -75,8 +78,11 @@ def _tables_asset(
     )
     def load(context: dg.AssetExecutionContext, config: Config) -> Iterator[dg.MaterializeResult[Any]]:
         url = hosting.url(context)
-        context.instance.add_run_tags(context.run.run_id, {PLAN_TAG: plan.digest})
-        options = options_of(config, profile)
+        keys = context.partition_keys
+        tags = {PLAN_TAG: plan.digest, FILE_TAG: file_tag(keys[0], keys[-1])}
+        context.instance.add_run_tags(context.run.run_id, tags)
+        with failing():
+            options = options_of(config, profile)
         turns = Turns(context.instance, plan, context.run.run_id)
         failures: dict[str, MigrationError] = {}
         with suppress(DatabaseError):  # the load tells it, or outlasts it
@@ -114,7 +120,8 @@ def _tables_asset(
                     report = turns.in_turn(planned, load_it, telling.wait, failures)
                 except MigrationError as error:
                     failures[partition] = error
-                    context.log.error(f"{planned.file.name}: failed: {error}")
+                    reason = _by_name(error, planned).removeprefix(f"{planned.file.name}: ")
+                    context.log.error(f"{planned.file.name}: failed: {reason}")
                     continue
                 shown = file_tables(planned, report, window)
                 for table in tables.values():
@@ -130,7 +137,7 @@ def _tables_asset(
                         # At the end of a run Dagster records all its files once more: with this metadata, or none.
                         context.add_asset_metadata(metadata, asset_key=key, partition_key=partition)
         if failures:
-            raise _failure(failures)
+            raise _failure(failures, files)
 
     return load
 
@@ -139,18 +146,23 @@ def replay_job(plan: Plan, profile: Profile, hosting: Hosting = OURS) -> dg.JobD
     """Build ``<profile>_replay``, which replays quarantined items after the profile or a table was fixed."""
     Config: Any = load_config(plan, profile)  # noqa: N806  # a class
 
-    @dg.op(name=f"{profile.name}_replay_quarantine", required_resource_keys=hosting.keys)
+    @dg.op(
+        name=f"{profile.name}_replay_quarantine",
+        required_resource_keys=hosting.keys,
+        description="Runs quarantined items through the profile again.",
+    )
     def run_again(context: dg.OpExecutionContext, config: Config) -> None:
-        report = replay_plan(
-            plan,
-            profile,
-            hosting.url(context),
-            context.run_id,
-            context.log.info,
-            config.load,
-            config.database,
-            options_of(config, profile),
-        )
+        with failing():
+            report = replay_plan(
+                plan,
+                profile,
+                hosting.url(context),
+                context.run_id,
+                context.log.info,
+                config.load,
+                config.database,
+                options_of(config, profile),
+            )
         context.add_output_metadata(
             {
                 "items": report.items,
@@ -164,8 +176,8 @@ def replay_job(plan: Plan, profile: Profile, hosting: Hosting = OURS) -> dg.JobD
 
     @dg.job(
         name=f"{profile.name}_replay",
-        description="Runs the quarantined items of loaded files through the profile again. Those that load, or "
-        "that the profile skips now, leave the quarantine. Loading a file again does the same.",
+        description=f"Loads quarantined items of {profile.name}: run it after you have fixed the profile or a table. Items that "
+        "load, or that the profile skips now, leave the quarantine.",
         tags={PROFILE_TAG: profile.name, **AHEAD_OF_FILES},
     )
     def job() -> None:
@@ -174,14 +186,18 @@ def replay_job(plan: Plan, profile: Profile, hosting: Hosting = OURS) -> dg.JobD
     return job
 
 
-def _failure(failures: Mapping[str, MigrationError]) -> dg.Failure:
+def _failure(failures: Mapping[str, MigrationError], files: Mapping[str, PlannedFile]) -> Failed:
     """Make the one failure of a run; its first line is what the command line and the UI show."""
-    first = next(iter(failures.values()))
+    first, error = next(iter(failures.items()))
     others = (
         f" (and {counted(len(failures) - 1, 'more file')} failed in this run)" if len(failures) > 1 else ""
     )
-    return dg.Failure(
-        description=f"{first}{others}",
-        metadata={partition: str(error) for partition, error in list(failures.items())[:FAILURES_SHOWN]},
-        allow_retries=False,
+    return Failed(
+        f"{_by_name(error, files[first])}{others}",
+        {partition: str(error) for partition, error in list(failures.items())[:FAILURES_SHOWN]},
     )
+
+
+def _by_name(error: MigrationError, planned: PlannedFile) -> str:
+    """Name the file in an error's text by its name alone: behind its whole address the reason would stand in the third line."""
+    return str(error).replace(planned.file.uri, planned.file.name)

@@ -78,8 +78,10 @@ class Telling:
             file=self._file.name,
             percent=round(100 * progress.share, 1),
             items_read=progress.items,
+            items=progress.total_items,
             items_per_second=round(progress.items_per_second),
             seconds_left=round(progress.eta_seconds or 0),
+            quarantined=progress.quarantined,
             retries=self._retries,
             throttled=self._pause.why,
             throttled_seconds=round(self._pause.seconds, 1),
@@ -92,9 +94,9 @@ class Telling:
 
 
 def sentence(progress: Progress, unit: str = "item") -> str:
-    """Format progress as in a log line: ``45%, 1,234 of 2,742 items, 61,700 items/s, 24 s left``."""
+    """Format progress as in a log line: ``45%, 1,234 of 2,742 items, 61,700 items/s, 24 s left, 3 quarantined``."""
     left = "" if progress.eta_seconds is None else f", {readable_time(progress.eta_seconds)} left"
     return (
         f"{progress.share:.0%}, {some_of(progress.items, progress.total_items, unit)}, "
-        f"{progress.items_per_second:,.0f} {unit}s/s{left}"
+        f"{progress.items_per_second:,.0f} {unit}s/s{left}, {progress.quarantined:,} quarantined"
     )

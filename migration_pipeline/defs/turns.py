@@ -88,11 +88,16 @@ class Turns:
         return run.job_name == f"{self._plan.profile}_migrate"
 
     def _partitions(self, run: dg.DagsterRun) -> list[str]:
-        first = run.tags.get(ASSET_PARTITION_RANGE_START_TAG, run.tags.get(PARTITION_NAME_TAG, ""))
-        last = run.tags.get(ASSET_PARTITION_RANGE_END_TAG, first)
+        first, last = ends_of(run.tags)
         if first not in self._places or last not in self._places:
             return []
         return list(self._places)[self._places[first] : self._places[last] + 1]
+
+
+def ends_of(tags: Mapping[str, str]) -> tuple[str, str]:
+    """Give the first and the last partition that a run is to load, by its tags; "" for one that loads none."""
+    first = tags.get(ASSET_PARTITION_RANGE_START_TAG, tags.get(PARTITION_NAME_TAG, ""))
+    return first, tags.get(ASSET_PARTITION_RANGE_END_TAG, first)
 
 
 def _waits(missing: int, waited_for: Mapping[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from migration_pipeline.defs.failures import Failed
 from migration_pipeline.defs.metadata import PROFILE_TAG
 
 
@@ -17,10 +18,10 @@ def unloadable_plan(name: str, fault: str) -> dg.AssetsDefinition:
         group_name=name,
         kinds={"error"},
         tags={PROFILE_TAG: name},
-        description=f"**The plan of {name} does not load**, so none of its assets are here:\n\n{fault}\n\n"
+        description=f"The plan of {name} does not load, so none of its assets are here: {fault}\n\n"
         "Fix this, then reload the code location. Materialized partitions stay materialized.",
     )
     def plan_does_not_load() -> None:
-        raise dg.Failure(f"the plan of {name} does not load: {fault}", allow_retries=False)
+        raise Failed(f"the plan of {name} does not load: {fault}")
 
     return plan_does_not_load

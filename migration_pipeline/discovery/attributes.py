@@ -92,6 +92,8 @@ class Attribute:
         self.nul = 0
         """Items whose value holds U+0000 somewhere."""
         self.nul_example: Place | None = None
+        self.stored = 0
+        """Bytes of all values as PostgreSQL keeps them in a column of variable length, without the length itself."""
         self.longest = 0
         """Characters of the longest text."""
         self.longest_bytes = 0
@@ -125,6 +127,7 @@ class Attribute:
         """Take one more item's value, on the wire and as a Python value."""
         letter = letter_of(value)
         self.types[letter] += 1
+        self.stored += stored_bytes(letter, plain)
         self.examples.setdefault(letter, place)
         if letter == "S":
             self._text(plain)
@@ -329,6 +332,30 @@ def epoch_of(text: str) -> bool:
         return False
     seconds = number(text) / (1 if len(text) < 12 else 1000)
     return EPOCHS[0] <= seconds <= EPOCHS[1]
+
+
+def stored_bytes(letter: str, plain: Any) -> int:
+    """Estimate the bytes of a value in a column of variable length of PostgreSQL, without the length itself."""
+    if letter == "S":
+        return len(plain) if plain.isascii() else len(plain.encode())
+    if letter == "N":
+        return 2 + 2 * (len(plain.as_tuple().digits) // 4 + 1)
+    if letter == "B":
+        return len(plain)
+    if letter in ("SS", "NS", "BS"):
+        return 20 + sum(4 + stored_bytes(letter[0], each) for each in plain)
+    return _document_bytes(plain) if letter in ("M", "L") else 0
+
+
+def _document_bytes(plain: Any) -> int:
+    """Estimate a jsonb, or a part of one: four bytes for itself and for each name and value in it, besides their own."""
+    if isinstance(plain, dict):
+        return 4 + sum(8 + len(name.encode()) + _document_bytes(value) for name, value in plain.items())
+    if isinstance(plain, list):
+        return 4 + sum(4 + _document_bytes(value) for value in plain)
+    if isinstance(plain, str):
+        return len(plain.encode())
+    return 0 if plain is None or isinstance(plain, bool) else 10
 
 
 def holds_nul(value: Any) -> bool:

@@ -142,7 +142,7 @@ def _entity(
 ) -> Entity:
     fields = _Fields(found, survey)
     short = "_".join(words)[:40].strip("_")
-    key = [fields.add_key(name) for name in _key_attributes(found, survey)]
+    key = [fields.add_key(name) for name in found.key]
     comment = _key_comment(found, survey, [field.attribute for field in key])
     constant = {name for name, condition in found.conditions if isinstance(condition, str)}
     others = [a for name, a in found.attributes.items() if name not in {*survey.key.attributes, *constant}]
@@ -168,13 +168,6 @@ def _entity(
         left_out=fields.left_out,
         rest=rest,
     )
-
-
-def _key_attributes(found: EntityType, survey: Survey) -> list[str]:
-    """The attributes whose values tell the items of a type apart: those of the key that are not the same in all."""
-    names = list(survey.key.attributes)
-    free = [name for name in names if not (mark := found.mark_of(name)) or not mark[1]]
-    return free or names[:1]
 
 
 def _key_comment(found: EntityType, survey: Survey, names: list[str]) -> str:

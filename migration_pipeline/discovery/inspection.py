@@ -6,7 +6,7 @@ constants of enum-like attributes. Numbers and times show their least and greate
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -15,8 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from migration_pipeline.discovery.attributes import Attribute
+from migration_pipeline.discovery.sizes import Estimate, estimate, together
 from migration_pipeline.discovery.survey import EntityType, Survey, patterns, shown
-from migration_pipeline.errors import UsageError
+from migration_pipeline.migration.pages import pages
 from migration_pipeline.sources.export import Window, utc
 from migration_pipeline.units import counted, counted_that, readable_size, some_of, some_that
 
@@ -38,6 +39,8 @@ def facts(survey: Survey) -> dict[str, Any]:
     return {
         "export": {
             "id": export.id, "uri": export.uri, "items": export.items, "files": len(export.files),
+            "table": export.table_arn.rpartition("/")[2], "time": export.export_time,
+            "bytes": sum(file.size for file in export.files),
             "window": _window_facts(export.window) if export.window else None,
         },
         "looked_at": {
@@ -48,6 +51,8 @@ def facts(survey: Survey) -> dict[str, Any]:
             "bytes": None if survey.everything else sum(file.bytes for file in sample.files),
             "all": survey.whole,
         },
+        "item_bytes": _item_bytes(survey.types),
+        "postgresql_bytes": _postgresql_bytes(together(map(estimate, survey.types))),
         "key": {"attributes": list(survey.key.attributes), "guessed_because": survey.key.reason},
         "types": [
             _type_facts(found, survey) for found in sorted(survey.types, key=lambda found: -found.items)
@@ -64,12 +69,28 @@ def _window_facts(window: Window) -> dict[str, Any]:
     return {"from": utc(window.start), "to": utc(window.end), "view": window.view, "keys": list(window.keys)}
 
 
+def _item_bytes(types: Sequence[EntityType]) -> dict[str, int]:
+    """Sizes of items, unzipped, as DynamoDB JSON: the average is that of the whole export, if its other items are alike."""
+    items = sum(found.estimate for found in types)
+    total = sum(found.estimate * found.bytes / found.items for found in types)
+    return {
+        "average": round(total / items) if items else 0,
+        "largest": max((found.largest for found in types), default=0),
+    }
+
+
+def _postgresql_bytes(size: Estimate) -> dict[str, int]:
+    return {"tables": round(size.rows), "keys": round(size.keys), "total": size.total}
+
+
 def _type_facts(found: EntityType, survey: Survey) -> dict[str, Any]:
     return {
         "pattern": patterns(found.conditions),
         "items": found.items,
         "share": round(found.items / survey.looked_at, 6),
         "estimated_items": round(found.estimate),
+        "item_bytes": _item_bytes([found]),
+        "postgresql_bytes": _postgresql_bytes(estimate(found)),
         "event_like": found.event_like,
         "items_per_partition_key": round(found.per_partition, 2),
         "attributes": [
@@ -154,9 +175,32 @@ def key_sentence(found: dict[str, Any]) -> str:
     return f"Key, guessed: {names} ({found['key']['guessed_because']})."
 
 
+def export_sentence(found: dict[str, Any]) -> str:
+    """Say which table the export is of, as of when, and how large it is."""
+    export = found["export"]
+    return (
+        f"Table {export['table'] or 'unknown'}, as of {export['time'] or 'an unknown time'}: "
+        f"{counted(export['items'], 'item')} in {counted(export['files'], 'file')}, {readable_size(export['bytes'])} compressed."
+    )
+
+
+def size_sentence(found: dict[str, Any]) -> list[str]:
+    """Say how large items are, and what they take in PostgreSQL; nothing where there are none."""
+    if not found["types"]:
+        return []
+    item, there = found["item_bytes"], found["postgresql_bytes"]
+    return [
+        f"An item has {readable_size(item['average'])} on average, the largest seen {readable_size(item['largest'])}, unzipped. In "
+        f"PostgreSQL ≈ {readable_size(there['total'])}, if each entity type becomes a table as scaffold writes it: tables "
+        f"{readable_size(there['tables'])}, primary keys {readable_size(there['keys'])}."
+    ]
+
+
 def sentences(found: dict[str, Any]) -> list[str]:
     """All that is said before the tables."""
-    return [*window_sentence(found), scope(found), key_sentence(found)]
+    return [
+        *window_sentence(found), scope(found), key_sentence(found), export_sentence(found), *size_sentence(found)
+    ]  # fmt: skip
 
 
 def troubles(found: dict[str, Any]) -> list[str]:
@@ -267,7 +311,7 @@ def _table(columns: Iterable[str], rows: Iterable[tuple[str, ...]], right: tuple
 
 
 def html(found: dict[str, Any]) -> str:
-    """Lay the facts out as one HTML page that loads nothing and runs nothing. Every text in it is escaped."""
+    """Lay the facts out as one HTML page."""
     kinds = [
         (
             f"{kind['pattern']}, {counted(kind['items'], 'item')}",
@@ -278,10 +322,18 @@ def html(found: dict[str, Any]) -> str:
     ]
     return page_template().render(
         export=found["export"],
-        sentences=sentences(found),
+        found=found,
+        sentences=[*window_sentence(found), scope(found), key_sentence(found)],
         troubles=troubles(found),
-        type_columns=TYPE_COLUMNS,
-        types=list(map(type_row, found["types"])),
+        type_columns=(*TYPE_COLUMNS, "bytes an item", "≈ in PostgreSQL"),
+        types=[
+            (
+                *type_row(kind),
+                f"{kind['item_bytes']['average']:,}",
+                readable_size(kind["postgresql_bytes"]["total"]),
+            )
+            for kind in found["types"]
+        ],
         attribute_columns=ATTRIBUTE_COLUMNS,
         kinds=kinds,
         shown=MAX_SHOWN,
@@ -290,17 +342,4 @@ def html(found: dict[str, Any]) -> str:
 
 def page_template() -> Template:
     """Load the page. Raises `UsageError` where the extra ``report`` is not installed."""
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"{error}; install what the page needs: pip install 'migration-pipeline[report]'"
-        ) from None
-    environment = Environment(
-        loader=PackageLoader("migration_pipeline.discovery", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html.jinja")
+    return pages("migration_pipeline.discovery").get_template("page.html.jinja")

@@ -59,6 +59,10 @@ class EntityType:
         """Items looked at."""
         self.estimate = 0.0
         """Items in the whole export, if those that were not looked at are like the others."""
+        self.bytes = 0
+        """Bytes of the items looked at, as lines of DynamoDB JSON."""
+        self.largest = 0
+        """Bytes of the largest of them."""
         self.attributes: dict[str, Attribute] = {}
         self.nul = False
         """Whether U+0000 stands in any attribute, or in the name of one."""
@@ -80,6 +84,8 @@ class EntityType:
             raise BadItem(f"an attribute {error}") from None
         self.items += 1
         self.estimate += weight
+        self.bytes += len(line.line)
+        self.largest = max(self.largest, len(line.line))
         place = Place(line.file, line.number)
         for name, value in item.items():
             attribute = self.attributes.get(name) or self._attribute(name)
@@ -139,6 +145,13 @@ class EntityType:
         """A key's text without the prefix that all items of the type have."""
         mark = self.mark_of(name)
         return text.removeprefix(mark[0]) if mark else text
+
+    @property
+    def key(self) -> list[str]:
+        """The key's attributes whose values tell the items apart: those that are not the same in all."""
+        names = list(self._key.attributes)
+        free = [name for name in names if not (mark := self.mark_of(name)) or not mark[1]]
+        return free or names[:1]
 
     @property
     def distinct_sorts(self) -> bool:

@@ -100,6 +100,8 @@ class Progress(msgspec.Struct, frozen=True):
     total_items: int
     bytes: int
     seconds: float
+    quarantined: int = 0
+    """Items that something is wrong with, of those read and written so far."""
 
     @property
     def share(self) -> float:

@@ -303,7 +303,10 @@ class FileLoad:
         if now >= self._due:
             self._progress_seconds *= PROGRESS_GROWTH
             self._due = now + self._progress_seconds
-            self._on_progress(Progress(self._read, self.items, self._source.bytes_read, now - self._started))
+            bad = self._reasons.total()
+            self._on_progress(
+                Progress(self._read, self.items, self._source.bytes_read, now - self._started, bad)
+            )
 
     def _settled(self, last: Batch, written: Written) -> FileReport:
         """Complete the account, with the last batch as it was written, and check promise P1."""

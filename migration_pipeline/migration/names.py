@@ -37,9 +37,13 @@ class FileProgress(msgspec.Struct, frozen=True, kw_only=True):
     percent: float
     """Of the file's items, 0 to 100."""
     items_read: int
+    items: int = 0
+    """In the file, by the manifest."""
     items_per_second: int
     seconds_left: int
     """0 where that is not known yet."""
+    quarantined: int = 0
+    """Items that something is wrong with, so far."""
     retries: int = 0
     """Transactions that ran again so far, after transient faults of the database."""
     throttled: str = ""

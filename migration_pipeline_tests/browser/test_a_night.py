@@ -105,6 +105,7 @@ def test_an_asset_says_what_it_is(page: Page, operator: Operation, plan: Plan, p
     page.goto(f"{operator.url}/assets/shop/orders?view=overview")
     main = page.locator("body")
     expect(main).to_contain_text("Orders, one row each; their lines are in order_lines.")
+    expect(main).to_contain_text("Items that become rows:")
     expect(main).to_contain_text("An order, kept in its customer's collection.")
     expect(main).to_contain_text("In currency, with all its digits.")
     expect(main).to_contain_text("PRIMARY KEY (order_id)")
@@ -125,6 +126,31 @@ def test_an_asset_says_what_it_is(page: Page, operator: Operation, plan: Plan, p
     expect(page.get_by_role("dialog")).to_contain_text("the sort key tells what an item is")
 
 
+def test_lists_show_sentences(page: Page, operator: Operation, plan: Plan) -> None:
+    """The catalog, and the boxes of jobs, in which markdown would stand as it is written."""
+    page.goto(f"{operator.url}{GROUP}/list")
+    for sentence in (
+        "People who signed up in the shop.",
+        "Orders, one row each; their lines are in order_lines.",
+    ):
+        expect(page.get_by_text(sentence, exact=True)).to_be_visible()
+    page.goto(f"{operator.url}/jobs")
+    for job in ("migrate", "check", "verify", "replay"):
+        expect(page.get_by_text(f"shop_{job}", exact=True)).to_be_visible()
+    page.get_by_label("info").first.hover()
+    expect(page.get_by_text(re.compile("^Tells whether shop is loaded completely: ")).first).to_be_visible()
+
+
+def test_the_page_of_inspect(
+    page: Page, operator: Operation, plan: Plan, tmp_path: Path, picture: Picture
+) -> None:
+    operator.command("inspect", plan.exports[0].uri, "--html", str(tmp_path / "inspect.html"))
+    page.goto((tmp_path / "inspect.html").as_uri())
+    expect(page.get_by_role("heading", name="Export of shop: DynamoDB")).to_be_visible()
+    expect(page.get_by_text(plan.exports[0].uri)).to_be_visible()
+    picture("inspect", HEIGHT)
+
+
 def test_a_backfill_of_all_files_and_the_one_that_fails(
     page: Page, operator: Operation, plan: Plan, broken: tuple[str, bytes], picture: Picture
 ) -> None:
@@ -138,16 +164,30 @@ def test_a_backfill_of_all_files_and_the_one_that_fails(
     # Its runs, the failed one, and the error, as a person would go.
     page.goto(f"{operator.url}/runs/b/{backfill}?tab=runs")
     expect(page.get_by_text("Failure", exact=True)).to_have_count(1)
+    for planned in plan.files:
+        expect(page.get_by_text(f"migration/file: {planned.partition}")).to_be_visible()
+    picture("runs", 700)
     failed = next(run["id"] for run in operator.runs(backfill) if run["status"] == "FAILURE")
     page.get_by_role("link", name=failed[:8]).click()
     expect(page).to_have_url(re.compile(f"/runs/{failed}"))
     name = plan.files[2].file.name
-    expect(page.get_by_text(f"{name}: the gzip stream ends in the middle").first).to_be_visible()
+    # The first line of the failure, after Dagster's own.
+    expect(
+        page.get_by_text(re.compile(f"^Failed: {name}: the gzip stream ends in the middle")).first
+    ).to_be_visible()
     expect(page.get_by_text("the file is truncated: copy it again").first).to_be_visible()
     page.get_by_placeholder("Filter…").fill(name[:12])  # what our own lines begin with
     expect(page.get_by_text(f"{name}: start, ")).to_be_visible()
     expect(page.get_by_text("RUN_FAILURE")).not_to_be_visible()
     picture("failed-run", 520)
+
+    # From the partition, and from its tag.
+    page.goto(f"{operator.url}/assets/shop/orders?view=partitions&partition={plan.files[2].partition}")
+    page.get_by_role("button", name="View logs").click()
+    expect(page.get_by_role("dialog").get_by_text(f"Failed: {name}: the gzip stream").first).to_be_visible()
+    page.goto(f"{operator.url}/runs/?q[0]=tag:migration/file={plan.files[2].partition}&view=runs")
+    expect(page.get_by_role("link", name=failed[:8])).to_be_visible()
+    expect(page.get_by_text(re.compile("^migration/file: "))).to_have_count(1)
     page.goto(operator.url + GROUP)
     expect(page.get_by_text("1 failed").first).to_be_visible()
 
@@ -201,6 +241,14 @@ def test_an_aggregate_is_terminated_and_made_again(page: Page, operator: Operati
     eventually(lambda: operator.runs()[0]["id"] != terminated, "there is another run")
     newest = operator.runs()[0]["id"]
     eventually(lambda: query(operator.database_url, receipt) == [(newest,)], "the aggregate is made")
+
+
+def test_a_job_is_run_from_its_launchpad(page: Page, operator: Operation, plan: Plan) -> None:
+    page.goto(f"{operator.url}/locations/{LOCATION}/jobs/shop_check")
+    page.get_by_role("tab", name="Launchpad").click()
+    page.get_by_role("button", name="Launch Run").click()
+    eventually(lambda: operator.runs()[0]["jobName"] == "shop_check", "there is a run")
+    eventually(lambda: operator.runs()[0]["status"] == "SUCCESS", "it ends")
 
 
 def test_the_numbers_of_a_file_can_be_read(

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import dagster as dg
+import dagster_webserver
 import pytest
 from click.testing import CliRunner
 from pydantic import ValidationError
@@ -18,6 +19,9 @@ from migration_pipeline.cli import main
 from migration_pipeline.defs.aggregates import downstream_assets
 from migration_pipeline.defs.metadata import PROFILE_TAG
 from migration_pipeline.defs.migration import Database, migration_assets, replay_job
+from migration_pipeline.defs.notify import backfill_sensor
+from migration_pipeline.defs.unloadable import unloadable_plan
+from migration_pipeline.defs.whole import migration_definitions
 from migration_pipeline.engine.load import EXAMPLES
 from migration_pipeline.migration.plan import make_plan
 from migration_pipeline.profile.profile import load_profile
@@ -110,7 +114,7 @@ def test_a_plan_that_does_not_load_fails_alone_and_visibly_and_no_database_is_gu
     why = "the plan of broken does not load: profile broken:profile: broken does not import: ModuleNotFoundError"
     code, output = materialize("--select", "broken/plan_does_not_load")
     assert code != 0
-    assert f"Failure: {why}" in output
+    assert f"\nFailed: {why}" in output
     assert "broken.py:15" in output
 
     tables = ("--select", "shop/customers,shop/orders,shop/order_lines,shop/shop_events")
@@ -149,8 +153,9 @@ def test_assets_say_what_an_operator_needs(shop_export: Path) -> None:
     assert columns["coupon"] == ("text", True, None)
     assert schema.constraints.other == ["PRIMARY KEY (order_id)"]
     assert (orders.group_name, orders.kinds) == ("shop", {"postgres"})
-    assert orders.description == (
-        "Orders, one row each; their lines are in order_lines.\n\nItems that become rows:\n\n"
+    assert orders.description == "Orders, one row each; their lines are in order_lines."
+    assert orders.metadata["rules"].value == (
+        "Items that become rows:\n\n"
         "- `PK` = `CUSTOMER#…`, `SK` = `ORDER#…`: An order, kept in its customer's collection."
     )
     landed, activity = (
@@ -160,12 +165,13 @@ def test_assets_say_what_an_operator_needs(shop_export: Path) -> None:
     assert activity.parent_keys == {landed.key}
     assert activity.description == (
         "What each customer did, in sum: from events in all files.\n\nMade from the rows of all files in "
-        "`landing.shop_events`, one row for each `customer_id`, by the SELECT in `customer_activity.sql`."
+        "landing.shop_events, one row for each customer_id, by the SELECT in customer_activity.sql."
     )
+    assert "rules" not in activity.metadata
     assert export.kinds == {"dynamodb", "file"}  # an export in a folder
     assert (
         "- `SK` = `SESSION` → skipped: sessions expire within a day"
-        in (export.description or "").splitlines()
+        in str(export.metadata["rules"].value).splitlines()
     )
     assert export.metadata["items"] == 6_000
     assert re.fullmatch(r"\d+\.\d kB compressed", export.metadata["size"])
@@ -173,6 +179,56 @@ def test_assets_say_what_an_operator_needs(shop_export: Path) -> None:
         documentation = asset.metadata["documentation"].value
         assert "the sort key tells what an item is" in documentation
         assert "shop_replay" in documentation
+
+
+MARKDOWN = re.compile(r"[`*]|^#+ |^\s*[-+] |\]\(", re.MULTILINE)
+
+
+def test_what_lists_show_is_a_sentence_and_no_markdown(shop_export: Path) -> None:
+    """The catalog, the list of jobs and the launchpad show descriptions as they stand, on one line."""
+    shop = load_profile("shop")
+    plan = make_plan(shop, "shop", [read_export(str(shop_export), Storage())])
+    repository = dg.Definitions.merge(
+        migration_definitions(plan, shop),
+        dg.Definitions(
+            assets=[unloadable_plan("broken", "its profile does not import")],
+            sensors=[backfill_sensor([(plan, shop)])],
+            resources={"database": dg.ResourceDefinition.none_resource()},
+        ),
+    ).get_repository_def()
+    graph = repository.asset_graph
+    shown = {
+        **{key.to_user_string(): graph.get(key).description for key in graph.get_all_asset_keys()},
+        **{key.to_user_string(): graph.get_check_spec(key).description for key in graph.asset_check_keys},
+        **{job.name: job.description for job in repository.get_all_jobs() if not job.name.startswith("__")},
+        **{sensor.name: sensor.description for sensor in repository.sensor_defs},
+    }
+    assert {"shop_migrate", "shop_check", "shop_verify", "shop_replay"} < set(shown)
+    assert len(shown) > 20
+    for name, text in shown.items():
+        assert text, f"{name} has no description"
+        assert text[0].isupper(), name
+        assert text.endswith("."), name
+        assert not MARKDOWN.search(text), (name, text)
+
+
+def test_each_job_stands_in_the_table_of_buttons(shop_export: Path) -> None:
+    shop = load_profile("shop")
+    plan = make_plan(shop, "shop", [read_export(str(shop_export), Storage())])
+    table = re.findall(r"^\|.*\|$", (TOP / "docs" / "ui.md").read_text(), re.MULTILINE)
+    for job in migration_definitions(plan, shop).jobs or ():
+        assert [row for row in table if f"`…{job.name.removeprefix('shop')}`" in row], job.name
+
+
+def test_each_button_of_the_table_is_one_of_the_ui() -> None:
+    chunks = (Path(dagster_webserver.__file__).parent / "webapp/build/_next/static/chunks").rglob("*.js")
+    ui = "".join(path.read_text() for path in chunks)
+    page = (TOP / "docs" / "ui.md").read_text()
+    rows = re.findall(r"^\| .*\|$", page.partition("## Which button")[2].partition("\n## ")[0], re.MULTILINE)
+    buttons = {name for row in rows for name in re.findall(r"\*([A-Z][^*]+)\*", row)}
+    assert len(buttons) > 8
+    for name in buttons:
+        assert re.search(rf"[\"`]{re.escape(name)}[ \"`…]", ui), name
 
 
 def test_column_comments_reach_the_database(shop_database_url: str) -> None:

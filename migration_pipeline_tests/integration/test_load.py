@@ -266,6 +266,26 @@ def test_progress_is_told_while_a_file_runs(shop_database_url: str, export: Expo
     assert told[-1].items == largest.items
     assert told[-1].share == 1.0
     assert told[-1].eta_seconds == 0
+    assert {p.quarantined for p in told} == {0}
+
+
+def test_progress_counts_what_is_quarantined_so_far(shop_database_url: str, tmp_path: Path) -> None:
+    """By the profile, and by the database."""
+    export = read_export(str(write_sample(tmp_path, items=3_000, files=1, bad=9)), Storage())
+    execute(shop_database_url, "ALTER TABLE order_lines ADD CONSTRAINT c CHECK (order_id > '05')")
+    told: list[Progress] = []
+
+    def tell(progress: Progress) -> None:
+        told.append(progress)
+        time.sleep(0.02)  # so that batches are written before the end is met
+
+    report = load(
+        shop_database_url, export, export.files[0], settings=LoadSettings(batch_items=50, max_bad_items=1_000),
+        on_progress=tell, progress_seconds=0,
+    )  # fmt: skip
+    counts = [progress.quarantined for progress in told]
+    assert counts == sorted(counts)
+    assert 9 < counts[-1] <= report.quarantined
 
 
 def wal_written(url: str, work: Any) -> int:

@@ -18,6 +18,7 @@ import boto3
 import psycopg2
 import pytest
 
+from migration_pipeline.defs.metadata import FILE_TAG
 from migration_pipeline.demo.postgres import EmbeddedPostgres
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.demo.stack import Stack, running
@@ -263,6 +264,11 @@ def test_many_small_files_share_a_run_and_fail_alone(
     assert f"failed: {victim.name}" in output
     files = statuses(stack, home, "small")
     assert len({file.run_id for file in files}) == 3
+    # The list of runs says which files are in which.
+    for run in {file.run_id for file in files}:
+        tags = DagsterClient(stack.webserver_url).query(TAGS, run=run)["runOrError"]["tags"]
+        keys = [file.partition for file in files if file.run_id == run]
+        assert {"key": FILE_TAG, "value": f"{keys[0]}..{keys[-1]}"} in tags
     # What the run has recorded tells which of its files are over, and so which one it is loading.
     lines, _ = log_lines(DagsterClient(stack.webserver_url), files[0].run_id)
     assert {line.partition for line in lines if line.partition} == {
@@ -280,6 +286,8 @@ def test_many_small_files_share_a_run_and_fail_alone(
     assert sum(file.metadata["items"] for file in statuses(stack, home, "small")) == 1_200
     assert query(stack.database_url, "SELECT count(*) FROM small") == [(312,)]
 
+
+TAGS = "query Tags($run: ID!) { runOrError(runId: $run) { ... on Run { tags { key value } } } }"
 
 RUNS = """query Runs($backfill: String!) {
   runsOrError(filter: {tags: [{key: "dagster/backfill", value: $backfill}]}) {

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from migration_pipeline.defs.metadata import PROFILE_TAG
+from migration_pipeline.defs.metadata import FILE_TAG, PROFILE_TAG
 from migration_pipeline.defs.notify import SENSOR
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.migration.names import FileProgress
@@ -226,9 +226,8 @@ def test_one_file_is_loaded_again_alone(operator: Operation, shop: Plan) -> None
     eventually(lambda: operator.files(shop)[1].run_id == reply["run"]["id"], "the file is loaded")
     after = [file.run_id for file in operator.files(shop)]
     assert [n for n in range(4) if before[n] != after[n]] == [1]
-    assert (
-        next(run for run in operator.runs() if run["id"] == reply["run"]["id"])["tags"][PROFILE_TAG] == "shop"
-    )
+    tags = next(run for run in operator.runs() if run["id"] == reply["run"]["id"])["tags"]
+    assert (tags[PROFILE_TAG], tags[FILE_TAG]) == ("shop", shop.files[1].partition)
 
 
 @pytest.mark.parametrize("job", ["shop_check", "shop_replay"])
@@ -284,10 +283,14 @@ def test_a_file_that_takes_long_tells_how_far_it_is(
         assert 0 < event["percent"] < 100
         assert 0 < event["items_read"] < 2_400
         assert event["items_per_second"] > 0
+        assert event["seconds_left"] > 0
+        assert (event["items"], event["quarantined"]) == (2_400, 0)
     assert [event["items_read"] for event in events] == sorted(event["items_read"] for event in events)
     log = operator.query(LOG, run=run["id"])["logsForRun"]["events"]
     lines = [event["message"] for event in log if event["__typename"] == "LogMessageEvent"]
-    assert len([line for line in lines if "items/s, " in line and line.endswith(" left")]) == len(events)
+    assert len(
+        [line for line in lines if "items/s, " in line and line.endswith(" left, 0 quarantined")]
+    ) == len(events)
 
 
 SENSOR_SELECTOR = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from migration_pipeline.defs.metadata import PLAN_TAG, PROFILE_TAG
+from migration_pipeline.defs.metadata import FILE_TAG, PLAN_TAG, PROFILE_TAG
 from migration_pipeline.demo.postgres import EmbeddedPostgres
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.migration.plan import Plan
@@ -103,6 +103,7 @@ def test_a_backfill_keeps_to_its_limit_and_leaves_room_for_another_profile(
     eventually(lambda: operator.backfill_status(passing) == "COMPLETED_SUCCESS", "the other is done")
     assert len(running(operator, "shop")) == 2
     assert [run["status"] for run in operator.runs(backfill)].count("QUEUED") == 2
+    assert {run["tags"][FILE_TAG] for run in operator.runs(backfill)} == set(full)
     operator.release()
     eventually(lambda: operator.backfill_status(backfill) == "COMPLETED_SUCCESS", "the files are loaded")
 

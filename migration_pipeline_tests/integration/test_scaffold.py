@@ -23,6 +23,8 @@ from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
 from migration_pipeline.cli import main
+from migration_pipeline.demo.sample import write_sample
+from migration_pipeline.discovery import inspection
 from migration_pipeline.discovery.names import Names, column_name, field_name
 from migration_pipeline.discovery.sampling import take_sample
 from migration_pipeline.discovery.scaffold import imported, scaffold, write
@@ -89,6 +91,25 @@ def load(url: str, location: Path, profile: Profile) -> list[FileReport]:
             chosen = LoadSettings(max_bad_share=1.0)
             reports.append(FileLoad(file.name, file.items, stream, transform, target, chosen).run())
     return reports
+
+
+@pytest.mark.parametrize("profile", ["shop", "pictures"])
+def test_the_size_in_postgresql_is_estimated(database_url: str, tmp_path: Path, profile: str) -> None:
+    export = write_sample(tmp_path / "export", items=100_000, files=2, seed=3, profile=profile)
+    survey = survey_sample(take_sample(read_export(str(export), Storage()), Storage()))
+    guessed = inspection.facts(survey)["postgresql_bytes"]
+    assert scaffolded(export, tmp_path)[0] == 0
+    execute(database_url, (tmp_path / "schema.sql").read_text())
+    with imported((tmp_path / "mine.py").read_text(), "mine") as made:
+        load(database_url, export, made)
+    ((tables, keys),) = query(
+        database_url,
+        "SELECT sum(pg_relation_size(oid))::bigint, sum(pg_indexes_size(oid))::bigint FROM pg_class "
+        "WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace",
+    )
+    assert guessed["tables"] == pytest.approx(tables, rel=0.12)
+    assert guessed["keys"] == pytest.approx(keys, rel=0.2)
+    assert guessed["total"] == pytest.approx(guessed["tables"] + guessed["keys"], abs=1)
 
 
 @pytest.mark.parametrize(

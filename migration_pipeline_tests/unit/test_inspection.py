@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -19,12 +20,15 @@ from migration_pipeline.discovery.attributes import Attribute, Place
 from migration_pipeline.discovery.keys import guess_key, guess_types
 from migration_pipeline.discovery.sampling import take_sample
 from migration_pipeline.discovery.survey import Survey, patterns, survey_everything, survey_sample
+from migration_pipeline.operations.report.page import page as page_of
 from migration_pipeline.profile.profile import Prefix
 from migration_pipeline.sources.dynamodb_json import whole_item
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.values import plain
+from migration_pipeline.units import readable_size
 from migration_pipeline_tests.exports import line_of, write_export
+from migration_pipeline_tests.unit.test_report import account_of, file_of
 
 
 def run(*arguments: str) -> tuple[int, str]:
@@ -299,6 +303,49 @@ def test_no_text_of_an_item_is_told(tmp_path: Path) -> None:
     for output in (*(output for _, output in shown), page.read_text()):
         assert "few values: done, open" in output
         assert not any(word in output for word in secret)
+
+
+def test_the_page_says_first_what_it_is_of_and_how_large(tmp_path: Path, shop_export: Path) -> None:
+    page = tmp_path / "page.html"
+    _, output = run("inspect", str(shop_export), "--html", str(page))
+    _, told = run("inspect", str(shop_export), "--json")
+    found, export = json.loads(told), read_export(str(shop_export), Storage())
+    size, items = sum(file.size for file in export.files), export.items
+    assert found["export"] | {"id": "", "uri": "", "window": None} == {
+        "id": "", "uri": "", "window": None, "items": items, "files": len(export.files), "bytes": size,
+        "table": "shop", "time": export.export_time,
+    }  # fmt: skip
+    shown = page.read_text()
+    head = shown[: shown.index("Entity types")]
+    assert "<h1>Export of shop: DynamoDB</h1>" in head
+    for text in (
+        f"as of {export.export_time}", f"<b>{items:,}</b><span>items", f"<b>{len(export.files)}</b><span>files",
+        f"<b>{readable_size(size)}</b><span>compressed", f"<b>{readable_size(found['item_bytes']['average'])}</b>",
+        f"<b>{readable_size(found['item_bytes']['largest'])}</b>",
+        f"<b>≈ {readable_size(found['postgresql_bytes']['total'])}</b><span>in PostgreSQL",
+    ):  # fmt: skip
+        assert text in head, text
+    assert f"Table shop, as of {export.export_time}: {items:,} items in {len(export.files)} files" in output
+
+
+def test_item_sizes_are_those_of_the_whole_export(tmp_path: Path) -> None:
+    """A sample has as many items of a small file as of a large one; the average is not theirs."""
+    small, large = (
+        [{"id": text(f"A#{n}")} for n in range(30)],
+        [{"id": text(f"B#{n:09}")} for n in range(300)],
+    )
+    lines = [len(line_of(item)) for item in (*small, *large)]
+    found = inspection.facts(survey_of(tmp_path, small, large, items=30))
+    assert found["item_bytes"]["average"] == pytest.approx(sum(lines) / len(lines), abs=1)
+    assert found["item_bytes"]["largest"] == max(lines)
+
+
+def test_the_pages_look_alike(tmp_path: Path, shop_export: Path) -> None:
+    page = tmp_path / "page.html"
+    run("inspect", str(shop_export), "--html", str(page))
+    style = re.compile(r"<style>.*</style>", re.DOTALL)
+    report = page_of(account_of(file_of(0)))
+    assert style.findall(page.read_text()) == style.findall(report)
 
 
 def test_names_cannot_break_terminal_or_page(tmp_path: Path) -> None:

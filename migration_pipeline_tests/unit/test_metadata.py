@@ -6,15 +6,20 @@ import sys
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import dagster as dg
 import pytest
+from dagster._utils.error import serializable_error_info_from_exc_info
+from dagster._utils.tags import is_valid_strict_tag_value
 
-from migration_pipeline.defs.metadata import file_tables
+from migration_pipeline import Item, Profile, Row
+from migration_pipeline.defs.failures import failing
+from migration_pipeline.defs.metadata import export_spec, file_tables, file_tag, table_spec
 from migration_pipeline.defs.notify import BackfillReport, load_hook
 from migration_pipeline.defs.progress import sentence
 from migration_pipeline.engine.file_report import BadExample, FileReport, Progress
-from migration_pipeline.errors import UsageError
+from migration_pipeline.errors import MigrationError, UsageError
 from migration_pipeline.migration.load import sentence as account_line
-from migration_pipeline.migration.plan import PlannedFile
+from migration_pipeline.migration.plan import FORMAT, Plan, PlannedFile
 from migration_pipeline.sources.export import ExportFile, Window
 from migration_pipeline.units import duration, moment, readable_size, readable_time
 
@@ -64,9 +69,77 @@ def test_a_moment_is_told_in_utc() -> None:
 
 
 def test_progress_is_one_short_line() -> None:
-    assert sentence(Progress(1_234, 2_742, 99, 0.02)) == "45%, 1,234 of 2,742 items, 61,700 items/s, 0 s left"
-    assert sentence(Progress(0, 2_742, 0, 0.0)) == "0%, 0 of 2,742 items, 0 items/s"
-    assert sentence(Progress(0, 2_742, 0, 0.0), "record") == "0%, 0 of 2,742 records, 0 records/s"
+    assert sentence(Progress(1_234, 2_742, 99, 0.02, 3)) == (
+        "45%, 1,234 of 2,742 items, 61,700 items/s, 0 s left, 3 quarantined"
+    )
+    assert sentence(Progress(0, 2_742, 0, 0.0)) == "0%, 0 of 2,742 items, 0 items/s, 0 quarantined"
+    assert (
+        sentence(Progress(0, 2_742, 0, 0.0), "record") == "0%, 0 of 2,742 records, 0 records/s, 0 quarantined"
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "tag"),
+    [
+        ("0001_khzb2hd4_1f3a9c", "0001_khzb2hd4_1f3a9c", "0001_khzb2hd4_1f3a9c"),
+        ("0001_khzb2hd4_1f3a9c", "0050_se4bpc7s_1f3a9c", "0001_khzb2hd4_1f3a9c..0050_se4bpc7s_1f3a9c"),
+        ("w20240413T191500_0001_khzb2hd4_1f3a9c", "w20240413T191500_0012_se4bpc7s_1f3a9c",
+         "w20240413T191500_0001_khzb2hd4..w20240413T191500_0012_se4bpc7s"),
+        ("01713035654959-73dbf946_0001_khzb2hd4ts325ebagfwzadnubq", "01713035654959-73dbf946_0002_se4bpc7s2zyqo3ymtl2lezz46y",
+         "01713035654959-73dbf946_0001_k..01713035654959-73dbf946_0002_s"),
+        ("0001_ä b_1f3a9c", "0001_ä b_1f3a9c", "0001_-b_1f3a9c"),
+        ("k" * 70, "k" * 70, "k" * 63),
+    ],
+    ids=["one", "several", "windows", "an old plan", "odd letters", "long"],
+)  # fmt: skip
+def test_a_run_is_tagged_with_its_files_within_the_rules_of_dagster(first: str, last: str, tag: str) -> None:
+    assert file_tag(first, last) == tag
+    assert is_valid_strict_tag_value(tag)
+
+
+class Described(Row, table="described", key="pk"):
+    """Things, each with its `kind`."""
+
+    pk: str
+
+
+class Undescribed(Row, table="undescribed", key="pk"):
+    pk: str
+
+
+class Thing(Item):
+    PK: str
+
+
+def test_a_docstring_is_described_without_markdown() -> None:
+    profile = Profile("things")
+
+    @profile.route(kind="a")
+    def described(item: Thing) -> Described:
+        return Described(item.PK)
+
+    @profile.route()
+    def undescribed(item: Thing) -> Undescribed:
+        return Undescribed(item.PK)
+
+    plan = Plan(FORMAT, "things", "x:things", (), ())
+    export = export_spec(plan, profile)
+    specs = [table_spec(plan, profile, table, export) for table in profile.tables.values()]
+    assert [spec.description for spec in specs] == [
+        "Things, each with its kind.",
+        "Rows of undescribed, made of items of the export.",
+    ]
+
+
+def test_a_failure_says_its_reason_before_anything_else() -> None:
+    """As the UI shows it: the message is what Python prints of an exception, and the UI puts its causes below."""
+    with pytest.raises(dg.Failure) as failed, failing():
+        raise MigrationError("khzb2hd4.json.gz: the file is truncated: copy it again")
+    shown = serializable_error_info_from_exc_info((failed.type, failed.value, failed.tb))
+    assert shown.message == "Failed: khzb2hd4.json.gz: the file is truncated: copy it again\n"
+    assert (shown.cause, shown.context) == (None, None)
+    assert failed.value.description == "khzb2hd4.json.gz: the file is truncated: copy it again"
+    assert not failed.value.allow_retries
 
 
 PLANNED = PlannedFile(

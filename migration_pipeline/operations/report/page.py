@@ -1,13 +1,12 @@
-"""Writes an account as one HTML page that needs no network and runs no script. Every text in it is escaped."""
+"""Writes an account as one HTML page."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from migration_pipeline import units
+from migration_pipeline.migration.pages import pages
 from migration_pipeline.operations.report import plots
 from migration_pipeline.operations.report.account import Account
 from migration_pipeline.sources.export import stem
@@ -25,21 +24,8 @@ def write_page(account: Account, path: Path) -> None:
 
 def page(account: Account) -> str:
     """Make the page's HTML."""
-    environment = Environment(
-        loader=PackageLoader("migration_pipeline.operations.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "count": "{:,.0f}".format,
-        "counted": units.counted,
-        "stem": stem,
-        "moment": units.moment,
-        "duration": units.duration,
-        "size": units.readable_size,
-    }
+    environment = pages("migration_pipeline.operations.report")
+    environment.filters["stem"] = stem
     shown = sorted(account.files, key=lambda file: file.receipt is not None and not file.error)[:FILES_SHOWN]
     receipts = account.receipts
     begin = min((r.loaded_at.timestamp() - r.seconds for r in receipts), default=0.0)
