@@ -16,8 +16,10 @@ started=()
 end() {
     for pid in "${started[@]}"; do kill "$pid" 2>/dev/null || true; done
     wait
+    epmd -port "$names" -kill >/dev/null || true # which RabbitMQ has started
     rm -rf "$work"
 }
+names=0
 trap end EXIT
 python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install --quiet --disable-pip-version-check celery==5.7.0
@@ -30,10 +32,8 @@ print(*(probe.getsockname()[1] for probe in probes))')
 printf 'listeners.tcp.1 = 127.0.0.1:%s\n' "$port" >rabbitmq.conf
 echo '[].' >plugins
 export ERL_EPMD_PORT="$names" ERL_EPMD_ADDRESS=127.0.0.1
-epmd -port "$names" -address 127.0.0.1 &
-started+=($!)
 env HOME="$work" RABBITMQ_NODENAME="finding$port@localhost" RABBITMQ_DIST_PORT="$dist" RABBITMQ_MNESIA_BASE="$work/mnesia" \
-    RABBITMQ_LOG_BASE="$work/log" RABBITMQ_CONFIG_FILE="$work/rabbitmq.conf" RABBITMQ_CONF_ENV_FILE=/dev/null \
+    RABBITMQ_LOG_BASE="$work/rabbitmq-log" RABBITMQ_CONFIG_FILE="$work/rabbitmq.conf" RABBITMQ_CONF_ENV_FILE=/dev/null \
     RABBITMQ_ENABLED_PLUGINS_FILE="$work/plugins" /usr/lib/rabbitmq/bin/rabbitmq-server >rabbitmq.out 2>&1 &
 started+=($!)
 
@@ -63,6 +63,8 @@ done
 import time
 from pathlib import Path
 
+from kombu.exceptions import OperationalError
+
 from app import app
 
 deadline = time.monotonic() + 120
@@ -70,7 +72,7 @@ while True:
     try:
         if len(app.control.ping(timeout=2)) == 2:
             break
-    except OSError:
+    except OperationalError:
         time.sleep(1)
     assert time.monotonic() < deadline, "RabbitMQ or a worker does not start"
 app.send_task("work", ["slow", 20])
