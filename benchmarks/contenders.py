@@ -18,6 +18,12 @@ from typing import Any
 from benchmarks.workloads import WORKLOADS, Workload
 from migration_pipeline.sources.export import ExportFile
 
+LIMITS: dict[str, Any] = {
+    "max_lag_seconds": 3600, "critical_lag_seconds": 3600, "max_active": 1000, "critical_active": 1000,
+    "throttle_query": "SELECT 0", "items_per_second": 1_000_000_000,
+}  # fmt: skip
+"""All that a throttle has, of which none is ever reached."""
+
 
 def shares(files: Sequence[ExportFile], of: int) -> list[list[ExportFile]]:
     """Deal files out, the largest first, each to whom has the least: as a queue would that all take from."""
@@ -38,12 +44,8 @@ def unlimited(workload: Workload, export: Path, url: str, part: int = 0, of: int
 
 
 def limited(workload: Workload, export: Path, url: str, part: int = 0, of: int = 1) -> dict[str, Any]:
-    """Load as `engine` does, with a throttle that has all limits, of which none is ever reached."""
-    limits = {
-        "max_lag_seconds": 3600, "critical_lag_seconds": 3600, "max_active": 1000, "critical_active": 1000,
-        "throttle_query": "SELECT 0", "items_per_second": 1_000_000_000,
-    }  # fmt: skip
-    return _engine(workload, export, url, part, of, limits)
+    """Load as `engine` does, with a throttle that has all `LIMITS`."""
+    return _engine(workload, export, url, part, of, LIMITS)
 
 
 def _engine(
