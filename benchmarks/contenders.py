@@ -18,6 +18,12 @@ from typing import Any
 from benchmarks.workloads import WORKLOADS, Workload
 from migration_pipeline.sources.export import ExportFile
 
+LIMITS: dict[str, Any] = {
+    "max_lag_seconds": 3600, "critical_lag_seconds": 3600, "max_active": 1000, "critical_active": 1000,
+    "throttle_query": "SELECT 0", "items_per_second": 1_000_000_000,
+}  # fmt: skip
+"""All that a throttle has, of which none is ever reached."""
+
 
 def shares(files: Sequence[ExportFile], of: int) -> list[list[ExportFile]]:
     """Deal files out, the largest first, each to whom has the least: as a queue would that all take from."""
@@ -29,22 +35,47 @@ def shares(files: Sequence[ExportFile], of: int) -> list[list[ExportFile]]:
 
 def engine(workload: Workload, export: Path, url: str, part: int = 0, of: int = 1) -> dict[str, Any]:
     """Load with this project, without Dagster: a part of the files, one after another."""
+    return _engine(workload, export, url, part, of)
+
+
+def unlimited(workload: Workload, export: Path, url: str, part: int = 0, of: int = 1) -> dict[str, Any]:
+    """Load as `engine` does, with the throttle that every run has: without limits, and asked each second for an operator's."""
+    return _engine(workload, export, url, part, of, {})
+
+
+def limited(workload: Workload, export: Path, url: str, part: int = 0, of: int = 1) -> dict[str, Any]:
+    """Load as `engine` does, with a throttle that has all `LIMITS`."""
+    return _engine(workload, export, url, part, of, LIMITS)
+
+
+def _engine(
+    workload: Workload, export: Path, url: str, part: int, of: int, limits: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    from contextlib import ExitStack, closing
+
     from migration_pipeline.engine.load import LoadSettings
     from migration_pipeline.migration.load import Loader
     from migration_pipeline.migration.plan import make_plan
     from migration_pipeline.sources.export import read_export
     from migration_pipeline.sources.storage import Storage
     from migration_pipeline.targets.connection import DatabaseSettings
+    from migration_pipeline.targets.throttle import Throttle, ThrottleSettings
 
     profile = workload.profile
     plan = make_plan(profile, profile.name, [read_export(str(export), Storage())])
     planned = {each.file.name: each for each in plan.files}
-    log = logging.getLogger("bench")
+    log, options = logging.getLogger("bench"), profile.options(plan.options)
     began, began_cpu = time.perf_counter(), time.process_time()
-    options = profile.options(plan.options)
-    with Loader(plan, profile, url, "bench", LoadSettings(), DatabaseSettings(), options) as loader:
+    with ExitStack() as ends:
+        throttle = None
+        if limits is not None:
+            throttle = ends.enter_context(closing(Throttle(url, profile.name, ThrottleSettings(**limits))))
+        loader = ends.enter_context(
+            Loader(plan, profile, url, "bench", LoadSettings(), DatabaseSettings(), options, throttle)
+        )
         for file in shares([each.file for each in plan.files], of)[part]:
-            loader.load(planned[file.name], log, lambda _: None, log.warning)
+            report = loader.load(planned[file.name], log, lambda _: None, log.warning)
+            assert not report.throttled, report.throttled
     return {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - began_cpu}
 
 
@@ -246,6 +277,8 @@ def peak_megabytes() -> float:
 
 CONTENDERS: dict[str, Callable[..., dict[str, Any]]] = {
     "engine": engine,
+    "unlimited": unlimited,
+    "limited": limited,
     "base": base,
     "windows": windows,
     "aggregate": aggregate,

@@ -12,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -31,7 +32,10 @@ COMMAND = (sys.executable, "-c", "from migration_pipeline.cli import main; main(
 
 ITEMS_PER_FILE = 20
 QUIET_SECONDS = 60.0
-"""How long the webserver's use of a core is looked at."""
+"""How long a process's use of a core is looked at."""
+
+SETTLE_SECONDS = 10.0
+"""Before that: a watcher starts, and its first looks are closer together than the others."""
 
 COUNT_RUNS = "{ runsOrError { ... on Runs { count } } }"
 
@@ -81,7 +85,9 @@ def cpu_of(pids: Mapping[str, int]) -> dict[str, float]:
 @click.option("--files", type=click.IntRange(1), default=1_000, show_default=True)
 @click.option("--files-per-run", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--stop-after", type=click.IntRange(0), default=0, help="Stop once so many runs are made.")
-@click.option("--watch", is_flag=True, help="Measure what `backfill --wait` costs during the load.")
+@click.option(
+    "--watch", is_flag=True, help="Only measure what `--wait` and `--watch` cost, of a backfill that waits."
+)
 def main(files: int, files_per_run: int, stop_after: int, watch: bool) -> None:
     """Load many small files and say what it costs."""
     home = Path(tempfile.mkdtemp(prefix="many-files-", dir=os.environ.get("TMPDIR")))
@@ -104,15 +110,14 @@ def measure(bench: Bench, services: stack.Stack, stop_after: int, watch: bool) -
     profile = load_profile("shop")
     plan = read_plan(plan_path(settings.plans_dir(), "shop"))
     client.load_plan(plan, profile)
+    wanted = stop_after or -(-bench.files // bench.per_run)
+    if watch:
+        cost_of_watching(bench, services, client, wanted)
+        return
     bench.told("backfill", "shop")
     began, made = time.monotonic(), 0
-    wanted = stop_after or -(-bench.files // bench.per_run)
     backfill = backfills(client, plan)[0]
-    looked = watched = False
-    pids = {
-        service.name: int((bench.home / "log" / f"{service.name}.pid").read_text())
-        for service in services.services
-    }
+    looked = False
     while made < wanted and not backfill.over:
         time.sleep(1)
         now = int(client.query(COUNT_RUNS)["runsOrError"]["count"])
@@ -133,31 +138,57 @@ def measure(bench: Bench, services: stack.Stack, stop_after: int, watch: bool) -
         return
     while not (backfill := read_backfill(client, backfill.id)).over:
         time.sleep(2)
-        if not watched:
-            watched = True
-            if watch:
-                cost_of_watching(bench, pids)
     bench.say(f"over: {backfill.status} {backfill.error}, {time.monotonic() - began:.1f} s since the launch")
     bench.told("status", "shop")
 
 
-def cost_of_watching(bench: Bench, pids: Mapping[str, int]) -> None:
-    """Compare the webserver's use of a core with and without a `status --watch` beside it."""
-    for watches in (False, True):
-        watcher = (
-            subprocess.Popen([*COMMAND, "status", "shop", "--watch"], stdout=subprocess.DEVNULL)
-            if watches
-            else None
-        )
-        time.sleep(5 if watcher else 0)
-        before = cpu_of({**pids, **({"watcher": watcher.pid} if watcher else {})})
-        time.sleep(QUIET_SECONDS)
-        after = cpu_of({**pids, **({"watcher": watcher.pid} if watcher else {})})
-        used = ", ".join(f"{name} {(after[name] - before[name]) / QUIET_SECONDS:.1%}" for name in after)
-        bench.say(f"{'with a watcher' if watcher else 'without'}: {used} of a core")
-        if watcher:
-            watcher.terminate()
-            watcher.wait()
+def cost_of_watching(bench: Bench, services: stack.Stack, client: DagsterClient, runs: int) -> None:
+    """Compare each service's use of a core while nobody looks, and with a `backfill --wait` or a `status --watch` beside it.
+
+    The throttle is on pause, so that the first run stays in the middle of its files, all others in the queue, and nothing else
+    changes. The webserver's share goes up by what looking costs: goal, at most 2 %.
+    """
+    bench.told("throttle", "shop", "--pause")
+    pids = {
+        service.name: int((bench.home / "log" / f"{service.name}.pid").read_text())
+        for service in services.services
+    }
+    with watcher("backfill", "shop", "--wait") as wait:
+        while int(client.query(COUNT_RUNS)["runsOrError"]["count"]) < runs:
+            time.sleep(2)
+        bench.say(f"{runs:,} runs of {bench.files:,} files are made")
+        time.sleep(SETTLE_SECONDS)
+        used = {"backfill --wait": use_of_a_core({**pids, "watcher": wait.pid})}
+    used["nobody"] = use_of_a_core(pids)
+    with watcher("status", "shop", "--watch") as look:
+        time.sleep(SETTLE_SECONDS)
+        used["status --watch"] = use_of_a_core({**pids, "watcher": look.pid})
+    for name, shares in used.items():
+        bench.say(f"{name}: " + ", ".join(f"{process} {share:.1%}" for process, share in shares.items()))
+    for name in ("backfill --wait", "status --watch"):
+        more = used[name]["webserver"] - used["nobody"]["webserver"]
+        bench.say(f"{name} costs the webserver {more:.1%} of a core")
+    bench.told("stop", "shop")
+
+
+@contextmanager
+def watcher(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command that watches, until the end of the block."""
+    process = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield process
+        assert process.poll() is None, "it has ended"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def use_of_a_core(pids: Mapping[str, int]) -> dict[str, float]:
+    """How much of a core processes use, over `QUIET_SECONDS`."""
+    before = cpu_of(pids)
+    time.sleep(QUIET_SECONDS)
+    after = cpu_of(pids)
+    return {name: (after[name] - before[name]) / QUIET_SECONDS for name in pids}
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 | A run's health is what the result backend says: with the default one, a live run is failed at the next look. | Its worker is asked (`migration_pipeline.defs.misses`). There is no result backend. |
 | Terminate ends in a failure, which is retried. | The run is marked as canceling before its worker is told. |
 | A run that waits in the broker cannot be terminated, and is failed after a while. | Runs wait in Dagster's queue: it lets out as many as workers have places (`slots`). |
-| Without a broker in dagster.yaml, one on this machine is taken. | That is an error. |
+| Without a broker in dagster.yaml, one on this machine is taken. | That is an error, and so is any broker but Redis (`_expect_redis`). |
 | A worker has a configuration of its own. | It has that of dagster.yaml (`migration_pipeline.defs.celery_worker`). |
 """
 
@@ -88,6 +88,7 @@ class CheckedCeleryRunLauncher(CeleryRunLauncher):
             )
         super().__init__(default_queue, broker, **config)
         self.celery.conf.update(SETTINGS)
+        self._expect_redis()
         name, queue = TASK_EXECUTE_JOB_NAME, self.default_queue
         self.celery.conf.task_queues = [
             Queue(queue, routing_key=f"{queue}.#", queue_arguments={"x-max-priority": 10})  # type: ignore[no-untyped-call]
@@ -99,6 +100,19 @@ class CheckedCeleryRunLauncher(CeleryRunLauncher):
         self._present: dict[str, tuple[int, int]] = {}
         self._called = float("-inf")
         self._told: dict[str, str] = {}
+
+    def _expect_redis(self) -> None:
+        """See that Celery can keep a busy worker from taking a run ahead that a free one could have. Raises `UsageError`."""
+        try:
+            with self.celery.connection_for_write() as connection:
+                kind = connection.transport.driver_type
+        except (KeyError, ImportError):  # Celery does not know it, or lacks its library
+            kind = ""
+        if kind != "redis":
+            raise UsageError(
+                "run_launcher: config: broker: expected Redis (redis://, rediss:// or sentinel://): with another one a busy worker "
+                "takes a run that waits then, though another worker has a place; name a Redis"
+            )
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:

@@ -21,6 +21,9 @@ ANSWER_SECONDS = 10
 DAEMON_CATCHES_UP_SECONDS = 5
 """Age of the code before a launch: with younger one the daemon may still have the old, and fail for partitions that "no
 longer" exist."""
+KEPT_SECONDS = 3.0
+"""How long after an answer its connection is used again. The webserver closes one that nobody uses for five seconds, without
+a word: a question that is sent at that moment has no answer, and who asks every few seconds would meet it."""
 
 CHECK_URL = "check MIGRATION_DAGSTER_URL"
 
@@ -49,6 +52,7 @@ class DagsterClient:
         self.url = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
         """To show: without user and password."""
         self._timeout = timeout_seconds
+        self._used = 0.0
         self._session = requests.Session()
         # A proxy of the environment is not for this machine.
         self._session.trust_env = urlsplit(self.url).hostname not in ("127.0.0.1", "localhost", "::1")
@@ -123,8 +127,6 @@ class DagsterClient:
         left = DAEMON_CATCHES_UP_SECONDS - (time.time() - loaded)
         if left > 0:
             time.sleep(min(left, DAEMON_CATCHES_UP_SECONDS))  # the server's clock may be ahead of this one
-            # About as long the webserver keeps a connection that is not used: the next question must not meet it as it closes.
-            self._session.close()
 
     def knows(self, plan: Plan, profile: Profile) -> bool:
         """Whether the plan that Dagster has loaded is this one, with an asset for each table of the profile."""
@@ -142,6 +144,8 @@ class DagsterClient:
         return next((first_line(each) for each in loaded if each.get("__typename") == "PythonError"), "")
 
     def _post(self, path: str, document: dict[str, Any]) -> requests.Response:
+        if time.monotonic() - self._used > KEPT_SECONDS:
+            self._session.close()
         try:
             return self._session.post(f"{self._address}{path}", json=document, timeout=self._timeout)
         except requests.Timeout:
@@ -157,6 +161,8 @@ class DagsterClient:
             raise DagsterClientError(
                 f"no Dagster at {self.url}; start it with `migration-pipeline dev`, or set MIGRATION_DAGSTER_URL"
             ) from None
+        finally:
+            self._used = time.monotonic()
 
     def _refused(self, response: requests.Response) -> DagsterClientError:
         """Make the error for an answer that is not Dagster's, without its text, which may be a page."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.launcher import LaunchRunContext, WorkerStatus
 from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 from dagster._core.test_utils import create_run_for_test
+from kubernetes.client import ApiClient
 
 from migration_pipeline.defs.coordinator import TaggingRunCoordinator
 from migration_pipeline.defs.k8s_launcher import CheckedK8sRunLauncher
@@ -121,6 +123,12 @@ def test_a_run_becomes_a_job(instance: DagsterInstance, run: DagsterRun, api: Ap
     assert not instance.run_retries_retry_on_asset_or_op_failure
     instance.run_launcher.launch_run(LaunchRunContext(run, workspace=None))
     (job,) = api.jobs
+    # What Kubernetes' own models do not know, or know in another form, does not come back from them.
+    client = ApiClient()
+    assert (
+        client.sanitize_for_serialization(client.deserialize(SimpleNamespace(data=json.dumps(job)), "V1Job"))
+        == job
+    )
     spec = job["spec"]
     pod = spec["template"]["spec"]
     (container,) = pod["containers"]

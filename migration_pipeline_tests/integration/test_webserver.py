@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import threading
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from click.testing import CliRunner
 
 from migration_pipeline.cli import main
@@ -149,3 +151,43 @@ def test_a_backfill_says_what_it_waits_for(
 def test_nobody_there_is_no_dagster() -> None:
     with pytest.raises(DagsterClientError, match=r"no Dagster at http://127\.0\.0\.1:1; start it"):
         DagsterClient(f"http://me:{PASSWORD}@127.0.0.1:1").query("{ version }")
+
+
+class Closing(Answering):
+    """Keeps connections as the webserver does, and closes one that nobody used for a while just as the next question comes in."""
+
+    protocol_version = "HTTP/1.1"
+    answered = 0.0
+
+    def do_POST(self) -> None:
+        server: Any = self.server
+        if self.answered and time.monotonic() - self.answered > server.kept_seconds:
+            self.close_connection = True
+            return
+        server.connections.add(self.client_address)
+        self.rfile.read(int(self.headers["Content-Length"]))
+        super().do_POST()
+        self.answered = time.monotonic()
+
+
+def test_a_question_after_a_pause_does_not_meet_a_connection_that_is_being_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client, "KEPT_SECONDS", 0.6)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Closing) as made:
+        server: Any = made
+        server.status, server.body, server.seconds, server.seen = 200, '{"data": {"version": "1"}}', 0, []
+        server.kept_seconds, server.connections = 1.0, set()
+        threading.Thread(target=made.serve_forever, daemon=True).start()
+        instance = DagsterClient(url(server))
+        for pause in (0.0, 0.0, 1.1, 0.0, 1.1):
+            time.sleep(pause)
+            assert instance.query("{ version }") == {"version": "1"}
+        assert len(server.connections) == 3, "without a pause the connection is used again"
+        made.shutdown()
+
+
+def test_a_connection_is_given_up_before_the_webserver_closes_it() -> None:
+    """dagster-webserver leaves the time to uvicorn."""
+    kept = inspect.signature(uvicorn.Config).parameters["timeout_keep_alive"].default
+    assert kept - client.KEPT_SECONDS >= 2

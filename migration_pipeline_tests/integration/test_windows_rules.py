@@ -20,7 +20,7 @@ from migration_pipeline.profile.profile import Profile
 from migration_pipeline.profile.row import Row
 from migration_pipeline.targets.ddl import ddl
 from migration_pipeline_tests.conftest import execute, query
-from migration_pipeline_tests.histories import History, Write, load, plan_of, state, write_files
+from migration_pipeline_tests.histories import History, Write, dealt, load, plan_of, state, write_files
 from migration_pipeline_tests.integration.test_windows import TABLES, chain, expected, item
 
 by_key = Profile("by_key", may_quarantine=1_000)
@@ -170,6 +170,60 @@ def test_an_old_window_again_leaves_what_a_later_one_took(url: str, tmp_path: Pa
     assert state(url, TABLES) == wanted
 
 
+def test_what_the_base_has_already_is_neither_landed_twice_nor_taken_of_others(
+    url: str, tmp_path: Path
+) -> None:
+    """A window that begins before the base was taken tells, of that time, states before that the base never had."""
+    start = {key: landed(key) for key in ("changed", "deleted", "other")}
+    writes = [
+        Write(2, "changed", landed("changed", 1)),
+        Write(3, "deleted", None),
+        Write(4, "inserted", landed("inserted", 3)),
+        Write(7, "late", landed("late", 4)),
+    ]
+    history = History(start, writes)
+    wanted = expected(history, 10, tmp_path, url)
+    base = write_files(tmp_path, "base", dealt(history.full(5), 2))
+    window = write_files(tmp_path, "window", [history.window(0, 10)])
+    plan = plan_of(chain, base, [(0, 10, window)], base_time=5)
+    load(plan, chain, url)
+    assert state(url, TABLES) == wanted
+    load(plan, chain, url)
+    assert state(url, TABLES) == wanted
+
+
+@pytest.mark.parametrize("nothing", [b"}", b',"NewImage":null}', b',"OldImage":null,"NewImage":null}'])
+def test_a_record_without_any_image_is_bad_and_changes_nothing(
+    url: str, tmp_path: Path, nothing: bytes
+) -> None:
+    """Of a window with both images; where it has new ones alone, such a record is a deletion."""
+    history = History({"it": item("it", "a", "it", 1)}, [Write(1, "it", None)])
+    (record,) = history.window(0, 10)
+    empty = record.partition(b',"OldImage"')[0] + nothing
+    base = write_files(tmp_path, "base", [history.full(0)])
+    window = write_files(tmp_path, "window", [[empty]])
+    report = load(plan_of(chain, base, [(0, 10, window)]), chain, url)[window[0].name]
+    reason = "it has neither OldImage nor NewImage, and the window has both images"
+    assert report.quarantined_by_reason == {reason: 1}
+    assert (report.skipped, report.loaded) == ({}, 0)
+    assert query(url, "SELECT code FROM a") == [("it",)]
+
+
+def test_an_item_in_two_files_of_a_window_is_told(url: str, tmp_path: Path) -> None:
+    """In the same line of each, so that only the file tells the two records apart."""
+    history = History({"it": item("it", "a", "it", 1)}, [Write(1, "it", item("it", "a", "it", 2))])
+    base = write_files(tmp_path, "base", [history.full(0)])
+    window = write_files(tmp_path, "window", [history.window(0, 10)] * 2)
+    plan = plan_of(chain, base, [(0, 10, window)])
+    with pytest.raises(MigrationError, match="the item in line 1 stands twice in its window") as told:
+        load(plan, chain, url)
+    assert told.value.file == window[1].name
+    assert query(url, "SELECT file FROM migration.loaded_file ORDER BY file") == [
+        (base[0].name,),
+        (window[0].name,),
+    ]
+
+
 @pytest.mark.parametrize("batch_items", [1, 10])
 def test_an_item_twice_in_a_window_is_told_with_its_line(url: str, tmp_path: Path, batch_items: int) -> None:
     history = History({"it": item("it", "a", "it", 1)}, [Write(1, "it", item("it", "a", "it", 2))])
@@ -256,6 +310,33 @@ def test_a_window_waits_for_a_base_file_that_is_writing(url: str, tmp_path: Path
             holder.cursor().execute("SELECT pg_advisory_unlock(4711)")
         full.result(60), changes.result(60)
     assert query(url, "SELECT * FROM a") == []
+
+
+SLOW_AT_FIRST = SLOW.replace("BEGIN PERFORM", "BEGIN IF nextval('calls') = 1 THEN PERFORM").replace(
+    "(4711);", "(4711); END IF;"
+)
+
+
+def test_a_load_of_the_base_does_not_end_while_another_one_of_the_file_is_writing(
+    url: str, tmp_path: Path
+) -> None:
+    """Else a window is let in, and then the one that was slower commits the old row."""
+    history = History({key: item(key, "a", key, 1) for key in ("it", "other")}, [Write(1, "it", None)])
+    base = write_files(tmp_path, "base", [history.full(0)])
+    window = write_files(tmp_path, "window", [history.window(0, 10)])
+    plan = plan_of(chain, base, [(0, 10, window)])
+    execute(url, "CREATE SEQUENCE calls;" + SLOW_AT_FIRST)
+    with contextlib.closing(psycopg2.connect(url)) as holder, ThreadPoolExecutor(2) as threads:
+        holder.cursor().execute("SELECT pg_advisory_lock(4711)")
+        try:
+            slow = threads.submit(load, plan, chain, url, plan.files[:1], 1)
+            eventually(lambda: query(url, WAITING) == [(1,)])
+            quick = threads.submit(load, plan, chain, url, None, 1)
+            eventually(lambda: query(url, WAITING) == [(2,)] or quick.done())
+        finally:
+            holder.cursor().execute("SELECT pg_advisory_unlock(4711)")
+        slow.result(60), quick.result(60)
+    assert query(url, "SELECT code FROM a") == [("other",)]
 
 
 def eventually(holds: Callable[[], bool]) -> None:

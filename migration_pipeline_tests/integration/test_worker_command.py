@@ -59,6 +59,25 @@ def test_a_configuration_that_would_not_work_is_refused(
     assert message in done.output
 
 
+@pytest.mark.parametrize("broker", ["amqp://h", "sqla+sqlite:///x", "nothing://h"])
+def test_a_broker_with_which_workers_take_runs_ahead_is_refused(
+    home: Path, monkeypatch: pytest.MonkeyPatch, broker: str
+) -> None:
+    monkeypatch.setenv("CELERY_BROKER_URL", broker)
+    settings(home)
+    done = CliRunner().invoke(main, ["worker"])
+    assert done.exit_code == 2, done.output
+    assert "broker: expected Redis" in done.output
+
+
+@pytest.mark.parametrize("broker", ["redis://h:6379/0", "rediss://h:6379/0", "sentinel://h:26379"])
+def test_every_redis_is_taken(home: Path, monkeypatch: pytest.MonkeyPatch, broker: str) -> None:
+    monkeypatch.setenv("CELERY_BROKER_URL", broker)
+    settings(home)
+    with DagsterInstance.get() as instance:
+        assert isinstance(instance.run_launcher, CheckedCeleryRunLauncher)
+
+
 def test_settings_of_celery_that_would_do_harm_are_corrected(home: Path) -> None:
     source = {"task_acks_late": True, "worker_max_tasks_per_child": 50, "broker_heartbeat": 7}
     config = {"broker": "redis://127.0.0.1:1/0", "backend": "rpc://", "config_source": source}
