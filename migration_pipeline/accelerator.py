@@ -31,7 +31,7 @@ def extension(name: str) -> Any:  # without stubs
     if module is None and mode == settings.ACCELERATOR_REQUIRED:
         raise UsageError(
             f"{settings.ACCELERATOR}={mode}, but {name} is not built: install a C compiler and Python's headers and "
-            f"run `pip install --force-reinstall --no-deps` of this package again, or set {settings.ACCELERATOR}=auto"
+            f"run `pip install --force-reinstall --no-deps --no-cache-dir` of this package again, or set {settings.ACCELERATOR}=auto"
         )
     return module
 

@@ -47,6 +47,10 @@ class Tasks:
         """Give the process of a task."""
         return self._processes[arn]
 
+    def definition(self, arn: str) -> str:
+        """Give the ARN of the revision that a task is of."""
+        return str(self._backend.tasks[CLUSTER][arn].task_definition_arn)
+
     def end(self) -> None:
         self._ending.set()
         self._thread.join()

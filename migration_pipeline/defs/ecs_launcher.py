@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -17,10 +18,16 @@ class CheckedEcsRunLauncher(EcsRunLauncher):
 
     A task that is STOPPED with status 0 although its run is not over counts as gone, too: dagster-aws takes it for a
     success, and the run would stay STARTED.
+
+    A task definition that is named without a revision is the newest one at each run, as ECS takes it: dagster-aws looks the
+    revision up once, so that a daemon that is not started again would run the image of before.
     """
 
     def __init__(self, *arguments: Any, **config: Any) -> None:
         super().__init__(*arguments, **config)
+        if self.task_definition:
+            named = config["task_definition"]
+            self.task_definition = named if isinstance(named, str) else os.environ[named["env"]]
         self._misses = Misses()
 
     @property

@@ -78,7 +78,8 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     ``AnyInt``                              N, or digits in S
     ``bool``                                BOOL
     ``bytes``                               B
-    ``datetime``, ``date``                  S in ISO 8601 (a time without an offset is taken as UTC)
+    ``datetime``, ``date``                  S in ISO 8601 (a time without an offset is taken as UTC; digits beyond the
+                                            microsecond are rounded)
     ``EpochSeconds``, ``EpochMillis``       N, or digits in S
     ``frozenset[str]`` (int, Decimal, ...)  SS, NS, BS
     ``dict[str, Any]``, ``list[Any]``       M, L, as plain Python values: N as Decimal, sets as sorted lists

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import psycopg2
 import pytest
 
@@ -16,7 +17,7 @@ from migration_pipeline.demo.postgres import EmbeddedPostgres
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.migration.plan import Plan
 from migration_pipeline_tests.conftest import execute, query
-from migration_pipeline_tests.ecs import Tasks, ecs
+from migration_pipeline_tests.ecs import REGION, Tasks, ecs
 from migration_pipeline_tests.operating import Operation, eventually, operation
 from migration_pipeline_tests.oracle import actual, expected
 from migration_pipeline_tests.s3 import s3_server
@@ -36,6 +37,18 @@ def definitions() -> list[dict[str, Any]]:
             text = text.replace(name, value)
         found.append(json.loads(text))
     return found
+
+
+def register_again(family: str, endpoint: str) -> str:
+    """Register a definition once more, as for a new image; gives the ARN of the new revision."""
+    client = boto3.client("ecs", region_name=REGION, endpoint_url=endpoint)
+    had = client.describe_task_definition(taskDefinition=family)["taskDefinition"]
+    made = client.register_task_definition(
+        family=family, requiresCompatibilities=["FARGATE"], networkMode="awsvpc", cpu=had["cpu"], memory=had["memory"],
+        containerDefinitions=had["containerDefinitions"],
+    )  # fmt: skip
+    assert made["taskDefinition"]["revision"] == had["revision"] + 1
+    return str(made["taskDefinition"]["taskDefinitionArn"])
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +126,11 @@ def test_runs_are_tasks_and_a_lost_answer_fails_none(
     )
     assert [run["id"] for run in operator.runs(backfill) if run["status"] == "CANCELED"] == [other]
 
+    # The rest runs as the definition says by now, without a restart of the daemon.
+    newest = register_again("migration-run", operator.environment["AWS_ENDPOINT_URL"])
     again = operator.launch(plan, tables=TABLES, partitions=full)
     eventually(lambda: operator.backfill_status(again) == "COMPLETED_SUCCESS", "all is loaded")
+    assert {tasks.definition(run["tags"]["ecs/task_arn"]) for run in operator.runs(again)} == {newest}
     with contextlib.closing(psycopg2.connect(operator.database_url)) as connection:
         assert actual(connection) == expected(export)[0]
     assert query(operator.database_url, "SELECT count(*) FROM migration.loaded_file") == [(len(full),)]

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
@@ -78,6 +79,12 @@ def test_without_a_compiler_it_is_built_all_the_same(tmp_path: Path) -> None:
     )
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(TOP / name, source)
+    # What a build of an older source left here is no part of it.
+    left = source / "build" / f"lib.{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
+    (left / "migration_pipeline" / "sources").mkdir(parents=True)
+    old = left / "migration_pipeline" / "sources" / f"_lines{sysconfig.get_config_var('EXT_SUFFIX')}"
+    old.write_bytes(b"")
+    os.utime(old, (0, 0))
     run(
         sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "-w", str(tmp_path), str(source), at=source, CC="false",
     )  # fmt: skip

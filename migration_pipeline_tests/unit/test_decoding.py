@@ -401,6 +401,15 @@ def test_times() -> None:
     )
 
 
+def test_digits_beyond_the_microsecond_are_rounded() -> None:
+    read = item_decoder(Times)
+    last = datetime(2024, 12, 31, 23, 59, 59, 999999, tzinfo=timezone.utc)
+    assert read(times(iso={"S": "2024-12-31T23:59:59.9999994Z"})).iso == last
+    assert read(times(iso={"S": "2024-12-31T23:59:59.9999995Z"})).iso == last + timedelta(microseconds=1)
+    with pytest.raises(BadItem):  # .NET's DateTime.MaxValue
+        read(times(iso={"S": "9999-12-31T23:59:59.9999999Z"}))
+
+
 @given(st.integers(-62135596800000, 253402300799999))
 def test_milliseconds_are_exact(ticks: int) -> None:
     read = item_decoder(Times)
