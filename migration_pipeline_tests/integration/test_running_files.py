@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,17 +70,24 @@ def operator(shared: Operation, plan: Plan) -> Operation:
 
 def launch(operator: Operation, plan: Plan, **config: Any) -> str:
     """Launch a run of the plan's file, as the launchpad does; gives its id."""
+    tags = [{"key": "dagster/partition", "value": plan.files[0].partition}]
+    return launch_assets(operator, TABLES, tags, {"ops": {"shop_load": {"config": config}}})
+
+
+def launch_assets(
+    operator: Operation, assets: Sequence[str], tags: Sequence[dict[str, str]], config: dict[str, Any]
+) -> str:
     selector = {
         "repositoryLocationName": LOCATION,
         "repositoryName": "__repository__",
         "jobName": "__ASSET_JOB",
-        "assetSelection": [{"path": ["shop", table]} for table in TABLES],
+        "assetSelection": [{"path": ["shop", asset]} for asset in assets],
     }
     parameters = {
         "selector": selector,
         "mode": "default",
-        "executionMetadata": {"tags": [{"key": "dagster/partition", "value": plan.files[0].partition}]},
-        "runConfigData": {"ops": {"shop_load": {"config": config}}},
+        "executionMetadata": {"tags": tags},
+        "runConfigData": config,
     }
     reply = operator.query(LAUNCH_RUN, parameters=parameters)["launchRun"]
     assert reply["__typename"] == "LaunchRunSuccess", reply
@@ -143,6 +150,19 @@ def test_a_file_that_is_ended_in_a_pause_of_the_throttle(
     assert tables(operator) == expected(export)[0]
     assert query(url, "SELECT count(*) FROM migration.loaded_file") == [(1,)]
     assert query(url, "SELECT count(*) FROM migration.slice WHERE landed_at IS NULL") == [(0,)]
+
+
+@pytest.mark.parametrize("asset", ["customer_activity", "finishing"])
+def test_what_follows_the_files_ends_in_a_pause_as_well(operator: Operation, plan: Plan, asset: str) -> None:
+    file = launch(operator, plan)
+    eventually(lambda: status(operator, file) == "SUCCESS", "the file is loaded")
+    operator.command("throttle", "shop", "--pause")
+    run = launch_assets(operator, [asset], [], {})
+    eventually(lambda: "throttled: paused by" in said(operator, run), "it pauses")
+    operator.terminate(run)
+    eventually(lambda: status(operator, run) == "CANCELED", "it is canceled")
+    assert seconds_to_end(operator, run) < SOON_SECONDS
+    eventually(lambda: query(operator.database_url, LOADERS) == [(0,)], "its connections are closed")
 
 
 @pytest.mark.parametrize("way", ["straight", "staged"])
