@@ -348,7 +348,7 @@ def test_a_newer_export_is_judged_by_itself_and_rows_of_the_older_one_are_named(
     case.load()
     expected = (
         "2 rows in the tables come from no item of this plan; exports loaded before: 01600000000000-rehearsal; no command "
-        "deletes them"
+        "deletes such rows"
     )
     status, output = case.verify("--extra")
     assert (status, expected in output) == (1, True), output

@@ -112,7 +112,7 @@ def test_a_file_that_is_gone_or_replaced_or_no_gzip(at_work: tuple[Operation, Bu
         assert status == 1
         assert [each["text"].partition(": ")[2] for each in found["list"]] == [
             f"1 of 4 files is missing, {plan.files[0].file.name} first",
-            f"1 of 4 files are of another size than planned, {plan.files[1].file.name} first",
+            f"1 of 4 files is of another size than planned, {plan.files[1].file.name} first",
         ]
         assert found["get"][0]["text"].endswith(f"{plan.files[1].file.name}: is no gzip file")
         assert all(each["way_out"] for each in found["list"])

@@ -185,7 +185,7 @@ def test_the_sample_with_broken_items_is_scaffolded_and_says_so(database_url: st
     with imported((tmp_path / "mine.py").read_text(), "mine") as profile:
         reports = load(database_url, export, profile)
     assert sum(report.quarantined for report in reports) == len(bad) > 0
-    assert f"{len(bad):,} would go to the quarantine" in output
+    assert f"{len(bad):,} be quarantined" in output
     assert {(file, line) for file, line in query(database_url, "SELECT file, line FROM migration.quarantine")} == {
         (each["file"], each["line"]) for each in bad
     }  # fmt: skip
