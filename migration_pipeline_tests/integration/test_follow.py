@@ -134,7 +134,7 @@ def test_the_base_comes_first(follow: Follow) -> None:
     follow.until(60)
     done = follow.once(code=1)
     assert "2 files of the full export" in done.stderr
-    assert "load them with migration-pipeline backfill shop --wait, then follow" in done.stderr
+    assert "load the full export with migration-pipeline backfill shop --wait, then follow" in done.stderr
     assert follow.dynamodb.asked == []
     follow.call("backfill", "shop", "--wait")
 
