@@ -37,7 +37,7 @@ from migration_pipeline.sources.storage import Storage
 from migration_pipeline.targets.ddl import ddl
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.integration.test_load import load_all
-from migration_pipeline_tests.operating import run_workers
+from migration_pipeline_tests.operating import run_workers, without_waits
 from migration_pipeline_tests.oracle import actual, checksum, data_lines, expected
 
 PROJECT = Path(__file__).parents[2]
@@ -204,7 +204,7 @@ class Local:
             [SCRIPT, *arguments], env=self.environment, capture_output=True, text=True, timeout=120
         )
         assert "Traceback" not in done.stderr, done.stderr
-        return done.returncode, done.stdout + done.stderr
+        return done.returncode, done.stdout + without_waits(done.stderr)
 
     def files(self) -> dict[str, FileStatus]:
         return {f.partition: f for f in read_files(self.dagster, self.plan, load_profile("shop"))}

@@ -33,7 +33,7 @@ from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.operations.metrics import MigrationCollector
 from migration_pipeline.operations.runs import run_status
 from migration_pipeline_tests.conftest import execute, query
-from migration_pipeline_tests.operating import run_workers
+from migration_pipeline_tests.operating import run_workers, without_waits
 from migration_pipeline_tests.s3 import s3_server
 from migration_pipeline_tests.unit.test_monitoring import documented_metrics
 
@@ -101,7 +101,7 @@ class Night:
         process = self.popen(*arguments)
         output, _ = process.communicate(timeout=SECONDS)
         assert "Traceback" not in output, output
-        return process.returncode, output
+        return process.returncode, without_waits(output)
 
     def json(self) -> dict[str, Any]:
         status, output = self.run("status", "night", "--json")

@@ -29,6 +29,7 @@ from migration_pipeline.operations.client import DagsterClient
 from migration_pipeline.operations.files import FileStatus, read_files
 from migration_pipeline.operations.runs import log_lines
 from migration_pipeline_tests.conftest import execute, query
+from migration_pipeline_tests.operating import without_waits
 from migration_pipeline_tests.oracle import activities, actual, checksum, data_lines, expected
 from migration_pipeline_tests.oracle_pictures import SELECT, pictures
 from migration_pipeline_tests.s3 import s3_server
@@ -112,7 +113,7 @@ def command(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, home: 
             [SCRIPT, *arguments], env=dict(os.environ), cwd=home, capture_output=True, text=True, timeout=300
         )
         assert "Traceback" not in done.stderr, done.stderr
-        return done.returncode, done.stdout + done.stderr
+        return done.returncode, done.stdout + without_waits(done.stderr)
 
     return run
 

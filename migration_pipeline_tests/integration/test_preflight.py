@@ -30,6 +30,7 @@ from migration_pipeline_tests.operating import (
     Operation,
     eventually,
     operation,
+    without_waits,
 )
 from migration_pipeline_tests.windows import record, write_window
 
@@ -87,7 +88,7 @@ def run(operator: Operation, *arguments: str, **environment: str) -> tuple[int, 
         timeout=PATIENCE_SECONDS,
     )
     assert "Traceback" not in done.stdout, done.stdout
-    return done.returncode, done.stdout
+    return done.returncode, without_waits(done.stdout)
 
 
 def the_plan(home: Path) -> Plan:

@@ -36,7 +36,9 @@ def stack(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("MIGRATION_HOME", str(home / ".local"))
-        monkeypatch.setenv("PYTHONPATH", f"{home}:{PAGE.parents[1]}")  # from the project's folder `make dev` runs
+        monkeypatch.setenv(
+            "PYTHONPATH", f"{home}:{PAGE.parents[1]}"
+        )  # from the project's folder `make dev` runs
         monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
         with running() as started:
             yield started
