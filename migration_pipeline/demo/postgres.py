@@ -25,6 +25,7 @@ import shlex
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -72,6 +73,19 @@ INITDB_OPTIONS = (
     "--locale-provider=builtin",
     "--builtin-locale=C.UTF-8",
 )
+
+CLEAN = {"LC_ALL": "C", "PATH": os.defpath}
+"""The environment of the server's programs: no PGPORT or PGDATA of the user's."""
+
+AS_USER = f"""
+import os, sys
+os.setgroups([])
+os.setgid(int(sys.argv[1]))
+os.setuid(int(sys.argv[2]))
+os.execve(sys.argv[3], sys.argv[3:], {CLEAN})
+"""
+"""Becomes a group and a user, then a program. `subprocess` can do that, too, but forks for it, and a process that has used gRPC, as
+those that test Dagster do, may lose such a child before it is the program."""
 
 READY_SECONDS = 300  # recovery after a power cut may replay max_wal_size of log
 STOP_SECONDS = 60
@@ -227,22 +241,30 @@ class EmbeddedPostgres:
 
     def _run(self, program: str, *arguments: str) -> None:
         """Run a program of the wheel; it, and a server that it starts, write to the server's log."""
-        executable = self._binaries() / program
+        command, environment = [str(self._binaries() / program), *arguments], CLEAN
+        if self._user is not None:
+            as_user = [
+                sys.executable,
+                "-I",
+                "-S",
+                "-c",
+                AS_USER,
+                str(self._user.pw_gid),
+                str(self._user.pw_uid),
+            ]
+            command, environment = as_user + command, {**os.environ}
         process: subprocess.Popen[bytes] | None = None
         try:
             with self._log.open("ab") as log, signals_held_back():
                 process = subprocess.Popen(  # noqa: S603
-                    [executable, *arguments],
+                    command,
                     cwd=self._home,  # the data folder is named relative to it: pg_ctl hands its name to a shell
-                    env={"LC_ALL": "C", "PATH": os.defpath},  # and no PGPORT or PGDATA of the user's
+                    env=environment,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
                     start_new_session=True,  # so that Ctrl-C does not reach it: we end the server in our order
                     umask=0o077,
-                    user=self._user and self._user.pw_uid,
-                    group=self._user and self._user.pw_gid,
-                    extra_groups=self._user and [],
                 )
             process.wait()
         finally:

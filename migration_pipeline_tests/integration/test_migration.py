@@ -8,8 +8,10 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -116,6 +118,25 @@ def command(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, home: 
         return done.returncode, done.stdout + without_waits(done.stderr)
 
     return run
+
+
+@contextmanager
+def held_for(seconds: float, url: str, lock: str) -> Iterator[None]:
+    """Hold a lock until somebody has waited for it for some seconds."""
+    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+        cursor.execute(lock)
+
+        def release() -> None:
+            while not query(url, "SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'relation'"):
+                time.sleep(0.1)
+            time.sleep(seconds)
+            connection.rollback()
+
+        releasing = threading.Thread(target=release, daemon=True)
+        releasing.start()
+        yield
+        releasing.join(seconds)
+        assert not releasing.is_alive(), "nobody waited for it"
 
 
 def upload(export: Path, prefix: str) -> str:
@@ -363,7 +384,10 @@ def test_a_backfill_of_the_whole_group_makes_files_then_aggregates_then_finishes
     assert "picture missing, finishing missing" in output
     assert query(stack.database_url, SELECT) == rows, "the file's slice of before is still there"
     victim.write_bytes(whole)
-    status, output = command("retry-failed", "pictures", "--wait")
+    with held_for(
+        6, stack.database_url, "LOCK TABLE picture IN SHARE MODE"
+    ):  # else it is made between two looks
+        status, output = command("retry-failed", "pictures", "--wait")
     assert status == 0, output
     assert "picture materialized, finishing materialized" in output
     assert re.search(r"^\d\d:\d\d:\d\d  picture: ", output, re.MULTILINE), "it tells what it makes"
