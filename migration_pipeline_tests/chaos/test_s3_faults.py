@@ -78,7 +78,7 @@ def faulty(faulty_server: FaultyS3, server: dict[str, str], monkeypatch: pytest.
 @pytest.fixture
 def impatient(faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stall is noticed at once."""
-    monkeypatch.setattr(storage, "READ_SECONDS", 0.3)
+    monkeypatch.setattr(storage, "READ_SECONDS", 0.6)
 
 
 @cache
