@@ -64,7 +64,9 @@ def verify(reference: str, extra: bool, keys: bool) -> None:
         see = "" if keys else "; see some of their keys with --keys, or in migration.difference"
         out.print(f"{counted_that(faults, 'row', 'differs', 'differ')} from the export{see}")
     elif compared.takes_nothing:
-        out.print(f"no route of the profile takes any of the {counted(made.items, 'item')}: nothing was compared")
+        out.print(
+            f"no route of the profile takes any of the {counted(made.items, 'item')}: nothing was compared"
+        )
     else:
         rows = sum(compared.table(name).compared for name in compared.names)
         out.print(

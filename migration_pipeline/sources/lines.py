@@ -14,8 +14,8 @@ from migration_pipeline.errors import BadItem
 from migration_pipeline.generated import generated
 from migration_pipeline.profile.item import Item
 from migration_pipeline.profile.profile import Condition, Prefix, Rule
+from migration_pipeline.sources.block import Block
 from migration_pipeline.sources.fields import NAMES, Field
-from migration_pipeline.sources.stream import Block
 from migration_pipeline.sources.values import MAX_DIGITS, Value
 
 if TYPE_CHECKING:
