@@ -78,7 +78,7 @@ def faulty(faulty_server: FaultyS3, server: dict[str, str], monkeypatch: pytest.
 @pytest.fixture
 def impatient(faulty: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stall is noticed at once."""
-    monkeypatch.setattr(storage, "READ_SECONDS", 0.6)
+    monkeypatch.setattr(storage, "READ_SECONDS", 1.5)  # a busy machine sends the head of an answer by then
 
 
 @cache
@@ -136,9 +136,8 @@ def test_a_body_that_breaks_off_is_read_on_from_there(faulty: FaultyS3, kind: An
     assert read(a_file()) == LINES
     assert time.monotonic() - start < 5  # a stall is noticed after storage.READ_SECONDS
     again = faulty.asked[1]
-    # A reset may take the whole answer with it, and on a busy machine even its head may take too long: then nothing of the file
-    # is known yet.
-    assert again.if_match is not None or (kind in ("reset", "stall") and again.range == faulty.asked[0].range)
+    # A reset may take the whole answer with it: then nothing of the file is known yet.
+    assert again.if_match is not None or (kind == "reset" and again.range == faulty.asked[0].range)
     if kind in ("truncate", "short"):  # the others may lose what was on its way
         assert again.range == f"bytes={place}-{len(CONTENT) - 1}"
 
