@@ -67,7 +67,7 @@ class Batch:
     """Items that became rows, encoded, with the lines they came from.
 
     The lines are kept until the rows are committed: if the database refuses a batch, each half is made again
-    from them. `held` are their bytes, where they were counted.
+    from them.
     """
 
     def __init__(
@@ -76,9 +76,7 @@ class Batch:
         encoder: Encoder,
         outcome: Outcome,
         pieces: Sequence[Any],
-        held: int = 0,
     ) -> None:
-        self._held = held
         self._transform = transform
         self._encoder = encoder
         self.encoded: Any = encoder.join(pieces)
@@ -94,7 +92,7 @@ class Batch:
 
     @classmethod
     def of(
-        cls, transform: AnyTransform, encoder: Encoder, lines: list[bytes], numbers: Sequence[int]
+        cls, transform: AnyTransform, encoder: Encoder, lines: Sequence[bytes], numbers: Sequence[int]
     ) -> Batch:
         """Make a batch of lines, all at once."""
         outcome, piece = encode(transform, encoder, transform.numbered(lines, numbers))
@@ -109,7 +107,7 @@ class Batch:
     def size(self) -> int:
         """Bytes that the batch holds in memory, about."""
         encoded: int = self.encoded.size
-        return encoded + (self._held or sum(map(len, self.lines)) + sum(len(bad.line) for bad in self.bad))
+        return encoded + self.lines.size + sum(len(bad.line) for bad in self.bad)
 
     def halves(self) -> list[Batch]:
         """Make two batches of half of the items each. It must have at least two items."""
@@ -117,7 +115,7 @@ class Batch:
         parts = [slice(None, middle), slice(middle, None)]
         return [self.anew(self.lines[part], self.numbers[part]) for part in parts]
 
-    def anew(self, lines: list[bytes], numbers: list[int]) -> Batch:
+    def anew(self, lines: Sequence[bytes], numbers: list[int]) -> Batch:
         """Make a batch of some of its items."""
         batch = Batch.of(self._transform, self._encoder, lines, numbers)
         batch.bad = [bad for bad in batch.bad if bad.number not in self.known_bad]

@@ -225,10 +225,10 @@ class FileLoad:
                         self._transform, self._target.encoder, self._transform(some, self._read + 1)
                     )
                     self._read += len(some)
-                    weight = sum(map(len, found.lines)) + sum(len(bad.line) for bad in found.bad)
+                    weight = found.lines.size + sum(len(bad.line) for bad in found.bad)
                     full = len(outcome.lines) + len(found.lines) > self._settings.batch_items
                     if (outcome.lines or outcome.bad) and (full or size + weight > BATCH_BYTES):
-                        batch = self._batch(outcome, pieces, size)
+                        batch = self._batch(outcome, pieces)
                         writer.put((batch, None), batch.size)
                         outcome, pieces, size = Outcome([]), [], 0
                     outcome.add(found)
@@ -237,7 +237,7 @@ class FileLoad:
                 self._tell_progress()
         finally:
             lists.close()
-        return self._batch(outcome, pieces, size)
+        return self._batch(outcome, pieces)
 
     def _slices(self, lines: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
         """Cut a list so that no part can overfill a batch."""
@@ -248,9 +248,9 @@ class FileLoad:
             for start in range(0, len(lines), step):
                 yield lines[start : start + step]
 
-    def _batch(self, outcome: Outcome, pieces: list[Any], size: int) -> Batch:
+    def _batch(self, outcome: Outcome, pieces: list[Any]) -> Batch:
         """Make a batch of what lines became, and take its items into the account."""
-        batch = Batch(self._transform, self._target.encoder, outcome, pieces, size)
+        batch = Batch(self._transform, self._target.encoder, outcome, pieces)
         self._counts.add(batch.counts)
         self._note(batch.bad)
         self._superseded += len(batch.counts.superseded)

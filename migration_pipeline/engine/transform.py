@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from migration_pipeline.block import Lines
 from migration_pipeline.engine.patterns import count_pattern, key_pattern
 from migration_pipeline.errors import BadItem
 from migration_pipeline.generated import generated
@@ -58,7 +59,7 @@ class Dialect(Protocol):
         """Compile what does in C all that `compile_rules` and the decoders do; None where it is not there.
 
         `which` tells the number of the rule that takes an item, from its routing attributes, where C does not read the line. It
-        gives what the function of `compile_rules` gives, but lines alone for those that no rule takes; then the items for each rule,
+        gives what the function of `compile_rules` gives, but blocks of a block's lines, and lines alone for those that no rule takes; then the items for each rule,
         the bad lines (number, line, `BadItem`, and the rule that takes it or -1), and how many lines Python read, by reason.
         """
 
@@ -82,7 +83,7 @@ class Outcome:
         self.rows: dict[type[Row], list[Row]] = {row_class: [] for row_class in row_classes}
         self.numbers: list[int] = []
         """Line numbers of the items that a route took; `lines` are their lines, in the same order."""
-        self.lines: list[bytes] = []
+        self.lines = Lines()
         self.bad: list[Bad] = []
         self.counts = Counts()
 
@@ -269,7 +270,7 @@ class Transform:
                 outcome.bad.append(Bad(number, line, str(error)))
 
     def _leave_out(
-        self, taken: list[list[bytes]], places: list[list[int]], items: list[list[Any]], outcome: Outcome
+        self, taken: list[Sequence[bytes]], places: list[list[int]], items: list[list[Any]], outcome: Outcome
     ) -> None:
         """Leave the lines out, with the items made of them, of whose items newer states are known."""
         for route, lines in enumerate(taken):
@@ -277,7 +278,7 @@ class Transform:
                 found = list(map(self.newer, lines))
                 if any(found):
                     keep = [not digest for digest in found]
-                    lists: tuple[list[list[Any]], ...] = (taken, places, items)
+                    lists: tuple[list[Any], ...] = (taken, places, items)
                     for each in lists:
                         if each:
                             each[route] = list(compress(each[route], keep))

@@ -17,7 +17,7 @@ static PyObject *lists(Py_ssize_t count) {
 }
 
 typedef struct {
-    PyObject *taken, *places, *items, *unrouted, *bad;
+    PyObject *places, *items, *unrouted, *bad;
     Py_ssize_t *counts;
     Py_ssize_t odd[ODD_REASONS];
 } Found;
@@ -50,9 +50,15 @@ static int take_lines(Input *input, PyObject *lines, PyObject *numbers) {
             PyErr_SetString(PyExc_TypeError, "a line is not bytes");
             return -1;
         }
-        input->line[n] = (Line){PyBytes_AS_STRING(line), (size_t)PyBytes_GET_SIZE(line), Py_NewRef(line)};
+        input->line[n] = (Line){PyBytes_AS_STRING(line), (size_t)PyBytes_GET_SIZE(line), Py_NewRef(line), -1};
     }
     return 0;
+}
+
+static Py_ssize_t newlines(const char *at, const char *end) {
+    Py_ssize_t count = 0;
+    for (; (at = memchr(at, '\n', (size_t)(end - at))); at++) count++;
+    return count;
 }
 
 static int take_block(Input *input, PyObject *block, PyObject *first) {
@@ -60,12 +66,11 @@ static int take_block(Input *input, PyObject *block, PyObject *first) {
     input->kept = Py_NewRef(block);
     input->first = PyLong_AsSsize_t(first);
     if (PyErr_Occurred()) return -1;
-    Py_ssize_t count = 1;
-    for (const char *p = at; (newline = memchr(p, '\n', (size_t)(end - p))); p = newline + 1) count++;
+    Py_ssize_t count = newlines(at, end) + 1;
     if (!(input->line = room(count, sizeof(Line)))) return -1;
     for (; input->count < count; at = newline + 1) {
         newline = memchr(at, '\n', (size_t)(end - at));
-        input->line[input->count++] = (Line){at, (size_t)((newline ? newline : end) - at), NULL};
+        input->line[input->count++] = (Line){at, (size_t)((newline ? newline : end) - at), NULL, -1};
         if (!newline) break;
     }
     return 0;
@@ -124,24 +129,53 @@ static int collect_line(State *state, const Reader *reader, const Work *work, co
     const Class *class_ = &reader->class_[number_of_class];
     Odd why = routed->odd;
     PyObject *item = NULL;
-    if (!bytes_of(line)) return -1;
     if (why == FINE) {
         item = make_item(state, reader, class_, line, work->places + routed->first, routed->count, values, &why);
         if (why != FINE) found->odd[FINE]--, found->odd[why]++;
     }
-    if (!item && why != FINE) item = PyObject_CallOneArg(class_->fallback, line->bytes);
+    if (!item && why != FINE && bytes_of(line)) item = PyObject_CallOneArg(class_->fallback, line->bytes);
     if (!item) return -1;
     if (PyExceptionInstance_Check(item)) {
         int failed = note_bad(found, input, n, item, rule);
         Py_DECREF(item);
         return failed;
     }
-    if (append(found->items, rule, item) < 0) return -1;
-    return append(found->taken, rule, Py_NewRef(line->bytes)) < 0 || append(found->places, rule, number_of(input, n)) < 0 ? -1 : 0;
+    line->rule = rule;
+    return append(found->items, rule, item) < 0 || append(found->places, rule, number_of(input, n)) < 0 ? -1 : 0;
 }
 
-static PyObject *told(const Reader *reader, const Found *found) {
-    PyObject *counts = PyList_New(reader->rules), *odd = PyDict_New(), *result = NULL;
+/* The lines that a rule took: those of a block as one, unless it took the whole block. */
+static PyObject *taken_by(const Input *input, Py_ssize_t rule) {
+    size_t size = 0, at = 0;
+    Py_ssize_t count = 0;
+    for (Py_ssize_t n = 0; n < input->count; n++)
+        if (input->line[n].rule == rule) size += input->line[n].size, count++;
+    if (input->numbers) {
+        PyObject *lines = PyList_New(count);
+        for (Py_ssize_t n = 0, to = 0; lines && n < input->count; n++)
+            if (input->line[n].rule == rule) PyList_SET_ITEM(lines, to++, Py_NewRef(input->line[n].bytes));
+        return lines;
+    }
+    if (count == input->count) return Py_NewRef(input->kept);
+    PyObject *lines = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size + (count ? count - 1 : 0));
+    if (!lines) return NULL;
+    char *to = PyBytes_AS_STRING(lines);
+    for (Py_ssize_t n = 0; n < input->count; n++) {
+        if (input->line[n].rule != rule) continue;
+        if (at) to[at - 1] = '\n';
+        memcpy(to + at, input->line[n].at, input->line[n].size);
+        at += input->line[n].size + 1;
+    }
+    return lines;
+}
+
+static PyObject *told(const Reader *reader, const Input *input, const Found *found) {
+    PyObject *counts = PyList_New(reader->rules), *odd = PyDict_New(), *taken = PyList_New(reader->rules), *result = NULL;
+    for (Py_ssize_t n = 0; taken && n < reader->rules; n++) {
+        PyObject *lines = taken_by(input, n);
+        if (!lines) goto done;
+        PyList_SET_ITEM(taken, n, lines);
+    }
     for (Py_ssize_t n = 0; counts && n < reader->rules; n++) {
         PyObject *count = PyLong_FromSsize_t(found->counts[n]);
         if (!count) goto done;
@@ -154,18 +188,20 @@ static PyObject *told(const Reader *reader, const Found *found) {
         Py_XDECREF(count);
         if (failed) goto done;
     }
-    if (counts && odd) result = PyTuple_Pack(7, found->taken, found->places, counts, found->unrouted, found->items, found->bad, odd);
+    if (counts && odd && taken) result = PyTuple_Pack(7, taken, found->places, counts, found->unrouted, found->items, found->bad, odd);
 done:
     Py_XDECREF(counts);
     Py_XDECREF(odd);
+    Py_XDECREF(taken);
     return result;
 }
 
 PyDoc_STRVAR(read_doc, "read(lines, numbers)\n--\n\n"
 "Route lines, with their numbers, and make Items of those that a rule with a function takes. In place of lines it reads a\n"
 "block of them as well, which is bytes with newlines between; then `numbers` is the first line's.\n\n"
-"Gives lists of lines, and of numbers, for each rule; counts for each; the lines that no rule takes; lists of Items for\n"
-"each rule; bad lines, as tuples of number, line, reason, and rule or -1; and how many lines Python judged, by reason.");
+"Gives for each rule the lines that it took, as a list or, of a block, with newlines between; lists of their numbers; counts\n"
+"for each; the lines that no rule takes; lists of Items for each rule; bad lines, as tuples of number, line, reason, and\n"
+"rule or -1; and how many lines Python judged, by reason.");
 
 static PyObject *reader_read(PyObject *self, PyTypeObject *defining, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
     State *state = PyType_GetModuleState(defining);
@@ -196,18 +232,17 @@ static PyObject *reader_read(PyObject *self, PyTypeObject *defining, PyObject *c
         PyErr_NoMemory();
         goto done;
     }
-    found.taken = lists(reader->rules);
     found.places = lists(reader->rules);
     found.items = lists(reader->rules);
     found.unrouted = PyList_New(0);
     found.bad = PyList_New(0);
-    if (!found.taken || !found.places || !found.items || !found.unrouted || !found.bad) goto done;
+    if (!found.places || !found.items || !found.unrouted || !found.bad) goto done;
     Py_BEGIN_ALLOW_THREADS
     route_lines(reader, &work, routed, input.line, count);
     Py_END_ALLOW_THREADS
     for (Py_ssize_t n = 0; n < count; n++)
         if (collect_line(state, reader, &work, &routed[n], &input, n, values, &found) < 0) goto done;
-    result = told(reader, &found);
+    result = told(reader, &input, &found);
 done:
     PyMem_RawFree(work.places);
     PyMem_Free(work.at);
@@ -215,7 +250,6 @@ done:
     PyMem_Free(routed);
     PyMem_Free(values);
     PyMem_Free(found.counts);
-    Py_XDECREF(found.taken);
     Py_XDECREF(found.places);
     Py_XDECREF(found.items);
     Py_XDECREF(found.unrouted);
@@ -311,6 +345,20 @@ static int module_clear(PyObject *module) {
     return 0;
 }
 
+PyDoc_STRVAR(newlines_doc, "newlines(data)\n--\n\nCount the newlines of some bytes.");
+
+static PyObject *count_newlines(PyObject *Py_UNUSED(module), PyObject *data) {
+    char *at;
+    Py_ssize_t size;
+    if (PyBytes_AsStringAndSize(data, &at, &size) < 0) return NULL;
+    return PyLong_FromSsize_t(newlines(at, at + size));
+}
+
+static PyMethodDef module_methods[] = {
+    {"newlines", count_newlines, METH_O, newlines_doc},
+    {NULL, NULL, 0, NULL},
+};
+
 static PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, module_exec},
 #if PY_VERSION_HEX >= 0x030C0000
@@ -324,6 +372,7 @@ static PyModuleDef module_def = {
     .m_name = "migration_pipeline.sources._lines",
     .m_doc = "Routes lines of DynamoDB JSON and makes Items of them; migration_pipeline/sources/lines.py calls it.",
     .m_size = sizeof(State),
+    .m_methods = module_methods,
     .m_slots = module_slots,
     .m_traverse = module_traverse,
     .m_clear = module_clear,

@@ -78,6 +78,7 @@ typedef struct {
     const char *at;
     size_t size;
     PyObject *bytes; /* NULL until somebody needs it */
+    Py_ssize_t rule; /* the one that took it, or -1 */
 } Line;
 
 typedef struct {

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import defstruct
 
+from migration_pipeline.block import Block
 from migration_pipeline.errors import BadItem
 from migration_pipeline.generated import generated
 from migration_pipeline.profile.item import Item
 from migration_pipeline.profile.profile import Condition, Prefix, Rule
-from migration_pipeline.sources.block import Block
 from migration_pipeline.sources.fields import NAMES, Field
 from migration_pipeline.sources.values import MAX_DIGITS, Value
 
@@ -49,7 +49,7 @@ def reader(
 ) -> Read:
     """Compile the reader of a profile's lines.
 
-    It is called with lines and their numbers. It gives, for each rule, the lines that it took, their numbers, and how many
+    It is called with lines and their numbers. It gives, for each rule, the lines that it took (of a block in a block), their numbers, and how many
     it counted; the lines that no rule takes; for each rule the Items; the bad lines, as tuples of number, line, `BadItem`,
     and the rule that takes it, or -1; and how many lines Python judged, by reason. `which` tells the number of the rule that
     takes a line, `len(rules)` for none. It raises nothing but what interrupts.
@@ -77,7 +77,8 @@ def reader(
 
     def of_block(lines: Sequence[bytes], numbers: Sequence[int]) -> tuple[Any, ...]:
         if isinstance(lines, Block) and isinstance(numbers, range):
-            return read(lines.data, numbers[0])
+            taken, places, *rest = read(lines.data, numbers[0])
+            return [Block(*each) for each in zip(taken, map(len, places), strict=True)], places, *rest
         return read(lines, numbers)
 
     return of_block

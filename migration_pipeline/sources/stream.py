@@ -11,7 +11,8 @@ from typing import Any, BinaryIO
 
 from isal import igzip, isal_zlib
 
-from migration_pipeline.sources.block import Block
+from migration_pipeline import accelerator
+from migration_pipeline.block import Block
 from migration_pipeline.sources.export import ExportFile
 from migration_pipeline.sources.storage import Storage, StorageError, explained
 from migration_pipeline.units import counted
@@ -57,6 +58,10 @@ class _Counted(io.RawIOBase):
         return len(data)
 
 
+def _newlines(data: bytes) -> int:
+    return data.count(b"\n")
+
+
 class FileStream:
     """One export file as an iterator of blocks of lines, and the proof, after the last, that it was all there.
 
@@ -98,6 +103,8 @@ class FileStream:
     def _split(self, unzipped: BinaryIO) -> Iterator[Sequence[bytes]]:
         rest = b""
         room = self.file.size * MAX_EXPANSION + MAX_EXPANSION_FLOOR
+        in_c = accelerator.extension(accelerator.LINES)
+        newlines = in_c.newlines if in_c else _newlines
         while data := unzipped.read(READ_BYTES):
             room -= len(data)
             if room < 0:
@@ -106,7 +113,8 @@ class FileStream:
                     "it is not a DynamoDB export but a gzip bomb; copy the file again"
                 )
             end = data.rfind(b"\n")
-            block = Block(b"".join((rest, memoryview(data)[:end]))) if end >= 0 else None
+            lines = b"".join((rest, memoryview(data)[:end])) if end >= 0 else None
+            block = Block(lines, newlines(lines) + 1) if lines is not None else None
             rest = data[end + 1 :] if end >= 0 else rest + data
             if len(rest) > MAX_LINE_BYTES:
                 raise self._error(

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from psycopg2.sql import SQL, Composed, Identifier, Literal
 
+from migration_pipeline.block import Lines
 from migration_pipeline.engine.batch import Batch, Written
 from migration_pipeline.targets.connection import copy_in
 from migration_pipeline.targets.copy_csv import COPY_OPTIONS, csv_lines
@@ -139,7 +140,7 @@ class Newest:
         kept = copy.copy(batch)
         kept.bad = [bad for bad in batch.bad if bad.number not in over]
         pairs = list(zip(batch.lines, batch.numbers, strict=True))
-        kept.lines = [line for line, number in pairs if number not in held]
+        kept.lines = Lines(line for line, number in pairs if number not in held)
         kept.numbers = [number for _, number in pairs if number not in held]
         spared = [(line, number) for line, number in pairs if number in held and number not in over]
         return [kept, *self._spared(batch, spared, written)], written

@@ -1,0 +1,91 @@
+"""Lines as they lie in a file: what the stream gives, the accelerator reads, and a batch keeps. None is an object before it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import overload
+
+from typing_extensions import Self
+
+
+class Block(Sequence[bytes]):
+    """Some lines that lie one after another, with newlines between them. They are taken apart when one of them is asked for.
+
+    `count` is how many they are, where that is known.
+    """
+
+    __slots__ = ("_count", "_lines", "data")
+
+    def __init__(self, data: bytes, count: int | None = None) -> None:
+        self.data = data
+        self._count = data.count(b"\n") + 1 if count is None else count
+        self._lines: list[bytes] = []
+
+    @property
+    def size(self) -> int:
+        """Bytes of all lines, with the newlines between."""
+        return len(self.data)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, at: int) -> bytes: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[bytes]: ...
+
+    def __getitem__(self, at: int | slice) -> bytes | list[bytes]:
+        if not self._lines and self._count:
+            self._lines = self.data.split(b"\n")
+        return self._lines[at]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self[:])
+
+
+class Lines(Sequence[bytes]):
+    """Lines that were collected; those of blocks stay in them."""
+
+    __slots__ = ("_count", "_parts", "size")
+
+    def __init__(self, lines: Iterable[bytes] = ()) -> None:
+        self._parts: list[Block | list[bytes]] = []
+        self._count = 0
+        self.size = 0
+        """Their bytes."""
+        self += lines
+
+    def __iadd__(self, lines: Iterable[bytes]) -> Self:
+        if isinstance(lines, Lines):
+            self._parts += lines._parts
+            size = lines.size
+        else:
+            part = lines if isinstance(lines, Block) else list(lines)
+            self._parts.append(part)
+            size = part.size if isinstance(part, Block) else sum(map(len, part))
+            lines = part
+        self._count += len(lines)
+        self.size += size
+        return self
+
+    def append(self, line: bytes) -> None:
+        """Add a line."""
+        self += (line,)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, at: int) -> bytes: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[bytes]: ...
+
+    def __getitem__(self, at: int | slice) -> bytes | list[bytes]:
+        if len(self._parts) != 1:
+            self._parts = [[line for part in self._parts for line in part]]
+        return self._parts[0][at]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self[:])
