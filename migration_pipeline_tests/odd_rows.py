@@ -354,7 +354,8 @@ def made_of(
         except Exception as error:
             told.append((type(error), str(error)))
         else:
-            told.append((*encoded[-1]._replace(keys=[(type(key), repr(key)) for key in encoded[-1].keys]),))
+            keys, lines = [(type(key), repr(key)) for key in encoded[-1].keys], list(encoded[-1].lines)
+            told.append((*encoded[-1]._replace(keys=keys, lines=lines),))
     try:
         told.append(encoder.join(encoded))
     except Exception as error:

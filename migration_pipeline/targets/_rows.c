@@ -36,8 +36,10 @@ rows_exec(PyObject *module)
     state->name_int = PyUnicode_InternFromString("int");
     state->name_utcoffset = PyUnicode_InternFromString("utcoffset");
     state->sixty_four = PyLong_FromLong(64);
+    state->lines_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &lines_spec, NULL);
+    state->keys_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &keys_spec, NULL);
     state->encoder_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &encoder_spec, NULL);
-    if (PyErr_Occurred() || state->encoder_type == NULL) {
+    if (PyErr_Occurred() || state->encoder_type == NULL || state->lines_type == NULL || state->keys_type == NULL) {
         return -1;
     }
     return PyModule_AddType(module, state->encoder_type);
@@ -48,6 +50,8 @@ rows_traverse(PyObject *module, visitproc visit, void *arg)
 {
     State *state = PyModule_GetState(module);
     Py_VISIT(state->encoder_type);
+    Py_VISIT(state->lines_type);
+    Py_VISIT(state->keys_type);
     Py_VISIT(state->decimal_type);
     Py_VISIT(state->uuid_type);
     return 0;
@@ -58,6 +62,8 @@ rows_clear(PyObject *module)
 {
     State *state = PyModule_GetState(module);
     Py_CLEAR(state->encoder_type);
+    Py_CLEAR(state->lines_type);
+    Py_CLEAR(state->keys_type);
     Py_CLEAR(state->decimal_type);
     Py_CLEAR(state->uuid_type);
     Py_CLEAR(state->name_int);

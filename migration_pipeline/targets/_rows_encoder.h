@@ -2,7 +2,7 @@
 #ifndef MIGRATION_ROWS_ENCODER_H
 #define MIGRATION_ROWS_ENCODER_H
 
-#include "_rows_columns.h"
+#include "_rows_pieces.h"
 
 /* -- rows ------------------------------------------------------------------------------------- */
 
@@ -21,6 +21,19 @@ typedef struct {
     Py_ssize_t width, key_width;
     int apart; /* whether each row is a bytes of its own */
 } Encoder;
+
+/* What PyMember_GetOne does for an object, without a call where it is there. */
+static PyObject *
+member_of(PyObject *row, PyMemberDef *member)
+{
+#ifndef Py_GIL_DISABLED
+    PyObject *value = *(PyObject **)((char *)row + member->offset);
+    if (value != NULL) {
+        return Py_NewRef(value);
+    }
+#endif
+    return PyMember_GetOne((const char *)row, member);
+}
 
 /* The spelling of a value by Python's function, which may be any object that the JSON encoder takes. */
 static int
@@ -41,7 +54,7 @@ put_row(State *state, Encoder *self, Buffer *out, PyObject *row, PyObject **valu
 {
     for (Py_ssize_t n = 0; n < self->width; n++) {
         Column *column = &self->columns[n];
-        PyObject *value = PyMember_GetOne((const char *)row, column->field->d_member);
+        PyObject *value = member_of(row, column->field->d_member);
         if (value == NULL) {
             return FAILED;
         }
@@ -112,7 +125,7 @@ read_key(Encoder *self, PyObject *row, PyObject **values)
     for (Py_ssize_t n = 0; n < self->key_width; n++) {
         Py_ssize_t column = self->key[n];
         if (values[column] == NULL) {
-            values[column] = PyMember_GetOne((const char *)row, self->columns[column].field->d_member);
+            values[column] = member_of(row, self->columns[column].field->d_member);
             if (values[column] == NULL) {
                 return FAILED;
             }
@@ -138,9 +151,43 @@ put_row_of_python(Encoder *self, Buffer *out, PyObject *row)
     return done;
 }
 
+/* The keys of some rows: kept as bytes and numbers while that can be, and as objects from the first other one on. */
+typedef struct {
+    Keys *kept;
+    PyObject *list;
+} Found;
+
+static int
+add_object(State *state, Encoder *self, Found *found, PyObject **values)
+{
+    PyObject *key = key_of(state, self, values);
+    int failed = key == NULL || PyList_Append(found->list, key) < 0;
+    Py_XDECREF(key);
+    return failed ? FAILED : DONE;
+}
+
+static int
+add_key(State *state, Encoder *self, Found *found, PyObject **values)
+{
+    int done = found->list == NULL ? DONE : UNKNOWN;
+    for (Py_ssize_t p = 0; done == DONE && p < self->key_width; p++) {
+        done = keep_part(found->kept, p, values[self->key[p]]);
+    }
+    if (done == DONE) {
+        found->kept->count++;
+    }
+    if (done != UNKNOWN) {
+        return done;
+    }
+    if (found->list == NULL && (found->list = PySequence_List((PyObject *)found->kept)) == NULL) {
+        return FAILED;
+    }
+    return add_object(state, self, found, values);
+}
+
 /* Encode a list of rows into the buffer, with the end of each; adds their keys. Returns how many Python encoded, or -1. */
 static Py_ssize_t
-put_rows(State *state, Encoder *self, Buffer *out, PyObject *rows, size_t *ends, PyObject *keys)
+put_rows(State *state, Encoder *self, Buffer *out, PyObject *rows, size_t *ends, Found *found)
 {
     Py_ssize_t given_back = 0, count = PyTuple_GET_SIZE(rows);
     PyObject **values = PyMem_Calloc((size_t)self->width, sizeof *values);
@@ -171,13 +218,7 @@ put_rows(State *state, Encoder *self, Buffer *out, PyObject *rows, size_t *ends,
             done = put(out, "\n", 1);
         }
         if (done == DONE && self->key_width) {
-            PyObject *key = key_of(state, self, values);
-            if (key == NULL) {
-                done = FAILED;
-            }
-            else {
-                PyList_SET_ITEM(keys, n, key);
-            }
+            done = add_key(state, self, found, values);
         }
         for (Py_ssize_t c = 0; c < self->width; c++) {
             Py_CLEAR(values[c]);
@@ -185,26 +226,6 @@ put_rows(State *state, Encoder *self, Buffer *out, PyObject *rows, size_t *ends,
     }
     PyMem_Free(values);
     return done == DONE ? given_back : -1;
-}
-
-static PyObject *
-lines_of(Encoder *self, Buffer *out, size_t *ends, Py_ssize_t count)
-{
-    if (count == 0 || self->apart == 0) {
-        return count == 0 ? PyList_New(0) : Py_BuildValue("[y#]", out->data, (Py_ssize_t)out->size);
-    }
-    PyObject *lines = PyList_New(count);
-    size_t start = 0;
-    for (Py_ssize_t n = 0; lines != NULL && n < count; n++) {
-        PyObject *line = PyBytes_FromStringAndSize(out->data + start, (Py_ssize_t)(ends[n] - start));
-        if (line == NULL) {
-            Py_CLEAR(lines);
-            break;
-        }
-        PyList_SET_ITEM(lines, n, line);
-        start = ends[n];
-    }
-    return lines;
 }
 
 PyDoc_STRVAR(encode_doc, "encode($self, rows, /)\n--\n\n"
@@ -218,35 +239,43 @@ encoder_encode(Encoder *self, PyObject *argument)
     if (state == NULL) {
         return NULL;
     }
-    PyObject *result = NULL, *keys = NULL, *lines = NULL;
+    PyObject *result = NULL;
+    Found found = {NULL, NULL};
     Buffer out = {NULL, 0, 0};
-    size_t *ends = NULL;
     PyObject *rows = PySequence_Tuple(argument); /* a copy of its own, as Python code may run in between */
     if (rows == NULL) {
         return NULL;
     }
     Py_ssize_t count = PyTuple_GET_SIZE(rows);
-    ends = PyMem_Calloc((size_t)count + 1, sizeof *ends);
-    if (ends == NULL) {
+    Lines *lines = (Lines *)state->lines_type->tp_alloc(state->lines_type, 0);
+    if (lines == NULL || (lines->ends = PyMem_Calloc((size_t)count + 1, sizeof *lines->ends)) == NULL) {
         PyErr_NoMemory();
         goto end;
     }
-    keys = PyList_New(self->key_width ? count : 0);
-    if (keys == NULL || reserve(&out, 64 * 1024) < 0) {
+    found.kept = new_keys(state, count, self->key_width);
+    if (found.kept == NULL || reserve(&out, 64 * 1024) < 0) {
         goto end;
     }
-    Py_ssize_t given_back = put_rows(state, self, &out, rows, ends, keys);
+    Py_ssize_t given_back = put_rows(state, self, &out, rows, lines->ends, &found);
     if (given_back < 0) {
         goto end;
     }
-    lines = lines_of(self, &out, ends, count);
-    if (lines != NULL) {
-        result = Py_BuildValue("(OOn)", keys, lines, given_back);
+    lines->count = self->apart || count == 0 ? count : 1;
+    if (count) {
+        lines->ends[lines->count - 1] = out.size;
     }
+    /* They wait for the rest of their batch, so what is too much goes back. */
+    lines->data = PyMem_Realloc(out.data, out.size + 1);
+    if (lines->data == NULL) {
+        PyErr_NoMemory();
+        goto end;
+    }
+    out.data = NULL;
+    result = Py_BuildValue("(OOn)", found.list ? found.list : (PyObject *)found.kept, lines, given_back);
 end:
     PyMem_Free(out.data);
-    PyMem_Free(ends);
-    Py_XDECREF(keys);
+    Py_XDECREF(found.kept);
+    Py_XDECREF(found.list);
     Py_XDECREF(lines);
     Py_DECREF(rows);
     return result;

@@ -2,16 +2,16 @@
 #ifndef MIGRATION_ROWS_SORT_H
 #define MIGRATION_ROWS_SORT_H
 
-#include "_rows_columns.h"
+#include "_rows_pieces.h"
 
 /* -- a batch's rows, sorted ------------------------------------------------------------------- */
 
-/* A text or a number of a key. */
+/* A part of a key, with its text. */
 typedef struct {
     const char *bytes; /* NULL: a number */
     Py_ssize_t size;
     int64_t number;
-} Part;
+} Text;
 
 typedef struct {
     uint64_t first; /* decides most comparisons: of the first part a number, or some bytes */
@@ -19,62 +19,158 @@ typedef struct {
 } Entry;
 
 typedef struct {
-    PyObject *keys, *lines; /* tuples of our own */
+    const char *bytes;
+    size_t size;
+} Line;
+
+typedef struct {
+    PyObject *keys, *lines; /* lists of our own: Keys and Lines, or tuples of objects, for each piece */
     size_t count, width;
-    Part *parts; /* `width` for each key */
+    Text *parts; /* `width` for each key */
+    Line *line;
     Entry *entries, *spare;
 } Join;
 
-/* Read a part: UNKNOWN for all but texts and ints of 64 bits. UTF-8 has the order of code points. */
-static int
-read_part(PyObject *value, Part *part)
+/* Hold what a sequence has, so that nobody can change it: Keys and Lines as they are, tuples of all else. */
+static PyObject *
+held(PyObject *pieces, PyTypeObject *ours)
 {
-    if (PyUnicode_CheckExact(value)) {
-        part->bytes = PyUnicode_AsUTF8AndSize(value, &part->size);
-        return part->bytes == NULL ? FAILED : DONE;
+    PyObject *made = PySequence_List(pieces);
+    for (Py_ssize_t n = 0; made != NULL && n < PyList_GET_SIZE(made); n++) {
+        PyObject *piece = PyList_GET_ITEM(made, n);
+        if (Py_IS_TYPE(piece, ours)) {
+            continue;
+        }
+        PyObject *objects = PySequence_Tuple(piece);
+        if (objects == NULL) {
+            Py_CLEAR(made);
+            break;
+        }
+        PyList_SET_ITEM(made, n, objects);
+        Py_DECREF(piece);
     }
-    if (!PyLong_CheckExact(value)) {
-        return UNKNOWN;
-    }
-    int overflow;
-    part->number = PyLong_AsLongLongAndOverflow(value, &overflow);
-    if (overflow) {
-        return UNKNOWN;
-    }
-    return part->number == -1 && PyErr_Occurred() ? FAILED : DONE;
+    return made;
 }
 
-/* Read all keys: UNKNOWN unless each is a text or number, or a tuple of as many, of the same types in all. */
-static int
-read_keys(Join *join)
+static Py_ssize_t
+size_of(PyObject *piece)
 {
-    for (size_t n = 0; n < join->count; n++) {
-        PyObject *key = PyTuple_GET_ITEM(join->keys, n);
-        int many = PyTuple_CheckExact(key);
-        size_t width = many ? (size_t)PyTuple_GET_SIZE(key) : 1;
-        if (n == 0) {
-            join->width = width;
-            if (width == 0) {
-                return UNKNOWN;
+    return PyTuple_CheckExact(piece) ? PyTuple_GET_SIZE(piece) : PySequence_Size(piece);
+}
+
+/* Keep the objects of a piece: UNKNOWN unless each is a text or number, or a tuple of as many, of the same types in all. */
+static int
+keep_objects(Keys *keys, PyObject *objects)
+{
+    for (Py_ssize_t n = 0; n < PyTuple_GET_SIZE(objects); n++) {
+        PyObject *key = PyTuple_GET_ITEM(objects, n);
+        if (PyTuple_CheckExact(key) != keys->many || (keys->many && PyTuple_GET_SIZE(key) != keys->width)) {
+            return UNKNOWN;
+        }
+        for (Py_ssize_t p = 0; p < keys->width; p++) {
+            int done = keep_part(keys, p, keys->many ? PyTuple_GET_ITEM(key, p) : key);
+            if (done != DONE) {
+                return done;
             }
-            if (join->count > (size_t)PY_SSIZE_T_MAX / sizeof(Part) / width ||
-                (join->parts = PyMem_Calloc(join->count * width, sizeof(Part))) == NULL) {
+        }
+        keys->count++;
+    }
+    return DONE;
+}
+
+/* Keep the objects of a piece in its place. */
+static int
+keep_piece(State *state, PyObject *pieces, Py_ssize_t n)
+{
+    PyObject *objects = PyList_GET_ITEM(pieces, n);
+    Py_ssize_t width = 1;
+    int many = 0;
+    if (PyTuple_GET_SIZE(objects)) {
+        PyObject *first = PyTuple_GET_ITEM(objects, 0);
+        many = PyTuple_CheckExact(first);
+        width = many ? PyTuple_GET_SIZE(first) : 1;
+    }
+    if (width == 0) {
+        return UNKNOWN;
+    }
+    Keys *keys = new_keys(state, PyTuple_GET_SIZE(objects), width);
+    if (keys == NULL) {
+        return FAILED;
+    }
+    keys->many = many;
+    int done = keep_objects(keys, objects);
+    if (done != DONE) {
+        Py_DECREF(keys);
+        return done;
+    }
+    PyList_SET_ITEM(pieces, n, (PyObject *)keys);
+    Py_DECREF(objects);
+    return DONE;
+}
+
+/* Find all keys: UNKNOWN unless they are Keys, or can be, of the same types in all pieces. */
+static int
+find_keys(State *state, Join *join)
+{
+    const Keys *one = NULL;
+    size_t found = 0;
+    for (Py_ssize_t n = 0; n < PyList_GET_SIZE(join->keys); n++) {
+        int done = PyTuple_CheckExact(PyList_GET_ITEM(join->keys, n)) ? keep_piece(state, join->keys, n) : DONE;
+        if (done != DONE) {
+            return done;
+        }
+        const Keys *keys = (const Keys *)PyList_GET_ITEM(join->keys, n);
+        if (keys->count == 0) {
+            continue;
+        }
+        if (one == NULL) {
+            one = keys;
+            join->width = (size_t)keys->width;
+            if (join->count > (size_t)PY_SSIZE_T_MAX / sizeof(Text) / join->width ||
+                (join->parts = PyMem_Malloc(join->count * join->width * sizeof(Text))) == NULL) {
                 PyErr_NoMemory();
                 return FAILED;
             }
         }
-        if (width != join->width || many != PyTuple_CheckExact(PyTuple_GET_ITEM(join->keys, 0))) {
+        if (keys->width != one->width || keys->many != one->many) {
             return UNKNOWN;
         }
-        Part *parts = join->parts + n * width;
-        for (size_t p = 0; p < width; p++) {
-            int done = read_part(many ? PyTuple_GET_ITEM(key, p) : key, &parts[p]);
-            if (done != DONE) {
-                return done;
-            }
-            if ((parts[p].bytes == NULL) != (join->parts[p].bytes == NULL)) {
+        const char *texts = keys->texts.data ? keys->texts.data : ""; /* where all texts are empty */
+        for (Py_ssize_t p = 0; p < keys->count * keys->width; p++) {
+            const Part *part = &keys->parts[p];
+            if ((part->size < 0) != (one->parts[p % one->width].size < 0)) {
                 return UNKNOWN;
             }
+            join->parts[found++] = part->size < 0 ? (Text){NULL, 0, part->number}
+                                                  : (Text){texts + part->number, part->size, 0};
+        }
+    }
+    return DONE;
+}
+
+/* Find all lines. */
+static int
+find_lines(Join *join)
+{
+    size_t found = 0;
+    if ((join->line = PyMem_Malloc((join->count + 1) * sizeof(Line))) == NULL) {
+        PyErr_NoMemory();
+        return FAILED;
+    }
+    for (Py_ssize_t n = 0; n < PyList_GET_SIZE(join->lines); n++) {
+        PyObject *piece = PyList_GET_ITEM(join->lines, n);
+        for (Py_ssize_t l = 0; l < size_of(piece); l++) {
+            Line *line = &join->line[found++];
+            if (!PyTuple_CheckExact(piece)) {
+                line->bytes = line_at((const Lines *)piece, l, &line->size);
+                continue;
+            }
+            PyObject *object = PyTuple_GET_ITEM(piece, l);
+            if (!PyBytes_CheckExact(object)) {
+                PyErr_SetString(PyExc_TypeError, "a line must be bytes");
+                return FAILED;
+            }
+            *line = (Line){PyBytes_AS_STRING(object), (size_t)PyBytes_GET_SIZE(object)};
         }
     }
     return DONE;
@@ -84,10 +180,10 @@ read_keys(Join *join)
 static Py_ssize_t
 common_bytes(const Join *join)
 {
-    const Part *one = join->parts;
+    const Text *one = join->parts;
     Py_ssize_t common = one->size;
     for (size_t n = 1; n < join->count; n++) {
-        const Part *other = join->parts + n * join->width;
+        const Text *other = join->parts + n * join->width;
         Py_ssize_t same = 0, least = other->size < common ? other->size : common;
         while (same < least && one->bytes[same] == other->bytes[same]) {
             same++;
@@ -103,7 +199,7 @@ fill_entries(Join *join)
     int texts = join->parts->bytes != NULL;
     Py_ssize_t common = texts ? common_bytes(join) : 0;
     for (size_t n = 0; n < join->count; n++) {
-        const Part *part = join->parts + n * join->width;
+        const Text *part = join->parts + n * join->width;
         uint64_t first = 0;
         if (texts) {
             for (Py_ssize_t b = common; b < common + 8; b++) {
@@ -123,7 +219,7 @@ compare(const Join *join, Entry one, Entry other)
     if (one.first != other.first) {
         return one.first < other.first ? -1 : 1;
     }
-    const Part *a = join->parts + one.place * join->width, *b = join->parts + other.place * join->width;
+    const Text *a = join->parts + one.place * join->width, *b = join->parts + other.place * join->width;
     for (size_t p = 0; p < join->width; p++) {
         if (a[p].bytes == NULL) {
             if (a[p].number != b[p].number) {
@@ -201,12 +297,7 @@ joined(const Join *join)
 {
     size_t size = 0;
     for (size_t n = 0; n < join->count; n++) {
-        PyObject *line = PyTuple_GET_ITEM(join->lines, n);
-        if (!PyBytes_CheckExact(line)) {
-            PyErr_SetString(PyExc_TypeError, "a line must be bytes");
-            return NULL;
-        }
-        size += (size_t)PyBytes_GET_SIZE(line) + 1;
+        size += join->line[n].size + 1;
         if (size > (size_t)PY_SSIZE_T_MAX / 2) {
             return PyErr_NoMemory();
         }
@@ -216,26 +307,30 @@ joined(const Join *join)
         return NULL;
     }
     char *to = PyBytes_AS_STRING(data);
+    Py_BEGIN_ALLOW_THREADS
     for (size_t n = 0; n < join->count; n++) {
-        PyObject *line = PyTuple_GET_ITEM(join->lines, join->entries[n].place);
-        size_t length = (size_t)PyBytes_GET_SIZE(line);
-        memcpy(to, PyBytes_AS_STRING(line), length);
-        to += length;
+        const Line *line = &join->line[join->entries[n].place];
+        memcpy(to, line->bytes, line->size);
+        to += line->size;
         *to++ = '\n';
     }
+    Py_END_ALLOW_THREADS
     return data;
 }
 
 /* Sort, if the keys are understood: without Python's lock, as all that is looked at is ours, or a text that cannot change. */
 static PyObject *
-sorted_lines(Join *join, int twins)
+sorted_lines(State *state, Join *join, int twins)
 {
-    int done = read_keys(join), found;
+    int done = find_keys(state, join), found;
     if (done != DONE) {
         if (done == FAILED) {
             return NULL;
         }
         Py_RETURN_NONE;
+    }
+    if (find_lines(join) < 0) {
+        return NULL;
     }
     join->entries = PyMem_Calloc(join->count, sizeof *join->entries);
     join->spare = PyMem_Calloc(join->count, sizeof *join->spare);
@@ -253,32 +348,45 @@ sorted_lines(Join *join, int twins)
     return joined(join);
 }
 
+/* How many keys or lines there are in all pieces, or -1. */
+static Py_ssize_t
+count_of(PyObject *pieces)
+{
+    Py_ssize_t count = 0;
+    for (Py_ssize_t n = 0; n < PyList_GET_SIZE(pieces); n++) {
+        count += size_of(PyList_GET_ITEM(pieces, n));
+    }
+    return count;
+}
+
 PyDoc_STRVAR(join_doc, "join($module, keys, lines, twins, /)\n--\n\n"
-"Lines in the order of their keys, each with a newline.\n\n"
+"Lines in the order of their keys, each with a newline; both are given piece by piece.\n\n"
 "None where that is for Python: keys that are neither texts nor integers, and two of one key, unless there may be twins.");
 
 static PyObject *
-rows_join(PyObject *Py_UNUSED(module), PyObject *arguments)
+rows_join(PyObject *module, PyObject *arguments)
 {
+    State *state = PyModule_GetState(module);
     PyObject *keys, *lines, *result = NULL;
     int twins;
     if (!PyArg_ParseTuple(arguments, "OOp", &keys, &lines, &twins)) {
         return NULL;
     }
-    Join join = {PySequence_Tuple(keys), NULL, 0, 0, NULL, NULL, NULL};
-    if (join.keys == NULL || (join.lines = PySequence_Tuple(lines)) == NULL) {
+    Join join = {.keys = held(keys, state->keys_type)};
+    if (join.keys == NULL || (join.lines = held(lines, state->lines_type)) == NULL) {
         goto end;
     }
-    join.count = (size_t)PyTuple_GET_SIZE(join.keys);
-    if (join.count != (size_t)PyTuple_GET_SIZE(join.lines)) {
+    join.count = (size_t)count_of(join.keys);
+    if ((Py_ssize_t)join.count != count_of(join.lines)) {
         PyErr_SetString(PyExc_ValueError, "each line must have a key");
         goto end;
     }
-    result = join.count ? sorted_lines(&join, twins) : PyBytes_FromStringAndSize(NULL, 0);
+    result = join.count ? sorted_lines(state, &join, twins) : PyBytes_FromStringAndSize(NULL, 0);
 end:
     Py_XDECREF(join.keys);
     Py_XDECREF(join.lines);
     PyMem_Free(join.parts);
+    PyMem_Free(join.line);
     PyMem_Free(join.entries);
     PyMem_Free(join.spare);
     return result;

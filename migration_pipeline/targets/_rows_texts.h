@@ -23,7 +23,7 @@ enum { PLAIN, SCALAR, BYTEA, ARRAY, BYTEA_ARRAY, DOCUMENT, TIME, UTC, SPELLED, K
 enum { IN_CSV, IN_ARRAY, IN_DOCUMENT };
 
 typedef struct {
-    PyTypeObject *encoder_type;
+    PyTypeObject *encoder_type, *lines_type, *keys_type;
     PyTypeObject *decimal_type, *uuid_type;
     PyDateTime_CAPI *datetime; /* in place of the header's static variable */
     PyObject *name_int, *name_utcoffset, *sixty_four;

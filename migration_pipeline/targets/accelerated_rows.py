@@ -62,8 +62,13 @@ def _kind_of(column: Column, fit: Fit | None, spell: Spell | None) -> int:
     return BYTEA_ARRAY if element_type(column.python_type) is bytes else ARRAY
 
 
-def join(rows: Any, keys: Sequence[Any], lines: Sequence[bytes], *, twins: bool) -> bytes | None:
-    """Sort lines by key, each with a newline at its end; None where that is for Python, as it is for two of a key without `twins`."""
+def join(
+    rows: Any, keys: Sequence[Sequence[Any]], lines: Sequence[Sequence[bytes]], *, twins: bool
+) -> bytes | None:
+    """Sort the lines of some pieces by key, each with a newline at its end.
+
+    None where that is for Python, as it is for two of a key without `twins`.
+    """
     try:
         return rows.join(keys, lines, twins) if rows is not None else None
     except Exception:

@@ -43,12 +43,12 @@ class EncodedRows(NamedTuple):
     """Some rows of one table, encoded, in the order in which they came."""
 
     rows: int
-    keys: list[Any]
+    keys: Sequence[Any]
     """Of each row; none of a landing table's."""
     versions: list[Any]
     """Of each row, where the table has versions."""
-    lines: list[bytes]
-    """One a row, without newlines between; those of a landing table are in one piece, unless they are to be apart."""
+    lines: Sequence[bytes]
+    """One a row; those of a landing table are in one piece, unless they are to be apart."""
     nul: int
     """Texts from which U+0000 was taken out."""
     rounded: dict[str, int]
@@ -117,7 +117,7 @@ class RowEncoder:
         if (encoder := self._in_c[row_class]) is None:
             return None
         keys, lines, given_back = encoder.encode(rows)
-        if self._nul is not None and _may_hold_nul(lines):
+        if self._nul is not None and _may_hold_nul([lines.data]):
             return None
         self.given_back += given_back
         return EncodedRows(
@@ -200,14 +200,19 @@ class RowEncoder:
         Of rows with one key the one with the greatest version stays, and of those the one whose encoding is
         the greatest, whatever order they came in.
         """
-        lines = [line for piece in pieces for line in piece.lines]
         rows = sum(piece.rows for piece in pieces)
         if self._key is not None:
-            keys = [key for piece in pieces for key in piece.keys]
-            if (
-                data := accelerated_rows.join(self._extension, keys, lines, twins=self.table.merges)
-            ) is not None:
+            data = accelerated_rows.join(
+                self._extension,
+                [piece.keys for piece in pieces],
+                [piece.lines for piece in pieces],
+                twins=self.table.merges,
+            )
+            if data is not None:
                 return CopyInput(data, rows)
+        lines = [line for piece in pieces for line in piece.lines]
+        if self._key is not None:
+            keys = [key for piece in pieces for key in piece.keys]
             # Sorted, B-tree inserts touch neighbouring pages, and loaders side by side lock in one order.
             try:
                 order = sorted(range(len(keys)), key=keys.__getitem__)

@@ -119,10 +119,12 @@ keys = st.one_of(
 
 
 @settings(deadline=None, max_examples=500)
-@given(keys, st.booleans())
-def test_lines_are_sorted_as_python_sorts_their_keys(some: list[Any], twins: bool) -> None:
+@given(keys, st.booleans(), st.integers(0, 40))
+def test_lines_are_sorted_as_python_sorts_their_keys(some: list[Any], twins: bool, cut: int) -> None:
     lines = [b"%d" % number for number in range(len(some))]
-    data = accelerated_rows.join(rows_in_c, some, lines, twins=twins)
+    data = accelerated_rows.join(
+        rows_in_c, (some[:cut], some[cut:]), [lines[:cut], lines[cut:]], twins=twins
+    )
     if data is None:
         plain = all(
             type(key) in (str, tuple) or (type(key) is int and -(2**63) <= key < 2**63) for key in some
@@ -136,8 +138,8 @@ def test_lines_are_sorted_as_python_sorts_their_keys(some: list[Any], twins: boo
 
 
 def test_twins_are_for_python_unless_they_merge() -> None:
-    assert accelerated_rows.join(rows_in_c, ["a", "b", "a"], [b"1", b"2", b"3"], twins=False) is None
-    assert accelerated_rows.join(rows_in_c, ["a", "b", "a"], [b"1", b"2", b"3"], twins=True) == b"1\n3\n2\n"
+    assert accelerated_rows.join(rows_in_c, [["a", "b"], ["a"]], [[b"1", b"2"], [b"3"]], twins=False) is None
+    assert accelerated_rows.join(rows_in_c, [["a", "b"], ["a"]], [[b"1", b"2"], [b"3"]], twins=True) == b"1\n3\n2\n"
 
 
 class Member(Row, table="member", key="k"):
@@ -176,16 +178,38 @@ def test_an_encoder_of_columns_that_are_none_is_refused(arguments: tuple[Any, ..
 
 def test_rows_of_another_class_are_refused() -> None:
     encoder = rows_in_c.Encoder(Member, ((Member.k, 0, None),), (0,), lambda _: b"", True)
-    assert encoder.encode([Member(1)]) == ([1], [b"1"], 0)
+    made, lines, given_back = encoder.encode([Member(1)])
+    assert (list(made), list(lines), lines.data, given_back) == ([1], [b"1"], b"1", 0)
     for others in ([Property(1)], [object()], [None], 5):
         with pytest.raises(TypeError):
             encoder.encode(others)
     with pytest.raises(TypeError):
         rows_in_c.Encoder(Member, ((Member.k, 0, None),), (), lambda _: "text", True).encode([Member(2**70)])
     with pytest.raises(ValueError, match="each line must have a key"):
-        rows_in_c.join(["a"], [], False)
+        rows_in_c.join([["a"]], [], False)
     with pytest.raises(TypeError):
-        rows_in_c.join(["a"], ["a"], False)
+        rows_in_c.join([["a"]], [["a"]], False)
+    for ours in (made, lines):
+        assert ours[-1] == list(ours)[0]
+        with pytest.raises(IndexError):
+            ours[1]
+        with pytest.raises(TypeError):
+            type(ours)()
+
+
+class Pair(Row, table="pair", key=("a", "b")):
+    a: str
+    b: int
+
+
+@pytest.mark.parametrize("odd", [None, 2**64, "3", True, Decimal(3)])
+def test_keys_are_objects_from_the_first_one_on_that_c_does_not_keep(odd: Any) -> None:
+    some = [Pair(*each) for each in [("a", 1), ("b", 2), ("c", odd), ("d", 4)]]
+    plain = RowEncoder(table_of(Pair)).encode(some[:2])
+    assert (type(plain.keys).__name__, list(plain.keys)) == ("Keys", [("a", 1), ("b", 2)])
+    mixed = RowEncoder(table_of(Pair)).encode(some)
+    assert [(key, type(key[1])) for key in mixed.keys] == [((row.a, row.b), type(row.b)) for row in some]
+    assert accelerated_rows.join(rows_in_c, [plain.keys, mixed.keys], [[b"1", b"2"], [b"3"] * 4], twins=True) is None
 
 
 class Emptying:
