@@ -32,10 +32,10 @@ from migration_pipeline import (
     prefix,
 )
 from migration_pipeline.accelerator import LINES, extension
+from migration_pipeline.block import Block
 from migration_pipeline.engine.transform import Transform
 from migration_pipeline.errors import BadItem
 from migration_pipeline.sources import dynamodb_json, lines
-from migration_pipeline.block import Block
 
 profile = Profile("fuzz")
 

@@ -270,7 +270,7 @@ class Transform:
                 outcome.bad.append(Bad(number, line, str(error)))
 
     def _leave_out(
-        self, taken: list[Sequence[bytes]], places: list[list[int]], items: list[list[Any]], outcome: Outcome
+        self, taken: list[Any], places: list[list[int]], items: list[list[Any]], outcome: Outcome
     ) -> None:
         """Leave the lines out, with the items made of them, of whose items newer states are known."""
         for route, lines in enumerate(taken):

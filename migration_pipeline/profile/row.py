@@ -6,6 +6,7 @@ import types
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 from uuid import UUID
 
@@ -187,6 +188,7 @@ class Row(msgspec.Struct, frozen=True, gc=False, array_like=True, metaclass=RowM
     _declared: ClassVar[tuple[str, tuple[str, ...], str | None, bool]]
 
 
+@cache
 def table_of(row_class: type[Row]) -> Table:
     """Read a `Row` class. Raises `UsageError` for a type or key that makes no column."""
     declared, key_fields, version, landing = row_class._declared

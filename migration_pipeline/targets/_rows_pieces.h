@@ -114,7 +114,7 @@ static PyObject *
 part_as_object(const Keys *self, const Part *part)
 {
     return part->size < 0 ? PyLong_FromLongLong(part->number)
-                          : PyUnicode_DecodeUTF8(part->size ? self->texts.data + part->number : "", part->size, NULL);
+                          : PyUnicode_DecodeUTF8(self->texts.data + part->number, part->size, NULL);
 }
 
 static PyObject *
@@ -168,6 +168,9 @@ new_keys(State *state, Py_ssize_t room, Py_ssize_t width)
     if (room > PY_SSIZE_T_MAX / (Py_ssize_t)sizeof(Part) / (width + 1) ||
         (keys->parts = PyMem_Malloc((size_t)(room * width + 1) * sizeof(Part))) == NULL) {
         PyErr_NoMemory();
+        Py_CLEAR(keys);
+    }
+    else if (reserve(&keys->texts, (size_t)(room * width + 1) * 8) < 0) { /* also where all texts are empty */
         Py_CLEAR(keys);
     }
     return keys;

@@ -135,14 +135,13 @@ find_keys(State *state, Join *join)
         if (keys->width != one->width || keys->many != one->many) {
             return UNKNOWN;
         }
-        const char *texts = keys->texts.data ? keys->texts.data : ""; /* where all texts are empty */
         for (Py_ssize_t p = 0; p < keys->count * keys->width; p++) {
             const Part *part = &keys->parts[p];
             if ((part->size < 0) != (one->parts[p % one->width].size < 0)) {
                 return UNKNOWN;
             }
             join->parts[found++] = part->size < 0 ? (Text){NULL, 0, part->number}
-                                                  : (Text){texts + part->number, part->size, 0};
+                                                  : (Text){keys->texts.data + part->number, part->size, 0};
         }
     }
     return DONE;

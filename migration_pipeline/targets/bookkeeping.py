@@ -85,9 +85,8 @@ def parameters(*parts: msgspec.Struct, **more: Any) -> dict[str, Any]:
 LACKING_COLUMNS = """
 SELECT count(*)
   FROM unnest(%(tables)s, %(columns)s) AS wanted (name, part)
- WHERE NOT EXISTS (SELECT
-                     FROM pg_attribute
-                    WHERE attrelid = to_regclass('migration.' || name) AND attname = part AND NOT attisdropped)
+  LEFT JOIN pg_class c ON relnamespace = to_regnamespace('migration') AND relname = name
+ WHERE NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = c.oid AND attname = part AND NOT attisdropped)
 """
 
 LACKING_PRIVILEGES = """

@@ -6,7 +6,7 @@ to do: the second load of a file takes another path than the first, and must not
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -15,7 +15,7 @@ from psycopg2.sql import SQL, Composable, Identifier
 
 from migration_pipeline.errors import UsageError
 from migration_pipeline.profile.row import Column, Table
-from migration_pipeline.targets.connection import explain, read_as
+from migration_pipeline.targets.connection import explain
 from migration_pipeline.targets.faults import Fault, fault_of
 from migration_pipeline.targets.fits import INTEGERS, Actual, Fit, fit_of
 
@@ -70,21 +70,22 @@ class TargetTable(msgspec.Struct, frozen=True, kw_only=True):
         return not self.triggers and not any(fit.round_trip for fit in self.fits)
 
 
-TABLE = """
-WITH RECURSIVE part AS (
-    SELECT to_regclass(%(name)s)::oid AS id
+TABLES = """
+WITH RECURSIVE wanted AS (
+    SELECT name, to_regclass(name)::oid AS top, landing FROM unnest(%(names)s::text[], %(landing)s::boolean[]) AS w (name, landing)
+), part AS (
+    SELECT top, top AS id, landing FROM wanted
      UNION ALL
-    SELECT inhrelid FROM part JOIN pg_inherits ON inhparent = id WHERE NOT %(landing)s
+    SELECT top, inhrelid, landing FROM part JOIN pg_inherits ON inhparent = id WHERE NOT landing
 )
-SELECT c.oid, n.nspname, c.relkind::text,
-       (SELECT max((SELECT relpersistence::text FROM pg_class WHERE oid = id)) FROM part),
+SELECT name, c.oid, n.nspname, c.relkind::text,
+       (SELECT max((SELECT relpersistence::text FROM pg_class WHERE oid = id)) FROM part WHERE top = c.oid),
        EXISTS (SELECT FROM pg_rewrite WHERE ev_class = c.oid AND rulename <> '_RETURN'),
        c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid),
        row_security_active(c.oid), current_user,
-       EXISTS (SELECT FROM part WHERE EXISTS (SELECT FROM pg_trigger WHERE tgrelid = id AND NOT tgisinternal AND tgenabled IN ('O', 'A'))),
+       EXISTS (SELECT FROM part WHERE top = c.oid AND EXISTS (SELECT FROM pg_trigger WHERE tgrelid = id AND NOT tgisinternal AND tgenabled IN ('O', 'A'))),
        EXISTS (SELECT FROM pg_publication WHERE pubupdate)
-  FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
- WHERE c.oid = to_regclass(%(name)s)
+  FROM wanted JOIN pg_class c ON c.oid = top JOIN pg_namespace n ON n.oid = relnamespace
 """
 """The slices of a landing table are left out: they are as `landing` makes them, and there are as many as files are landed."""
 
@@ -111,41 +112,42 @@ SELECT min(p.pubname)
 
 COLUMNS = """
 WITH RECURSIVE unwrapped AS (
-    SELECT attnum, atttypid AS type, atttypmod AS typmod, false AS is_array, false AS never_null, false AS filled, 0 AS depth
+    SELECT attrelid, attnum, atttypid AS type, atttypmod AS typmod, false AS is_array, false AS never_null, false AS filled, 0 AS depth
       FROM pg_attribute
-     WHERE attrelid = %(table)s AND attnum > 0 AND NOT attisdropped
+     WHERE attrelid = ANY(%(tables)s::oid[]) AND attnum > 0 AND NOT attisdropped
      UNION ALL
-    SELECT attnum, CASE typtype WHEN 'd' THEN typbasetype ELSE typelem END,
+    SELECT attrelid, attnum, CASE typtype WHEN 'd' THEN typbasetype ELSE typelem END,
            CASE WHEN typtype = 'd' AND typtypmod <> -1 THEN typtypmod ELSE typmod END,
            is_array OR typtype <> 'd', never_null OR (typtype = 'd' AND typnotnull AND NOT is_array),
            filled OR (typtype = 'd' AND typdefault IS NOT NULL AND NOT is_array), depth + 1
       FROM unwrapped JOIN pg_type t ON t.oid = type
      WHERE typtype = 'd' OR (typlen = -1 AND typelem <> 0 AND typcategory = 'A')
 ), element AS (
-    SELECT DISTINCT ON (attnum) attnum, type, typmod, is_array, never_null, filled FROM unwrapped ORDER BY attnum, depth DESC
+    SELECT DISTINCT ON (attrelid, attnum) attrelid, attnum, type, typmod, is_array, never_null, filled
+      FROM unwrapped
+     ORDER BY attrelid, attnum, depth DESC
 )
-SELECT attname AS name, format_type(atttypid, atttypmod) AS type, format_type(e.type, NULL) AS element,
+SELECT attrelid, attname AS name, format_type(atttypid, atttypmod) AS type, format_type(e.type, NULL) AS element,
        format_type(e.type, e.typmod) AS modified, e.is_array AS array, t.typtype = 'e' AS enum,
        CASE WHEN attcollation NOT IN (0, 'pg_catalog."default"'::regcollation)
             THEN attcollation::regcollation::text ELSE '' END AS collation,
        attnotnull OR never_null AS not_null, atthasdef OR filled AS has_default, attgenerated <> '' AS generated,
        attidentity::text AS identity
   FROM pg_attribute a
-  JOIN element e USING (attnum)
+  JOIN element e USING (attrelid, attnum)
   JOIN pg_type t ON t.oid = e.type
- WHERE attrelid = %(table)s
- ORDER BY attnum
+ ORDER BY attrelid, attnum
 """
 """Of each column the type of its values below domains and arrays, with and without its modifier."""
 
 UNIQUE_KEYS = """
-SELECT array_agg(a.attname::text ORDER BY a.attname), i.indimmediate AND m.amname = 'btree'
+SELECT i.indrelid, array_agg(a.attname::text ORDER BY a.attname), i.indimmediate AND m.amname = 'btree'
   FROM pg_index i
   JOIN pg_class c ON c.oid = i.indexrelid
   JOIN pg_am m ON m.oid = c.relam
   JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1])
- WHERE i.indrelid = %s AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
- GROUP BY i.indexrelid, i.indimmediate, m.amname
+ WHERE i.indrelid = ANY(%(tables)s::oid[]) AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
+ GROUP BY i.indrelid, i.indexrelid, i.indimmediate, m.amname
 """
 
 KINDS = {
@@ -157,11 +159,38 @@ KINDS = {
 }
 
 
-def read_target(table: Table, cursor: Any) -> TargetTable:
+class Catalog:
+    """What the catalog says of some tables: read by as many statements, whatever their number, as each takes its time to plan."""
+
+    def __init__(self, cursor: Any, tables: Collection[Table]) -> None:
+        names, landing = [qualified(table) for table in tables], [table.landing for table in tables]
+        cursor.execute(TABLES, {"names": names, "landing": landing})
+        self._tables = {name: found for name, *found in cursor.fetchall()}
+        oids = [oid for oid, *_ in self._tables.values()]
+        self._columns = read_columns(cursor, oids)
+        self._keys: dict[int, list[tuple[list[str], bool]]] = {}
+        cursor.execute(UNIQUE_KEYS, {"tables": oids})
+        for oid, columns, immediate in cursor.fetchall():
+            self._keys.setdefault(oid, []).append((columns, immediate))
+
+    def table(self, table: Table) -> Any:
+        """What it is; None if there is none."""
+        return self._tables.get(qualified(table))
+
+    def columns(self, oid: int) -> Mapping[str, Actual]:
+        """A table's columns, by name."""
+        return self._columns.get(oid, {})
+
+    def unique_keys(self, oid: int) -> Iterable[tuple[list[str], bool]]:
+        """The columns of each unique index, sorted, and whether ``ON CONFLICT`` may name it."""
+        return self._keys.get(oid, [])
+
+
+def read_target(table: Table, cursor: Any, catalog: Catalog | None = None) -> TargetTable:
     """Compare a `Row` with the catalog. Raises `SchemaError`, which names the first difference and what to do."""
     where = f"table {table.qualified}"
-    cursor.execute(TABLE, {"name": qualified(table), "landing": table.landing})
-    found = cursor.fetchone()
+    catalog = catalog or Catalog(cursor, [table])
+    found = catalog.table(table)
     if found is None:
         raise SchemaError(f"{where} does not exist; create it with: migration-pipeline ddl PROFILE --apply")
     oid, schema, kind, persistence, rules, parent, hidden, role, triggers, publications = found
@@ -174,11 +203,10 @@ def read_target(table: Table, cursor: Any) -> TargetTable:
             f"{where}: row-level security hides rows from the role {role}, so its contents could not be verified; "
             "load as its owner, or as a role with BYPASSRLS"
         )
-    actual = read_columns(cursor, oid)
+    actual = catalog.columns(oid)
     fits = tuple(_fit(where, table, column, actual.get(column.name), cursor) for column in table.columns)
     _check_others(where, table, actual.values())
-    cursor.execute(UNIQUE_KEYS, (oid,))
-    immediate = [now for columns, now in cursor.fetchall() if columns == sorted(table.key)]
+    immediate = [now for columns, now in catalog.unique_keys(oid) if columns == sorted(table.key)]
     if not table.landing and not immediate:
         raise SchemaError(
             f"{where}: no primary key or unique index on exactly ({', '.join(table.key)}), the Row's key; "
@@ -250,9 +278,15 @@ def _check_way(where: str, rules: bool, parent: bool) -> None:
         )
 
 
-def read_columns(cursor: Any, oid: int) -> dict[str, Actual]:
-    """Read a table's columns, by name."""
-    return {column.name: column for column in read_as(Actual, cursor, COLUMNS, {"table": oid})}
+def read_columns(cursor: Any, oids: Collection[int]) -> dict[int, dict[str, Actual]]:
+    """Read the columns of tables, by table and name."""
+    cursor.execute(COLUMNS, {"tables": list(oids)})
+    _, *names = (column.name for column in cursor.description)
+    columns: dict[int, dict[str, Actual]] = {}
+    for oid, *values in cursor.fetchall():
+        actual = msgspec.convert(dict(zip(names, values, strict=True)), Actual)
+        columns.setdefault(oid, {})[actual.name] = actual
+    return columns
 
 
 def _check_others(where: str, table: Table, actual: Iterable[Actual]) -> None:
@@ -328,7 +362,7 @@ def _as_the_server_spells(named: str, column: Column, cursor: Any) -> Actual:
     try:
         cursor.execute(SQL("CREATE TEMP TABLE migration_declared (it {})").format(SQL(column.pg_type)))
         cursor.execute("SELECT 'pg_temp.migration_declared'::regclass::oid")
-        columns: Mapping[str, Actual] = read_columns(cursor, cursor.fetchone()[0])
+        (columns,) = read_columns(cursor, cursor.fetchone()).values()
     except psycopg2.Error as error:
         if (error.pgcode or "")[:2] not in ("42", "22", "0A"):
             raise

@@ -174,21 +174,18 @@ def begin(cursor: Any, settings: DatabaseSettings, mark: str = APPLICATION) -> N
     }
     if cursor.connection.server_version >= 170000:
         values["transaction_timeout"] = "0"  # our statements have limits of their own
-    # A name is no temporary table's that another client of a pool has left.
-    cursor.execute(
-        "SET LOCAL search_path TO DEFAULT; SELECT set_config('search_path', current_setting('search_path') || ', pg_temp', true)"
+    sets = (
+        SQL("set_config({}, {}, true)").format(Literal(name), Literal(value))
+        for name, value in values.items()
     )
+    # A name is no temporary table's that another client of a pool has left. A commit that does not wait for the disk could
+    # lose a batch of a file that is recorded as loaded. All in one: each file has several transactions.
     cursor.execute(
-        SQL("SELECT {}").format(
-            SQL(", ").join(
-                SQL("set_config({}, {}, true)").format(Literal(name), Literal(value))
-                for name, value in values.items()
-            )
-        )
-    )
-    # A commit that does not wait for the disk could lose a batch of a file that is recorded as loaded.
-    cursor.execute(
-        "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
+        SQL(
+            "SET LOCAL search_path TO DEFAULT;"
+            " SELECT set_config('search_path', current_setting('search_path') || ', pg_temp', true), {};"
+            " SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
+        ).format(SQL(", ").join(sets))
     )
 
 

@@ -8,7 +8,14 @@ from typing import Any
 
 from migration_pipeline.profile.row import Row, Table
 from migration_pipeline.targets.bookkeeping import BOOKKEEPING, COLUMNS, LACKING_COLUMNS, LACKING_PRIVILEGES
-from migration_pipeline.targets.catalog import SchemaError, TargetTable, qualified, quote, read_target
+from migration_pipeline.targets.catalog import (
+    Catalog,
+    SchemaError,
+    TargetTable,
+    qualified,
+    quote,
+    read_target,
+)
 from migration_pipeline.targets.connection import DatabaseSettings, transaction
 
 PATIENCE = DatabaseSettings(lock_timeout_seconds=5, statement_timeout_seconds=30)
@@ -77,7 +84,8 @@ def check_bookkeeping(cursor: Any) -> None:
 def read_targets(cursor: Any, tables: Mapping[type[Row], Table]) -> dict[type[Row], TargetTable]:
     """Compare bookkeeping and tables with the catalog, before any work. Raises `SchemaError`."""
     check_bookkeeping(cursor)
-    return {row_class: read_target(table, cursor) for row_class, table in tables.items()}
+    catalog = Catalog(cursor, tables.values())
+    return {row_class: read_target(table, cursor, catalog) for row_class, table in tables.items()}
 
 
 def check_tables(url: str, tables: Iterable[Table]) -> None:

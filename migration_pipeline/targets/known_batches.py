@@ -24,15 +24,20 @@ FIRST_VERSION = 140000
 """PostgreSQL 14 is the first to read a range of blocks without the rest of the table."""
 
 IDENTITY = """
-SELECT c.oid::bigint,
+WITH named AS MATERIALIZED (
+    SELECT name, to_regclass(name) AS id FROM unnest(%(names)s::text[]) AS name
+)
+SELECT name, c.oid::bigint,
        md5(string_agg(format('%%s %%I %%s', attnum, attname, format_type(atttypid, atttypmod)), ',' ORDER BY attnum)),
        pg_relation_size(c.oid) / current_setting('block_size')::bigint
-  FROM pg_class c
+  FROM unnest(%(tables)s::text[], %(columns)s::text[]) AS w (name, part)
+  JOIN named USING (name)
+  JOIN pg_class c ON c.oid = id
   JOIN pg_am m ON m.oid = c.relam
-  JOIN pg_attribute a ON a.attrelid = c.oid AND attname = ANY(%(columns)s)
+  JOIN pg_attribute a ON a.attrelid = c.oid AND attname = part
   JOIN pg_type t ON t.oid = atttypid
- WHERE c.oid = to_regclass(%(table)s) AND c.relkind = 'r' AND m.amname = 'heap'
- GROUP BY c.oid
+ WHERE c.relkind = 'r' AND m.amname = 'heap'
+ GROUP BY name, c.oid
 HAVING bool_and(t.typtype = 'b' AND t.typnamespace = 'pg_catalog'::regnamespace AND t.typname NOT LIKE '%%reg%%')
 """
 """A table in which the same bytes always mean the same value: an enum's label, or a name behind an oid, may be changed."""
@@ -87,13 +92,20 @@ class KnownBatches:
         self._notes, self._tables, self._blocks = {}, {}, {}
         if cursor.connection.server_version < FIRST_VERSION:
             return
-        for target in targets.values():
-            if target.straight and not target.table.landing:
-                names = [fit.column.name for fit in target.fits]
-                cursor.execute(IDENTITY, {"table": target.identifier.as_string(cursor), "columns": names})
-                if (found := cursor.fetchone()) is not None:
-                    oid, columns, self._blocks[target.table.qualified] = found
-                    self._tables[target.table.qualified] = oid, columns
+        straight = {
+            target.identifier.as_string(cursor): target
+            for target in targets.values()
+            if target.straight and not target.table.landing
+        }
+        parts = [(name, fit.column.name) for name, target in straight.items() for fit in target.fits]
+        cursor.execute(
+            IDENTITY,
+            {"names": list(straight), "tables": [t for t, _ in parts], "columns": [c for _, c in parts]},
+        )
+        for identifier, oid, columns, blocks in cursor.fetchall():
+            name = straight[identifier].table.qualified
+            self._blocks[name] = blocks
+            self._tables[name] = oid, columns
         if self._tables:
             cursor.execute(NOTES, self._file)
             self._notes = {(table, digest): Note(*rest) for table, digest, *rest in cursor.fetchall()}

@@ -122,9 +122,7 @@ keys = st.one_of(
 @given(keys, st.booleans(), st.integers(0, 40))
 def test_lines_are_sorted_as_python_sorts_their_keys(some: list[Any], twins: bool, cut: int) -> None:
     lines = [b"%d" % number for number in range(len(some))]
-    data = accelerated_rows.join(
-        rows_in_c, (some[:cut], some[cut:]), [lines[:cut], lines[cut:]], twins=twins
-    )
+    data = accelerated_rows.join(rows_in_c, (some[:cut], some[cut:]), [lines[:cut], lines[cut:]], twins=twins)
     if data is None:
         plain = all(
             type(key) in (str, tuple) or (type(key) is int and -(2**63) <= key < 2**63) for key in some
@@ -139,7 +137,10 @@ def test_lines_are_sorted_as_python_sorts_their_keys(some: list[Any], twins: boo
 
 def test_twins_are_for_python_unless_they_merge() -> None:
     assert accelerated_rows.join(rows_in_c, [["a", "b"], ["a"]], [[b"1", b"2"], [b"3"]], twins=False) is None
-    assert accelerated_rows.join(rows_in_c, [["a", "b"], ["a"]], [[b"1", b"2"], [b"3"]], twins=True) == b"1\n3\n2\n"
+    assert (
+        accelerated_rows.join(rows_in_c, [["a", "b"], ["a"]], [[b"1", b"2"], [b"3"]], twins=True)
+        == b"1\n3\n2\n"
+    )
 
 
 class Member(Row, table="member", key="k"):
@@ -190,7 +191,7 @@ def test_rows_of_another_class_are_refused() -> None:
     with pytest.raises(TypeError):
         rows_in_c.join([["a"]], [["a"]], False)
     for ours in (made, lines):
-        assert ours[-1] == list(ours)[0]
+        assert ours[-1] == next(iter(ours))
         with pytest.raises(IndexError):
             ours[1]
         with pytest.raises(TypeError):
@@ -209,7 +210,10 @@ def test_keys_are_objects_from_the_first_one_on_that_c_does_not_keep(odd: Any) -
     assert (type(plain.keys).__name__, list(plain.keys)) == ("Keys", [("a", 1), ("b", 2)])
     mixed = RowEncoder(table_of(Pair)).encode(some)
     assert [(key, type(key[1])) for key in mixed.keys] == [((row.a, row.b), type(row.b)) for row in some]
-    assert accelerated_rows.join(rows_in_c, [plain.keys, mixed.keys], [[b"1", b"2"], [b"3"] * 4], twins=True) is None
+    assert (
+        accelerated_rows.join(rows_in_c, [plain.keys, mixed.keys], [[b"1", b"2"], [b"3"] * 4], twins=True)
+        is None
+    )
 
 
 class Emptying:

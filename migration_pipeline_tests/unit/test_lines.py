@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from migration_pipeline import Profile, accelerator, settings
+from migration_pipeline.block import Block
 from migration_pipeline.engine.transform import Transform
 from migration_pipeline.errors import UsageError
 from migration_pipeline.sources import dynamodb_json
-from migration_pipeline.block import Block
 from migration_pipeline_tests import fuzz_ion, fuzz_lines
 from migration_pipeline_tests.conftest import accelerator_is_to_be_there, memory_kept
 
