@@ -3,17 +3,19 @@
 A row that is inserted or updated bears the id of the transaction that did it (``xmin``). The note of a batch is written
 by the transaction that copies its rows, and bears the same id. So if as many rows with that id are there as were copied,
 they are these rows, all of them, as they were copied; and if the same bytes would be copied again, nothing is left to do.
-Anything else, whatever the reason, is compared row by row. docs/decisions/0010-batches-known-again.md has the proof.
+Are there fewer, then of each that is there the same holds: only the others are left to write. docs/decisions/0010-batches-known-again.md
+has the proof.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
-from psycopg2.sql import SQL, Literal
+from psycopg2.sql import SQL, Composable, Identifier, Literal
 
 from migration_pipeline.targets.catalog import TargetTable
 
@@ -61,9 +63,16 @@ SELECT {file}, {table}, {digest}, {rows}, {first}, pg_relation_size({oid}) / cur
 RETURNING last_block
 """
 
-COUNT = (
-    "SELECT count(*) FROM {table} WHERE xmin = {transaction} AND ctid >= {first}::tid AND ctid < {last}::tid"
+FOUND = (
+    "SELECT {found} FROM {table} WHERE xmin = {transaction} AND ctid >= {first}::tid AND ctid < {last}::tid"
 )
+
+FEW = 2
+"""Where fewer than one of so many rows are there, all are compared: to tell them apart would be in vain."""
+
+REST_OF_LINE = rb'(?=[,\n])[^"\n]*(?:"[^"\\]*(?:\\.[^"\\]*)*"[^"\n]*)*\n'
+VALUE = rb'(?:"[^"\\]*(?:\\.[^"\\]*)*"|[^",\n]*)'
+"""As `copy_csv` writes them."""
 
 
 class Note(NamedTuple):
@@ -110,23 +119,35 @@ class KnownBatches:
             cursor.execute(NOTES, self._file)
             self._notes = {(table, digest): Note(*rest) for table, digest, *rest in cursor.fetchall()}
 
-    def holds(self, cursor: Any, target: TargetTable, data: bytes, rows: int) -> bool:
-        """Whether the table holds the very rows of this COPY input."""
+    def left(self, cursor: Any, target: TargetTable, data: bytes, rows: int) -> bytes:
+        """Return the part of COPY input of so many rows that the table does not hold for certain: all of it where nothing is known."""
         name = target.table.qualified
         if name not in self._tables or not self._notes:
-            return False
+            return data
         note = self._notes.get((name, self._digest(name, data)))
         if note is None or note.rows != rows:
-            return False
+            return data
+        ((found,),) = self._found(cursor, target, note, SQL("count(*)"))
+        if found == rows:
+            return b""
+        if found * FEW < rows:
+            return data
+        keys = SQL(", ").join(SQL("{}::text").format(Identifier(fit.column.name)) for fit in target.key_fits)
+        return without_rows(target, data, set(self._found(cursor, target, note, keys)))
+
+    def _found(self, cursor: Any, target: TargetTable, note: Note, what: Composable) -> list[Any]:
+        """Ask for something of the rows that were copied and not touched."""
         cursor.execute(
-            SQL(COUNT).format(
+            SQL(FOUND).format(
+                found=what,
                 table=target.identifier,
                 transaction=Literal(str(note.transaction)),
                 first=Literal(f"({note.first_block},0)"),
                 last=Literal(f"({note.last_block},0)"),
             )
         )
-        return bool(cursor.fetchone()[0] == rows)
+        found: list[Any] = cursor.fetchall()
+        return found
 
     def keep(self, cursor: Any, target: TargetTable, data: bytes, rows: int) -> None:
         """Note a batch that was copied just now, in the same transaction, or part of one."""
@@ -148,3 +169,26 @@ class KnownBatches:
         digest = hashlib.sha256(msgspec.json.encode(self._tables[name]))
         digest.update(data)
         return digest.hexdigest()
+
+
+def without_rows(target: TargetTable, data: bytes, keys: Collection[tuple[str, ...]]) -> bytes:
+    """Take the rows of some keys, as texts, out of COPY input. One whose key is spelled in another way stays, and so does all that is not understood."""
+    names = [fit.column.name for fit in target.fits]
+    last = max(names.index(fit.column.name) for fit in target.key_fits)
+    values = [b"(%b)" % VALUE if name in target.table.key else VALUE for name in names[: last + 1]]
+    lines, end = [], 0
+    for line in re.finditer(b",".join(values) + REST_OF_LINE, data):
+        if line.start() != end:
+            return data
+        end = line.end()
+        if tuple(map(_text, line.groups())) not in keys:
+            lines.append(line[0])
+    return b"".join(lines) if end == len(data) else data
+
+
+def _text(value: bytes) -> str:
+    """The text that a value of COPY input stands for."""
+    if not value.startswith(b'"'):
+        return value.decode()
+    inside = value[1:-1]
+    return (re.sub(rb"\\(.)", rb"\1", inside, flags=re.DOTALL) if b"\\" in inside else inside).decode()

@@ -63,10 +63,11 @@ class TableWriter(Writer):
                     self._known.keep(cursor, target, data, rows)
             else:
                 claims = self._touched.claims if self._touched and self._touched.guarded else None
-                if self._known and not claims and self._known.holds(cursor, target, data, rows):
+                left = self._known.left(cursor, target, data, rows) if self._known and not claims else data
+                if left:
+                    upsert(cursor, target, self.sql_of[row_class], left, written, claims)
+                else:
                     written.unchanged[self.table] += rows
-                    continue
-                upsert(cursor, target, self.sql_of[row_class], data, written, claims)
         return written
 
     def _took(self, taken: int, rows: int) -> None:
