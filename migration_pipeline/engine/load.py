@@ -34,8 +34,8 @@ PROGRESS_GROWTH = 1.1
 """Each wait for a call is so many times the one before: 8 calls in the first minute, 45 in the first hour, 78 in a
 day. So a log shows life, and stays short."""
 
-READ_AHEAD = 32
-"""Lists of lines read ahead, of 64 KB each: one is enough to overlap, more even out a slow network."""
+READ_AHEAD = 8
+"""Lists of lines read ahead, of 256 KB each: one is enough to overlap, more even out a slow network."""
 
 WRITE_BEHIND_BYTES = 32 << 20
 """Bytes of batches that may wait for the database: some batches of small rows, one of the largest."""
@@ -57,9 +57,9 @@ class LoadSettings(msgspec.Struct, frozen=True):
         int,
         Meta(
             gt=0,
-            description="Items per transaction. Larger batches commit less often; smaller ones need less memory.",
+            description="Items per transaction, at most. Larger batches are written in less time; smaller ones need less memory.",
         ),
-    ] = 20_000
+    ] = 50_000
     max_bad_items: Annotated[
         int,
         Meta(ge=0, description="Items of one file that may go to the quarantine before the file fails."),
@@ -226,7 +226,7 @@ class FileLoad:
                     )
                     self._read += len(some)
                     weight = found.lines.size + sum(len(bad.line) for bad in found.bad)
-                    full = len(outcome.lines) + len(found.lines) > self._settings.batch_items
+                    full = len(outcome.lines) + len(found.lines) > self._most
                     if (outcome.lines or outcome.bad) and (full or size + weight > BATCH_BYTES):
                         batch = self._batch(outcome, pieces)
                         writer.put((batch, None), batch.size)
@@ -239,9 +239,14 @@ class FileLoad:
             lists.close()
         return self._batch(outcome, pieces)
 
+    @property
+    def _most(self) -> int:
+        """Items of a batch."""
+        return self._pace.most(self._settings.batch_items)
+
     def _slices(self, lines: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
         """Cut a list so that no part can overfill a batch."""
-        step = self._settings.batch_items
+        step = self._most
         if len(lines) <= step:
             yield lines
         else:

@@ -24,6 +24,9 @@ class Pace(Protocol):
     def throttled(self) -> Mapping[str, float]:
         """Seconds waited so far, by the kind of the reason."""
 
+    def most(self, items: int) -> int:
+        """How many items a transaction may have, at most so many."""
+
     def wait(self, items: int, meanwhile: Callable[[], None]) -> None:
         """Return once so many items may be written; until then call `meanwhile` now and then.
 
@@ -38,6 +41,10 @@ class Unpaced:
     """Nobody is in the way."""
 
     throttled: Mapping[str, float] = {}
+
+    def most(self, items: int) -> int:
+        """All of them."""
+        return items
 
     def wait(self, items: int, meanwhile: Callable[[], None]) -> None:
         """Return at once."""

@@ -17,8 +17,8 @@ from migration_pipeline.sources.export import ExportFile
 from migration_pipeline.sources.storage import Storage, StorageError, explained
 from migration_pipeline.units import counted
 
-READ_BYTES = 1 << 16
-"""Decompressed bytes a read: some hundred items, which stay in the CPU's cache from split to encode."""
+READ_BYTES = 1 << 18
+"""Decompressed bytes a read, and of a block: some hundred items. Larger ones cost memory, smaller ones time, as each block costs some."""
 
 MAX_LINE_BYTES = 8 << 20
 """An item is at most 400 KB; JSON escapes and base64 make at most a few times that of it. A longer line is no item."""

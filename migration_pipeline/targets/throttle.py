@@ -37,6 +37,9 @@ BLIND_SECONDS = 10.0
 STAY_ALIVE_SECONDS = 20.0
 """How often a load that waits tells others that it is alive."""
 
+SECONDS_OF_A_BATCH = 10.0
+"""With a rate, a batch has the items of so many seconds at most: it is written at once, and so in between nothing is."""
+
 GAP_SECONDS, GAP_GROWTH, LONGEST_GAP_SECONDS = 5.0, 1.1, 300.0
 """Pauses are told at once, and then after growing gaps, so that a log shows life, and stays short."""
 
@@ -350,6 +353,11 @@ class FilePace:
     def cancel(self) -> None:
         """Make a `wait` in another thread fail soon, for good."""
         self._cancelled.set()
+
+    def most(self, items: int) -> int:
+        """How many items a transaction may have, at most so many: with a rate, those of a few seconds."""
+        rate = self._throttle.reading.settings.items_per_second
+        return min(items, max(1, int(rate * SECONDS_OF_A_BATCH))) if rate else items
 
     def wait(self, items: int, meanwhile: Callable[[], None]) -> None:
         """Return once so many items may be written, as `engine.pace.Pace` has it."""

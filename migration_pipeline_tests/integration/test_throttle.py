@@ -396,6 +396,23 @@ def test_files_share_one_rate(url: str, plan: Plan) -> None:
     assert len(loads[0].pauses) < 10, "a line for every batch"
 
 
+def test_with_a_rate_a_batch_has_the_items_of_some_seconds_at_most(
+    url: str, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    largest = """
+    SELECT max(rows) FROM (SELECT count(*) AS rows
+      FROM (SELECT xmin FROM customers UNION ALL SELECT xmin FROM orders UNION ALL SELECT xmin FROM order_lines) r
+     GROUP BY xmin) b"""
+    monkeypatch.setattr(throttling, "SECONDS_OF_A_BATCH", 0.02)
+    for rate, least, most in ((None, 31, 200), (1500, 1, 30)):
+        steer(url, "shop", ThrottleSettings(), set_by(items_per_second=rate))
+        load = Load(plan, url, batch=200)
+        load.start()
+        load.end()
+        assert least <= query(url, largest)[0][0] <= most
+        execute(url, "TRUNCATE customers, orders, order_lines, migration.loaded_file")
+
+
 def test_a_load_that_waits_is_not_taken_for_dead(
     url: str, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
