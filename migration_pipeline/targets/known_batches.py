@@ -70,7 +70,7 @@ FOUND = (
 FEW = 2
 """Where fewer than one of so many rows are there, all are compared: to tell them apart would be in vain."""
 
-REST_OF_LINE = rb'(?=[,\n])[^"\n]*(?:"[^"\\]*(?:\\.[^"\\]*)*"[^"\n]*)*\n'
+ROW = re.compile(rb'[^"\n]*(?:"[^"\\]*(?:\\.[^"\\]*)*"[^"\n]*)*\n', re.DOTALL)
 VALUE = rb'(?:"[^"\\]*(?:\\.[^"\\]*)*"|[^",\n]*)'
 """As `copy_csv` writes them."""
 
@@ -133,7 +133,7 @@ class KnownBatches:
         if found * FEW < rows:
             return data
         keys = SQL(", ").join(SQL("{}::text").format(Identifier(fit.column.name)) for fit in target.key_fits)
-        return without_rows(target, data, set(self._found(cursor, target, note, keys)))
+        return without_rows(target, data, rows, set(self._found(cursor, target, note, keys)))
 
     def _found(self, cursor: Any, target: TargetTable, note: Note, what: Composable) -> list[Any]:
         """Ask for something of the rows that were copied and not touched."""
@@ -171,19 +171,27 @@ class KnownBatches:
         return digest.hexdigest()
 
 
-def without_rows(target: TargetTable, data: bytes, keys: Collection[tuple[str, ...]]) -> bytes:
-    """Take the rows of some keys, as texts, out of COPY input. One whose key is spelled in another way stays, and so does all that is not understood."""
+def without_rows(target: TargetTable, data: bytes, rows: int, keys: Collection[tuple[str, ...]]) -> bytes:
+    """Take the rows of some keys, as texts, out of COPY input of so many. One whose key is spelled in another way stays."""
     names = [fit.column.name for fit in target.fits]
     last = max(names.index(fit.column.name) for fit in target.key_fits)
     values = [b"(%b)" % VALUE if name in target.table.key else VALUE for name in names[: last + 1]]
-    lines, end = [], 0
-    for line in re.finditer(b",".join(values) + REST_OF_LINE, data):
-        if line.start() != end:
-            return data
-        end = line.end()
-        if tuple(map(_text, line.groups())) not in keys:
-            lines.append(line[0])
-    return b"".join(lines) if end == len(data) else data
+    key_of = re.compile(b",".join(values) + rb"[,\n]", re.DOTALL).match
+    # To look for newlines inside of values takes its time, and mostly there are none.
+    lines = (
+        data.splitlines(keepends=True)
+        if data.count(b"\n") == rows and b"\r" not in data
+        else ROW.findall(data)
+    )
+    if sum(map(len, lines)) != len(data):
+        return data
+    return b"".join(
+        [
+            line
+            for line in lines
+            if (key := key_of(line)) is None or tuple(map(_text, key.groups())) not in keys
+        ]
+    )
 
 
 def _text(value: bytes) -> str:

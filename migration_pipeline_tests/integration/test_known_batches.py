@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg2
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from migration_pipeline import Item, Profile, Row, prefix
 from migration_pipeline.engine.file_report import FileReport
 from migration_pipeline.errors import MigrationError
+from migration_pipeline.profile.row import table_of
 from migration_pipeline.sources.export import Export, read_export
 from migration_pipeline.sources.storage import Storage
-from migration_pipeline.targets import upsert
+from migration_pipeline.targets import known_batches, upsert
 from migration_pipeline.targets.connection import transaction
+from migration_pipeline.targets.copy_csv import RowEncoder
 from migration_pipeline.targets.ddl import create_tables, read_targets
 from migration_pipeline.targets.known_batches import KnownBatches
 from migration_pipeline_tests.conftest import execute, query
@@ -71,6 +77,71 @@ def test_a_rerun_sends_nothing_where_nothing_was_touched(
             {table: rows for table, rows in r.rows.items() if table in KEYED} for r in first
         ]
         assert places(url) == before
+
+
+def test_of_a_batch_with_touched_rows_these_alone_are_compared(
+    shop_database_url: str, export: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, sent = shop_database_url, Counter[str]()
+    load_all(url, export)
+    before = contents(url)
+    execute(url, "UPDATE orders SET status = 'tampered' WHERE ctid IN ('(0,5)', '(1,2)', '(2,1)')")
+    execute(url, "DELETE FROM order_lines WHERE ctid IN ('(0,1)', '(0,9)')")
+    execute(url, "UPDATE customers SET name = name WHERE ctid = '(0,3)'")
+
+    def counted(cursor: Any, target: Any, statements: Any, data: bytes, *rest: Any) -> None:
+        sent[target.table.qualified] += len(known_batches.ROW.findall(data))
+        one_by_one(cursor, target, statements, data, *rest)
+
+    one_by_one = upsert.upsert
+    monkeypatch.setattr(upsert, "upsert", counted)
+    reports = load_all(url, export)
+    assert contents(url) == before
+    assert sent == {"orders": 3, "order_lines": 2, "customers": 1}
+    assert sum((Counter(r.changed_rows) for r in reports), Counter()) == {"orders": 3}
+    rows, unchanged = (
+        sum((Counter(each) for each in counts), Counter())
+        for counts in ([r.rows for r in reports], [r.unchanged_rows for r in reports])
+    )
+    assert {table: rows[table] - unchanged[table] for table in KEYED} == {
+        "orders": 3,
+        "order_lines": 2,
+        "customers": 0,
+    }
+
+
+class Noted(Row, table="noted", key=("k", "n")):
+    before: str
+    k: str
+    n: int
+    after: str | None
+
+
+texts = st.text(alphabet='ab",\\\n\r\té🛒', max_size=6)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.lists(st.builds(Noted, texts, texts, st.integers(-3, 3), st.none() | texts), max_size=12), st.data()
+)
+def test_rows_are_taken_out_of_copy_input_by_their_keys(rows: list[Noted], data: st.DataObject) -> None:
+    rows = list({(row.k, row.n): row for row in rows}.values())
+    table = table_of(Noted)
+    coder = RowEncoder(table)
+    target: Any = SimpleNamespace(
+        table=table,
+        fits=[SimpleNamespace(column=column) for column in table.columns],
+        key_fits=[SimpleNamespace(column=column) for column in table.columns if column.name in table.key],
+    )
+    some = data.draw(st.lists(st.sampled_from(rows), max_size=12)) if rows else []
+    known = {(row.k, str(row.n)) for row in some} | {("a", "4")}
+
+    def sent(rows: list[Noted]) -> bytes:
+        return coder.join([coder.encode(rows)] if rows else []).data
+
+    assert known_batches.without_rows(target, b'"a,1', 1, known) == b'"a,1', "what is no row is not lost"
+    left = known_batches.without_rows(target, sent(rows), len(rows), known)
+    assert left == sent([row for row in rows if row not in some])
 
 
 COLUMN = (
