@@ -320,13 +320,14 @@ def reason_of_refusal(error: psycopg2.Error, columns: Iterable[str]) -> str:
     )
 
 
-def copy_in(cursor: Any, statement: Composed, data: bytes) -> int:
-    """COPY rows in, all in one call: between two this thread would wait for Python's lock. Returns how many were taken.
+COPY_BYTES = 1 << 20
+"""Bytes handed to libpq at once: it copies them, and between two of them this thread waits for Python's lock."""
 
-    Raises `psycopg2.Error`.
-    """
+
+def copy_in(cursor: Any, statement: Composed, data: bytes) -> int:
+    """COPY rows in; returns how many were taken. Raises `psycopg2.Error`."""
     with _rows_off_stderr():
-        cursor.copy_expert(statement, io.BytesIO(data), len(data))
+        cursor.copy_expert(statement, io.BytesIO(data), COPY_BYTES)
     return int(cursor.rowcount)
 
 

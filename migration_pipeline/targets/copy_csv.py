@@ -381,10 +381,10 @@ class BatchEncoder:
         return {row_class: self._of[row_class].encode(some) for row_class, some in rows.items() if some}
 
     def join(self, pieces: Sequence[Piece]) -> Encoded:
-        """Make a batch's COPY input of its pieces, each table's sorted by key."""
+        """Make a batch's COPY input of its pieces, each table's sorted by key. What is joined is taken out of them: it need not be there twice."""
         encoded = Encoded([], Written())
         for row_class, coder in self._of.items():
-            if some := [piece[row_class] for piece in pieces if row_class in piece]:
+            if some := [piece.pop(row_class) for piece in pieces if row_class in piece]:
                 joined, name = coder.join(some), coder.table.qualified
                 encoded.parts.append((row_class, joined.data))
                 encoded.account.rows[name] = joined.rows
