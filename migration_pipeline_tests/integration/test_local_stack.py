@@ -70,7 +70,7 @@ def slow() -> None:
     imported = [name for name in sys.modules if name.startswith(("migration_pipeline", "dagster")) and name not in AHEAD]
     parent = " ".join(psutil.Process().parent().cmdline())
     with open(TOLD, "a") as file:
-        print(json.dumps({"pid": os.getpid(), "parent": parent, "imported": len(imported)}), file=file)
+        print(json.dumps({"pid": os.getpid(), "parent": parent, "imported": len(imported), "s3": "boto3" in AHEAD}), file=file)
 
 defs = dg.Definitions([slow], executor=dg.in_process_executor)
 """
@@ -238,8 +238,12 @@ def test_runs_a_backfill_and_ends_with_its_run_workers(runner: Runner) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="runs are no forks there")
-def test_a_run_is_a_fork_that_has_imported_all_but_the_definitions(runner: Runner) -> None:
+@pytest.mark.parametrize("s3", [False, True])
+def test_a_run_is_a_fork_that_has_imported_all_but_the_definitions(runner: Runner, s3: bool) -> None:
     told = runner.state_dir / "told"
+    if s3:
+        (runner.state_dir / "plans").mkdir(parents=True)
+        (runner.state_dir / "plans" / "some.json").write_text('{"exports": [{"uri": "s3://bucket/export"}]}')
     runner.write_module("telling", TELLING.replace("TOLD", repr(str(told))))
     url = runner.url(runner.start("telling"))
     launch(url, "a", "b")
@@ -249,6 +253,7 @@ def test_a_run_is_a_fork_that_has_imported_all_but_the_definitions(runner: Runne
     assert first["pid"] != second["pid"]
     for run in (first, second):
         assert run["imported"] < 50, "of Dagster and this package: without forks some hundreds"
+        assert run["s3"] is s3, "S3's client, which a run keeps in memory"
 
 
 def test_the_daemon_pauses_as_long_as_its_looks_are_long() -> None:
