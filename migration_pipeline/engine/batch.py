@@ -115,7 +115,7 @@ class Batch:
         parts = [slice(None, middle), slice(middle, None)]
         return [self.anew(self.lines[part], self.numbers[part]) for part in parts]
 
-    def anew(self, lines: Sequence[bytes], numbers: list[int]) -> Batch:
+    def anew(self, lines: Sequence[bytes], numbers: Sequence[int]) -> Batch:
         """Make a batch of some of its items."""
         batch = Batch.of(self._transform, self._encoder, lines, numbers)
         batch.bad = [bad for bad in batch.bad if bad.number not in self.known_bad]

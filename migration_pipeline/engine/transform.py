@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
@@ -81,7 +82,7 @@ class Outcome:
 
     def __init__(self, row_classes: Iterable[type[Row]]) -> None:
         self.rows: dict[type[Row], list[Row]] = {row_class: [] for row_class in row_classes}
-        self.numbers: list[int] = []
+        self.numbers = array("q")
         """Line numbers of the items that a route took; `lines` are their lines, in the same order."""
         self.lines = Lines()
         self.bad: list[Bad] = []
@@ -96,7 +97,7 @@ class Outcome:
         """Add the outcome of other lines."""
         for row_class, rows in other.rows.items():
             self.rows[row_class] += rows
-        self.numbers += other.numbers
+        self.numbers.extend(other.numbers)
         self.lines += other.lines
         self.bad += other.bad
         self.counts.add(other.counts)
@@ -220,7 +221,7 @@ class Transform:
                 results = list(map(function, made, *map(repeat, more)))
                 self._collect(route, results, outcome, places[route])
                 outcome.lines += taken[route]
-                outcome.numbers += places[route]
+                outcome.numbers.extend(places[route])
         for rule, count in enumerate(counts):
             if count:
                 outcome.counts.ignored[self.rules[rule].reason] += count

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import secrets
+from array import array
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -141,7 +142,7 @@ class Newest:
         kept.bad = [bad for bad in batch.bad if bad.number not in over]
         pairs = list(zip(batch.lines, batch.numbers, strict=True))
         kept.lines = Lines(line for line, number in pairs if number not in held)
-        kept.numbers = [number for _, number in pairs if number not in held]
+        kept.numbers = array("q", (number for _, number in pairs if number not in held))
         spared = [(line, number) for line, number in pairs if number in held and number not in over]
         return [kept, *self._spared(batch, spared, written)], written
 

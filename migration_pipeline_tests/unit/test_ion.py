@@ -268,7 +268,7 @@ def bad_of(content: bytes) -> list[str]:
     """The reasons of a line that stands among good ones, which are loaded; none holds what it said."""
     good = line('PK:"T",text:"good"')
     made = Transform(things, ion)([good, content, good], 7)
-    assert made.numbers == [7, 9]
+    assert list(made.numbers) == [7, 9]
     assert [(each.number, each.line) for each in made.bad] == [(8, content)] * len(made.bad)
     assert not any("secret" in each.reason for each in made.bad)
     return [each.reason for each in made.bad]
@@ -433,7 +433,7 @@ def test_what_is_read_in_c_is_counted() -> None:
         repr(each) for one in made.lines for each in rows_of(things, one)
     ]
     assert made.lines == [*lines, odd, line('PK:"T",text:null')]
-    assert made.numbers == [1, 2, 3, 4, 5, 7, 8]
+    assert list(made.numbers) == [1, 2, 3, 4, 5, 7, 8]
 
 
 @c
