@@ -34,7 +34,7 @@ def lines_of(folder: Path, items: int, output_format: OutputFormat) -> list[byte
 
 def loaded(lines: list[bytes], output_format: OutputFormat) -> list[bytes]:
     """The lines that become rows."""
-    return Transform(shop, dialect_of(output_format))(lines).lines
+    return list(Transform(shop, dialect_of(output_format))(lines).lines)
 
 
 def rate(lines: Sequence[bytes], work: Callable[[], Any]) -> float:

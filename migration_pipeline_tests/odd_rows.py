@@ -299,7 +299,7 @@ MAKERS: dict[str, Any] = {
     "spelled": text, "tags": lambda r: frozenset(text(r) for _ in range(r.randrange(4))),
     "numbers": lambda r: [r.choice([None, decimal(r)]) for _ in range(r.randrange(4))],
     "times": lambda r: [moment(r) for _ in range(r.randrange(3))], "blobs": lambda r: {raw(r) for _ in range(r.randrange(3))},
-    "a": text, "b": lambda r: r.randrange(5), "rest": text, "points": integer, "amount": decimal, "short": text,
+    "a": text, "b": lambda r: integer(r) if r.randrange(8) == 0 else r.randrange(5), "rest": text, "points": integer, "amount": decimal, "short": text,
     "exact": lambda r: Decimal(r.randrange(10**6)) / 100, }  # fmt: skip
 
 
@@ -312,7 +312,8 @@ def row(random: Random, row_class: type[Row], oddity: int) -> Row:
         elif random.randrange(10) == 0 and field.name not in row_class._declared[1]:
             values.append(None)
         elif field.name == "k" and row_class in (Versioned, Merging):
-            values.append(random.choice("abcé") + random.choice(["", "x", "\0"]))
+            one = random.choice("abcé") + random.choice(["", "x", "\0"])
+            values.append(text(random) if random.randrange(8) == 0 else one)
         else:
             values.append(MAKERS[field.name](random))
     return row_class(*values)

@@ -93,7 +93,8 @@ LACKING_PRIVILEGES = """
 SELECT string_agg(relname, ', ' ORDER BY relname), current_user
   FROM pg_class
  WHERE relnamespace = 'migration'::regnamespace AND relname = ANY(%(tables)s)
-   AND NOT (has_table_privilege(oid, 'SELECT') AND has_table_privilege(oid, 'INSERT')
+   AND NOT (has_schema_privilege(relnamespace, 'USAGE')
+            AND has_table_privilege(oid, 'SELECT') AND has_table_privilege(oid, 'INSERT')
             AND has_table_privilege(oid, 'UPDATE') AND has_table_privilege(oid, 'DELETE'))
 """
 

@@ -44,7 +44,7 @@ from migration_pipeline.targets.aggregation import (
     AggregateSettings,
     LandedFile,
 )
-from migration_pipeline.targets.catalog import TABLE, qualified
+from migration_pipeline.targets.catalog import TABLES, qualified
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
 from migration_pipeline.targets.ddl import ddl
 from migration_pipeline.targets.finishing import finish
@@ -350,7 +350,8 @@ def test_a_file_does_not_look_at_the_slices_of_others(shop_database_url: str) ->
     table = next(each for each in shop.tables.values() if each.landing)
     with closing(psycopg2.connect(shop_database_url)) as connection, connection.cursor() as cursor:
         cursor.execute(
-            f"EXPLAIN (ANALYZE, FORMAT JSON) {TABLE}", {"name": qualified(table), "landing": table.landing}
+            f"EXPLAIN (ANALYZE, FORMAT JSON) {TABLES}",
+            {"names": [qualified(table)], "landing": [table.landing]},
         )
         plan = cursor.fetchall()
     (recursion,) = re.findall(r'"Recursive Union".*?"Actual Rows": ([0-9.]+)', json.dumps(plan))

@@ -205,7 +205,18 @@ def test_privileges_that_lack_are_named(
     assert "small may not (docs/security.md)" in found["privileges"][2]
     assert "tables" not in found
     execute(database_url, ddl(shop.all_tables))
+    execute(
+        database_url,
+        "GRANT USAGE ON SCHEMA landing TO small;"
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public, landing TO small;"
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA migration TO small",
+    )
+    state, text, _ = looked(url, monkeypatch)["tables"]
+    assert state == "failed", "without USAGE its tables are out of reach"
+    assert "small may not write all of the bookkeeping" in text
     execute(database_url, "GRANT USAGE ON SCHEMA migration TO small")
+    assert looked(url, monkeypatch)["tables"][0] == "ok"
+    execute(database_url, "REVOKE INSERT ON migration.batch FROM small")
     found = looked(url, monkeypatch)
     assert found["privileges"] == (
         "failed", "small may not make temporary tables", f'GRANT TEMPORARY ON DATABASE "{name}" TO "small"'

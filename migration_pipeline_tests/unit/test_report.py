@@ -349,7 +349,7 @@ ops: {shop_load: {config: {batch_items: 500, secret: hunter2, retry_seconds: {en
 resources: {database: {config: {url: "postgresql://me:hunter2@db/shop"}}}
 """
     told = dict(run_settings({"a": config, "b": "{}"}, []))
-    assert told["batch_items"] == "500 (1 run), 20,000 (1 run)"
+    assert told["batch_items"] == "500 (1 run), 50,000 (1 run)"
     assert told["max_bad_items"] == "1,000"
     assert told["dry_run"] == "False"
     assert "hunter2" not in str(told)
