@@ -425,6 +425,8 @@ def test_a_rerun_ends_as_if_it_compared_all_rows(
         return found
 
     monkeypatch.setattr(KnownBatches, "left", left)
+    if row_class is OfTimes:  # to ask for its keys would be in vain
+        monkeypatch.delattr(known_batches, "without_rows")
     known = load_all(database_url, export, profile=profile)
     monkeypatch.setattr(KnownBatches, "left", lambda self, cursor, target, data, rows: data)
     compared = load_all(other_url, export, profile=profile)
