@@ -18,6 +18,7 @@ import msgspec
 from psycopg2.sql import SQL, Composable, Identifier, Literal
 
 from migration_pipeline.targets.catalog import TargetTable
+from migration_pipeline.targets.fits import TIMES
 
 BLOCKS_BEFORE = 256
 """A table grows by up to 64 blocks at once, for all who wait to write: a batch may fill some that were there before it began."""
@@ -130,8 +131,8 @@ class KnownBatches:
         ((found,),) = self._found(cursor, target, note, SQL("count(*)"))
         if found == rows:
             return b""
-        if found * FEW < rows:
-            return data
+        if found * FEW < rows or any(fit.actual.element in TIMES for fit in target.key_fits):
+            return data  # PostgreSQL spells times in another way than COPY input does
         keys = SQL(", ").join(SQL("{}::text").format(Identifier(fit.column.name)) for fit in target.key_fits)
         return without_rows(target, data, rows, set(self._found(cursor, target, note, keys)))
 
