@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -12,6 +13,10 @@ SOURCES = (
     "migration_pipeline/sources/_ion.c",
     "migration_pipeline/targets/_rows.c",
 )
+
+
+ACCELERATOR = Path("migration_pipeline/accelerator.py")
+"""Has the number of the interface, which an extension is built with."""
 
 
 class BuildExtensions(build_ext):
@@ -42,7 +47,8 @@ setup(
         Extension(
             source.removesuffix(".c").replace("/", "."),
             [source],
-            depends=[str(header) for header in sorted(Path(source).parent.glob("_*.h"))],
+            depends=[str(ACCELERATOR), *map(str, sorted(Path(source).parent.glob("_*.h")))],
+            define_macros=re.findall(r"^(INTERFACE) = (\d+)$", ACCELERATOR.read_text(), re.MULTILINE),
             extra_compile_args=["-O3"],
             optional=True,
         )

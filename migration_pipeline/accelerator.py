@@ -21,6 +21,9 @@ ROWS = "migration_pipeline.targets._rows"
 
 PARTS = (LINES, ION, ROWS)
 
+INTERFACE = 2
+"""What all of them have as `INTERFACE`, a number that grows when they are called in another way. One that was built before is not used."""
+
 
 def extension(name: str) -> Any:  # without stubs
     """Return an extension, or None when it is not built, or not wanted. Raises `UsageError` when it is required and not there."""
@@ -54,6 +57,7 @@ def described() -> str:
 @cache
 def _imported(name: str) -> ModuleType | None:
     try:
-        return import_module(name)
+        module = import_module(name)
     except ImportError:
         return None
+    return module if getattr(module, "INTERFACE", None) == INTERFACE else None

@@ -47,17 +47,21 @@ class Block(Sequence[bytes]):
 class Lines(Sequence[bytes]):
     """Lines that were collected; those of blocks stay in them."""
 
-    __slots__ = ("_count", "_parts", "size")
+    __slots__ = ("_count", "_open", "_parts", "size")
 
     def __init__(self, lines: Iterable[bytes] = ()) -> None:
         self._parts: list[Block | list[bytes]] = []
+        self._open: list[bytes] | None = None
+        """The last part, where lines may be added to it."""
         self._count = 0
         self.size = 0
         """Their bytes."""
         self += lines
 
     def __iadd__(self, lines: Iterable[bytes]) -> Self:
+        self._open = None
         if isinstance(lines, Lines):
+            lines._open = None  # it is ours as well now
             self._parts += lines._parts
             size = lines.size
         else:
@@ -71,7 +75,12 @@ class Lines(Sequence[bytes]):
 
     def append(self, line: bytes) -> None:
         """Add a line."""
-        self += (line,)
+        if self._open is None:
+            self._open = []
+            self._parts.append(self._open)
+        self._open.append(line)
+        self._count += 1
+        self.size += len(line)
 
     def __len__(self) -> int:
         return self._count
@@ -84,7 +93,7 @@ class Lines(Sequence[bytes]):
 
     def __getitem__(self, at: int | slice) -> bytes | list[bytes]:
         if len(self._parts) != 1:
-            self._parts = [[line for part in self._parts for line in part]]
+            self._parts, self._open = [[line for part in self._parts for line in part]], None
         return self._parts[0][at]
 
     def __iter__(self) -> Iterator[bytes]:

@@ -328,7 +328,7 @@ static int module_exec(PyObject *module) {
     if (!state->datetime) return -1;
     state->reader = (PyTypeObject *)PyType_FromModuleAndSpec(module, &reader_spec, NULL);
     if (!state->reader) return -1;
-    return PyModule_AddType(module, state->reader);
+    return PyModule_AddType(module, state->reader) < 0 ? -1 : PyModule_AddIntMacro(module, INTERFACE);
 }
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg) {

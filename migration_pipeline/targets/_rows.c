@@ -42,7 +42,7 @@ rows_exec(PyObject *module)
     if (PyErr_Occurred() || state->encoder_type == NULL || state->lines_type == NULL || state->keys_type == NULL) {
         return -1;
     }
-    return PyModule_AddType(module, state->encoder_type);
+    return PyModule_AddType(module, state->encoder_type) < 0 ? -1 : PyModule_AddIntMacro(module, INTERFACE);
 }
 
 static int

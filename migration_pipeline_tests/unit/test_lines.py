@@ -84,6 +84,19 @@ def test_what_runs_is_told_and_can_be_forbidden(monkeypatch: pytest.MonkeyPatch)
         accelerator.described()
 
 
+def test_an_extension_of_another_day_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in accelerator.PARTS:
+        assert accelerator.extension(name).INTERFACE == accelerator.INTERFACE
+    monkeypatch.delenv(settings.ACCELERATOR, raising=False)
+    monkeypatch.setattr(accelerator, "INTERFACE", 99)
+    accelerator._imported.cache_clear()
+    try:
+        assert accelerator.described() == "not accelerated: the extensions in C are not built"
+        assert accelerator.extension(accelerator.LINES) is None
+    finally:
+        accelerator._imported.cache_clear()
+
+
 def test_a_wanted_extension_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(settings.ACCELERATOR, "required")
     with pytest.raises(UsageError, match="is not built: install a C compiler"):
