@@ -43,6 +43,12 @@ WRITE_BEHIND_BYTES = 32 << 20
 BATCH_BYTES = 16 << 20
 """Bytes of lines in a batch, whatever its number of items: an item may have 400 KB."""
 
+FIRST_SLICE = 10
+"""Items that are transformed first, to see how long they take."""
+
+SLICE_SECONDS = 1.0
+"""Seconds that transforming some items may take before they are fewer."""
+
 FEW = 10
 """Bad items that no file fails for, however small it is."""
 
@@ -168,6 +174,7 @@ class FileLoad:
         self._on_progress = on_progress
         self._progress_seconds = progress_seconds
         self._read = 0
+        self._slice = FIRST_SLICE
         self._counts = Counts()
         self._superseded = 0
         self._written = Written()
@@ -221,10 +228,12 @@ class FileLoad:
         try:
             for lines in lists:
                 for some in self._slices(lines):
+                    began = time.monotonic()
                     found, piece = encode(
                         self._transform, self._target.encoder, self._transform(some, self._read + 1)
                     )
                     self._read += len(some)
+                    self._measure(len(some), time.monotonic() - began)
                     weight = found.lines.size + sum(len(bad.line) for bad in found.bad)
                     full = len(outcome.lines) + len(found.lines) > self._most
                     if (outcome.lines or outcome.bad) and (full or size + weight > BATCH_BYTES):
@@ -234,7 +243,7 @@ class FileLoad:
                     outcome.add(found)
                     pieces.append(piece)
                     size += weight
-                self._tell_progress()
+                    self._tell_progress()
         finally:
             lists.close()
         return self._batch(outcome, pieces)
@@ -245,13 +254,23 @@ class FileLoad:
         return self._pace.most(self._settings.batch_items)
 
     def _slices(self, lines: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-        """Cut a list so that no part can overfill a batch."""
-        step = self._most
-        if len(lines) <= step:
-            yield lines
-        else:
-            for start in range(0, len(lines), step):
-                yield lines[start : start + step]
+        """Cut a list so that no part can overfill a batch, nor takes so long that nobody hears how far the file is."""
+        start = 0
+        while start < len(lines):
+            some = lines if self._step >= len(lines) and not start else lines[start : start + self._step]
+            yield some
+            start += len(some)
+
+    @property
+    def _step(self) -> int:
+        return min(self._slice, self._most)
+
+    def _measure(self, items: int, seconds: float) -> None:
+        """Let parts grow while they take little time, and shrink where a profile's functions take long."""
+        if seconds > SLICE_SECONDS:
+            self._slice = max(1, int(items / seconds))
+        elif items >= self._slice and seconds < SLICE_SECONDS / 2:
+            self._slice *= 2
 
     def _batch(self, outcome: Outcome, pieces: list[Any]) -> Batch:
         """Make a batch of what lines became, and take its items into the account."""

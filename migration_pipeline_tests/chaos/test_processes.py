@@ -274,7 +274,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
     folder = tmp_path_factory.mktemp("processes")
     local = Local(folder)
     tables = ddl(load_profile("shop").all_tables)
-    export = write_sample(folder, items=120_000, files=3, seed=23)
+    export = write_sample(folder, items=320_000, files=3, seed=23)
     try:
         local.postgres.start()
         execute(local.postgres.url, "CREATE DATABASE faultless")
@@ -289,7 +289,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
         assert status == 0, output
         victim = max(local.plan.files[1:], key=lambda planned: planned.file.items)  # one is empty
         local.victim = victim.partition
-        middle, last = (order_within(export, victim.file.name, share) for share in (0.6, 0.995))
+        middle, last = (order_within(export, victim.file.name, share) for share in (0.9, 0.995))
         execute(
             local.postgres.url,
             tables + TRIGGERS.format(middle=middle, MIDDLE=MIDDLE, last=last, LAST=LAST),
