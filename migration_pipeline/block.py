@@ -8,23 +8,16 @@ from typing import overload
 from typing_extensions import Self
 
 
-class Block(Sequence[bytes]):
-    """Some lines that lie one after another, with newlines between them. They are taken apart when one of them is asked for.
+class _Kept(Sequence[bytes]):
+    """Lines that are taken apart when one of them is asked for."""
 
-    `count` is how many they are, where that is known.
-    """
+    __slots__ = ("_count",)
 
-    __slots__ = ("_count", "_lines", "data")
+    def __init__(self, count: int) -> None:
+        self._count = count
 
-    def __init__(self, data: bytes, count: int | None = None) -> None:
-        self.data = data
-        self._count = data.count(b"\n") + 1 if count is None else count
-        self._lines: list[bytes] = []
-
-    @property
-    def size(self) -> int:
-        """Bytes of all lines, with the newlines between."""
-        return len(self.data)
+    def _apart(self) -> Sequence[bytes]:
+        raise NotImplementedError
 
     def __len__(self) -> int:
         return self._count
@@ -33,27 +26,46 @@ class Block(Sequence[bytes]):
     def __getitem__(self, at: int) -> bytes: ...
 
     @overload
-    def __getitem__(self, at: slice) -> list[bytes]: ...
+    def __getitem__(self, at: slice) -> Sequence[bytes]: ...
 
-    def __getitem__(self, at: int | slice) -> bytes | list[bytes]:
-        if not self._lines and self._count:
-            self._lines = self.data.split(b"\n")
-        return self._lines[at]
+    def __getitem__(self, at: int | slice) -> bytes | Sequence[bytes]:
+        return self._apart()[at]
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self[:])
+        return iter(self._apart())
 
 
-class Lines(Sequence[bytes]):
+class Block(_Kept):
+    """Some lines that lie one after another, with newlines between them; `count` is how many they are, where that is known."""
+
+    __slots__ = ("_lines", "data")
+
+    def __init__(self, data: bytes, count: int | None = None) -> None:
+        super().__init__(data.count(b"\n") + 1 if count is None else count)
+        self.data = data
+        self._lines: list[bytes] = []
+
+    @property
+    def size(self) -> int:
+        """Bytes of all lines, with the newlines between."""
+        return len(self.data)
+
+    def _apart(self) -> Sequence[bytes]:
+        if not self._lines and self._count:
+            self._lines = self.data.split(b"\n")
+        return self._lines
+
+
+class Lines(_Kept):
     """Lines that were collected; those of blocks stay in them."""
 
-    __slots__ = ("_count", "_open", "_parts", "size")
+    __slots__ = ("_open", "_parts", "size")
 
     def __init__(self, lines: Iterable[bytes] = ()) -> None:
+        super().__init__(0)
         self._parts: list[Block | list[bytes]] = []
         self._open: list[bytes] | None = None
         """The last part, where lines may be added to it."""
-        self._count = 0
         self.size = 0
         """Their bytes."""
         self += lines
@@ -82,19 +94,7 @@ class Lines(Sequence[bytes]):
         self._count += 1
         self.size += len(line)
 
-    def __len__(self) -> int:
-        return self._count
-
-    @overload
-    def __getitem__(self, at: int) -> bytes: ...
-
-    @overload
-    def __getitem__(self, at: slice) -> list[bytes]: ...
-
-    def __getitem__(self, at: int | slice) -> bytes | list[bytes]:
+    def _apart(self) -> Sequence[bytes]:
         if len(self._parts) != 1:
             self._parts, self._open = [[line for part in self._parts for line in part]], None
-        return self._parts[0][at]
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self[:])
+        return self._parts[0]
