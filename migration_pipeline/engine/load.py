@@ -268,7 +268,7 @@ class FileLoad:
     def _measure(self, items: int, seconds: float) -> None:
         """Let parts grow while they take little time, and shrink where a profile's functions take long."""
         if seconds > SLICE_SECONDS:
-            self._slice = max(1, int(items / seconds))
+            self._slice = max(1, int(items * SLICE_SECONDS / seconds))
         elif items >= self._slice and seconds < SLICE_SECONDS / 2:
             self._slice *= 2
 

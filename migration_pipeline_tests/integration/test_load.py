@@ -7,7 +7,7 @@ import json
 import logging
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,9 +18,10 @@ import pytest
 
 from migration_pipeline import Item, Row, WholeItem, prefix
 from migration_pipeline.demo.sample import write_sample
+from migration_pipeline.engine import load as loading
 from migration_pipeline.engine.file_report import FileReport, Progress
 from migration_pipeline.engine.load import FileLoad, LoadSettings
-from migration_pipeline.engine.transform import Transform
+from migration_pipeline.engine.transform import Outcome, Transform
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.load import Loader
 from migration_pipeline.migration.plan import make_plan
@@ -267,6 +268,32 @@ def test_progress_is_told_while_a_file_runs(shop_database_url: str, export: Expo
     assert told[-1].share == 1.0
     assert told[-1].eta_seconds == 0
     assert {p.quarantined for p in told} == {0}
+
+
+def test_where_a_profile_takes_long_fewer_items_are_transformed_at_once(
+    shop_database_url: str, export: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or nobody would hear for minutes how far a file is."""
+    monkeypatch.setattr(loading, "SLICE_SECONDS", 0.1)
+    file = max(export.files, key=lambda file: file.items)
+    sizes: list[int] = []
+
+    class Slow(Transform):
+        def __call__(self, lines: Sequence[bytes], first: int = 1) -> Outcome:
+            sizes.append(len(lines))
+            if first > 500:
+                time.sleep(len(lines) / 1000)
+            return super().__call__(lines, first)
+
+    identity = FileIdentity("shop", "1", "e", file.name, "run")
+    with PostgresTarget(shop_database_url, shop.tables, identity) as target:
+        source = FileStream(file, Storage())
+        report = FileLoad(file.name, file.items, source, Slow(shop, dynamodb_json), target).run()
+    assert report.items == sum(sizes) == file.items
+    assert sizes[:3] == [10, 20, 40], "small at first"
+    greatest = sizes.index(max(sizes))
+    assert max(sizes) > 200
+    assert max(sizes[greatest + 1 :]) <= 110, "a tenth of a second, at a thousand a second"
 
 
 def test_progress_counts_what_is_quarantined_so_far(shop_database_url: str, tmp_path: Path) -> None:
