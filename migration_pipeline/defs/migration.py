@@ -29,6 +29,7 @@ from migration_pipeline.defs.metadata import (
     table_spec,
 )
 from migration_pipeline.defs.progress import Telling
+from migration_pipeline.defs.statuses import mend_statuses
 from migration_pipeline.defs.turns import Turns
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.load import Loader
@@ -63,12 +64,13 @@ def _tables_asset(
 ) -> dg.AssetsDefinition:
     tables = profile.tables
     files = plan.by_partition()
+    partitions = dg.StaticPartitionsDefinition(list(files))
     Config: Any = load_config(plan, profile)  # noqa: N806  # a class
 
     @dg.multi_asset(
         name=f"{profile.name}_load",
         specs=[table_spec(plan, profile, table, export) for table in tables.values()],
-        partitions_def=dg.StaticPartitionsDefinition(list(files)),
+        partitions_def=partitions,
         backfill_policy=dg.BackfillPolicy.multi_run(
             max_partitions_per_run=hosting.files_per_run or plan.files_per_run
         ),
@@ -136,6 +138,10 @@ def _tables_asset(
                         )
                         # At the end of a run Dagster records all its files once more: with this metadata, or none.
                         context.add_asset_metadata(metadata, asset_key=key, partition_key=partition)
+        if mended := mend_statuses(context.instance, context.assets_def.keys, partitions):
+            context.log.warning(
+                f"Dagster had lost the status of {counted(len(mended), 'file')} that it knows as materialized: shown again"
+            )
         if failures:
             raise _failure(failures, files)
 

@@ -1,0 +1,137 @@
+"""What Dagster shows of a file: where two processes write while a third one reads, it loses one, and the next run mends that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster import AssetKey, AssetPartitionStatus, DagsterEventType
+from dagster._core.events import AssetMaterializationPlannedData
+from dagster._core.test_utils import create_run_for_test
+
+from migration_pipeline.defs.migration import Database, migration_assets
+from migration_pipeline.defs.statuses import mend_statuses
+from migration_pipeline.migration.plan import make_plan
+from migration_pipeline.profile.profile import load_profile
+from migration_pipeline.sources.export import read_export
+from migration_pipeline.sources.storage import Storage
+
+ORDERS, CUSTOMERS = AssetKey(["shop", "orders"]), AssetKey(["shop", "customers"])
+DONE, FAILED, LOADING = (
+    AssetPartitionStatus.MATERIALIZED,
+    AssetPartitionStatus.FAILED,
+    AssetPartitionStatus.IN_PROGRESS,
+)
+STORAGE = """
+storage:
+  custom:
+    module: migration_pipeline.defs.storage
+    class: LocalStorage
+    config: {{base_dir: "{folder}"}}
+telemetry: {{enabled: false}}
+"""
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    (tmp_path / "dagster.yaml").write_text(STORAGE.format(folder=tmp_path))
+    with dg.DagsterInstance.from_config(str(tmp_path)) as made:
+        yield made
+
+
+def begin(instance: dg.DagsterInstance, partition: str, key: AssetKey = ORDERS) -> dg.DagsterRun:
+    """Make a run that is to load a file, as a backfill makes it."""
+    run: dg.DagsterRun = create_run_for_test(instance, job_name="job")
+    planned = dg.DagsterEvent(
+        DagsterEventType.ASSET_MATERIALIZATION_PLANNED.value,
+        "job",
+        event_specific_data=AssetMaterializationPlannedData(key, partition),
+    )
+    instance.report_dagster_event(planned, run.run_id)
+    return run
+
+
+def end(instance: dg.DagsterInstance, partition: str, key: AssetKey = ORDERS) -> None:
+    instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=partition))
+
+
+def statuses(
+    instance: dg.DagsterInstance, partitions: dg.StaticPartitionsDefinition, key: AssetKey = ORDERS
+) -> dict[str, AssetPartitionStatus | None]:
+    return dict(instance.get_status_by_partition(key, partitions.get_partition_keys(), partitions) or {})
+
+
+def lose(
+    instance: dg.DagsterInstance,
+    partitions: dg.StaticPartitionsDefinition,
+    lost: str,
+    planned: str,
+    key: AssetKey = ORDERS,
+) -> None:
+    """Read the statuses, while other processes record that one file is loaded and that another is to be loaded."""
+    statuses(instance, partitions, key)  # Dagster keeps them from the first look on
+    read = instance.get_latest_planned_materialization_info
+
+    def meanwhile(asset: AssetKey) -> object:
+        instance.get_latest_planned_materialization_info = read  # type: ignore[method-assign]
+        end(instance, lost, key)
+        begin(instance, planned, key)
+        return read(asset)
+
+    instance.get_latest_planned_materialization_info = meanwhile  # type: ignore[method-assign,assignment]
+    statuses(instance, partitions, key)
+    assert instance.get_latest_planned_materialization_info == read
+
+
+def test_a_file_that_dagster_has_lost_is_shown_again(instance: dg.DagsterInstance) -> None:
+    files = dg.StaticPartitionsDefinition(["a", "b", "c", "d"])
+    begin(instance, "a")
+    end(instance, "a")
+    assert mend_statuses(instance, [ORDERS, CUSTOMERS], files) == set(), "nothing is lost"
+    lose(instance, files, "b", planned="c")
+    assert statuses(instance, files) == {"a": DONE, "b": None, "c": LOADING, "d": None}, (
+        "Dagster has no mend for it"
+    )
+    assert mend_statuses(instance, [CUSTOMERS, ORDERS], files) == {"b"}
+    assert statuses(instance, files) == {"a": DONE, "b": DONE, "c": LOADING, "d": None}
+    assert mend_statuses(instance, [CUSTOMERS, ORDERS], files) == set()
+
+
+def test_a_file_that_had_failed_is_shown_as_loaded(instance: dg.DagsterInstance) -> None:
+    files = dg.StaticPartitionsDefinition(["a", "b", "c"])
+    for partition in ("a", "b"):
+        end(instance, partition)
+        instance.report_run_failed(begin(instance, partition))
+    assert statuses(instance, files) == {"a": FAILED, "b": FAILED, "c": None}
+    begin(instance, "b")
+    lose(instance, files, "b", planned="c")
+    assert statuses(instance, files)["b"] is FAILED
+    assert mend_statuses(instance, [ORDERS], files) == {"b"}
+    assert statuses(instance, files) == {"a": FAILED, "b": DONE, "c": LOADING}, (
+        "the other one has failed since"
+    )
+
+
+def test_a_run_mends_what_was_lost_of_others(
+    instance: dg.DagsterInstance, shop_database_url: str, shop_export: Path
+) -> None:
+    shop = load_profile("shop")
+    plan = make_plan(shop, "shop", [read_export(str(shop_export), Storage())])
+    other, own, *_ = (planned.partition for planned in plan.files)
+    files = dg.StaticPartitionsDefinition(list(plan.by_partition()))
+    end(instance, own)
+    lose(instance, files, other, planned=own)
+    assert statuses(instance, files)[other] is None
+    result = dg.materialize(
+        migration_assets(plan, shop),
+        instance=instance,
+        partition_key=own,
+        resources={"database": Database(url=shop_database_url)},
+    )
+    assert result.success
+    found = statuses(instance, files)
+    assert (found[other], found[own]) == (DONE, DONE)
+    told = [entry.user_message for entry in instance.all_logs(result.run_id) if entry.level == 30]
+    assert told == ["Dagster had lost the status of 1 file that it knows as materialized: shown again"]
