@@ -73,8 +73,9 @@ def _engine(
         loader = ends.enter_context(
             Loader(plan, profile, url, "bench", LoadSettings(), DatabaseSettings(), options, throttle)
         )
-        for file in shares([each.file for each in plan.files], of)[part]:
-            report = loader.load(planned[file.name], log, lambda _: None, log.warning)
+        files = [planned[file.name] for file in shares([each.file for each in plan.files], of)[part]]
+        for file, following in zip(files, [*files[1:], None], strict=True):
+            report = loader.load(file, log, lambda _: None, log.warning, following=following)
             assert not report.throttled, report.throttled
     return {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - began_cpu}
 

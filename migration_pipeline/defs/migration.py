@@ -105,7 +105,7 @@ def _tables_asset(
                 throttle,
             ) as loader,
         ):
-            for partition in context.partition_keys:
+            for partition, following in zip(keys, [*map(files.get, keys[1:]), None], strict=True):
                 planned, window = files[partition], plan.window_of(files[partition])
                 telling = Telling(context, planned, profile.name, "record" if window else "item")
                 # Where none has failed, what is recorded of the file before tells that this one begins.
@@ -117,7 +117,13 @@ def _tables_asset(
                         )  # fmt: skip
                         continue
                     load_it = partial(
-                        loader.load, planned, context.log, telling.progress, telling.retry, telling.pause
+                        loader.load,
+                        planned,
+                        context.log,
+                        telling.progress,
+                        telling.retry,
+                        telling.pause,
+                        following=following,
                     )
                     report = turns.in_turn(planned, load_it, telling.wait, failures)
                 except MigrationError as error:

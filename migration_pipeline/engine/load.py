@@ -22,7 +22,7 @@ from migration_pipeline.engine.batch import AnyTransform, Batch, Encoder, TooMan
 from migration_pipeline.engine.file_report import BadExample, FileReport, Progress
 from migration_pipeline.engine.pace import Pace, Unpaced
 from migration_pipeline.engine.patterns import count_pattern
-from migration_pipeline.engine.threads import Behind, ahead
+from migration_pipeline.engine.threads import Ahead, Behind
 from migration_pipeline.engine.transform import Bad, Counts, Outcome
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.units import counted
@@ -149,6 +149,11 @@ def _seldom_collected() -> Iterator[None]:
         gc.unfreeze()
 
 
+def read_ahead(source: Source) -> Ahead[Sequence[bytes]]:
+    """Begin to read a file."""
+    return Ahead(source, READ_AHEAD)
+
+
 class FileLoad:
     """One file on its way into the target; `run` does it all and returns the account."""
 
@@ -163,13 +168,18 @@ class FileLoad:
         on_progress: Callable[[Progress], None] = lambda _: None,
         progress_seconds: float = PROGRESS_SECONDS,
         pace: Pace = Unpaced(),  # noqa: B008  # has no state
+        lists: Ahead[Sequence[bytes]] | None = None,
+        on_read: Callable[[], None] = lambda: None,
     ) -> None:
+        """`lists` are the source's, where somebody has begun to read them; `on_read` is called when all are read."""
         self.name = name
         self.items = items
         self._source = source
         self._transform = transform
         self._target = target
         self._pace = pace
+        self._lists = lists
+        self._on_read = on_read
         self._settings = settings
         self._on_progress = on_progress
         self._progress_seconds = progress_seconds
@@ -198,6 +208,7 @@ class FileLoad:
         reports: list[FileReport] = []
         try:
             last = self._load(writer)
+            self._on_read()
             writer.flush()
             # Everything before is committed. What follows is done in the order that the receipt relies on.
             self._source.verify()
@@ -224,7 +235,7 @@ class FileLoad:
     def _load(self, writer: Behind[Part]) -> Batch:
         """Write all batches but the last; returns that one."""
         outcome, pieces, size = Outcome([]), list[Any](), 0
-        lists = ahead(self._source, READ_AHEAD)
+        lists = self._lists or read_ahead(self._source)
         try:
             for lines in lists:
                 for some in self._slices(lines):

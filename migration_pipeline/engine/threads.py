@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -32,37 +32,42 @@ class _Failed:
 _END = object()
 
 
-def ahead(source: Iterable[T], depth: int) -> Generator[T, None, None]:
-    """Iterate over `source` in a thread, at most `depth` elements ahead; its errors are raised here."""
-    ready: queue.Queue[Any] = queue.Queue(depth)
-    stopped = threading.Event()
+class Ahead(Generic[T]):
+    """Iterates over `source` in a thread that begins at once, at most `depth` elements ahead; its errors are raised by the iteration."""
 
-    def put(element: Any) -> bool:
-        while not stopped.is_set():
+    def __init__(self, source: Iterable[T], depth: int) -> None:
+        self._source = source
+        self._ready: queue.Queue[Any] = queue.Queue(depth)
+        self._stopped = threading.Event()
+        threading.Thread(target=self._pump, name="read ahead", daemon=True).start()
+
+    def __iter__(self) -> Iterator[T]:
+        while (element := self._ready.get()) is not _END:
+            if isinstance(element, _Failed):
+                raise element.error
+            yield element
+
+    def close(self) -> None:
+        """End the thread, at the next element of the source."""
+        self._stopped.set()
+
+    def _pump(self) -> None:
+        try:
+            for element in self._source:
+                if not self._put(element):
+                    return
+            self._put(_END)
+        except BaseException as error:  # handed over whatever it is: this thread has nobody else to tell
+            self._put(_Failed(error))
+
+    def _put(self, element: Any) -> bool:
+        while not self._stopped.is_set():
             try:
-                ready.put(element, timeout=POLL_SECONDS)
+                self._ready.put(element, timeout=POLL_SECONDS)
             except queue.Full:
                 continue
             return True
         return False
-
-    def pump() -> None:
-        try:
-            for element in source:
-                if not put(element):
-                    return
-            put(_END)
-        except BaseException as error:  # handed over whatever it is: this thread has nobody else to tell
-            put(_Failed(error))
-
-    threading.Thread(target=pump, name="read ahead", daemon=True).start()
-    try:
-        while (element := ready.get()) is not _END:
-            if isinstance(element, _Failed):
-                raise element.error
-            yield element
-    finally:
-        stopped.set()
 
 
 def cancel_until(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from datetime import datetime, timezone
-from typing import Any, get_type_hints
+from functools import partial
+from typing import Any, NamedTuple, get_type_hints
 
 import msgspec
 from typing_extensions import Self
@@ -15,9 +16,10 @@ from migration_pipeline import accelerator
 from migration_pipeline.engine.batch import AnyTransform
 from migration_pipeline.engine.changes import ChangeTransform
 from migration_pipeline.engine.file_report import FileReport, Progress
-from migration_pipeline.engine.load import FileLoad, LoadSettings
+from migration_pipeline.engine.load import FileLoad, LoadSettings, read_ahead
 from migration_pipeline.engine.pace import Pause, Unpaced
 from migration_pipeline.engine.patterns import rules_that_cannot_hold
+from migration_pipeline.engine.threads import Ahead
 from migration_pipeline.engine.transform import Transform
 from migration_pipeline.migration.chain import holes
 from migration_pipeline.migration.plan import Plan, PlannedFile
@@ -55,6 +57,14 @@ def default_settings() -> dict[str, Any]:
     return {name: getattr(struct, name) for struct in structs for name, *_ in described(struct)}
 
 
+class _Begun(NamedTuple):
+    """A file whose first lines are being read."""
+
+    planned: PlannedFile
+    source: FileStream
+    lists: Ahead[Sequence[bytes]]
+
+
 class Loader:
     """Loads files of one plan with the same settings, one after another; with a `throttle`, at its pace.
 
@@ -85,11 +95,15 @@ class Loader:
         self._tried: set[TargetTable] = set()
         self._session: Session | None = None
         """Between two files."""
+        self._begun: _Begun | None = None
+        """The file that follows, once all of the one before it is read."""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._begun is not None:
+            self._begun.lists.close()
         if self._session is not None:
             self._session.close()
 
@@ -100,11 +114,13 @@ class Loader:
         on_progress: Callable[[Progress], None],
         on_retry: Callable[[str], None],
         on_pause: Callable[[Pause], None] = lambda _: None,
+        following: PlannedFile | None = None,
     ) -> FileReport:
         """Load a file, saying in `log` how it went. Raises `MigrationError`; then the file has no receipt.
 
         `on_retry` is called for each transaction that runs again, and why, perhaps from another thread; so is `on_pause`, when
-        the load begins to wait for the throttle or goes on, and now and then between.
+        the load begins to wait for the throttle or goes on, and now and then between. Of the file `following`, which is to be
+        loaded next, the first lines are read while the last rows of this one are written.
         """
         if self._throttle:  # one that cannot be read is told of before any work
             self._throttle.open(on_retry)
@@ -136,21 +152,35 @@ class Loader:
             place=place_of(self._plan, planned),
         )
         with target:
-            source = FileStream(file, Storage())
+            begun = self._begun_of(planned)
             load = FileLoad(
                 file.name,
                 file.items,
-                source,
+                begun.source,
                 self._transform_for(planned, target),
                 target,
                 self._settings,
                 on_progress=on_progress,
                 pace=pace,
+                lists=begun.lists,
+                on_read=partial(self._begin, following),
             )
             report = load.run()
         self._session = session
         self._tell(report, file.name, log, window)
         return report
+
+    def _begin(self, following: PlannedFile | None) -> None:
+        if following is not None:
+            self._begun = _begin(following)
+
+    def _begun_of(self, planned: PlannedFile) -> _Begun:
+        begun, self._begun = self._begun, None
+        if begun is not None and begun.planned == planned:
+            return begun
+        if begun is not None:
+            begun.lists.close()
+        return _begin(planned)
 
     def _transform_for(self, planned: PlannedFile, target: PostgresTarget) -> Transform | ChangeTransform:
         export = self._plan.export_of(planned)
@@ -179,6 +209,11 @@ class Loader:
             log.info(
                 f"{name}: {counted_that(count, 'value', 'was', 'were')} made to fit the column {column}, as the Row allows"
             )
+
+
+def _begin(planned: PlannedFile) -> _Begun:
+    source = FileStream(planned.file, Storage())
+    return _Begun(planned, source, read_ahead(source))
 
 
 def _how_it_was_read(report: FileReport) -> str:

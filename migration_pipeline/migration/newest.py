@@ -11,8 +11,7 @@ import msgspec
 from migration_pipeline.engine.batch import AnyTransform
 from migration_pipeline.engine.changes import ChangeOutcome, ChangeTransform
 from migration_pipeline.engine.file_report import Progress
-from migration_pipeline.engine.load import READ_AHEAD
-from migration_pipeline.engine.threads import ahead
+from migration_pipeline.engine.load import read_ahead
 from migration_pipeline.engine.transform import Bad, Dialect, Outcome, Transform
 from migration_pipeline.errors import BadItem, MigrationError
 from migration_pipeline.migration.load import Transforms
@@ -77,7 +76,7 @@ def _records(
         0,
     )
     began = time.monotonic()
-    lists = ahead(source, READ_AHEAD)
+    lists = read_ahead(source)
     try:
         for lines in lists:
             for line, raw in enumerate(lines, line + 1):  # noqa: B020  # counts on

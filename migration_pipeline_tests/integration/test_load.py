@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import logging
 import random
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -424,6 +428,49 @@ def test_files_of_one_run_share_a_connection_until_one_fails(shop_database_url: 
         assert loader.load(second, log, lambda _: None, told.append).retries == len(told) == 1
         assert loader.load(third, log, lambda _: None, told.append).retries == retried == 0, "each file's own"
     eventually(lambda: not connections(), "nor does one that ended")
+
+
+def test_the_file_that_follows_is_read_while_the_last_batch_is_written(
+    shop_database_url: str, export: Export, connection: Any
+) -> None:
+    plan = make_plan(shop, "shop", [export])
+    log, hooks = logging.getLogger("test"), (lambda _: None, lambda _: None)
+    files = [planned for planned in plan.files if planned.file.items]
+    receipts = partial(query, shop_database_url, "SELECT count(*) FROM migration.loaded_file")
+    with Loader(plan, shop, shop_database_url, "run", LoadSettings(), DatabaseSettings(), None) as loader:
+        with ThreadPoolExecutor(1) as pool:
+            with contextlib.closing(psycopg2.connect(shop_database_url)) as other:
+                other.cursor().execute("LOCK migration.loaded_file IN SHARE MODE")
+                loaded = pool.submit(loader.load, files[0], log, *hooks, following=files[1])
+                eventually(lambda: loader._begun and loader._begun.source.lines_read, "it is being read")
+                assert receipts() == [(0,)]
+            loaded.result()
+        assert receipts() == [(1,)]
+        for planned, following in zip(files[1:], [*files[2:], None], strict=True):
+            assert loader.load(planned, log, *hooks, following=following).items == planned.file.items
+    assert actual(connection) == expected(Path(export.uri))[0]
+
+
+def test_a_file_that_follows_and_cannot_be_read_fails_in_its_turn(
+    shop_database_url: str, export: Export
+) -> None:
+    plan = make_plan(shop, "shop", [export])
+    log, hooks = logging.getLogger("test"), (lambda _: None, lambda _: None)
+    first, second, third = [planned for planned in plan.files if planned.file.items][:3]
+    gone = msgspec.structs.replace(
+        second, file=msgspec.structs.replace(second.file, uri="/nowhere/x.json.gz")
+    )
+    with Loader(plan, shop, shop_database_url, "run", LoadSettings(), DatabaseSettings(), None) as loader:
+        assert loader.load(first, log, *hooks, following=gone).items == first.file.items
+        with pytest.raises(MigrationError, match=r"/nowhere/x\.json\.gz: no such file"):
+            loader.load(gone, log, *hooks, following=third)
+        # Another one is loaded than was to follow: what was read of that is not its own.
+        assert loader.load(third, log, *hooks, following=second).md5 == third.file.md5
+        assert loader.load(first, log, *hooks, following=second).md5 == first.file.md5
+    eventually(
+        lambda: not any(thread.name == "read ahead" for thread in threading.enumerate()),
+        "nothing is read any more",
+    )
 
 
 def test_terminating_a_load_stops_it_at_once(shop_database_url: str, export: Export) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from migration_pipeline.engine.threads import Behind, ahead, together
+from migration_pipeline.engine.threads import Ahead, Behind, together
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -28,7 +28,7 @@ def test_elements_come_in_order_and_no_further_ahead_than_allowed() -> None:
             yield number
 
     taken = []
-    for element in ahead(source(), 2):
+    for element in Ahead(source(), 2):
         taken.append(element)
         # Two wait, one more is in the thread's hand.
         assert len(made) <= len(taken) + 3
@@ -42,7 +42,7 @@ def test_an_error_of_the_source_is_raised_after_what_came_before_it() -> None:
 
     taken: list[int] = []
     with pytest.raises(OSError, match="cut"):
-        taken.extend(ahead(source(), 2))
+        taken.extend(Ahead(source(), 2))
     assert taken == [1]
 
 
@@ -56,8 +56,8 @@ def test_a_reader_who_leaves_stops_the_thread() -> None:
         finally:
             closed.set()
 
-    elements = ahead(source(), 1)
-    assert next(elements) == 1
+    elements = Ahead(source(), 1)
+    assert next(iter(elements)) == 1
     elements.close()
     wait_until(lambda: not any(thread.name == "read ahead" for thread in threading.enumerate()))
     del elements
