@@ -73,6 +73,8 @@ WIPE = (
 )
 TERMINATE = "mutation Terminate($run: String!) { terminateRun(runId: $run) { __typename } }"
 DELETE_RUN = "mutation Delete($run: String!) { deleteRun(runId: $run) { __typename } }"
+LOG = """query Log($run: ID!) { logsForRun(runId: $run) {
+    ... on EventConnection { events { ... on MessageEvent { message } } } } }"""
 LAUNCH = """mutation Launch($params: ExecutionParams!) {
     launchRun(executionParams: $params) { ... on LaunchRunSuccess { run { runId } } ... on Error { message } } }"""
 CHECKS = """query Checks($keys: [AssetKeyInput!]!) { assetNodes(assetKeys: $keys) { assetChecksOrError {
@@ -159,12 +161,17 @@ class Local:
         (worker,) = self.run_workers()
         worker.kill()
 
-    def restart_daemon(self) -> Path:
-        """Kill the daemon and start another; gives the new one's log."""
-        daemon = psutil.Process(int((self.home / "log" / "daemon.pid").read_text()))
-        command, environment = daemon.cmdline(), daemon.environ()
-        daemon.kill()
+    @contextmanager
+    def without_daemon(self) -> Iterator[Path]:
+        """Kill the daemon, and start another after the context; gives the new one's log."""
+        daemon = self._daemon or psutil.Process(int((self.home / "log" / "daemon.pid").read_text()))
+        killed = psutil.Process(daemon.pid)
+        command, environment = killed.cmdline(), killed.environ()
+        killed.kill()
+        if self._daemon:
+            self._daemon.wait()
         log = self.home / "log" / "second-daemon.log"
+        yield log
         with log.open("wb") as output:
             self._daemon = subprocess.Popen(
                 command, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=output
@@ -172,7 +179,6 @@ class Local:
         assert self._daemon.stdin
         self._daemon.stdin.write(b"go\n")
         self._daemon.stdin.close()
-        return log
 
     def run_workers(self) -> list[psutil.Process]:
         return run_workers(self.home)
@@ -366,12 +372,34 @@ def test_a_run_that_is_killed_with_its_receipt_written_and_nothing_recorded_is_l
     local.assert_whole()
 
 
+def test_a_crash_that_dagster_overlooks_is_told_to_it_again(local: Local) -> None:
+    with local.mid_file():
+        first = local.run_of_victim()
+        with local.without_daemon():
+            local.kill_run_worker()
+            eventually(lambda: local.run_of_victim()["status"] == "FAILURE")
+            # Its daemon has read the event before the status was written.
+            history = local.home / "dagster" / "history"
+            with contextlib.closing(sqlite3.connect(history / "runs" / "index.db")) as events:
+                ((newest,),) = events.execute("SELECT max(id) FROM event_logs").fetchall()
+            with contextlib.closing(sqlite3.connect(history / "runs.db")) as runs:
+                read = "UPDATE kvs SET value = ? WHERE key = 'EVENT_LOG_CONSUMER_CURSOR-PIPELINE_FAILURE'"
+                assert runs.execute(read, [str(newest)]).rowcount == 1
+                runs.commit()
+    eventually(local.all_materialized)
+    told = local.dagster.query(LOG, run=first["runId"])["logsForRun"]["events"]
+    assert sum("has overlooked" in event["message"] for event in told) == 1
+    assert local.run_of_victim()["runId"] != first["runId"]
+    local.assert_whole()
+
+
 def test_a_daemon_that_is_killed_or_a_reload_of_the_code_leaves_a_live_run_alone(local: Local) -> None:
     earlier = len(local.runs_of_files())
     with local.mid_file():
         run = local.run_of_victim()
         (worker,) = local.run_workers()
-        log = local.restart_daemon()
+        with local.without_daemon() as log:
+            pass
         looks = f"Checking run {run['runId']}"
         eventually(lambda: log.read_text().count(looks) >= 3)
         local.dagster.query(RELOAD)
