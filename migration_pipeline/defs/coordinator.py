@@ -7,22 +7,29 @@ read and filtered. It also sees to it that crashed runs which Dagster overlooks 
 
 from __future__ import annotations
 
+import logging
 import time
-from datetime import datetime, timedelta, timezone
 from typing import Any, Protocol, runtime_checkable
 
-from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES
 from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
 from dagster._core.run_coordinator.queued_run_coordinator import RunQueueConfig
-from dagster._core.storage.tags import RETRY_NUMBER_TAG, WILL_RETRY_TAG
+from dagster._core.storage.tags import BACKFILL_ID_TAG, RETRY_NUMBER_TAG, WILL_RETRY_TAG
 
 from migration_pipeline.defs.metadata import AHEAD_OF_FILES, FILE_TAG, PROFILE_TAG, file_tag
 from migration_pipeline.defs.turns import ends_of
 
-OVERLOOKED_SECONDS = 30.0
-"""After which a crashed run is overlooked that the daemon, which looks every five seconds, has not started again."""
+LOOK_SECONDS = 10.0
+"""Between two looks for crashed runs that Dagster has overlooked."""
 
-OVERLOOKED_HOURS = 24
+OVERLOOKED_SECONDS = 30.0
+"""How long a run waits to be started again before it counts as overlooked: the daemon looks every five seconds."""
+
+OVERLOOKED = "Dagster has overlooked that this run has crashed; reported again."
+
+CRASHES = 100
+"""Crashed runs that are looked at, newest first."""
 
 
 @runtime_checkable
@@ -42,14 +49,11 @@ class TaggingRunCoordinator(QueuedRunCoordinator):
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
-        self._reported: set[str] = set()
-        self._next_look = 0.0
+        self._overlooked = Overlooked()
 
     def get_run_queue_config(self) -> RunQueueConfig:
-        """Give the limits of the queue, as the daemon asks before each look at it."""
-        if time.monotonic() >= self._next_look:
-            self._next_look = time.monotonic() + OVERLOOKED_SECONDS
-            report_overlooked(self._instance, self._reported)
+        """Give the limits of the queue. The daemon asks for them before each look at it, others now and then."""
+        self._overlooked.look(self._instance)
         config = super().get_run_queue_config()
         launcher = self._instance.run_launcher
         slots = launcher.slots() if isinstance(launcher, Slotted) else None
@@ -74,23 +78,52 @@ class TaggingRunCoordinator(QueuedRunCoordinator):
         return super().submit_run(context)
 
 
-def report_overlooked(instance: DagsterInstance, reported: set[str]) -> None:
-    """Report the end of crashed runs once more that Dagster is to start again, and has overlooked; `reported` are those of before.
+class Overlooked:
+    """Finds crashed runs that Dagster is to start again, and has overlooked, and reports their end once more.
 
     Its daemon reads that a run has failed from the event log, and passes over a run whose status is not yet FAILURE. That is
     written after the event, by another process: a daemon that looks in between never starts the run again, and its backfill waits
     for that for ever (read from `dagster._daemon.auto_run_reexecution` at 1.13.27, and seen: ``findings/dagster-overlooks-a-crash.sh``).
+
+    Only a process that goes on looking finds one, as the daemon does: a run worker asks once. Time is this process's own, as
+    Dagster's PostgreSQL storage writes its times in the session's time zone.
     """
-    now = datetime.now(timezone.utc)
-    waiting = RunsFilter(
-        statuses=[DagsterRunStatus.FAILURE],
-        tags={WILL_RETRY_TAG: "true"},
-        updated_after=now - timedelta(hours=OVERLOOKED_HOURS),
-        updated_before=now - timedelta(seconds=OVERLOOKED_SECONDS),
-    )
-    for run in instance.get_runs(waiting):
-        if run.is_complete_and_waiting_to_retry and PROFILE_TAG in run.tags and run.run_id not in reported:
-            reported.add(run.run_id)  # one whose backfill was canceled is never started again
-            instance.report_run_failed(
-                run, "Dagster has overlooked that this run has crashed; reported again."
+
+    def __init__(self) -> None:
+        self._next_look = time.monotonic() + LOOK_SECONDS
+        self._since: dict[str, float] = {}
+        """When each run that waits was first seen."""
+
+    def look(self, instance: DagsterInstance) -> None:
+        """Look for such runs, if it is time to. Raises nothing: the queue goes on whatever becomes of it."""
+        if (now := time.monotonic()) < self._next_look:
+            return
+        self._next_look = now + LOOK_SECONDS
+        try:
+            self._look(instance, now)
+        except Exception as error:  # whatever a storage raises; the next look comes soon
+            logging.getLogger(__name__).warning(
+                f"looking for crashed runs that are not started again: {type(error).__name__}"
             )
+
+    def _look(self, instance: DagsterInstance, now: float) -> None:
+        crashed = RunsFilter(statuses=[DagsterRunStatus.FAILURE], tags={WILL_RETRY_TAG: "true"})
+        waiting = {
+            run.run_id: run
+            for run in instance.get_runs(crashed, limit=CRASHES)
+            if run.is_complete_and_waiting_to_retry and PROFILE_TAG in run.tags
+        }
+        self._since = {run_id: self._since.get(run_id, now) for run_id in waiting}
+        for run_id, since in self._since.items():
+            if now - since >= OVERLOOKED_SECONDS and _to_be_started(instance, waiting[run_id]):
+                instance.report_run_failed(waiting[run_id], OVERLOOKED)
+
+
+def _to_be_started(instance: DagsterInstance, run: DagsterRun) -> bool:
+    """Whether Dagster would start a run again, and has not been told so before."""
+    if backfill_id := run.tags.get(BACKFILL_ID_TAG):
+        backfill = instance.get_backfill(backfill_id)
+        if backfill is None or backfill.status in BULK_ACTION_TERMINAL_STATUSES:
+            return False
+    told = instance.all_logs(run.run_id, of_type=DagsterEventType.RUN_FAILURE)
+    return not any(entry.get_dagster_event().message == OVERLOOKED for entry in told)

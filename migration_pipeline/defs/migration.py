@@ -144,14 +144,26 @@ def _tables_asset(
                         )
                         # At the end of a run Dagster records all its files once more: with this metadata, or none.
                         context.add_asset_metadata(metadata, asset_key=key, partition_key=partition)
-        if mended := mend_statuses(context.instance, context.assets_def.keys, partitions):
-            context.log.warning(
-                f"Dagster had lost the status of {counted(len(mended), 'file')} that it knows as materialized: shown again"
-            )
+        _mend(context, partitions)
         if failures:
             raise _failure(failures, files)
 
     return load
+
+
+def _mend(context: dg.AssetExecutionContext, partitions: dg.StaticPartitionsDefinition) -> None:
+    """Have Dagster show again what it has lost. The files are loaded, so no run fails for want of that."""
+    try:
+        mended = mend_statuses(context.instance, context.assets_def.keys, partitions)
+    except Exception as error:  # whatever a storage raises; its text may have parameters
+        context.log.warning(
+            f"whether Dagster has lost the status of a file is unknown: {type(error).__name__}"
+        )
+        return
+    if mended:
+        context.log.warning(
+            f"Dagster had lost the status of {counted(len(mended), 'file')} that it knows as materialized: shown again"
+        )
 
 
 def replay_job(plan: Plan, profile: Profile, hosting: Hosting = OURS) -> dg.JobDefinition:

@@ -8,33 +8,39 @@ the two, the first is behind the id and in no later addition. So it stays missin
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 import dagster as dg
-from dagster import AssetPartitionStatus, DagsterEventType
+from dagster import DagsterEventType
 
 
 def mend_statuses(
-    instance: dg.DagsterInstance, keys: Iterable[dg.AssetKey], partitions: dg.StaticPartitionsDefinition
+    instance: dg.DagsterInstance, keys: Collection[dg.AssetKey], partitions: dg.StaticPartitionsDefinition
 ) -> set[str]:
     """Have Dagster make the statuses of assets anew where one of a materialized partition is lost; give those partitions.
 
-    Run it after what may be lost is recorded. Each asset takes two queries, and a microsecond or two a materialized partition.
+    Looked at is what is kept, and the log up to there: a look that Dagster itself takes might lose one. Each asset takes a query
+    of its materialized partitions. Raises what the storage raises.
     """
-    names = partitions.get_partition_keys()
-    mended = set[str]()
-    for key in keys:
-        done = instance.get_latest_storage_id_by_partition(key, DagsterEventType.ASSET_MATERIALIZATION)
-        statuses = instance.get_status_by_partition(key, names, partitions) or {}
-        lost = {name for name in names if name in done and statuses.get(name) is None}
-        failed = {
-            name for name in names if name in done and statuses.get(name) is AssetPartitionStatus.FAILED
+    names, mended = set(partitions.get_partition_keys()), set[str]()
+    for record in instance.get_asset_records(list(keys)):
+        key, kept = record.asset_entry.asset_key, record.asset_entry.cached_status
+        if kept is None or kept.partitions_def_id != partitions.get_serializable_unique_identifier():
+            continue  # made anew at the next look
+        found = instance.get_latest_storage_id_by_partition(key, DagsterEventType.ASSET_MATERIALIZATION)
+        done = {
+            name: event for name, event in found.items() if name in names and event <= kept.latest_storage_id
         }
-        if failed:
-            planned = instance.get_latest_storage_id_by_partition(
+        failed = done.keys() & kept.deserialize_failed_partition_subsets(partitions).get_partition_keys()
+        planned = (
+            instance.get_latest_storage_id_by_partition(
                 key, DagsterEventType.ASSET_MATERIALIZATION_PLANNED, failed
             )
-            lost |= {name for name in failed if done[name] > planned.get(name, 0)}
+            if failed
+            else {}
+        )
+        lost = done.keys() - kept.deserialize_materialized_partition_subsets(partitions).get_partition_keys()
+        lost |= {name for name in failed if done[name] > planned.get(name, 0)}
         if lost:
             instance.wipe_asset_cached_status([key])
             mended |= lost

@@ -152,20 +152,23 @@ class Loader:
             place=place_of(self._plan, planned),
         )
         with target:
+            transform = self._transform_for(planned, target)
             begun = self._begun_of(planned)
-            load = FileLoad(
-                file.name,
-                file.items,
-                begun.source,
-                self._transform_for(planned, target),
-                target,
-                self._settings,
-                on_progress=on_progress,
-                pace=pace,
-                lists=begun.lists,
-                on_read=partial(self._begin, following),
-            )
-            report = load.run()
+            try:
+                report = FileLoad(
+                    file.name,
+                    file.items,
+                    begun.source,
+                    transform,
+                    target,
+                    self._settings,
+                    on_progress=on_progress,
+                    pace=pace,
+                    lists=begun.lists,
+                    on_read=partial(self._begin, following),
+                ).run()
+            finally:
+                begun.lists.close()
         self._session = session
         self._tell(report, file.name, log, window)
         return report

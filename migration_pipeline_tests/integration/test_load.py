@@ -473,6 +473,27 @@ def test_a_file_that_follows_and_cannot_be_read_fails_in_its_turn(
     )
 
 
+def test_a_load_that_fails_before_its_first_line_reads_nothing_on(
+    shop_database_url: str, export: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a rerun meets items of windows that its plan does not know."""
+    plan = make_plan(shop, "shop", [export])
+    log, hooks = logging.getLogger("test"), (lambda _: None, lambda _: None)
+
+    def refuse(*_: object) -> None:
+        raise MigrationError("windows")
+
+    with Loader(plan, shop, shop_database_url, "run", LoadSettings(), DatabaseSettings(), None) as loader:
+        monkeypatch.setattr(loader, "_transform_for", refuse)
+        for planned, following in zip(plan.files, [*plan.files[1:], None], strict=True):
+            with pytest.raises(MigrationError, match="windows"):
+                loader.load(planned, log, *hooks, following=following)
+        eventually(
+            lambda: not any(thread.name == "read ahead" for thread in threading.enumerate()),
+            "none of them is read",
+        )
+
+
 def test_terminating_a_load_stops_it_at_once(shop_database_url: str, export: Export) -> None:
     """Dagster raises a BaseException in the run's thread; here the progress hook stands for its signal."""
 

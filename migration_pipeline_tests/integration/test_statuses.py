@@ -1,7 +1,8 @@
-"""What Dagster shows of a file: where two processes write while a third one reads, it loses one, and the next run mends that."""
+"""What Dagster loses while others write: the status of a file, which the next run mends, and a crash, which the queue tells of again."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +10,12 @@ import dagster as dg
 import pytest
 from dagster import AssetKey, AssetPartitionStatus, DagsterEventType
 from dagster._core.events import AssetMaterializationPlannedData
+from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.test_utils import create_run_for_test
 
+from migration_pipeline.defs import coordinator
+from migration_pipeline.defs.coordinator import OVERLOOKED, Overlooked
+from migration_pipeline.defs.metadata import PROFILE_TAG
 from migration_pipeline.defs.migration import Database, migration_assets
 from migration_pipeline.defs.statuses import mend_statuses
 from migration_pipeline.migration.plan import make_plan
@@ -31,6 +36,7 @@ storage:
     class: LocalStorage
     config: {{base_dir: "{folder}"}}
 telemetry: {{enabled: false}}
+run_retries: {{enabled: true, max_retries: 2, retry_on_asset_or_op_failure: false}}
 """
 
 
@@ -135,3 +141,81 @@ def test_a_run_mends_what_was_lost_of_others(
     assert (found[other], found[own]) == (DONE, DONE)
     told = [entry.user_message for entry in instance.all_logs(result.run_id) if entry.level == 30]
     assert told == ["Dagster had lost the status of 1 file that it knows as materialized: shown again"]
+
+
+def test_a_run_whose_storage_fails_at_the_mend_has_loaded_its_file(
+    instance: dg.DagsterInstance, shop_database_url: str, shop_export: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = load_profile("shop")
+    plan = make_plan(shop, "shop", [read_export(str(shop_export), Storage())])
+    (name,) = list(plan.by_partition())[:1]
+
+    def locked(*_: object) -> None:
+        raise OSError("database is locked: SECRET")
+
+    monkeypatch.setattr(type(instance), "get_latest_storage_id_by_partition", locked)
+    files = dg.StaticPartitionsDefinition(list(plan.by_partition()))
+    end(instance, name)
+    statuses(instance, files)
+    result = dg.materialize(
+        migration_assets(plan, shop),
+        instance=instance,
+        partition_key=name,
+        resources={"database": Database(url=shop_database_url)},
+    )
+    assert result.success
+    told = [entry.user_message for entry in instance.all_logs(result.run_id) if entry.level == 30]
+    assert told == ["whether Dagster has lost the status of a file is unknown: OSError"]
+
+
+def crash(instance: dg.DagsterInstance, **tags: str) -> dg.DagsterRun:
+    run: dg.DagsterRun = create_run_for_test(
+        instance, job_name="job", status=dg.DagsterRunStatus.STARTED, tags={PROFILE_TAG: "shop", **tags}
+    )
+    instance.report_run_failed(run)
+    return run
+
+
+def reports(instance: dg.DagsterInstance, run: dg.DagsterRun) -> int:
+    ends = instance.all_logs(run.run_id, of_type=DagsterEventType.RUN_FAILURE)
+    return sum(entry.get_dagster_event().message == OVERLOOKED for entry in ends)
+
+
+def test_a_crash_is_reported_again_once_and_only_where_it_is_overlooked(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for backfill, status in (("open", BulkActionStatus.REQUESTED), ("over", BulkActionStatus.CANCELED)):
+        made = PartitionBackfill(backfill, status=status, from_failure=False, tags={}, backfill_timestamp=1.0)
+        instance.add_backfill(made)
+    overlooked = crash(instance, **{"dagster/backfill": "open"})
+    of_none = crash(instance)
+    others = [
+        crash(instance, **{"dagster/backfill": "over"}),
+        crash(instance, **{"dagster/backfill": "gone"}),
+        crash(instance, **{"dagster/auto_retry_run_id": "another"}),
+        crash(instance, **{"dagster/max_retries": "0"}),
+        crash(instance, **{PROFILE_TAG: "shop", "dagster/will_retry": "false", "dagster/max_retries": "0"}),
+    ]
+    monkeypatch.setattr(coordinator, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(coordinator, "OVERLOOKED_SECONDS", 0.2)
+    queue = Overlooked()
+    queue.look(instance)
+    assert not queue._since, "a run worker looks once, when it begins"
+    time.sleep(0.1)
+    queue.look(instance)
+    assert reports(instance, overlooked) == 0, "it may be started again within the next seconds"
+    time.sleep(0.2)
+    broken = instance.get_backfill
+    monkeypatch.setattr(instance, "get_backfill", lambda _: 1 / 0)
+    queue.look(instance)
+    assert reports(instance, overlooked) == 0, "no fault of a storage ends the queue's look"
+    monkeypatch.setattr(instance, "get_backfill", broken)
+    for _ in range(3):
+        time.sleep(0.1)
+        queue.look(instance)
+    restarted = Overlooked()
+    for _ in range(4):
+        time.sleep(0.1)
+        restarted.look(instance)
+    assert [reports(instance, run) for run in (overlooked, of_none)] == [1, 1]
+    assert [reports(instance, run) for run in others] == [0] * len(others)
