@@ -74,10 +74,10 @@ def read_files(
     if receipts and len(done) > BATCH:
         _add_receipts(plan, [file for file, _ in done if not file.metadata], receipts)
     _add_metadata(client, key, [file for file, _ in done if not file.metadata])
-    ended = list[Run]()
-    if attempts or opened:
-        since = None if attempts else min(one.created for one in opened)
-        ended = runs(client, plan, list(ENDED), since=since)
+    if attempts:
+        ended = runs(client, plan, list(ENDED))
+    else:  # by backfill: Dagster's own times are no epoch's where its PostgreSQL has another time zone than UTC
+        ended = [run for one in opened for run in runs(client, plan, list(ENDED), backfill=one.id)]
     _tell_launched(files, opened, ended)
     if attempts:
         # Asking for a file's last run takes 5 ms: only those are asked for that a run was to load.
@@ -107,7 +107,7 @@ def read_launched(
             file.materialized_at = backfill.created
     partitions = frozenset(f.partition for f in files)
     asked = msgspec.structs.replace(backfill, partitions=partitions, unmade=len(files))
-    _tell_launched(files, [asked], runs(client, plan, list(ENDED), since=backfill.created))
+    _tell_launched(files, [asked], runs(client, plan, list(ENDED), backfill=backfill.id))
     for file in files:
         if file.state == "materialized" and file.materialized_at < backfill.created:
             file.state = "missing"

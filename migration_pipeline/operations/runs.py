@@ -81,18 +81,19 @@ def runs(
     plan: Plan,
     statuses: Sequence[str],
     newest: int | None = None,
-    since: float | None = None,
+    backfill: str = "",
 ) -> list[Run]:
     """Return the plan's runs that have one of Dagster's `statuses` (or any), newest first.
 
-    With `newest`, of that many newest runs of the whole Dagster; with `since`, of those made after that, in seconds of the epoch.
+    With `newest`, of that many newest runs of the whole Dagster; with `backfill`, an id, of those that it made.
     """
     found: list[Run] = []
     places = _places(plan)
+    tags = [{"key": "dagster/backfill", "value": backfill}] if backfill else None
     cursor = None
     while True:
         page = client.query(
-            RUNS, statuses=list(statuses) or None, cursor=cursor, limit=newest or PAGE, since=since
+            RUNS, statuses=list(statuses) or None, cursor=cursor, limit=newest or PAGE, tags=tags
         )["runsOrError"]["results"]
         found += (_run(run, places) for run in page if is_of(run, plan.profile))
         if newest or len(page) < PAGE:
@@ -255,8 +256,8 @@ def _concerns(line: LogLine, file: str) -> bool:
 
 
 RUNS = """
-query Runs($statuses: [RunStatus!], $cursor: String, $limit: Int, $since: Float) {
-  runsOrError(filter: {statuses: $statuses, createdAfter: $since}, cursor: $cursor, limit: $limit) {
+query Runs($statuses: [RunStatus!], $cursor: String, $limit: Int, $tags: [ExecutionTag!]) {
+  runsOrError(filter: {statuses: $statuses, tags: $tags}, cursor: $cursor, limit: $limit) {
     ... on Runs {
       results { id status startTime jobName assetSelection { path } tags { key value } }
     }
