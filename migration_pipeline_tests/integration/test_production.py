@@ -12,6 +12,7 @@ from migration_pipeline.defs.metadata import FILE_TAG, PLAN_TAG, PROFILE_TAG
 from migration_pipeline.demo.postgres import EmbeddedPostgres
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.migration.plan import Plan
+from migration_pipeline.operations.doctor.dagster import dagster
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.operating import Bucket, Operation, eventually, operation
 
@@ -124,3 +125,24 @@ def test_a_backfill_keeps_to_its_limit_and_leaves_room_for_another_profile(
     assert b"items/s" in logs.get(one)
     state = (operator.home / "dagster home").rglob("*")
     assert not [path for path in state if path.suffix == ".db"], "nothing is left in SQLite"
+
+
+def test_doctor_tells_that_dagsters_database_is_in_another_time_zone(
+    started: tuple[Operation, Bucket],
+    plans: tuple[Plan, Plan],
+    databases: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    operator, _ = started
+    monkeypatch.setenv("MIGRATION_DAGSTER_URL", operator.url)
+
+    def warned() -> bool:
+        return any(found.topic == "storage" for found in dagster([]))
+
+    _, other = plans
+    for zone, off in (("UTC", False), ("Asia/Kolkata", True), ("America/New_York", True)):
+        execute(databases[0], "UPDATE runs SET create_timestamp = now() AT TIME ZONE 'UTC'")
+        execute(databases[0], f"ALTER DATABASE dagster_storage SET timezone = '{zone}'")
+        made = operator.launch(other, tables=("visits",), partitions=[other.files[0].partition])
+        eventually(lambda made=made: operator.runs(made), f"a run is made in {zone}")  # type: ignore[misc]
+        assert warned() is off, zone

@@ -19,6 +19,9 @@ PATIENCE_SECONDS = 20
 SILENT_SECONDS = 180
 """How long a part of the daemon may send no heartbeat. It sends one every 30 seconds, on a busy machine later."""
 
+AWRY_SECONDS = 600
+"""How far the times of runs may be off: clocks of two machines differ by less, and all time zones by more."""
+
 INSTANCE = """
 query Instance {
   version
@@ -34,6 +37,9 @@ query Instance {
     ... on Workspace {
       locationEntries { name locationOrLoadError { __typename ... on PythonError { message } } }
     }
+  }
+  partitionBackfillsOrError(limit: 5) {
+    ... on PartitionBackfills { results { timestamp runs(limit: 1) { creationTime } } }
   }
   queued: runsOrError(filter: {statuses: [QUEUED]}, limit: 1000) { ... on Runs { results { id } } }
   started: runsOrError(filter: {statuses: [STARTING, STARTED]}, limit: 1000) { ... on Runs { results { id } } }
@@ -57,6 +63,7 @@ def dagster(planned: Sequence[tuple[Plan, Profile]]) -> Findings:
         found.append(_daemons(seen["instance"]["daemonHealth"]["allDaemonStatuses"]))
         found.append(_launcher(seen["instance"]))
         found.append(_queue(seen))
+        found.extend(_times(seen["partitionBackfillsOrError"].get("results", ())))
     return found
 
 
@@ -159,3 +166,19 @@ def _queue(seen: Mapping[str, Any]) -> Finding:
         else "any number of runs at once"
     )
     return Finding("queue", "ok", f"{bound}; {started:,} running, {queued:,} waiting")
+
+
+def _times(backfills: Sequence[Mapping[str, Any]]) -> Findings:
+    """Tell if runs were made before their backfill, or are from the future: dagster-postgres takes local times for UTC's."""
+    runs = [(run["creationTime"], each["timestamp"]) for each in backfills for run in each["runs"]]
+    now = time.time()
+    if all(launched - AWRY_SECONDS < made < now + AWRY_SECONDS for made, launched in runs):
+        return []
+    return [
+        Finding(
+            "storage",
+            "warning",
+            "the times of runs are off: Dagster's PostgreSQL is in another time zone than UTC, so runs that are being made may be given up",
+            "add options=-c%20timezone%3DUTC to the URL of Dagster's storage",
+        )
+    ]
