@@ -179,6 +179,6 @@ def _times(backfills: Sequence[Mapping[str, Any]]) -> Findings:
             "storage",
             "warning",
             "the times of runs are off: Dagster's PostgreSQL is in another time zone than UTC, so runs that are being made may be given up",
-            "add options=-c%20timezone%3DUTC to the URL of Dagster's storage",
+            "add options=-c%20timezone%3DUTC to the URL of Dagster's storage, or ALTER ROLE … SET timezone = 'UTC' for its role",
         )
     ]
