@@ -11,6 +11,10 @@ import pytest
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.migration.plan import Plan
 from migration_pipeline.migration.plans import plan_path
+from migration_pipeline.operations.backfills import read_backfill
+from migration_pipeline.operations.client import DagsterClient
+from migration_pipeline.operations.files import read_files, read_launched
+from migration_pipeline.profile.profile import load_profile
 from migration_pipeline_tests.conftest import execute
 from migration_pipeline_tests.operating import Operation, eventually, operation
 
@@ -86,3 +90,31 @@ def test_what_a_backfill_has_loaded_is_not_launched_while_it_makes_what_follows(
 WIPE = """
 mutation Wipe($ranges: [PartitionsByAssetSelector!]!) { wipeAssets(assetPartitionRanges: $ranges) { __typename } }
 """
+
+
+def test_a_file_that_failed_is_no_longer_launched_while_others_of_its_backfill_are(
+    operator: Operation, tmp_path: Path
+) -> None:
+    plan = operator.plan("shop", str(write_sample(tmp_path, items=3_000, files=3, seed=5)), "shop")
+    shop, client = load_profile("shop"), DagsterClient(operator.url)
+    broken, *others = (planned for planned in plan.files if planned.file.items)
+    Path(broken.file.uri).unlink()
+    execute(operator.database_url, "DROP TRIGGER IF EXISTS held ON customer_activity")
+    operator.hold("customers")
+    before = operator.files(plan)
+    partitions = [file.partition for file in before]
+    launched = operator.launch(
+        plan, tables=("customers", "orders", "order_lines", "shop_events"), partitions=partitions
+    )
+    eventually(lambda: operator.held(), "a file waits")
+    backfill = read_backfill(client, launched)
+    assert not backfill.over
+    for files in (
+        read_launched(client, plan, shop, backfill, before),
+        read_files(client, plan, shop, attempts=False),
+    ):
+        states = {file.partition: file.state for file in files}
+        assert states[broken.partition] == "failed"
+        assert {states[planned.partition] for planned in others} <= {"running", "launched"}
+    operator.release()
+    eventually(lambda: read_backfill(client, launched).over, "the others are loaded")
