@@ -171,7 +171,7 @@ class FileLoad:
         lists: Ahead[Sequence[bytes]] | None = None,
         on_read: Callable[[], None] = lambda: None,
     ) -> None:
-        """`lists` are the source's, where somebody has begun to read them; `on_read` is called when all are read."""
+        """`lists` are the source's, where somebody has begun to read them: `run` closes them. `on_read` is called when all are read."""
         self.name = name
         self.items = items
         self._source = source

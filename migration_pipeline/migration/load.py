@@ -125,17 +125,7 @@ class Loader:
         if self._throttle:  # one that cannot be read is told of before any work
             self._throttle.open(on_retry)
         pace = FilePace(self._throttle, on_pause) if self._throttle else Unpaced()
-        file, profile, export = planned.file, self._profile, self._plan.export_of(planned)
-        identity = FileIdentity(
-            profile.name,
-            profile.version,
-            planned.export_id,
-            file.name,
-            self._run_id,
-            _time(export.export_time),
-            export.doubt,
-        )
-        window = self._plan.window_of(planned)
+        file, profile, window = planned.file, self._profile, self._plan.window_of(planned)
         session, self._session = self._session, None
         if session is None:
             session = Session(self._url, self._database)
@@ -144,7 +134,7 @@ class Loader:
         target = PostgresTarget(
             self._url,
             profile.tables,
-            identity,
+            self._identity(planned),
             self._database,
             profile.nul,
             session=session,
@@ -152,26 +142,37 @@ class Loader:
             place=place_of(self._plan, planned),
         )
         with target:
-            transform = self._transform_for(planned, target)
+            transform = self._transform_for(
+                planned, target
+            )  # it may fail: the load, which ends the reading, is next
             begun = self._begun_of(planned)
-            try:
-                report = FileLoad(
-                    file.name,
-                    file.items,
-                    begun.source,
-                    transform,
-                    target,
-                    self._settings,
-                    on_progress=on_progress,
-                    pace=pace,
-                    lists=begun.lists,
-                    on_read=partial(self._begin, following),
-                ).run()
-            finally:
-                begun.lists.close()
+            report = FileLoad(
+                file.name,
+                file.items,
+                begun.source,
+                transform,
+                target,
+                self._settings,
+                on_progress=on_progress,
+                pace=pace,
+                lists=begun.lists,
+                on_read=partial(self._begin, following),
+            ).run()
         self._session = session
         self._tell(report, file.name, log, window)
         return report
+
+    def _identity(self, planned: PlannedFile) -> FileIdentity:
+        profile, export = self._profile, self._plan.export_of(planned)
+        return FileIdentity(
+            profile.name,
+            profile.version,
+            planned.export_id,
+            planned.file.name,
+            self._run_id,
+            _time(export.export_time),
+            export.doubt,
+        )
 
     def _begin(self, following: PlannedFile | None) -> None:
         if following is not None:
