@@ -142,9 +142,8 @@ class Loader:
             place=place_of(self._plan, planned),
         )
         with target:
-            transform = self._transform_for(
-                planned, target
-            )  # it may fail: the load, which ends the reading, is next
+            # Before the file is read: this may fail, and only the load ends the reading.
+            transform = self._transform_for(planned, target)
             begun = self._begun_of(planned)
             report = FileLoad(
                 file.name,
