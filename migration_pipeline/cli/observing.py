@@ -136,7 +136,7 @@ def metrics(references: tuple[str, ...], port: int, host: str) -> None:
     if not plans:
         raise UsageError("no plan yet, so nothing to measure; make one with: migration-pipeline plan")
     server = Server(plans, settings.webserver_url(), settings.database_url(), host, port)
-    click.echo(f"serving {server.url} of {', '.join(plan.profile for plan, _ in plans)}; Ctrl-C ends it")
     with contextlib.suppress(KeyboardInterrupt):
+        click.echo(f"serving {server.url} of {', '.join(plan.profile for plan, _ in plans)}; Ctrl-C ends it")
         server.wait()
     server.close()

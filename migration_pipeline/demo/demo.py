@@ -18,6 +18,7 @@ from migration_pipeline.cli.terminal import console, count_states, downstream_ta
 from migration_pipeline.cli.watch import watch
 from migration_pipeline.demo import CLONE, LocalError, stack
 from migration_pipeline.demo.sample_history import write_history
+from migration_pipeline.demo.service import signals_held_back
 from migration_pipeline.migration.plan import Plan, make_plan
 from migration_pipeline.migration.plans import plan_path, read_plan, read_plans, write_plan
 from migration_pipeline.operations.backfills import launch
@@ -173,8 +174,9 @@ def run_dev(port: int) -> None:
             out.print(f"not loaded: {fault}", markup=False)
         if not (plans or faults):
             out.print("no plan yet; in another terminal:  migration-pipeline plan --profile shop EXPORT")
-        out.print("Ctrl-C ends it")
         try:
+            with signals_held_back():  # who reads it may press before the call is over; that ends it as well
+                out.print("Ctrl-C ends it")
             services.wait()
         except KeyboardInterrupt:
             out.print("ending")

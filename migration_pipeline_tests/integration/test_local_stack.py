@@ -76,6 +76,20 @@ defs = dg.Definitions([slow], executor=dg.in_process_executor)
 """
 
 MAIN = 'from migration_pipeline.cli import main; main(prog_name="migration-pipeline")'
+# Somebody who presses Ctrl-C as soon as the words are on the screen, before the call that shows them is over.
+AT_ONCE = (
+    """import io, os, signal, sys
+class Screen(io.TextIOWrapper):
+    def write(self, text):
+        pressed = "Ctrl-C ends it" in text
+        super().write(text.replace("ends it", "ends it^C"))  # as a terminal shows it, and so nobody else presses
+        if pressed:
+            self.flush()
+            os.kill(os.getpid(), signal.SIGINT)
+sys.stdout = Screen(sys.stdout.buffer, sys.stdout.encoding, line_buffering=True)
+"""
+    + MAIN
+)
 
 LAUNCH = """mutation($parameters: LaunchBackfillParams!) {
     launchPartitionBackfill(backfillParams: $parameters) { __typename } }"""
@@ -261,8 +275,9 @@ def test_the_daemon_pauses_as_long_as_its_looks_are_long() -> None:
     assert Interval(1) - 3.0 == pytest.approx(12.0)
 
 
-def test_ctrl_c_in_a_terminal_ends_dev_and_leaves_nothing(runner: Runner) -> None:
-    status, said = runner.in_a_terminal(sys.executable, "-c", MAIN, "dev", "--port", str(free_port()))
+@pytest.mark.parametrize("program", [MAIN, AT_ONCE], ids=["up", "at_once"])
+def test_ctrl_c_in_a_terminal_ends_dev_and_leaves_nothing(runner: Runner, program: str) -> None:
+    status, said = runner.in_a_terminal(sys.executable, "-c", program, "dev", "--port", str(free_port()))
     assert (status, "ending" in said, "Traceback" in said) == (0, True, False), said
     assert runner.is_empty()
 
