@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import enum
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
 from random import Random
+from types import SimpleNamespace
 from typing import Annotated, Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -20,6 +22,7 @@ from migration_pipeline.profile.profile import NulPolicy
 from migration_pipeline.profile.row import Merge, PgType, Table, table_of
 from migration_pipeline.targets.copy_csv import EncodedRows, RowEncoder
 from migration_pipeline.targets.fits import Actual, Fit, fit_of
+from migration_pipeline.targets.known_batches import ROW, without_rows
 
 
 class Wide(Row, table="wide", key="k"):
@@ -341,10 +344,35 @@ def without_the_extension() -> Iterator[None]:
             os.environ["MIGRATION_ACCELERATOR"] = before
 
 
+def left_of(random: Random, table: Table, data: bytes) -> bytes:
+    """What is left of COPY input, perhaps a spoilt one, without some of its rows."""
+    fits: list[Any] = [SimpleNamespace(column=column) for column in table.columns]
+    target: Any = SimpleNamespace(
+        table=table, fits=fits, key_fits=[fit for fit in fits if fit.column.name in table.key]
+    )
+    text = data.decode()
+    for _ in range(random.choice([0, 0, 1, 2])):
+        at = random.randrange(len(text) + 1)
+        text = text[:at] + random.choice(['"', "\\", ",", "\n", ""]) + text[at + random.randrange(2) :]
+    # Of its texts some are keys, and more so where it has few columns.
+    texts = [each.strip('"') for each in re.split(r"[,\n]", text)]
+    keys = {tuple(random.choices(texts, k=len(table.key))) for _ in range(random.randrange(12))}
+    # Of whole rows Python may be told how many they are, and splits them in another way then.
+    rows = len(ROW.findall(data)) if random.random() < 0.5 and text.encode() == data else -1
+    return without_rows(target, text.encode(), rows, keys)
+
+
 def made_of(
-    row_class: type[Row], some: Sequence[Sequence[Row]], nul: NulPolicy, apart: bool
+    row_class: type[Row],
+    some: Sequence[Sequence[Row]],
+    nul: NulPolicy,
+    apart: bool,
+    random: Random | None = None,
 ) -> tuple[list[Any], int]:
-    """What an encoder makes of pieces, each and joined, or the exceptions; and how many rows were given back to Python."""
+    """What an encoder makes of pieces, each and joined, and with `random` what is left of that without some rows, or the exceptions.
+
+    Also how many rows were given back to Python.
+    """
     table = table_of(row_class)
     encoder = RowEncoder(table, nul, fits_of(table), apart=apart)
     encoded: list[EncodedRows] = []
@@ -358,7 +386,9 @@ def made_of(
             keys, lines = [(type(key), repr(key)) for key in encoded[-1].keys], list(encoded[-1].lines)
             told.append((*encoded[-1]._replace(keys=keys, lines=lines),))
     try:
-        told.append(encoder.join(encoded))
+        told.append(joined := encoder.join(encoded))
+        if table.key and random:
+            told.append(left_of(random, table, joined.data))
     except Exception as error:
         told.append((type(error), str(error)))
     return told, encoder.given_back
@@ -371,7 +401,7 @@ def both(seed: Random, again: Random) -> tuple[list[Any], list[Any], int, int]:
         row_class = random.choice(CLASSES)
         nul: NulPolicy = random.choice(["quarantine", "strip", "escape"])
         apart = random.random() < 0.5
-        made.append((row_class, pieces(random, row_class), nul, apart))
+        made.append((row_class, pieces(random, row_class), nul, apart, random))
     in_c, given_back = made_of(*made[0])
     with without_the_extension():
         in_python, _ = made_of(*made[1])

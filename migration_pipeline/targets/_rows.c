@@ -6,6 +6,7 @@
  */
 #include "_rows_encoder.h"
 #include "_rows_sort.h"
+#include "_rows_without.h"
 
 /* -- the module ------------------------------------------------------------------------------- */
 
@@ -80,6 +81,7 @@ rows_free(void *module)
 
 static PyMethodDef rows_methods[] = {
     {"join", rows_join, METH_VARARGS, join_doc},
+    {"without", rows_without, METH_VARARGS, without_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 from psycopg2.sql import SQL, Composable, Identifier, Literal
 
+from migration_pipeline import accelerator
 from migration_pipeline.targets.catalog import TargetTable
 from migration_pipeline.targets.fits import TIMES
 
@@ -172,11 +173,20 @@ class KnownBatches:
         return digest.hexdigest()
 
 
-def without_rows(target: TargetTable, data: bytes, rows: int, keys: Collection[tuple[str, ...]]) -> bytes:
+def without_rows(target: TargetTable, data: bytes, rows: int, keys: set[tuple[str, ...]]) -> bytes:
     """Take the rows of some keys, as texts, out of COPY input of so many. One whose key is spelled in another way stays."""
     names = [fit.column.name for fit in target.fits]
     last = max(names.index(fit.column.name) for fit in target.key_fits)
-    values = [b"(%b)" % VALUE if name in target.table.key else VALUE for name in names[: last + 1]]
+    parts = tuple(name in target.table.key for name in names[: last + 1])
+    if in_c := accelerator.extension(accelerator.ROWS):
+        left: bytes = in_c.without(data, parts, keys)
+        return left
+    return _without_rows(parts, data, rows, keys)
+
+
+def _without_rows(parts: Sequence[bool], data: bytes, rows: int, keys: Collection[tuple[str, ...]]) -> bytes:
+    """Do it in Python; `parts` say of each of the first columns whether it is part of the key."""
+    values = [b"(%b)" % VALUE if part else VALUE for part in parts]
     key_of = re.compile(b",".join(values) + rb"[,\n]", re.DOTALL).match
     # To look for newlines inside of values takes its time, and mostly there are none.
     lines = (
