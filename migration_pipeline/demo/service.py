@@ -34,12 +34,12 @@ def signals_held_back() -> Iterator[None]:
     """
     held: list[int] = []
     handlers = {}
-    if threading.current_thread() is threading.main_thread():  # no other thread gets their exceptions
-        for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if callable(handler := signal.getsignal(sign)):
-                handlers[sign] = handler
-                signal.signal(sign, lambda number, _frame: held.append(number))
     try:
+        if threading.current_thread() is threading.main_thread():  # no other thread gets their exceptions
+            for sign in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+                if callable(handler := signal.getsignal(sign)):
+                    handlers[sign] = handler
+                    signal.signal(sign, lambda number, _frame: held.append(number))
         yield
     finally:
         for sign, handler in handlers.items():
