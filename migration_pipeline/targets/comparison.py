@@ -25,7 +25,7 @@ from migration_pipeline.targets.bookkeeping import ANY_LANDED, PLACE_AND_RECEIPT
 from migration_pipeline.targets.catalog import TargetTable, read_target
 from migration_pipeline.targets.connection import DatabaseSettings, copy_in
 from migration_pipeline.targets.copy_csv import BatchEncoder, Encoded
-from migration_pipeline.targets.ddl import read_targets
+from migration_pipeline.targets.ddl import check_bookkeeping, read_targets
 from migration_pipeline.targets.expressions import exactly, name_list, names_of
 from migration_pipeline.targets.halving import Writer, write_batch
 from migration_pipeline.targets.landing import part_of
@@ -165,6 +165,7 @@ class ComparingTarget:
         self._session.cancel()
 
     def _check(self, cursor: Any) -> None:
+        check_bookkeeping(cursor)
         self._targets = read_targets(cursor, self._tables)
         self.encoder = BatchEncoder(self._targets, self._nul)
         for number, (row_class, target) in enumerate(self._targets.items()):

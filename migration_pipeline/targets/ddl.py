@@ -82,8 +82,7 @@ def check_bookkeeping(cursor: Any) -> None:
 
 
 def read_targets(cursor: Any, tables: Mapping[type[Row], Table]) -> dict[type[Row], TargetTable]:
-    """Compare bookkeeping and tables with the catalog, before any work. Raises `SchemaError`."""
-    check_bookkeeping(cursor)
+    """Compare tables with the catalog, before any work. Raises `SchemaError`."""
     catalog = Catalog(cursor, tables.values())
     return {row_class: read_target(table, cursor, catalog) for row_class, table in tables.items()}
 

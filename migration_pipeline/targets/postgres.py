@@ -34,7 +34,7 @@ from migration_pipeline.targets.change_encoder import NO_CHANGES, ChangesEncoder
 from migration_pipeline.targets.changes import ChangeWriter
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings, read_as, transaction
 from migration_pipeline.targets.copy_csv import BatchEncoder
-from migration_pipeline.targets.ddl import read_targets
+from migration_pipeline.targets.ddl import check_bookkeeping, read_targets
 from migration_pipeline.targets.halving import Writer, write_batch
 from migration_pipeline.targets.known_batches import KnownBatches
 from migration_pipeline.targets.landed_changes import LandedChanges, landed_changes
@@ -50,7 +50,7 @@ from migration_pipeline.targets.ledger import (
 )
 from migration_pipeline.targets.records import Receipt
 from migration_pipeline.targets.session import Session
-from migration_pipeline.targets.sql import EXAMPLES, statements
+from migration_pipeline.targets.sql import EXAMPLES, Composing, statements
 from migration_pipeline.targets.touched import Touched
 from migration_pipeline.targets.upsert import TableWriter
 
@@ -85,8 +85,8 @@ class PostgresTarget:
     `url` is anything libpq takes (a URL or ``host=… dbname=…``); the usual PG* variables and ~/.pgpass
     fill in what it leaves out. Transient faults are retried; each is reported to `on_retry`. Raises
     `DatabaseError` when the database cannot be reached or refuses for good, and `SchemaError` when the
-    tables are not the profile's. `tried` has the tables whose statements a file of the same run has tried, and
-    gets those that this one tries. A `session` that is open stays so, unless the load fails.
+    tables are not the profile's. `tried` has the tables whose statements a file of the same run has tried, after it
+    compared the bookkeeping, and gets those that this one tries. A `session` that is open stays so, unless the load fails.
     """
 
     def __init__(
@@ -126,6 +126,8 @@ class PostgresTarget:
 
         Until all files of the full export have a receipt, no window is let through.
         """
+        self._moved = False
+        """Whether windows had touched any of the profile's items when the tables were compared with the catalog."""
         self._quarantined: set[int] = set()
 
     def __enter__(self) -> Self:
@@ -163,7 +165,7 @@ class PostgresTarget:
 
         None where that is left to `write`. Raises `DatabaseError`.
         """
-        return self._session.interruptibly(self._touched.read) if self._touched and self._again else None
+        return self._session.interruptibly(self._touched.read) if self._touched and self._moved else None
 
     def stay_alive(self) -> None:
         """Keep what is landed so far from being taken for that of a dead load. Raises `DatabaseError`."""
@@ -176,21 +178,19 @@ class PostgresTarget:
 
     def _check(self, cursor: Any) -> None:
         """Compare tables and bookkeeping with the catalog, before any work."""
+        if not self._tried:
+            check_bookkeeping(cursor)
         targets = read_targets(cursor, self._tables)
         expect_loaded(cursor, self._file.profile, self._place)
         cursor.execute(bookkeeping.OTHER_VERSIONS, asdict(self._file))
         receipts, other_versions, touched = cursor.fetchone()
         file = (self._file.profile, self._file.export_id, self._file.file)
-        sql_of = {
-            row_class: statements(
-                target,
-                Identifier("pg_temp", f"migration_{self._session.token}_{number}"),
-                file,
-                # After a change of the profile rows change without any collision, and by a window as well.
-                0 if other_versions or self._ledger else EXAMPLES,
-            )
-            for number, (row_class, target) in enumerate(targets.items())
-        }
+        tokens = {row_class: f"migration_{self._session.token}_{n}" for n, row_class in enumerate(targets)}
+        # After a change of the profile rows change without any collision, and by a window as well.
+        examples = 0 if other_versions or self._ledger else EXAMPLES
+        sql_of = Composing(
+            lambda each: statements(targets[each], Identifier("pg_temp", tokens[each]), file, examples)
+        )
         self._landed = landed_changes(targets, self._file.profile, self._session.token)
         if self._ledger:
             name_quarantined(cursor, self._file.profile, self._place)
@@ -202,7 +202,7 @@ class PostgresTarget:
         else:
             self.encoder = BatchEncoder(targets, self._nul)
             self._touched = Touched(self._file.profile, self._place, self._session.token)
-            self._again = bool(receipts or touched)
+            self._again, self._moved = bool(receipts or touched), touched
             # A file with a receipt has its rows in the tables: no batch need find that out.
             known = KnownBatches(asdict(self._file))
             known.read(cursor, targets)

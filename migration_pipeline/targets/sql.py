@@ -8,11 +8,12 @@ part or as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 from psycopg2.sql import SQL, Composable, Composed, Identifier, Literal
 
+from migration_pipeline.profile.row import Row
 from migration_pipeline.targets.bookkeeping import KEEP_COLLISIONS
 from migration_pipeline.targets.catalog import TargetTable
 from migration_pipeline.targets.copy_csv import COPY_OPTIONS
@@ -42,8 +43,6 @@ class Statements(msgspec.Struct, frozen=True):
     """The SQL of one table, composed once."""
 
     staging: Identifier
-    copy: Composed
-    """COPY straight into the table."""
     stage: Composed
     """Makes the staging table, whose types hold all values of the Row exactly, unless it is there."""
     empty: Composed
@@ -75,6 +74,25 @@ class Statements(msgspec.Struct, frozen=True):
         ]
 
 
+def copy_rows(target: TargetTable, into: Identifier) -> Composed:
+    """Copy a table's rows into it, or into another one that has its columns."""
+    return SQL("COPY {} ({}) FROM STDIN WITH ({})").format(
+        into, name_list(names_of(target.fits)), SQL(COPY_OPTIONS)
+    )
+
+
+class Composing(dict[type[Row], Statements]):
+    """Statements by Row class, composed when they are asked for: a file that sends none to a staging table needs none."""
+
+    def __init__(self, compose: Callable[[type[Row]], Statements]) -> None:
+        super().__init__()
+        self._compose = compose
+
+    def __missing__(self, row_class: type[Row]) -> Statements:
+        self[row_class] = made = self._compose(row_class)
+        return made
+
+
 def statements(
     target: TargetTable,
     staging: Identifier,
@@ -101,7 +119,6 @@ def statements(
         "first_key": Identifier(table.key[0]) if table.key else SQL(""),
         "differs": SQL("{} AND {}").format(differs(others, "t", "s"), not_older(target, "t", "s")),
         "newer": SQL("NOT {}").format(not_older(target, "t", "s")),
-        "options": SQL(COPY_OPTIONS),
         "values": SQL(", ").join(written(fit, "s") for fit in fits),
         "order": SQL(", ").join(as_key(fit, "s") for fit in target.key_fits),
         "overriding": SQL("OVERRIDING SYSTEM VALUE " if target.overriding else ""),
@@ -122,10 +139,9 @@ def statements(
     keyed = bool(table.key)
     return Statements(
         staging=staging,
-        copy=SQL("COPY {target} ({columns}) FROM STDIN WITH ({options})").format(**parts),
         stage=stage(fits, staging),
         empty=SQL("DELETE FROM {staging}").format(**parts),
-        copy_to_staging=SQL("COPY {staging} ({columns}) FROM STDIN WITH ({options})").format(**parts),
+        copy_to_staging=copy_rows(target, staging),
         fold=_fold(target, staging) if table.merges else None,
         twins=_twins(target, staging) if keyed and not table.merges and _loose(target) else None,
         round_trips=round_trips(spelled, staging) if spelled else None,

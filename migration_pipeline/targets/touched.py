@@ -91,15 +91,20 @@ class Touched:
         return newer
 
     def numbers(self, cursor: Any, batch: Batch) -> set[int]:
-        """Lock the ledger against windows, and return the numbers of a batch's lines that windows have touched since it was read."""
+        """Lock the ledger against windows, and return the numbers of a batch's lines that windows have touched since it was read.
+
+        Whoever enters items later takes their ids behind the lock, so the greatest one tells whether there are new ones.
+        """
         cursor.execute(ledger_sql.HOLD_ITEMS)
         self.guarded = self.claims.matter(cursor)
         cursor.execute(ledger_sql.VERSION)
         if cursor.fetchone() in (self._version, (None,)):
             return set()
         cursor.execute(SQL(ledger_sql.ITEMS_OF).format(**self._parts, most=Literal(1)))
-        if cursor.fetchone()[0] == 0:
-            return set()  # they are of other profiles
+        items, version = cursor.fetchone()
+        if not items:  # they are of other profiles: to look through them takes as long as they are many
+            self._version = (version,)
+            return set()
         self._expect_windows(cursor)
         self._stage(cursor, self._items(batch))
         cursor.execute(SQL(ledger_sql.TOUCHED_LINES).format(**self._parts))

@@ -18,7 +18,7 @@ from migration_pipeline.targets.halving import Refused, Writer
 from migration_pipeline.targets.known_batches import KnownBatches
 from migration_pipeline.targets.landing import Slice
 from migration_pipeline.targets.ledger import Claims
-from migration_pipeline.targets.sql import Statements
+from migration_pipeline.targets.sql import Statements, copy_rows
 from migration_pipeline.targets.touched import Touched
 
 
@@ -58,7 +58,7 @@ class TableWriter(Writer):
             if target.table.landing:
                 self._took(self._slice.copy(cursor, target.table, data), rows)
             elif self._rows_are_new and target.straight:
-                self._took(copy_in(cursor, self.sql_of[row_class].copy, data), rows)
+                self._took(copy_in(cursor, copy_rows(target, target.identifier), data), rows)
                 if self._known:
                     self._known.keep(cursor, target, data, rows)
             else:

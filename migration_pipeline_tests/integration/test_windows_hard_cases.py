@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import msgspec
 import pytest
 from psycopg2.extensions import make_dsn
 
+from migration_pipeline.engine.batch import Batch
 from migration_pipeline.engine.load import FileLoad, LoadSettings
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.load import place_of, transform_of
@@ -21,9 +22,11 @@ from migration_pipeline.profile.row import PgType, Row
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
 from migration_pipeline.targets.catalog import SchemaError
-from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
+from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings, transaction
 from migration_pipeline.targets.ddl import ddl
+from migration_pipeline.targets.ledger import Place
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
+from migration_pipeline.targets.touched import Touched
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.histories import History, Write, load, plan_of, write_files
 
@@ -244,6 +247,29 @@ def test_a_load_of_the_base_that_lingers_brings_nothing_back(
         ).run()
     assert rows(database_url) == [("first", "first"), ("kept", "kept")]
     assert rows(database_url, "landing.numbers") == [(1, "stays")]
+
+
+def test_items_of_other_profiles_are_looked_through_once(database_url: str) -> None:
+    """Their ledger may be long, and nothing else may be entered meanwhile."""
+    tables(database_url)
+    enter = (
+        "INSERT INTO migration.item (item, profile, written, window_id, place, owned) "
+        "SELECT gen_random_uuid(), '{}', 1, 1, 1, '[]'"
+    )
+    execute(database_url, enter.format("another"))
+    touched, nothing = Touched("keys", Place(), "token"), cast("Batch", None)
+
+    def looked_through() -> bool:
+        with transaction(database_url) as cursor:
+            assert touched.numbers(cursor, nothing) == set()
+            return b"'keys'" in cursor.query  # the last one
+
+    assert [looked_through(), looked_through()] == [True, False]
+    execute(database_url, enter.format("another"))
+    assert [looked_through(), looked_through()] == [True, False]
+    execute(database_url, enter.format("keys"))
+    with pytest.raises(MigrationError, match="windows were loaded into the tables"):
+        looked_through()
 
 
 def changed(key_of: Callable[[Any], str]) -> Profile:
