@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import msgspec
@@ -65,12 +66,15 @@ SELECT {file}, {table}, {digest}, {rows}, {first}, pg_relation_size({oid}) / cur
 RETURNING last_block
 """
 
-FOUND = (
-    "SELECT {found} FROM {table} WHERE xmin = {transaction} AND ctid >= {first}::tid AND ctid < {last}::tid"
-)
+FOUND = "SELECT {found} FROM {table} WHERE xmin = {transaction} AND ({where})"
+
+BLOCKS = "ctid >= {first}::tid AND ctid < {last}::tid"
 
 FEW = 2
 """Where fewer than one of so many rows are there, all are compared: to tell them apart would be in vain."""
+
+ELSEWHERE = 50
+"""Rows that are asked for by their keys: PostgreSQL puts a few of a batch wherever there is room. More have been touched."""
 
 ROW = re.compile(rb'[^"\n]*(?:"[^"\\]*(?:\\.[^"\\]*)*"[^"\n]*)*\n', re.DOTALL)
 VALUE = rb'(?:"[^"\\]*(?:\\.[^"\\]*)*"|[^",\n]*)'
@@ -129,23 +133,34 @@ class KnownBatches:
         note = self._notes.get((name, self._digest(name, data)))
         if note is None or note.rows != rows:
             return data
-        ((found,),) = self._found(cursor, target, note, SQL("count(*)"))
+        blocks = SQL(BLOCKS).format(
+            first=Literal(f"({note.first_block},0)"), last=Literal(f"({note.last_block},0)")
+        )
+        ((found,),) = self._found(cursor, target, note, SQL("count(*)"), blocks)
         if found == rows:
             return b""
         if found * FEW < rows or any(fit.actual.element in TIMES for fit in target.key_fits):
             return data  # PostgreSQL spells times in another way than COPY input does
         keys = SQL(", ").join(SQL("{}::text").format(Identifier(fit.column.name)) for fit in target.key_fits)
-        return without_rows(target, data, rows, set(self._found(cursor, target, note, keys)))
+        left = without_rows(target, data, rows, set(self._found(cursor, target, note, keys, blocks)))
+        others = first_keys(target, left, ELSEWHERE + 1) if rows - found <= ELSEWHERE else []
+        if 0 < len(others) <= ELSEWHERE:
+            by_key = SQL(" OR ").join(_is(target, key) for key in others)
+            left = without_rows(
+                target, left, len(others), set(self._found(cursor, target, note, keys, by_key))
+            )
+        return left
 
-    def _found(self, cursor: Any, target: TargetTable, note: Note, what: Composable) -> list[Any]:
+    def _found(
+        self, cursor: Any, target: TargetTable, note: Note, what: Composable, where: Composable
+    ) -> list[Any]:
         """Ask for something of the rows that were copied and not touched."""
         cursor.execute(
             SQL(FOUND).format(
                 found=what,
                 table=target.identifier,
                 transaction=Literal(str(note.transaction)),
-                first=Literal(f"({note.first_block},0)"),
-                last=Literal(f"({note.last_block},0)"),
+                where=where,
             )
         )
         found: list[Any] = cursor.fetchall()
@@ -173,21 +188,23 @@ class KnownBatches:
         return digest.hexdigest()
 
 
+def _is(target: TargetTable, key: Sequence[str]) -> Composable:
+    """A condition that a row has a key."""
+    parts = zip(target.key_fits, key, strict=True)
+    return SQL("({})").format(
+        SQL(" AND ").join(
+            SQL("{} = {}").format(Identifier(fit.column.name), Literal(text)) for fit, text in parts
+        )
+    )
+
+
 def without_rows(target: TargetTable, data: bytes, rows: int, keys: set[tuple[str, ...]]) -> bytes:
     """Take the rows of some keys, as texts, out of COPY input of so many. One whose key is spelled in another way stays."""
-    names = [fit.column.name for fit in target.fits]
-    last = max(names.index(fit.column.name) for fit in target.key_fits)
-    parts = tuple(name in target.table.key for name in names[: last + 1])
+    parts = _parts(target)
     if in_c := accelerator.extension(accelerator.ROWS):
         left: bytes = in_c.without(data, parts, keys)
         return left
-    return _without_rows(parts, data, rows, keys)
-
-
-def _without_rows(parts: Sequence[bool], data: bytes, rows: int, keys: Collection[tuple[str, ...]]) -> bytes:
-    """Do it in Python; `parts` say of each of the first columns whether it is part of the key."""
-    values = [b"(%b)" % VALUE if part else VALUE for part in parts]
-    key_of = re.compile(b",".join(values) + rb"[,\n]", re.DOTALL).match
+    key_of = _reader(parts)
     # To look for newlines inside of values takes its time, and mostly there are none.
     lines = (
         data.splitlines(keepends=True)
@@ -196,13 +213,32 @@ def _without_rows(parts: Sequence[bool], data: bytes, rows: int, keys: Collectio
     )
     if sum(map(len, lines)) != len(data):
         return data
-    return b"".join(
-        [
-            line
-            for line in lines
-            if (key := key_of(line)) is None or tuple(map(_text, key.groups())) not in keys
-        ]
-    )
+    return b"".join([line for line in lines if key_of(line) not in keys])
+
+
+def first_keys(target: TargetTable, data: bytes, most: int) -> list[tuple[str, ...]]:
+    """Give the keys of the first rows of COPY input, as texts; those that can be read."""
+    lines = (found[0] for found in islice(ROW.finditer(data), most))
+    return [key for key in map(_reader(_parts(target)), lines) if key is not None]
+
+
+def _parts(target: TargetTable) -> tuple[bool, ...]:
+    """Tell of each column, up to the last one of the key, whether it is part of the key."""
+    names = [fit.column.name for fit in target.fits]
+    last = max(names.index(fit.column.name) for fit in target.key_fits)
+    return tuple(name in target.table.key for name in names[: last + 1])
+
+
+def _reader(parts: Sequence[bool]) -> Callable[[bytes], tuple[str, ...] | None]:
+    """Make the function that reads the key of a line; None where it cannot."""
+    values = [b"(%b)" % VALUE if part else VALUE for part in parts]
+    match = re.compile(b",".join(values) + rb"[,\n]", re.DOTALL).match
+
+    def key_of(line: bytes) -> tuple[str, ...] | None:
+        found = match(line)
+        return None if found is None else tuple(map(_text, found.groups()))
+
+    return key_of
 
 
 def _text(value: bytes) -> str:
