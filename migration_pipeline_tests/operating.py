@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -112,7 +113,7 @@ class Operation:
         self.plans = environment.get("MIGRATION_PLANS") or str(home / "plans")
         self._instance = DagsterClient(self.url)
         self.query = self._instance.query
-        self._daemon: Service | None = None
+        self._others: list[Service] = []
 
     def command(self, *arguments: str) -> str:
         """Run a command as on a terminal; it must succeed."""
@@ -179,21 +180,28 @@ class Operation:
     def release(self) -> None:
         execute(self.database_url, RELEASE)
 
-    def restart_daemon(self) -> None:
-        """Kill the daemon as a power cut does, and start another; it ends with the stack."""
-        noted = self.home / "log" / "daemon.pid"
-        daemon = psutil.Process(int(noted.read_text()))
-        command, environment = daemon.cmdline(), daemon.environ()
-        daemon.kill()
-        daemon.wait()
-        self._daemon = Service("second-daemon", self.home / "log")
-        self._daemon.start(command, environment)
-        self._daemon.go()
+    @contextmanager
+    def without(self, name: str) -> Iterator[None]:
+        """Kill a service of the stack, and all that it started, as a power cut does; start another after the context.
+
+        It ends with the stack.
+        """
+        killed = psutil.Process(int((self.home / "log" / f"{name}.pid").read_text()))
+        command, environment = killed.cmdline(), killed.environ()
+        os.killpg(killed.pid, signal.SIGKILL)
+        killed.wait()
+        yield
+        if "--socket" in command:
+            Path(command[command.index("--socket") + 1]).unlink()
+        another = Service(f"second-{name}", self.home / "log")
+        self._others.append(another)
+        another.start(command, environment)
+        another.go()
 
     def end(self) -> None:
         """End what the stack does not."""
-        if self._daemon:
-            self._daemon.stop()
+        for service in self._others:
+            service.stop()
 
 
 @contextmanager

@@ -224,7 +224,10 @@ class _Course:
         title = following.titled(profile, wanted, export)
         backfill = backfills.launch(instance, profile, [file.partition for file in wanted], title, then)
         self.doing = f"backfill {backfill} goes on; {self._again} takes it up"
-        watch(console(stderr=True), instance, plan, profile, backfill, wanted, then)
+        result = watch(console(stderr=True), instance, plan, profile, backfill, wanted, then)
+        if again := backfills.relaunch(instance, plan, profile, result, warn):
+            self.doing = f"backfill {again} goes on; {self._again} takes it up"
+            watch(console(stderr=True), instance, plan, profile, again, wanted, then)
         partitions = {file.partition for file in wanted}
         left = [f for f in read_files(instance, plan, profile) if f.partition in partitions]
         if failed := [file for file in left if file.state != "materialized"]:

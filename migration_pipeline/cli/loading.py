@@ -165,22 +165,17 @@ def _launch(opened: Opened, wanted: list[FileStatus], then: list[list[str]], tit
 def _await(opened: Opened, backfill_id: str, wanted: list[FileStatus], then: list[list[str]]) -> int:
     """Show a backfill until it is over, then its result. Returns the exit status."""
     plan, profile, instance = opened
-    try:
-        result = watch(console(), instance, plan, profile, backfill_id, wanted, then)
-    except KeyboardInterrupt:
-        click.echo(
-            f"\nbackfill {backfill_id} goes on; follow it with `migration-pipeline status {plan.reference} --watch`, "
-            f"stop it with `migration-pipeline stop {plan.reference}`",
-            err=True,
-        )
-        return 1
+    result = _watch(opened, backfill_id, wanted, then)
+    if again := backfills.relaunch(instance, plan, profile, result, warn):
+        click.echo(f"launched again as backfill {again}: {instance.url}/runs/b/{again}")
+        result = _watch(opened, again, wanted, then)
     everything = read_files(instance, plan, profile)
     partitions = {file.partition for file in wanted}
     files = [file for file in everything if file.partition in partitions]
     for file in files:
         _tell_failed(file.file.name, file)
     if result.error:
-        click.echo(f"backfill {backfill_id} {result.status}: {result.error}", err=True)
+        click.echo(f"backfill {result.id} {result.status}: {result.error}", err=True)
     made = [asset for asset in downstream(instance, profile) if asset.key in then]
     for asset in made:
         _tell_failed(asset.name, asset)
@@ -194,6 +189,22 @@ def _await(opened: Opened, backfill_id: str, wanted: list[FileStatus], then: lis
         )
     loaded = everything if then else files
     return tell_left(left(plan, profile, loaded, settings.known_database_url()), plan.reference) or code
+
+
+def _watch(
+    opened: Opened, backfill_id: str, wanted: list[FileStatus], then: list[list[str]]
+) -> backfills.Backfill:
+    """Show a backfill until it is over. Ctrl-C ends the process, and leaves the backfill."""
+    plan, profile, instance = opened
+    try:
+        return watch(console(), instance, plan, profile, backfill_id, wanted, then)
+    except KeyboardInterrupt:
+        click.echo(
+            f"\nbackfill {backfill_id} goes on; follow it with `migration-pipeline status {plan.reference} --watch`, "
+            f"stop it with `migration-pipeline stop {plan.reference}`",
+            err=True,
+        )
+        sys.exit(1)
 
 
 def _tell_failed(name: str, status: FileStatus | AssetStatus) -> None:

@@ -21,7 +21,7 @@ from migration_pipeline.cli.terminal import count_states, stamped, status_table
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.plan import Plan
 from migration_pipeline.operations.backfills import Backfill, read_backfill
-from migration_pipeline.operations.client import DagsterClient
+from migration_pipeline.operations.client import DagsterClient, DagsterClientError
 from migration_pipeline.operations.downstream import downstream
 from migration_pipeline.operations.files import FileStatus, read_files, read_launched, tell_queued
 from migration_pipeline.operations.running import Follow, RunningFile
@@ -39,6 +39,9 @@ SHARE = 0.02
 
 FEW, FEW_SECONDS = 50, 2.0
 """So many files or fewer are looked at so often by `--wait`: people look at their bars, and their looks are cheap."""
+
+OUTLASTED_SECONDS = 600.0
+"""How long `--wait` goes on without an answer that tells how the files are."""
 
 SPEED_SECONDS = 60.0
 """The speed shown is that of the last minute."""
@@ -62,29 +65,38 @@ def watch(
     """Show a backfill's progress until it is over: overall, of each running file, and of the assets that follow.
 
     `launched` are its files as they were before: a file is done when another run has materialized it. `then`
-    are the keys of the assets that follow the files (aggregates, finishing).
+    are the keys of the assets that follow the files (aggregates, finishing). It outlasts a Dagster that does not answer, or whose
+    code does not load, for `OUTLASTED_SECONDS`.
     """
     before = {file.partition for file in launched}
     total = sum(file.file.items for file in launched)
     follow = Follow(instance, plan)
     pace = _Pace(POLL_SECONDS, FEW_SECONDS if len(launched) <= FEW else inf)
+    answered = time.monotonic()
     with _Board(out, total) as board:
         while True:
-            with pace:
-                backfill = read_backfill(instance, backfill_id)
-                running = [file for file in follow.running() if file.planned.partition in before]
-                files = read_launched(instance, plan, profile, backfill, launched)
-                tell_queued(files, running)
-                loaded = all(file.state == "materialized" for file in files)
-                making = _making(instance, profile, then) if loaded and then else ""
-                board.show(files, running, over=backfill.over, making=making)
-                for file in board.newly_failed(files):
-                    run = last_run(instance, plan, profile, plan.by_partition()[file.partition])
-                    board.say(f"failed: {file.file.name}: {run_error(instance, run.id) if run else ''}")
-            # Another backfill's run may still be making what follows the files: not yet done, and not failed either.
-            if backfill.over and not making:
-                return backfill
-            pace.wait(partial(_moved, instance, backfill))
+            try:
+                with pace:
+                    backfill = read_backfill(instance, backfill_id)
+                    running = [file for file in follow.running() if file.planned.partition in before]
+                    files = read_launched(instance, plan, profile, backfill, launched)
+                    tell_queued(files, running)
+                    loaded = all(file.state == "materialized" for file in files)
+                    making = _making(instance, profile, then) if loaded and then else ""
+                    board.show(files, running, over=backfill.over, making=making)
+                    for file in board.newly_failed(files):
+                        run = last_run(instance, plan, profile, plan.by_partition()[file.partition])
+                        board.say(f"failed: {file.file.name}: {run_error(instance, run.id) if run else ''}")
+                # Another backfill's run may still be making what follows the files: not yet done, and not failed either.
+                if backfill.over and not making:
+                    return backfill
+                answered = time.monotonic()
+                pace.wait(partial(_moved, instance, backfill))
+            except DagsterClientError as error:
+                if time.monotonic() - answered > OUTLASTED_SECONDS:
+                    raise
+                board.say_once(f"waiting: {error}")
+                time.sleep(FEW_SECONDS)
 
 
 class _Pace:
@@ -155,7 +167,7 @@ class _Board:
         self._of: dict[str, TaskID] = {}
         self._failed: set[str] = set()
         self._said = ("", 0, 0.0)
-        self._made = ""
+        self._made = self._complained = ""
 
     def __enter__(self) -> _Board:
         if self._out.is_terminal:
@@ -229,6 +241,12 @@ class _Board:
         failed = [file for file in files if file.state == "failed" and file.partition not in self._failed]
         self._failed.update(file.partition for file in failed)
         return failed if self._out.is_terminal else []
+
+    def say_once(self, text: str) -> None:
+        """Write a line above the bars, unless it is there already."""
+        if text != self._complained:
+            self._complained = text
+            self.say(text)
 
     def say(self, text: str) -> None:
         """Write a line above the bars."""

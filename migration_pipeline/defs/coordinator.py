@@ -2,23 +2,40 @@
 
 A run that materializes assets gets the tags of the backfill or the dialog that launched it, and none of the assets'
 own. With the tags, `tag_concurrency_limits` can hold a migration to so many files at once, and the list of runs can be
-read and filtered. It also sees to it that crashed runs which Dagster overlooks are started again.
+read and filtered. It also sees to it that crashed runs which Dagster overlooks are started again, and that backfills and runs
+outlast a code server that is away, or code that does not load: they wait for it.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import time
 from typing import Any, Protocol, runtime_checkable
 
 from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster._core.events import RunFailureReason
 from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES
+from dagster._core.execution.retries import auto_reexecution_should_retry_run
 from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
 from dagster._core.run_coordinator.queued_run_coordinator import RunQueueConfig
-from dagster._core.storage.tags import BACKFILL_ID_TAG, RETRY_NUMBER_TAG, WILL_RETRY_TAG
+from dagster._core.storage.tags import (
+    AUTO_RETRY_RUN_ID_TAG,
+    BACKFILL_ID_TAG,
+    RETRY_NUMBER_TAG,
+    RUN_FAILURE_REASON_TAG,
+    WILL_RETRY_TAG,
+)
 
 from migration_pipeline.defs.metadata import AHEAD_OF_FILES, FILE_TAG, PROFILE_TAG, file_tag
 from migration_pipeline.defs.turns import ends_of
+
+CODE_RETRIES, CODE_RETRY_SECONDS = 40_000, 15
+"""How often a run goes back into the queue because its code cannot be loaded, and after how long: for a week."""
+
+os.environ.setdefault("DAGSTER_BACKFILL_RETRY_DEFINITION_CHANGED_ERROR", "yes")
+# The daemon imports this before it looks at a backfill. Without it, a code server that restarts for longer than a daemon tries
+# to reach it, some 30 seconds, fails each backfill and cancels its runs, those that load a file as well.
 
 LOOK_SECONDS = 10.0
 """Between two looks for crashed runs that Dagster has overlooked."""
@@ -44,7 +61,7 @@ class TaggingRunCoordinator(QueuedRunCoordinator):
     """Dagster's queue, which gives a run the tag `PROFILE_TAG` of its assets if they all have the same, and then `FILE_TAG`.
 
     A run that is started again after a crash is the next to leave the queue. No more leave it than workers have places:
-    here a run can wait as long as it takes, and be canceled.
+    here a run can wait as long as it takes, and be canceled. So does one whose code cannot be loaded.
     """
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
@@ -55,6 +72,11 @@ class TaggingRunCoordinator(QueuedRunCoordinator):
         """Give the limits of the queue. The daemon asks for them before each look at it, others now and then."""
         self._overlooked.look(self._instance)
         config = super().get_run_queue_config()
+        if not config.max_user_code_failure_retries:
+            config = config._replace(
+                max_user_code_failure_retries=CODE_RETRIES,
+                user_code_failure_retry_delay=CODE_RETRY_SECONDS,
+            )
         launcher = self._instance.run_launcher
         slots = launcher.slots() if isinstance(launcher, Slotted) else None
         if slots is None:
@@ -84,6 +106,7 @@ class Overlooked:
     Its daemon reads that a run has failed from the event log, and passes over a run whose status is not yet FAILURE. That is
     written after the event, by another process: a daemon that looks in between never starts the run again, and its backfill waits
     for that for ever (read from `dagster._daemon.auto_run_reexecution` at 1.13.27, and seen: ``findings/dagster-overlooks-a-crash.sh``).
+    And it gives up a run whose code it cannot load at that moment, as where a code server restarts that a run ended with.
 
     Only a process that goes on looking finds one, as the daemon does: a run worker asks once. Time is this process's own, as
     Dagster's PostgreSQL storage writes its times in the session's time zone.
@@ -107,23 +130,43 @@ class Overlooked:
             )
 
     def _look(self, instance: DagsterInstance, now: float) -> None:
-        crashed = RunsFilter(statuses=[DagsterRunStatus.FAILURE], tags={WILL_RETRY_TAG: "true"})
-        waiting = {
-            run.run_id: run
-            for run in instance.get_runs(crashed, limit=CRASHES)
-            if run.is_complete_and_waiting_to_retry and PROFILE_TAG in run.tags
-        }
+        waiting = {run.run_id: run for run in _crashed(instance, "true") if run.is_complete_and_waiting_to_retry}
+        for run in _crashed(instance, "false"):
+            if _given_up(instance, run):
+                instance.add_run_tags(run.run_id, {WILL_RETRY_TAG: "true"})  # so that its backfill waits for it
+                waiting[run.run_id] = run
         self._since = {run_id: self._since.get(run_id, now) for run_id in waiting}
         for run_id, since in self._since.items():
             if now - since >= OVERLOOKED_SECONDS and _to_be_started(instance, waiting[run_id]):
-                instance.report_run_failed(waiting[run_id], OVERLOOKED)
+                # The time doubles: the code may be away for long.
+                if now - since >= OVERLOOKED_SECONDS * 2 ** _told(instance, run_id):
+                    instance.report_run_failed(waiting[run_id], OVERLOOKED)
+
+
+def _crashed(instance: DagsterInstance, will_retry: str) -> list[DagsterRun]:
+    """The newest runs of migrations that failed, of those that Dagster says it will start again, or that it will not."""
+    found = RunsFilter(statuses=[DagsterRunStatus.FAILURE], tags={WILL_RETRY_TAG: will_retry})
+    return [run for run in instance.get_runs(found, limit=CRASHES) if PROFILE_TAG in run.tags]
+
+
+def _given_up(instance: DagsterInstance, run: DagsterRun) -> bool:
+    """Whether a run of an open backfill is to be started again by all rules, and Dagster failed to, as while its code is away."""
+    if BACKFILL_ID_TAG not in run.tags or AUTO_RETRY_RUN_ID_TAG in run.tags or not _to_be_started(instance, run):
+        return False
+    reason = run.tags.get(RUN_FAILURE_REASON_TAG)
+    known = RunFailureReason(reason) if reason else None
+    return bool(instance.run_retries_enabled and auto_reexecution_should_retry_run(instance, run, known))
 
 
 def _to_be_started(instance: DagsterInstance, run: DagsterRun) -> bool:
-    """Whether Dagster would start a run again, and has not been told so before."""
+    """Whether Dagster would start a run again: not one of a backfill that is over."""
     if backfill_id := run.tags.get(BACKFILL_ID_TAG):
         backfill = instance.get_backfill(backfill_id)
-        if backfill is None or backfill.status in BULK_ACTION_TERMINAL_STATUSES:
-            return False
-    told = instance.all_logs(run.run_id, of_type=DagsterEventType.RUN_FAILURE)
-    return not any(entry.get_dagster_event().message == OVERLOOKED for entry in told)
+        return backfill is not None and backfill.status not in BULK_ACTION_TERMINAL_STATUSES
+    return True
+
+
+def _told(instance: DagsterInstance, run_id: str) -> int:
+    """How often Dagster has been told so before."""
+    told = instance.all_logs(run_id, of_type=DagsterEventType.RUN_FAILURE)
+    return sum(entry.get_dagster_event().message == OVERLOOKED for entry in told)

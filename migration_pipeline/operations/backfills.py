@@ -10,13 +10,21 @@ import msgspec
 
 from migration_pipeline.migration.names import table_keys
 from migration_pipeline.migration.plan import Plan
-from migration_pipeline.operations.client import DagsterClient, DagsterClientError, first_line
+from migration_pipeline.operations.client import (
+    DAEMON_READS_ALL_SECONDS,
+    DagsterClient,
+    DagsterClientError,
+    first_line,
+)
 from migration_pipeline.operations.runs import EXECUTING, POLL_SECONDS, WAITING, Run, is_of, runs
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.units import counted
 
 NEWEST_BACKFILLS = 50
 """Backfills looked at, newest first, to find those of a profile."""
+
+WITHOUT_CODE = "DagsterAssetBackfillDataLoadError"
+"""Dagster's error for a backfill of assets or partitions that are not in the code."""
 
 STOP_SECONDS = 180.0
 """How long `stop` waits: a terminated run ends at its next batch, and the daemon looks every few seconds."""
@@ -28,6 +36,8 @@ class Backfill(msgspec.Struct, kw_only=True):
     id: str
     status: str
     error: str = ""
+    without_code: bool = False
+    """Whether it failed because Dagster's daemon did not find what it loads in the code that it had."""
     created: float = 0.0
     """Seconds of the epoch."""
     files: int = 0
@@ -54,14 +64,30 @@ def launch(
     `then` are keys of assets without partitions, which Dagster makes once all these files are loaded.
     """
     keys = [*(table_keys(profile) if partitions else []), *then]
-    result = client.query(
-        LAUNCH,
-        params={
-            "assetSelection": [{"path": list(key)} for key in keys],
-            **({"partitionNames": list(partitions)} if partitions else {"allPartitions": True}),
-            "title": title,
-        },
-    )["launchPartitionBackfill"]
+    params = {
+        "assetSelection": [{"path": list(key)} for key in keys],
+        **({"partitionNames": list(partitions)} if partitions else {"allPartitions": True}),
+        "title": title,
+    }
+    return _id(client.query(LAUNCH, params=params)["launchPartitionBackfill"])
+
+
+def relaunch(
+    client: DagsterClient, plan: Plan, profile: Profile, backfill: Backfill, say: Callable[[str], None]
+) -> str:
+    """Launch a backfill again that Dagster's daemon has failed because its code was older than the webserver's, once it is not.
+
+    Returns the id of the new one, which is titled as a re-execution; "" where that is not why it failed. Until then it waits,
+    `client.DAEMON_READS_ALL_SECONDS` at most.
+    """
+    if not (backfill.without_code and client.knows(plan, profile)):
+        return ""
+    say(f"backfill {backfill.id} failed: Dagster's daemon has older code; launching it again once it must have this, within {DAEMON_READS_ALL_SECONDS} s")
+    client.await_daemon(DAEMON_READS_ALL_SECONDS)
+    return _id(client.query(RELAUNCH, id=backfill.id)["reexecutePartitionBackfill"])
+
+
+def _id(result: dict[str, Any]) -> str:
     if "backfillId" not in result:
         raise DagsterClientError(
             f"Dagster refused the backfill: {result.get('message', result['__typename'])}"
@@ -94,6 +120,7 @@ def _backfill(one: dict[str, Any]) -> Backfill:
         id=one["id"],
         status=one["status"],
         error=first_line(one["error"]) if one.get("error") else "",
+        without_code=one["status"] == "FAILED" and (one.get("error") or {}).get("className") == WITHOUT_CODE,
         created=one["timestamp"],
         files=one.get("numPartitions") or 0,
         partitions=frozenset(one.get("partitionNames") or ()),
@@ -188,10 +215,19 @@ mutation Launch($params: LaunchBackfillParams!) {
   }
 }"""
 
+RELAUNCH = """
+mutation Relaunch($id: String!) {
+  reexecutePartitionBackfill(reexecutionParams: {parentRunId: $id, strategy: FROM_FAILURE}) {
+    __typename
+    ... on LaunchBackfillSuccess { backfillId }
+    ... on Error { message }
+  }
+}"""
+
 BACKFILL = """
 query Backfill($id: String!) {
   partitionBackfillOrError(backfillId: $id) {
-    ... on PartitionBackfill { id status timestamp error { message } }
+    ... on PartitionBackfill { id status timestamp error { className message } }
     ... on Error { message }
   }
 }"""

@@ -21,6 +21,10 @@ ANSWER_SECONDS = 10
 DAEMON_CATCHES_UP_SECONDS = 5
 """Age of the code before a launch: with younger one the daemon may still have the old, and fail for partitions that "no
 longer" exist."""
+DAEMON_READS_ALL_SECONDS = 75
+"""Age of the code that the daemon has for certain: it reads all code anew once a minute, and looks every five seconds whether
+to. What is loaded just while it does that it overlooks until the next time, and what a server with a fixed id loads, too
+(``findings/dagster-puts-old-code-back.sh``)."""
 KEPT_SECONDS = 3.0
 """How long after an answer its connection is used again. The webserver closes one that nobody uses for five seconds, without
 a word: a question that is sent at that moment has no answer, and who asks every few seconds would meet it."""
@@ -106,7 +110,7 @@ class DagsterClient:
         if changed or not self.knows(plan, profile):
             self._reload(plan, profile)
         if for_launch:
-            self._await_daemon()
+            self.await_daemon(DAEMON_CATCHES_UP_SECONDS)
 
     def _reload(self, plan: Plan, profile: Profile) -> None:
         for location in self._locations():
@@ -121,12 +125,12 @@ class DagsterClient:
                 )
             time.sleep(0.5)
 
-    def _await_daemon(self) -> None:
-        """Wait until the daemon has the webserver's code. It has no call to ask it, and looks for new code every second."""
+    def await_daemon(self, age: float) -> None:
+        """Wait until the webserver's code is so many seconds old: the daemon looks for new code, and cannot be asked for it."""
         loaded = max((location["updatedTimestamp"] for location in self._locations()), default=0.0)
-        left = DAEMON_CATCHES_UP_SECONDS - (time.time() - loaded)
+        left = age - (time.time() - loaded)
         if left > 0:
-            time.sleep(min(left, DAEMON_CATCHES_UP_SECONDS))  # the server's clock may be ahead of this one
+            time.sleep(min(left, age))  # the server's clock may be ahead of this one
 
     def knows(self, plan: Plan, profile: Profile) -> bool:
         """Whether the plan that Dagster has loaded is this one, with an asset for each table of the profile."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 import pytest
-from dagster import AssetKey, AssetPartitionStatus, DagsterEventType
+from dagster import AssetKey, AssetPartitionStatus, DagsterEventType, RunsFilter
 from dagster._core.events import AssetMaterializationPlannedData
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.test_utils import create_run_for_test
@@ -181,7 +180,44 @@ def reports(instance: dg.DagsterInstance, run: dg.DagsterRun) -> int:
     return sum(entry.get_dagster_event().message == OVERLOOKED for entry in ends)
 
 
-def test_a_crash_is_reported_again_once_and_only_where_it_is_overlooked(
+class Clock:
+    """The time of a process, which passes when it is told to."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_a_crashed_run_that_dagster_gives_up_is_reported_while_its_backfill_is_open(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for backfill, status in (("open", BulkActionStatus.REQUESTED), ("over", BulkActionStatus.CANCELED)):
+        made = PartitionBackfill(backfill, status=status, from_failure=False, tags={}, backfill_timestamp=1.0)
+        instance.add_backfill(made)
+    of_open = {"dagster/backfill": "open"}
+    given_up = crash(instance, **of_open)
+    others = [
+        crash(instance),
+        crash(instance, **{"dagster/backfill": "over"}),
+        crash(instance, **of_open, **{"dagster/max_retries": "0"}),
+        crash(instance, **of_open, **{"dagster/failure_reason": "STEP_FAILURE"}),
+        crash(instance, **of_open, **{"dagster/auto_retry_run_id": "another"}),
+    ]
+    for run in (given_up, *others):
+        instance.add_run_tags(run.run_id, {"dagster/will_retry": "false"})  # as where its code does not load
+    clock = Clock()
+    monkeypatch.setattr(coordinator, "time", clock)
+    queue = Overlooked()
+    clock.now += 11
+    queue.look(instance)
+    assert instance.get_runs(RunsFilter(run_ids=[given_up.run_id]))[0].is_complete_and_waiting_to_retry
+    clock.now += 31
+    queue.look(instance)
+    assert [reports(instance, run) for run in (given_up, *others)] == [1, 0, 0, 0, 0, 0]
+
+
+def test_a_crash_is_reported_again_only_where_it_is_overlooked_and_ever_less_often(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for backfill, status in (("open", BulkActionStatus.REQUESTED), ("over", BulkActionStatus.CANCELED)):
@@ -196,26 +232,30 @@ def test_a_crash_is_reported_again_once_and_only_where_it_is_overlooked(
         crash(instance, **{"dagster/max_retries": "0"}),
         crash(instance, **{PROFILE_TAG: "shop", "dagster/will_retry": "false", "dagster/max_retries": "0"}),
     ]
-    monkeypatch.setattr(coordinator, "LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(coordinator, "OVERLOOKED_SECONDS", 0.2)
+    clock = Clock()
+    monkeypatch.setattr(coordinator, "time", clock)
     queue = Overlooked()
     queue.look(instance)
     assert not queue._since, "a run worker looks once, when it begins"
-    time.sleep(0.1)
+    clock.now += 11
     queue.look(instance)
     assert reports(instance, overlooked) == 0, "it may be started again within the next seconds"
-    time.sleep(0.2)
+    clock.now += 31
     broken = instance.get_backfill
     monkeypatch.setattr(instance, "get_backfill", lambda _: 1 / 0)
     queue.look(instance)
     assert reports(instance, overlooked) == 0, "no fault of a storage ends the queue's look"
     monkeypatch.setattr(instance, "get_backfill", broken)
-    for _ in range(3):
-        time.sleep(0.1)
+    told = []
+    for _ in range(50):
+        clock.now += 10
         queue.look(instance)
+        told.append((reports(instance, overlooked), reports(instance, of_none)))
+    # 41 seconds after it was first seen, then after 60, 120, 240 and 480.
+    assert [told.index((count, count)) for count in range(1, 6)] == [0, 2, 8, 20, 44]
     restarted = Overlooked()
-    for _ in range(4):
-        time.sleep(0.1)
+    for _ in range(5):
+        clock.now += 11
         restarted.look(instance)
-    assert [reports(instance, run) for run in (overlooked, of_none)] == [1, 1]
+    assert reports(instance, overlooked) == 5, "a daemon that starts again knows how often"
     assert [reports(instance, run) for run in others] == [0] * len(others)
