@@ -23,7 +23,7 @@ from migration_pipeline.defs.unloadable import unloadable_plan
 from migration_pipeline.defs.whole import migration_definitions
 from migration_pipeline.errors import MigrationError, UsageError
 from migration_pipeline.migration.plan import Plan, planned_profile
-from migration_pipeline.migration.plans import plan_path, read_plan
+from migration_pipeline.migration.plans import plan_of, plan_path, read_plan
 from migration_pipeline.profile.profile import Profile, load_profile
 from migration_pipeline.sources.storage import is_s3
 
@@ -63,7 +63,9 @@ class MigrationComponent(dg.Component, dg.Model, dg.Resolvable):
             name = load_profile(self.profile).name
             plan, profile = self._planned(name, Path(context.path))
         except MigrationError as error:
-            return dg.Definitions(assets=[unloadable_plan(_asset_name(name), str(error))])
+            known = plan_of(settings.plans_dir(), self.profile) if self.plan is None else None
+            name = known.profile if known else _asset_name(name)
+            return dg.Definitions(assets=unloadable_plan(name, str(error), known))
         hosting = Hosting(self.resource or RESOURCE, self.pool, self.files_per_run)
         return dg.Definitions.merge(
             migration_definitions(plan, profile, hosting),

@@ -10,7 +10,7 @@ from migration_pipeline.defs.migration import Database
 from migration_pipeline.defs.notify import backfill_sensor
 from migration_pipeline.defs.unloadable import unloadable_plan
 from migration_pipeline.defs.whole import migration_definitions
-from migration_pipeline.migration.plans import read_plans
+from migration_pipeline.migration.plans import plan_of, read_plans
 
 
 def _database_url() -> str:
@@ -31,7 +31,11 @@ plans, faults = read_plans(settings.plans_dir())
 defs = dg.Definitions.merge(
     *(migration_definitions(plan, profile) for plan, profile in plans),
     dg.Definitions(
-        assets=[unloadable_plan(name, fault) for name, fault in faults.items()],
+        assets=[
+            asset
+            for name, fault in faults.items()
+            for asset in unloadable_plan(name, fault, plan_of(settings.plans_dir(), name))
+        ],
         sensors=[backfill_sensor(plans)],
         resources={DATABASE: Database(url=_database_url())},
         # A file is one step: another process for it would only cost its start.

@@ -130,10 +130,14 @@ class Overlooked:
             )
 
     def _look(self, instance: DagsterInstance, now: float) -> None:
-        waiting = {run.run_id: run for run in _crashed(instance, "true") if run.is_complete_and_waiting_to_retry}
+        waiting = {
+            run.run_id: run for run in _crashed(instance, "true") if run.is_complete_and_waiting_to_retry
+        }
         for run in _crashed(instance, "false"):
             if _given_up(instance, run):
-                instance.add_run_tags(run.run_id, {WILL_RETRY_TAG: "true"})  # so that its backfill waits for it
+                instance.add_run_tags(
+                    run.run_id, {WILL_RETRY_TAG: "true"}
+                )  # so that its backfill waits for it
                 waiting[run.run_id] = run
         self._since = {run_id: self._since.get(run_id, now) for run_id in waiting}
         for run_id, since in self._since.items():
@@ -151,7 +155,11 @@ def _crashed(instance: DagsterInstance, will_retry: str) -> list[DagsterRun]:
 
 def _given_up(instance: DagsterInstance, run: DagsterRun) -> bool:
     """Whether a run of an open backfill is to be started again by all rules, and Dagster failed to, as while its code is away."""
-    if BACKFILL_ID_TAG not in run.tags or AUTO_RETRY_RUN_ID_TAG in run.tags or not _to_be_started(instance, run):
+    if (
+        BACKFILL_ID_TAG not in run.tags
+        or AUTO_RETRY_RUN_ID_TAG in run.tags
+        or not _to_be_started(instance, run)
+    ):
         return False
     reason = run.tags.get(RUN_FAILURE_REASON_TAG)
     known = RunFailureReason(reason) if reason else None

@@ -78,6 +78,10 @@ class Plan(msgspec.Struct, frozen=True):
     """Values for the throttle's settings; those that are not here have their defaults."""
     allow_gap: bool = False
     """Whether there are holes in the chain of windows, which were allowed when it was made."""
+    tables: tuple[str, ...] = ()
+    """Names of the tables that files are loaded into, and below of the aggregates and the tables that each is made of: what
+    Dagster is to know of the migration while its profile does not load."""
+    aggregates: dict[str, tuple[str, ...]] = {}
 
     @property
     def digest(self) -> str:
@@ -254,7 +258,15 @@ def _with_windows(
     places = {export.id: place for place, export in enumerate(exports)}
     added = [planned for export in new for planned in _planned(export, keys)]
     files = sorted([*plan.files, *added], key=lambda planned: places[planned.export_id])
-    made = msgspec.structs.replace(plan, exports=tuple(exports), files=tuple(files))
+    made = msgspec.structs.replace(
+        plan,
+        exports=tuple(exports),
+        files=tuple(files),
+        tables=tuple(table.name for table in profile.tables.values()),
+        aggregates={
+            each.table.name: tuple(source.name for source in each.sources) for each in profile.aggregates
+        },
+    )
     check_followed(profile, new, made.keys)
     return msgspec.structs.replace(made, allow_gap=bool(holes(made)))
 

@@ -6,6 +6,7 @@ Of each plan a copy is kept under its name and digest, which is never changed: w
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -13,7 +14,7 @@ import msgspec
 from migration_pipeline.errors import UsageError
 from migration_pipeline.migration.plan import FORMAT, Plan, planned_profile
 from migration_pipeline.profile.profile import Profile
-from migration_pipeline.sources.storage import MissingError, Storage, StorageError, join
+from migration_pipeline.sources.storage import MissingError, Storage, StorageError, is_s3, join
 
 SUFFIX = ".json"
 
@@ -55,15 +56,21 @@ def write_plan(plan: Plan, place: Path | str) -> bool:
 def read_plan(path: Path | str, storage: Storage | None = None) -> Plan:
     """Read a plan. Raises `UsageError` if there is none, or if it is not valid."""
     path, storage = str(path), storage or Storage()
-    name = PurePosixPath(path).stem
     try:
-        plan = msgspec.json.decode(storage.read(path), type=Plan)
+        content = storage.read(path)
     except MissingError:
         raise UsageError(
-            f"{path}: no plan; make one with: migration-pipeline plan --profile {name} EXPORT…"
+            f"{path}: no plan; make one with: migration-pipeline plan --profile {PurePosixPath(path).stem} EXPORT…"
         ) from None
     except StorageError as error:
         raise UsageError(f"the plan cannot be read: {error}") from None
+    return _parsed(path, content)
+
+
+def _parsed(path: str, content: bytes) -> Plan:
+    name = PurePosixPath(path).stem
+    try:
+        plan = msgspec.json.decode(content, type=Plan)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not a valid plan: {error}; plan again") from None
     if plan.format != FORMAT:
@@ -78,16 +85,29 @@ def read_plan(path: Path | str, storage: Storage | None = None) -> Plan:
 def read_plans(place: Path | str) -> tuple[list[tuple[Plan, Profile]], dict[str, str]]:
     """Read all plans of a place with their profiles; and, by profile's name, why each of the others does not load.
 
-    Raises `StorageError` if the place cannot be listed.
+    Raises `StorageError` if the place cannot be listed, or where S3 does not give a plan: that is the place's fault, and may be over
+    in a moment.
     """
     plans, faults, storage = [], {}, Storage()
     for path in _paths(place, storage):
         try:
-            plan = read_plan(path, storage)
+            plan = _parsed(path, storage.read(path)) if is_s3(path) else read_plan(path, storage)
             plans.append((plan, planned_profile(plan, path)))
         except UsageError as error:
             faults[PurePosixPath(path).stem] = str(error)
     return plans, faults
+
+
+def plan_of(place: Path | str, reference: str) -> Plan | None:
+    """The plan of a profile that need not load, by its name or its reference; None if there is none that can be read."""
+    storage = Storage()
+    with suppress(StorageError):
+        for path in _paths(place, storage):
+            with suppress(UsageError):
+                plan = read_plan(path, storage)
+                if reference in (plan.profile, plan.reference):
+                    return plan
+    return None
 
 
 def check_other_plans(profile: Profile, place: Path | str, warn: Callable[[str], None]) -> None:

@@ -82,7 +82,9 @@ def relaunch(
     """
     if not (backfill.without_code and client.knows(plan, profile)):
         return ""
-    say(f"backfill {backfill.id} failed: Dagster's daemon has older code; launching it again once it must have this, within {DAEMON_READS_ALL_SECONDS} s")
+    say(
+        f"backfill {backfill.id} failed: Dagster's daemon has older code; launching it again once it must have this, within {DAEMON_READS_ALL_SECONDS} s"
+    )
     client.await_daemon(DAEMON_READS_ALL_SECONDS)
     return _id(client.query(RELAUNCH, id=backfill.id)["reexecutePartitionBackfill"])
 

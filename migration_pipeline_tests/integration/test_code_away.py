@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -10,9 +11,32 @@ import pytest
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.demo.service import Service
 from migration_pipeline.migration.plan import Plan
-from migration_pipeline_tests.operating import Bucket, Operation, eventually, operation
+from migration_pipeline.operations.client import DAEMON_CATCHES_UP_SECONDS, RELOAD, DagsterClient
+from migration_pipeline.operations.runs import run_error
+from migration_pipeline_tests.operating import LOCATION, Bucket, Operation, eventually, operation
 
 TABLES = ("customers", "orders", "order_lines", "shop_events")
+
+
+PARTITION = "dagster/asset_partition_range_start"
+
+PROFILE = """
+from migration_pipeline import Item, Profile, Row, prefix
+
+profile = Profile("things")
+
+class Thing(Item):
+    PK: str
+    SK: str
+
+class Kept(Row, table="things", key=("pk", "sk")):
+    pk: str
+    sk: str
+
+@profile.route()
+def keep(item: Thing) -> Kept:
+    return Kept(item.PK, item.SK)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +88,41 @@ def test_a_backfill_and_its_runs_wait_for_a_code_server_that_is_away(operator: O
         eventually(lambda: "true" in will_retry(operator, backfill), "it is to be started again nevertheless")
     eventually(lambda: operator.backfill_status(backfill) == "COMPLETED_SUCCESS", "the backfill ends", 240)
     statuses = sorted(run["status"] for run in operator.runs(backfill))
-    assert statuses == ["FAILURE", *["SUCCESS"] * len(shop.files)], "the one that crashed, and one for each file"
+    assert statuses == ["FAILURE", *["SUCCESS"] * len(shop.files)], (
+        "the one that crashed, and one for each file"
+    )
     assert operator.states(shop) == ["materialized"] * len(shop.files)
+
+
+def test_what_is_loading_goes_on_where_its_profile_does_not_load_any_more(
+    started: tuple[Operation, Bucket], export: Path
+) -> None:
+    operator, bucket = started
+    profile = operator.home / "things.py"
+    profile.write_text(PROFILE)
+    plan = operator.plan("things:profile", bucket.upload(export), "things")
+    operator.command("backfill", "things", "--files", "1", "--wait")
+    operator.hold("things")
+    first, *others = [p.partition for p in plan.files if p.file.items][1:]
+    backfill = operator.launch(plan, tables=("things",), partitions=[first, *others])
+    eventually(operator.held, "a file waits")
+    with profile.open("a") as file:
+        file.write("import no_such_module\n")
+    operator.query(RELOAD, name=LOCATION)
+    # The daemon has taken the reload up when it has looked at the backfill with the new code.
+    time.sleep(DAEMON_CATCHES_UP_SECONDS)
+    assert operator.backfill_status(backfill) == "REQUESTED"
+    operator.release()
+    eventually(lambda: operator.backfill_status(backfill) == "COMPLETED_FAILED", "the backfill ends")
+    by_file = {run["tags"][PARTITION]: run for run in operator.runs(backfill)}
+    assert {key: run["status"] for key, run in by_file.items()} == {
+        first: "SUCCESS", **dict.fromkeys(others, "FAILURE")
+    }  # fmt: skip
+    why = "the plan of things does not load: profile things:profile: things does not import"
+    assert why in run_error(DagsterClient(operator.url), by_file[others[0]]["id"])
+    profile.write_text(PROFILE)
+    operator.command("retry-failed", "things", "--wait")
+    assert {f.state for f in operator.files(plan) if f.partition in by_file} == {"materialized"}
 
 
 def test_a_backfill_that_the_daemon_has_no_code_for_is_launched_again(

@@ -181,6 +181,28 @@ def test_assets_say_what_an_operator_needs(shop_export: Path) -> None:
         assert "shop_replay" in documentation
 
 
+@pytest.mark.parametrize("name", ["shop", "pictures"])
+def test_what_stands_for_a_plan_that_does_not_load_is_the_same_graph(name: str, shop_export: Path) -> None:
+    """Dagster fails a backfill whose assets or files are gone, and makes aggregates first that hang on nothing."""
+    profile = load_profile(name)
+    plan = make_plan(profile, name, [read_export(str(shop_export), Storage())], files_per_run=2)
+    database = dg.Definitions(resources={"database": dg.ResourceDefinition.none_resource()})
+    real = dg.Definitions.merge(migration_definitions(plan, profile), database).resolve_asset_graph()
+    stands = dg.Definitions(unloadable_plan(name, "why", plan)).resolve_asset_graph()
+    for key in real.get_all_asset_keys():
+        one, other = real.get(key), stands.get(key)
+        assert other.partitions_def == one.partitions_def
+        assert other.parent_keys == one.parent_keys
+        assert other.backfill_policy == one.backfill_policy
+        assert other.is_executable == one.is_executable
+        if one.is_executable:
+            assert stands.assets_def_for_key(key).op.name == real.assets_def_for_key(key).op.name
+            assert "does not load: why" in (other.description or "")
+    assert stands.get_all_asset_keys() - real.get_all_asset_keys() == {
+        dg.AssetKey([name, "plan_does_not_load"])
+    }
+
+
 MARKDOWN = re.compile(r"[`*]|^#+ |^\s*[-+] |\]\(", re.MULTILINE)
 
 
@@ -191,7 +213,7 @@ def test_what_lists_show_is_a_sentence_and_no_markdown(shop_export: Path) -> Non
     repository = dg.Definitions.merge(
         migration_definitions(plan, shop),
         dg.Definitions(
-            assets=[unloadable_plan("broken", "its profile does not import")],
+            assets=unloadable_plan("broken", "its profile does not import"),
             sensors=[backfill_sensor([(plan, shop)])],
             resources={"database": dg.ResourceDefinition.none_resource()},
         ),
