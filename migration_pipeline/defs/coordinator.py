@@ -141,10 +141,10 @@ class Overlooked:
                 waiting[run.run_id] = run
         self._since = {run_id: self._since.get(run_id, now) for run_id in waiting}
         for run_id, since in self._since.items():
-            if now - since >= OVERLOOKED_SECONDS and _to_be_started(instance, waiting[run_id]):
-                # The time doubles: the code may be away for long.
-                if now - since >= OVERLOOKED_SECONDS * 2 ** _told(instance, run_id):
-                    instance.report_run_failed(waiting[run_id], OVERLOOKED)
+            run, waited = waiting[run_id], now - since
+            overlooked = waited >= OVERLOOKED_SECONDS and _to_be_started(instance, run)
+            if overlooked and waited >= _patience(instance, run_id):
+                instance.report_run_failed(run, OVERLOOKED)
 
 
 def _crashed(instance: DagsterInstance, will_retry: str) -> list[DagsterRun]:
@@ -174,7 +174,8 @@ def _to_be_started(instance: DagsterInstance, run: DagsterRun) -> bool:
     return True
 
 
-def _told(instance: DagsterInstance, run_id: str) -> int:
-    """How often Dagster has been told so before."""
-    told = instance.all_logs(run_id, of_type=DagsterEventType.RUN_FAILURE)
-    return sum(entry.get_dagster_event().message == OVERLOOKED for entry in told)
+def _patience(instance: DagsterInstance, run_id: str) -> float:
+    """Seconds until Dagster is told of a run the next time. They double each time: the code may be away for long."""
+    ends = instance.all_logs(run_id, of_type=DagsterEventType.RUN_FAILURE)
+    told = sum(entry.get_dagster_event().message == OVERLOOKED for entry in ends)
+    return OVERLOOKED_SECONDS * 2.0**told

@@ -41,10 +41,10 @@ def unloadable_plan(name: str, fault: str, plan: Plan | None = None) -> list[dg.
 
 def _stand_ins(plan: Plan, why: str, told: str) -> list[dg.AssetsDefinition]:
     """Build what stands for the assets of a plan meanwhile, one after another as they are."""
-    tables, after = list(plan.tables), [*plan.tables, *plan.aggregates]
+    after = [*plan.tables, *plan.aggregates]
     files = dg.StaticPartitionsDefinition([planned.partition for planned in plan.files])
     return [
-        _stand_in(plan, f"{plan.profile}_load", dict.fromkeys(tables, [EXPORT]), why, told, files),
+        _stand_in(plan, f"{plan.profile}_load", {name: [EXPORT] for name in plan.tables}, why, told, files),
         *(
             _stand_in(plan, f"{plan.profile}_{name}", {name: list(sources)}, why, told)
             for name, sources in plan.aggregates.items()
