@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
+from migration_pipeline.defs.metadata import FILE_TAG
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.demo.service import Service
 from migration_pipeline.migration.plan import Plan
 from migration_pipeline.operations.client import DAEMON_CATCHES_UP_SECONDS, RELOAD, DagsterClient
 from migration_pipeline.operations.runs import run_error
-from migration_pipeline_tests.operating import LOCATION, Bucket, Operation, eventually, operation
+from migration_pipeline_tests.operating import LOCATION, SCRIPT, Bucket, Operation, eventually, operation
 
 TABLES = ("customers", "orders", "order_lines", "shop_events")
 
@@ -67,31 +70,31 @@ def will_retry(operator: Operation, backfill: str) -> list[str]:
     return [each["dagster/will_retry"] for each in tags]
 
 
-def held_in_a_file(operator: Operation, plan: Plan) -> str:
-    """Launch a backfill, and have its first file wait in the middle; gives its id."""
-    operator.hold("customers")
-    backfill = operator.launch(plan, tables=TABLES, partitions=[p.partition for p in plan.files])
-    eventually(operator.held, "a file waits")
-    return backfill
-
-
 def test_a_backfill_and_its_runs_wait_for_a_code_server_that_is_away(operator: Operation, shop: Plan) -> None:
-    backfill = held_in_a_file(operator, shop)
-    log = operator.home / "log" / "daemon.log"
-    with operator.without("code-server"):
-        eventually(
-            lambda: f"Backfill {backfill} was unable to continue" in log.read_text(), "the daemon gives it up"
-        )
-        # The worker of the file that was loading ended with the code server. Dagster gives it up for want of code.
-        operator.release()
-        eventually(lambda: "Failed to retry run" in log.read_text(), "the daemon gives the run up")
-        eventually(lambda: "true" in will_retry(operator, backfill), "it is to be started again nevertheless")
-    eventually(lambda: operator.backfill_status(backfill) == "COMPLETED_SUCCESS", "the backfill ends", 240)
-    statuses = sorted(run["status"] for run in operator.runs(backfill))
-    assert statuses == ["FAILURE", *["SUCCESS"] * len(shop.files)], (
-        "the one that crashed, and one for each file"
-    )
-    assert operator.states(shop) == ["materialized"] * len(shop.files)
+    operator.hold("customers")
+    environment = dict(os.environ) | operator.environment
+    with subprocess.Popen(
+        [SCRIPT, "backfill", "shop", "--wait"], env=environment, stdout=subprocess.PIPE, text=True
+    ) as waiting:
+        eventually(operator.held, "a file waits")
+        (running,) = operator.held()
+        (backfill,) = [run["tags"]["dagster/backfill"] for run in operator.runs() if run["id"] == running]
+        log = operator.home / "log" / "daemon.log"
+        with operator.without("code-server"):
+            given_up = f"Backfill {backfill} was unable to continue"
+            eventually(lambda: given_up in log.read_text(), "the daemon gives the code server up")
+            # The worker of the file that was loading ended with the code server. Dagster gives it up for want of code.
+            operator.release()
+            eventually(lambda: "Failed to retry run" in log.read_text(), "the daemon gives the run up")
+            eventually(
+                lambda: "true" in will_retry(operator, backfill), "it is to be started again nevertheless"
+            )
+        said, _ = waiting.communicate(timeout=240)
+    assert "waiting: Dagster at" in said, "how the files are cannot be told without code"
+    assert said.endswith("4 of 4 files materialized\n"), said
+    assert waiting.returncode == 0
+    crashed, *others = sorted(run["status"] for run in operator.runs(backfill) if FILE_TAG in run["tags"])
+    assert (crashed, set(others), len(others)) == ("FAILURE", {"SUCCESS"}, len(shop.files))
 
 
 def test_what_is_loading_goes_on_where_its_profile_does_not_load_any_more(
