@@ -7,7 +7,7 @@ import dagster as dg
 
 from migration_pipeline.defs.failures import Failed
 from migration_pipeline.defs.metadata import PROFILE_TAG
-from migration_pipeline.migration.names import EXPORT, FINISHING
+from migration_pipeline.migration.names import EXPORT, FINISHING, UNLOADABLE
 from migration_pipeline.migration.plan import Plan
 
 
@@ -26,11 +26,11 @@ def unloadable_plan(name: str, fault: str, plan: Plan | None = None) -> list[dg.
     told = f"The plan of {name} does not load: {fault}"
 
     @dg.asset(
-        key=[name, "plan_does_not_load"],
+        key=[name, UNLOADABLE],
         group_name=name,
         kinds={"error"},
         tags={PROFILE_TAG: name},
-        description=f"The plan of {name} does not load, so none of its assets can be made: {fault}\n\n"
+        description=f"{told}\n\nUntil it does, none of its assets can be made. "
         "Fix this, then reload the code location. Materialized partitions stay materialized.",
     )
     def plan_does_not_load() -> None:

@@ -18,6 +18,9 @@ PLAN_DIGEST = "plan"
 FINISHING = "finishing"
 """What finishes a profile's tables."""
 
+UNLOADABLE = "plan_does_not_load"
+"""Is there while the plan does not load; its description says why."""
+
 
 def table_keys(profile: Profile) -> list[list[str]]:
     """The keys of the tables that files are loaded into."""

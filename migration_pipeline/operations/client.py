@@ -11,7 +11,7 @@ import msgspec
 import requests
 
 from migration_pipeline.errors import MigrationError
-from migration_pipeline.migration.names import EXPORT, PLAN_DIGEST, table_keys
+from migration_pipeline.migration.names import EXPORT, PLAN_DIGEST, UNLOADABLE, table_keys
 from migration_pipeline.migration.plan import Plan
 from migration_pipeline.profile.profile import Profile
 
@@ -117,7 +117,7 @@ class DagsterClient:
             self.query(RELOAD, name=location["name"])
         deadline = time.monotonic() + self._timeout
         while not self.knows(plan, profile):
-            failure = self._location_error()
+            failure = self.location_error() or self._unloadable(plan)
             if failure or time.monotonic() > deadline:
                 raise DagsterClientError(
                     f"Dagster at {self.url} does not know the plan of {plan.profile}: "
@@ -143,9 +143,15 @@ class DagsterClient:
         entries: list[dict[str, Any]] = self.query(LOCATIONS)["workspaceOrError"]["locationEntries"]
         return entries
 
-    def _location_error(self) -> str:
+    def location_error(self) -> str:
+        """Why the code does not load, in a line; "" where it does."""
         loaded = (location["locationOrLoadError"] or {} for location in self._locations())
         return next((first_line(each) for each in loaded if each.get("__typename") == "PythonError"), "")
+
+    def _unloadable(self, plan: Plan) -> str:
+        """Why the plan does not load there, by the asset that tells it; "" where it does, or is not there."""
+        nodes = self.query(DESCRIPTION, keys=[{"path": [plan.profile, UNLOADABLE]}])["assetNodes"]
+        return next((node["description"].partition("\n\n")[0] for node in nodes), "")
 
     def _post(self, path: str, document: dict[str, Any]) -> requests.Response:
         if time.monotonic() - self._used > KEPT_SECONDS:
@@ -208,6 +214,11 @@ query Known($keys: [AssetKeyInput!]!) {
 }"""
     + ENTRIES
 )
+
+DESCRIPTION = """
+query Description($keys: [AssetKeyInput!]!) {
+  assetNodes(assetKeys: $keys) { description }
+}"""
 
 LOCATIONS = """
 query Locations {

@@ -194,10 +194,13 @@ def _kept_states(
     keys = keys or table_keys(profile)
     nodes = client.query(STATUSES, keys=[{"path": key} for key in keys])["assetNodes"]
     if len(nodes) != len(keys):
-        raise DagsterClientError(
-            f"Dagster at {client.url} does not have all tables of {plan.profile} yet; "
-            f"run `migration-pipeline backfill {plan.reference}`, or reload its definitions"
+        failure = client.location_error()
+        why = (
+            f": its code does not load: {failure}"
+            if failure
+            else f" yet; run `migration-pipeline backfill {plan.reference}`, or reload its definitions"
         )
+        raise DagsterClientError(f"Dagster at {client.url} does not have all tables of {plan.profile}{why}")
     statuses = [node["assetPartitionStatuses"] for node in nodes]
     # A file is done when all its tables say so: a kill may fall between two of their events.
     done = set.intersection(*(set(s.get("materializedPartitions", [])) for s in statuses))

@@ -14,8 +14,14 @@ from migration_pipeline.defs.metadata import FILE_TAG
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.demo.service import Service
 from migration_pipeline.migration.plan import Plan
-from migration_pipeline.operations.client import DAEMON_CATCHES_UP_SECONDS, RELOAD, DagsterClient
+from migration_pipeline.operations.client import (
+    DAEMON_CATCHES_UP_SECONDS,
+    RELOAD,
+    DagsterClient,
+    DagsterClientError,
+)
 from migration_pipeline.operations.runs import run_error
+from migration_pipeline.profile.profile import load_profile
 from migration_pipeline_tests.operating import LOCATION, SCRIPT, Bucket, Operation, eventually, operation
 
 TABLES = ("customers", "orders", "order_lines", "shop_events")
@@ -90,7 +96,7 @@ def test_a_backfill_and_its_runs_wait_for_a_code_server_that_is_away(operator: O
                 lambda: "true" in will_retry(operator, backfill), "it is to be started again nevertheless"
             )
         said, _ = waiting.communicate(timeout=240)
-    assert "waiting: Dagster at" in said, "how the files are cannot be told without code"
+    assert "does not have all tables of shop: its code does not load: " in said
     assert said.endswith("4 of 4 files materialized\n"), said
     assert waiting.returncode == 0
     crashed, *others = sorted(run["status"] for run in operator.runs(backfill) if FILE_TAG in run["tags"])
@@ -104,6 +110,7 @@ def test_what_is_loading_goes_on_where_its_profile_does_not_load_any_more(
     profile = operator.home / "things.py"
     profile.write_text(PROFILE)
     plan = operator.plan("things:profile", bucket.upload(export), "things")
+    loaded, client = load_profile("things:profile"), DagsterClient(operator.url)
     operator.command("backfill", "things", "--files", "1", "--wait")
     operator.hold("things")
     first, *others = [p.partition for p in plan.files if p.file.items][1:]
@@ -112,6 +119,9 @@ def test_what_is_loading_goes_on_where_its_profile_does_not_load_any_more(
     with profile.open("a") as file:
         file.write("import no_such_module\n")
     operator.query(RELOAD, name=LOCATION)
+    why = "the plan of things does not load: profile things:profile: things does not import"
+    with pytest.raises(DagsterClientError, match="not know the plan of things: T" + why[1:]):
+        client.load_plan(plan, loaded)
     # The daemon has taken the reload up when it has looked at the backfill with the new code.
     time.sleep(DAEMON_CATCHES_UP_SECONDS)
     assert operator.backfill_status(backfill) == "REQUESTED"
@@ -121,8 +131,7 @@ def test_what_is_loading_goes_on_where_its_profile_does_not_load_any_more(
     assert {key: run["status"] for key, run in by_file.items()} == {
         first: "SUCCESS", **dict.fromkeys(others, "FAILURE")
     }  # fmt: skip
-    why = "the plan of things does not load: profile things:profile: things does not import"
-    assert why in run_error(DagsterClient(operator.url), by_file[others[0]]["id"])
+    assert why in run_error(client, by_file[others[0]]["id"])
     profile.write_text(PROFILE)
     operator.command("retry-failed", "things", "--wait")
     assert {f.state for f in operator.files(plan) if f.partition in by_file} == {"materialized"}
