@@ -17,6 +17,8 @@ RUN /source/deploy/image.sh /source /opt/migration "$EXTRAS"
 FROM python:${PYTHON}-slim-bookworm
 RUN useradd --system --uid 10001 --user-group --no-create-home migration
 COPY --from=build /opt/migration /opt/migration
+# A pause of the machine longer than the 30 seconds that Dagster has here would leave the code server without code, and healthy:
+# findings/dagster-code-server-ends-in-a-pause.sh.
 # Dagster puts temporary files of its own beside its dagster.yaml. Profiles are mounted at /opt/profiles, or copied there by an
 # image that is built on this one.
 RUN chown -R migration:migration /opt/migration/homes && mkdir /opt/profiles
@@ -24,6 +26,7 @@ ENV PATH=/opt/migration/bin:$PATH \
     PYTHONPATH=/opt/profiles \
     PYTHONUNBUFFERED=1 \
     DAGSTER_DISABLE_TELEMETRY=yes \
+    DAGSTER_GRPC_PROXY_HEARTBEAT_TTL_SECONDS=604800 \
     DAGSTER_HOME=/opt/migration/homes/celery \
     MIGRATION_ACCELERATOR=required
 USER 10001

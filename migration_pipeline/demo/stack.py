@@ -32,6 +32,8 @@ from migration_pipeline.demo.service import Service
 
 HOST = "127.0.0.1"
 CODE_MODULE = "migration_pipeline.definitions"
+PAUSE_SECONDS = 604_800
+"""A laptop may sleep for so long: where the code server was paused for longer than its time to live, Dagster never has code again."""
 START_SECONDS = 180  # for one service on a busy machine; five seconds for all of them are usual
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -169,6 +171,7 @@ def _environment(stack: Stack, run_folder: Path) -> dict[str, str]:
         settings.DAGSTER_HOME: str(settings.dagster_home()),
         settings.DATABASE_URL: stack.database_url,
         "DAGSTER_DISABLE_TELEMETRY": "yes",
+        "DAGSTER_GRPC_PROXY_HEARTBEAT_TTL_SECONDS": str(PAUSE_SECONDS),
         "TMPDIR": str(run_folder),
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -101,6 +102,20 @@ def test_a_backfill_and_its_runs_wait_for_a_code_server_that_is_away(operator: O
     assert waiting.returncode == 0
     crashed, *others = sorted(run["status"] for run in operator.runs(backfill) if FILE_TAG in run["tags"])
     assert (crashed, set(others), len(others)) == ("FAILURE", {"SUCCESS"}, len(shop.files))
+
+
+def test_a_machine_that_was_paused_goes_on(operator: Operation, shop: Plan) -> None:
+    # The test before may have started another.
+    server = int(
+        max(
+            (operator.home / "log").glob("*code-server.pid"), key=lambda file: file.stat().st_mtime
+        ).read_text()
+    )
+    os.killpg(server, signal.SIGSTOP)
+    time.sleep(40)  # Dagster's processes end where they hear nothing from each other for 30
+    os.killpg(server, signal.SIGCONT)
+    backfill = operator.launch(shop, tables=TABLES, partitions=[p.partition for p in shop.files])
+    eventually(lambda: operator.backfill_status(backfill) == "COMPLETED_SUCCESS", "the backfill ends")
 
 
 def test_what_is_loading_goes_on_where_its_profile_does_not_load_any_more(
