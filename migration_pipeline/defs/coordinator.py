@@ -15,7 +15,11 @@ from typing import Any, Protocol, runtime_checkable
 
 from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 from dagster._core.events import RunFailureReason
-from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES
+from dagster._core.execution.backfill import (
+    BULK_ACTION_TERMINAL_STATUSES,
+    BulkActionsFilter,
+    BulkActionStatus,
+)
 from dagster._core.execution.retries import auto_reexecution_should_retry_run
 from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
 from dagster._core.run_coordinator.queued_run_coordinator import RunQueueConfig
@@ -30,8 +34,8 @@ from dagster._core.storage.tags import (
 from migration_pipeline.defs.metadata import AHEAD_OF_FILES, FILE_TAG, PROFILE_TAG, file_tag
 from migration_pipeline.defs.turns import ends_of
 
-CODE_RETRIES, CODE_RETRY_SECONDS = 40_000, 15
-"""How often a run goes back into the queue because its code cannot be loaded, and after how long: for a week."""
+CODE_RETRIES = 10_000
+"""How often a run goes back into the queue because its code cannot be loaded: by default once a minute, and so for a week."""
 
 os.environ.setdefault("DAGSTER_BACKFILL_RETRY_DEFINITION_CHANGED_ERROR", "yes")
 # The daemon imports this before it looks at a backfill. Without it, a code server that restarts for longer than a daemon tries
@@ -43,10 +47,21 @@ LOOK_SECONDS = 10.0
 OVERLOOKED_SECONDS = 30.0
 """How long a run waits to be started again before it counts as overlooked: the daemon looks every five seconds."""
 
+PATIENCE_SECONDS = 300.0
+"""How long, at most, until Dagster is told of a run once more: the code may be away for hours."""
+
 OVERLOOKED = "Dagster has overlooked that this run has crashed; reported again."
 
-CRASHES = 100
-"""Crashed runs that are looked at, newest first."""
+GIVEN_UP = "Failed to retry run"
+"""Dagster's message where it could not start a run again; its event has the error."""
+
+CRASHES = 500
+"""Failed runs that are looked at, newest first: what has just crashed is among them."""
+
+RETRIES = "max_user_code_failure_retries"
+
+WANT_OF_CODE = ("DagsterUserCodeUnreachableError", "DagsterCodeLocationLoadError")
+"""Dagster's errors where code cannot be loaded now. With any other, starting a run again fails each time."""
 
 
 @runtime_checkable
@@ -67,16 +82,15 @@ class TaggingRunCoordinator(QueuedRunCoordinator):
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
         self._overlooked = Overlooked()
+        data = self.inst_data
+        self._retries_configured = data is not None and RETRIES in data.config_dict
 
     def get_run_queue_config(self) -> RunQueueConfig:
         """Give the limits of the queue. The daemon asks for them before each look at it, others now and then."""
         self._overlooked.look(self._instance)
         config = super().get_run_queue_config()
-        if not config.max_user_code_failure_retries:
-            config = config._replace(
-                max_user_code_failure_retries=CODE_RETRIES,
-                user_code_failure_retry_delay=CODE_RETRY_SECONDS,
-            )
+        if not self._retries_configured:
+            config = config._replace(max_user_code_failure_retries=CODE_RETRIES)
         launcher = self._instance.run_launcher
         slots = launcher.slots() if isinstance(launcher, Slotted) else None
         if slots is None:
@@ -116,6 +130,8 @@ class Overlooked:
         self._next_look = time.monotonic() + LOOK_SECONDS
         self._since: dict[str, float] = {}
         """When each run that waits was first seen."""
+        self._hopeless: set[str] = set()
+        """Runs that Dagster has given up for good."""
 
     def look(self, instance: DagsterInstance) -> None:
         """Look for such runs, if it is time to. Raises nothing: the queue goes on whatever becomes of it."""
@@ -130,52 +146,61 @@ class Overlooked:
             )
 
     def _look(self, instance: DagsterInstance, now: float) -> None:
-        waiting = {
-            run.run_id: run for run in _crashed(instance, "true") if run.is_complete_and_waiting_to_retry
-        }
-        for run in _crashed(instance, "false"):
-            if _given_up(instance, run):
-                instance.add_run_tags(
-                    run.run_id, {WILL_RETRY_TAG: "true"}
-                )  # so that its backfill waits for it
+        crashed = [run for run in _failed(instance, "true") if run.is_complete_and_waiting_to_retry]
+        given_up = [run for run in _failed(instance, "false") if run.run_id not in self._hopeless]
+        given_up = [run for run in given_up if _may_start(run)]
+        started = _open_backfills(instance) if crashed or given_up else set()
+        waiting = {run.run_id: run for run in crashed if run.tags.get(BACKFILL_ID_TAG, "") in started | {""}}
+        for run in given_up:
+            if run.tags[BACKFILL_ID_TAG] in started and _lacked_code(instance, run):
+                instance.add_run_tags(run.run_id, {WILL_RETRY_TAG: "true"})  # its backfill waits for it
                 waiting[run.run_id] = run
+            else:
+                self._hopeless.add(run.run_id)
         self._since = {run_id: self._since.get(run_id, now) for run_id in waiting}
         for run_id, since in self._since.items():
-            run, waited = waiting[run_id], now - since
-            overlooked = waited >= OVERLOOKED_SECONDS and _to_be_started(instance, run)
-            if overlooked and waited >= _patience(instance, run_id):
-                instance.report_run_failed(run, OVERLOOKED)
+            waited = now - since
+            if waited >= OVERLOOKED_SECONDS and waited >= self._patience(instance, run_id):
+                instance.report_run_failed(waiting[run_id], OVERLOOKED)
+                self._since[run_id] = now
+
+    def _patience(self, instance: DagsterInstance, run_id: str) -> float:
+        """Seconds from one report of a run to the next: they double."""
+        ends = instance.all_logs(run_id, of_type=DagsterEventType.RUN_FAILURE)
+        told = sum(entry.get_dagster_event().message == OVERLOOKED for entry in ends)
+        return min(OVERLOOKED_SECONDS * 2.0**told, PATIENCE_SECONDS)
 
 
-def _crashed(instance: DagsterInstance, will_retry: str) -> list[DagsterRun]:
+def _failed(instance: DagsterInstance, will_retry: str) -> list[DagsterRun]:
     """The newest runs of migrations that failed, of those that Dagster says it will start again, or that it will not."""
     found = RunsFilter(statuses=[DagsterRunStatus.FAILURE], tags={WILL_RETRY_TAG: will_retry})
     return [run for run in instance.get_runs(found, limit=CRASHES) if PROFILE_TAG in run.tags]
 
 
-def _given_up(instance: DagsterInstance, run: DagsterRun) -> bool:
-    """Whether a run of an open backfill is to be started again by all rules, and Dagster failed to, as while its code is away."""
-    if (
-        BACKFILL_ID_TAG not in run.tags
-        or AUTO_RETRY_RUN_ID_TAG in run.tags
-        or not _to_be_started(instance, run)
-    ):
+def _open_backfills(instance: DagsterInstance) -> set[str]:
+    """The backfills whose crashed runs Dagster starts again."""
+    states = [status for status in BulkActionStatus if status not in BULK_ACTION_TERMINAL_STATUSES]
+    return {each.backfill_id for each in instance.get_backfills(filters=BulkActionsFilter(statuses=states))}
+
+
+def _may_start(run: DagsterRun) -> bool:
+    """Whether a run's tags allow that Dagster meant to start it again: it is of a backfill, and crashed."""
+    failed_itself = run.tags.get(RUN_FAILURE_REASON_TAG) == RunFailureReason.STEP_FAILURE.value
+    return BACKFILL_ID_TAG in run.tags and AUTO_RETRY_RUN_ID_TAG not in run.tags and not failed_itself
+
+
+def _lacked_code(instance: DagsterInstance, run: DagsterRun) -> bool:
+    """Whether Dagster tried to start a run again, by its rules, and could not load its code; and nobody has done so since."""
+    events = [
+        log.get_dagster_event()
+        for log in instance.all_logs(run.run_id, of_type=DagsterEventType.ENGINE_EVENT)
+    ]
+    errors = [event.engine_event_data.error for event in events if event.message == GIVEN_UP]
+    if not errors or errors[-1] is None or errors[-1].cls_name not in WANT_OF_CODE:
+        return False
+    group = instance.get_run_group(run.run_id)
+    if group is None or any(other.parent_run_id == run.run_id for other in group[1]):
         return False
     reason = run.tags.get(RUN_FAILURE_REASON_TAG)
     known = RunFailureReason(reason) if reason else None
-    return bool(instance.run_retries_enabled and auto_reexecution_should_retry_run(instance, run, known))
-
-
-def _to_be_started(instance: DagsterInstance, run: DagsterRun) -> bool:
-    """Whether Dagster would start a run again: not one of a backfill that is over."""
-    if backfill_id := run.tags.get(BACKFILL_ID_TAG):
-        backfill = instance.get_backfill(backfill_id)
-        return backfill is not None and backfill.status not in BULK_ACTION_TERMINAL_STATUSES
-    return True
-
-
-def _patience(instance: DagsterInstance, run_id: str) -> float:
-    """Seconds until Dagster is told of a run the next time. They double each time: the code may be away for long."""
-    ends = instance.all_logs(run_id, of_type=DagsterEventType.RUN_FAILURE)
-    told = sum(entry.get_dagster_event().message == OVERLOOKED for entry in ends)
-    return OVERLOOKED_SECONDS * 2.0**told
+    return bool(auto_reexecution_should_retry_run(instance, run, known))

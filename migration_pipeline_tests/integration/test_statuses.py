@@ -8,9 +8,10 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from dagster import AssetKey, AssetPartitionStatus, DagsterEventType, RunsFilter
-from dagster._core.events import AssetMaterializationPlannedData
+from dagster._core.events import AssetMaterializationPlannedData, EngineEventData
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.test_utils import create_run_for_test
+from dagster_shared.error import SerializableErrorInfo
 
 from migration_pipeline.defs import coordinator
 from migration_pipeline.defs.coordinator import OVERLOOKED, Overlooked
@@ -175,6 +176,29 @@ def crash(instance: dg.DagsterInstance, **tags: str) -> dg.DagsterRun:
     return run
 
 
+def again(
+    instance: dg.DagsterInstance, run: dg.DagsterRun, first: dg.DagsterRun | None = None, **tags: str
+) -> dg.DagsterRun:
+    """Start a run again, as the UI does."""
+    root = (first or run).run_id
+    made: dg.DagsterRun = create_run_for_test(
+        instance,
+        job_name="job",
+        status=dg.DagsterRunStatus.STARTED,
+        tags={PROFILE_TAG: "shop", "dagster/parent_run_id": run.run_id, "dagster/root_run_id": root, **tags},
+        parent_run_id=run.run_id,
+        root_run_id=root,
+    )
+    return made
+
+
+def give_up(instance: dg.DagsterInstance, run: dg.DagsterRun, error: str) -> None:
+    """Do as Dagster's daemon where it cannot start a run again."""
+    data = EngineEventData(error=SerializableErrorInfo("it fails", [], error))
+    instance.report_engine_event(coordinator.GIVEN_UP, run, engine_event_data=data)
+    instance.add_run_tags(run.run_id, {"dagster/will_retry": "false"})
+
+
 def reports(instance: dg.DagsterInstance, run: dg.DagsterRun) -> int:
     ends = instance.all_logs(run.run_id, of_type=DagsterEventType.RUN_FAILURE)
     return sum(entry.get_dagster_event().message == OVERLOOKED for entry in ends)
@@ -205,7 +229,17 @@ def test_a_crashed_run_that_dagster_gives_up_is_reported_while_its_backfill_is_o
         crash(instance, **of_open, **{"dagster/auto_retry_run_id": "another"}),
     ]
     for run in (given_up, *others):
-        instance.add_run_tags(run.run_id, {"dagster/will_retry": "false"})  # as where its code does not load
+        give_up(instance, run, "DagsterCodeLocationLoadError")
+    finished, by_hand = crash(instance, **of_open), crash(instance, **of_open)
+    give_up(instance, finished, "DagsterInvalidSubsetError")  # its steps were done: that fails each time
+    give_up(instance, by_hand, "DagsterUserCodeUnreachableError")
+    again(instance, by_hand)
+    exhausted = first = crash(instance, **of_open)
+    for _ in range(2):
+        exhausted = again(instance, exhausted, first, **of_open)
+        instance.report_run_failed(exhausted)
+    give_up(instance, exhausted, "DagsterUserCodeUnreachableError")
+    others += [finished, by_hand, exhausted]
     clock = Clock()
     monkeypatch.setattr(coordinator, "time", clock)
     queue = Overlooked()
@@ -214,7 +248,7 @@ def test_a_crashed_run_that_dagster_gives_up_is_reported_while_its_backfill_is_o
     assert instance.get_runs(RunsFilter(run_ids=[given_up.run_id]))[0].is_complete_and_waiting_to_retry
     clock.now += 31
     queue.look(instance)
-    assert [reports(instance, run) for run in (given_up, *others)] == [1, 0, 0, 0, 0, 0]
+    assert [reports(instance, run) for run in (given_up, *others)] == [1, *[0] * len(others)]
 
 
 def test_a_crash_is_reported_again_only_where_it_is_overlooked_and_ever_less_often(
@@ -241,21 +275,21 @@ def test_a_crash_is_reported_again_only_where_it_is_overlooked_and_ever_less_oft
     queue.look(instance)
     assert reports(instance, overlooked) == 0, "it may be started again within the next seconds"
     clock.now += 31
-    broken = instance.get_backfill
-    monkeypatch.setattr(instance, "get_backfill", lambda _: 1 / 0)
+    whole = instance.get_backfills
+    monkeypatch.setattr(instance, "get_backfills", lambda **_: 1 / 0)
     queue.look(instance)
     assert reports(instance, overlooked) == 0, "no fault of a storage ends the queue's look"
-    monkeypatch.setattr(instance, "get_backfill", broken)
+    monkeypatch.setattr(instance, "get_backfills", whole)
     told = []
-    for _ in range(50):
+    for _ in range(80):
         clock.now += 10
         queue.look(instance)
         told.append((reports(instance, overlooked), reports(instance, of_none)))
-    # 41 seconds after it was first seen, then after 60, 120, 240 and 480.
-    assert [told.index((count, count)) for count in range(1, 6)] == [0, 2, 8, 20, 44]
+    # After 41 seconds, then after another 60, 120 and 240, and every 300 from then on.
+    assert [told.index((count, count)) for count in range(1, 6)] == [0, 6, 18, 42, 72]
     restarted = Overlooked()
-    for _ in range(5):
+    for _ in range(30):
         clock.now += 11
         restarted.look(instance)
-    assert reports(instance, overlooked) == 5, "a daemon that starts again knows how often"
+    assert reports(instance, overlooked) == 6, "a daemon that starts again knows how often"
     assert [reports(instance, run) for run in others] == [0] * len(others)
