@@ -9,10 +9,12 @@
 The plan is what ``migration-pipeline plan`` wrote; both sides find it by `MIGRATION_PLANS`, or by `plan` here.
 """
 
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 import dagster as dg
+import msgspec
 from pydantic import Field
 
 from migration_pipeline import settings
@@ -23,8 +25,8 @@ from migration_pipeline.defs.unloadable import unloadable_plan
 from migration_pipeline.defs.whole import migration_definitions
 from migration_pipeline.errors import MigrationError, UsageError
 from migration_pipeline.migration.plan import Plan, planned_profile
-from migration_pipeline.migration.plans import plan_of, plan_path, read_plan
-from migration_pipeline.profile.profile import Profile, load_profile
+from migration_pipeline.migration.plans import is_passing, plan_of, plan_path, read_plan
+from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.sources.storage import is_s3
 
 RESOURCE = "migration_database"
@@ -58,14 +60,17 @@ class MigrationComponent(dg.Component, dg.Model, dg.Resolvable):
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Build all definitions. A plan that does not load is an asset that says why, and the rest of the location loads."""
-        name = self.profile.partition(":")[0].rpartition(".")[2]  # until it is imported: that of its module
+        name = _asset_name(self.profile.partition(":")[0].rpartition(".")[2])  # until it is imported
         try:
             name = load_profile(self.profile).name
-            plan, profile = self._planned(name, Path(context.path))
+            path = self._path(context, name)
+            plan = self._checked(read_plan(path), path)
+            profile = planned_profile(plan, path)
         except MigrationError as error:
-            known = plan_of(settings.plans_dir(), self.profile) if self.plan is None else None
-            name = known.profile if known else _asset_name(name)
-            return dg.Definitions(assets=unloadable_plan(name, str(error), known))
+            if is_passing(error):  # backfills outlast code that does not load, and not assets that are gone
+                raise
+            known = self._known_plan(context)
+            return dg.Definitions(assets=unloadable_plan(known.profile if known else name, str(error), known))
         hosting = Hosting(self.resource or RESOURCE, self.pool, self.files_per_run)
         return dg.Definitions.merge(
             migration_definitions(plan, profile, hosting),
@@ -75,22 +80,35 @@ class MigrationComponent(dg.Component, dg.Model, dg.Resolvable):
             ),
         )
 
-    def _planned(self, name: str, here: Path) -> tuple[Plan, Profile]:
-        """Read the plan. Raises `MigrationError`."""
-        folder = here if here.is_dir() else here.parent
-        path = (
-            plan_path(settings.plans_dir(), name)
-            if self.plan is None
-            else self.plan
-            if is_s3(self.plan)
-            else str(folder / self.plan)
-        )
-        plan = read_plan(path)
+    def _path(self, context: dg.ComponentLoadContext, name: str) -> str:
+        """Where the plan lies."""
+        if self.plan is None:
+            return plan_path(settings.plans_dir(), name)
+        if is_s3(self.plan):
+            return self.plan
+        here = Path(context.path)
+        return str((here if here.is_dir() else here.parent) / self.plan)
+
+    def _checked(self, plan: Plan, path: str) -> Plan:
+        """See that a plan is of the profile. Raises `UsageError`."""
         if plan.reference != self.profile:
             raise UsageError(
                 f"{path}: this plan was made for the profile {plan.reference}; plan again with --profile {self.profile}"
             )
-        return plan, planned_profile(plan, path)
+        return plan
+
+    def _known_plan(self, context: dg.ComponentLoadContext) -> Plan | None:
+        """The plan of a profile that does not load, as this component runs it; None where it cannot be read."""
+        plan = None
+        if self.plan is None:
+            plan = plan_of(settings.plans_dir(), self.profile)
+        else:
+            path = self._path(context, "")
+            with suppress(UsageError):
+                plan = self._checked(read_plan(path), path)
+        if plan and self.files_per_run:
+            return msgspec.structs.replace(plan, files_per_run=self.files_per_run)
+        return plan
 
 
 def _asset_name(name: str) -> str:

@@ -115,7 +115,7 @@ class Operation:
         self.query = self._instance.query
         self._others: list[Service] = []
 
-    def command(self, *arguments: str) -> str:
+    def command(self, *arguments: str, seconds: float = PATIENCE_SECONDS) -> str:
         """Run a command as on a terminal; it must succeed."""
         done = subprocess.run(
             [SCRIPT, *arguments],
@@ -123,7 +123,7 @@ class Operation:
             env=dict(os.environ) | self.environment,
             capture_output=True,
             text=True,
-            timeout=PATIENCE_SECONDS,
+            timeout=seconds,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

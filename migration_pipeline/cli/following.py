@@ -20,7 +20,7 @@ from migration_pipeline.cli.arguments import PROFILE, Opened, open_plan
 from migration_pipeline.cli.exporting import OWNER, VIEW, ask, say, tell_asked, too_early
 from migration_pipeline.cli.terminal import console, stamped, warn
 from migration_pipeline.cli.times import length, moment
-from migration_pipeline.cli.watch import watch
+from migration_pipeline.cli.watch import watch_to_the_end
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.cutover import checklist, read_facts, ready
 from migration_pipeline.migration.plan import Plan, add_windows
@@ -223,16 +223,18 @@ class _Course:
         export = plan.by_partition()[wanted[0].partition].export_id if wanted else ""
         title = following.titled(profile, wanted, export)
         backfill = backfills.launch(instance, profile, [file.partition for file in wanted], title, then)
-        self.doing = f"backfill {backfill} goes on; {self._again} takes it up"
-        result = watch(console(stderr=True), instance, plan, profile, backfill, wanted, then)
-        if again := backfills.relaunch(instance, plan, profile, result, warn):
-            self.doing = f"backfill {again} goes on; {self._again} takes it up"
-            watch(console(stderr=True), instance, plan, profile, again, wanted, then)
+        self._goes_on(backfill)
+        watch_to_the_end(
+            console(stderr=True), instance, plan, profile, backfill, wanted, then, on_launch=self._goes_on
+        )
         partitions = {file.partition for file in wanted}
         left = [f for f in read_files(instance, plan, profile) if f.partition in partitions]
         if failed := [file for file in left if file.state != "materialized"]:
             raise following.failure(plan, failed)
         following.check_made(plan, downstream(instance, profile), then)
+
+    def _goes_on(self, backfill: str) -> None:
+        self.doing = f"backfill {backfill} goes on; {self._again} takes it up" if backfill else ""
 
     def _tell_lag(self, plan: Plan, files: Sequence[FileStatus]) -> None:
         reached = following.reached(plan, files)

@@ -20,7 +20,7 @@ from migration_pipeline.cli.terminal import (
     tell_left,
     warn,
 )
-from migration_pipeline.cli.watch import watch
+from migration_pipeline.cli.watch import watch_to_the_end
 from migration_pipeline.migration import verification
 from migration_pipeline.migration.plan import Plan, PlannedFile
 from migration_pipeline.migration.replay import replay_plan
@@ -166,16 +166,13 @@ def _await(opened: Opened, backfill_id: str, wanted: list[FileStatus], then: lis
     """Show a backfill until it is over, then its result. Returns the exit status."""
     plan, profile, instance = opened
     result = _watch(opened, backfill_id, wanted, then)
-    if again := backfills.relaunch(instance, plan, profile, result, warn):
-        click.echo(f"launched again as backfill {again}: {instance.url}/runs/b/{again}")
-        result = _watch(opened, again, wanted, then)
+    if result.error:  # first: how the files are may not be known
+        click.echo(f"backfill {result.id} {result.status}: {result.error}", err=True)
     everything = read_files(instance, plan, profile)
     partitions = {file.partition for file in wanted}
     files = [file for file in everything if file.partition in partitions]
     for file in files:
         _tell_failed(file.file.name, file)
-    if result.error:
-        click.echo(f"backfill {result.id} {result.status}: {result.error}", err=True)
     made = [asset for asset in downstream(instance, profile) if asset.key in then]
     for asset in made:
         _tell_failed(asset.name, asset)
@@ -196,14 +193,26 @@ def _watch(
 ) -> backfills.Backfill:
     """Show a backfill until it is over. Ctrl-C ends the process, and leaves the backfill."""
     plan, profile, instance = opened
+    goes_on = backfill_id
+
+    def launched(again: str) -> None:
+        nonlocal goes_on
+        goes_on = again
+        if again:
+            click.echo(f"launched again as backfill {again}: {instance.url}/runs/b/{again}")
+
     try:
-        return watch(console(), instance, plan, profile, backfill_id, wanted, then)
-    except KeyboardInterrupt:
-        click.echo(
-            f"\nbackfill {backfill_id} goes on; follow it with `migration-pipeline status {plan.reference} --watch`, "
-            f"stop it with `migration-pipeline stop {plan.reference}`",
-            err=True,
+        return watch_to_the_end(
+            console(), instance, plan, profile, backfill_id, wanted, then, on_launch=launched
         )
+    except KeyboardInterrupt:
+        told = (
+            f"backfill {goes_on} goes on; follow it with `migration-pipeline status {plan.reference} --watch`, "
+            f"stop it with `migration-pipeline stop {plan.reference}`"
+            if goes_on
+            else f"nothing goes on; launch it again with `migration-pipeline backfill {plan.reference} --wait`"
+        )
+        click.echo(f"\n{told}", err=True)
         sys.exit(1)
 
 

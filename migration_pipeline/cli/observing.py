@@ -21,7 +21,7 @@ from migration_pipeline.cli.terminal import (
 )
 from migration_pipeline.cli.watch import watch_status
 from migration_pipeline.errors import UsageError
-from migration_pipeline.migration.plans import read_plans
+from migration_pipeline.migration.plans import Unloadable, read_plans
 from migration_pipeline.operations.backfills import backfills
 from migration_pipeline.operations.downstream import downstream
 from migration_pipeline.operations.files import read_files, tell_queued
@@ -128,11 +128,11 @@ def metrics(references: tuple[str, ...], port: int, host: str) -> None:
     """
     from migration_pipeline.operations.metrics import Server  # of no use to who looks once
 
-    plans, faults = [open_plan(reference)[:2] for reference in references], dict[str, str]()
+    plans, faults = [open_plan(reference)[:2] for reference in references], dict[str, Unloadable]()
     if not references:
         plans, faults = read_plans(settings.plans_dir())
     for fault in faults.values():
-        click.echo(f"not served: {fault}", err=True)
+        click.echo(f"not served: {fault.why}", err=True)
     if not plans:
         raise UsageError("no plan yet, so nothing to measure; make one with: migration-pipeline plan")
     server = Server(plans, settings.webserver_url(), settings.database_url(), host, port)

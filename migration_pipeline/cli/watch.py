@@ -20,8 +20,13 @@ from migration_pipeline import settings
 from migration_pipeline.cli.terminal import count_states, stamped, status_table
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.migration.plan import Plan
-from migration_pipeline.operations.backfills import Backfill, read_backfill
-from migration_pipeline.operations.client import DagsterClient, DagsterClientError
+from migration_pipeline.operations.backfills import Backfill, read_backfill, relaunch
+from migration_pipeline.operations.client import (
+    DAEMON_READS_ALL_SECONDS,
+    DagsterAwayError,
+    DagsterClient,
+    DagsterClientError,
+)
 from migration_pipeline.operations.downstream import downstream
 from migration_pipeline.operations.files import FileStatus, read_files, read_launched, tell_queued
 from migration_pipeline.operations.running import Follow, RunningFile
@@ -39,6 +44,9 @@ SHARE = 0.02
 
 FEW, FEW_SECONDS = 50, 2.0
 """So many files or fewer are looked at so often by `--wait`: people look at their bars, and their looks are cheap."""
+
+RELAUNCHES = 3
+"""How often a backfill is launched again that Dagster's daemon has failed for want of code."""
 
 OUTLASTED_SECONDS = 600.0
 """How long `--wait` goes on without an answer that tells how the files are."""
@@ -65,8 +73,8 @@ def watch(
     """Show a backfill's progress until it is over: overall, of each running file, and of the assets that follow.
 
     `launched` are its files as they were before: a file is done when another run has materialized it. `then`
-    are the keys of the assets that follow the files (aggregates, finishing). It outlasts a Dagster that does not answer, or whose
-    code does not load, for `OUTLASTED_SECONDS`.
+    are the keys of the assets that follow the files (aggregates, finishing). It outlasts a Dagster that is away for
+    `OUTLASTED_SECONDS`.
     """
     before = {file.partition for file in launched}
     total = sum(file.file.items for file in launched)
@@ -75,9 +83,11 @@ def watch(
     answered = time.monotonic()
     with _Board(out, total) as board:
         while True:
+            over: Backfill | None = None
             try:
                 with pace:
                     backfill = read_backfill(instance, backfill_id)
+                    over = backfill if backfill.over else None
                     running = [file for file in follow.running() if file.planned.partition in before]
                     files = read_launched(instance, plan, profile, backfill, launched)
                     tell_queued(files, running)
@@ -88,15 +98,52 @@ def watch(
                         run = last_run(instance, plan, profile, plan.by_partition()[file.partition])
                         board.say(f"failed: {file.file.name}: {run_error(instance, run.id) if run else ''}")
                 # Another backfill's run may still be making what follows the files: not yet done, and not failed either.
-                if backfill.over and not making:
-                    return backfill
+                if over and not making:
+                    return over
                 answered = time.monotonic()
                 pace.wait(partial(_moved, instance, backfill))
             except DagsterClientError as error:
-                if time.monotonic() - answered > OUTLASTED_SECONDS:
+                if over:  # how its files are, the caller asks again, and tells
+                    return over
+                if not isinstance(error, DagsterAwayError) or time.monotonic() - answered > OUTLASTED_SECONDS:
                     raise
                 board.say_once(f"waiting: {error}")
                 time.sleep(FEW_SECONDS)
+
+
+def watch_to_the_end(
+    out: Console,
+    instance: DagsterClient,
+    plan: Plan,
+    profile: Profile,
+    backfill_id: str,
+    launched: Sequence[FileStatus],
+    then: Sequence[Sequence[str]] = (),
+    on_launch: Callable[[str], None] = lambda _: None,
+) -> Backfill:
+    """Watch a backfill, and launch it again while Dagster's daemon fails it for want of the code that the webserver has.
+
+    `on_launch` gets the id of each one that is launched, and "" while none goes on.
+    """
+    result = watch(out, instance, plan, profile, backfill_id, launched, then)
+    for number in range(RELAUNCHES):
+        if not (result.without_code and instance.knows(plan, profile)):
+            break
+        on_launch("")
+        out.print(
+            f"backfill {result.id} failed: Dagster's daemon has older code; it is launched again once it must have this, within "
+            f"{DAEMON_READS_ALL_SECONDS} s",
+            markup=False,
+            soft_wrap=True,
+        )
+        if number:
+            time.sleep(DAEMON_READS_ALL_SECONDS)
+        else:
+            instance.await_daemon(DAEMON_READS_ALL_SECONDS)
+        again = relaunch(instance, result.id)
+        on_launch(again)
+        result = watch(out, instance, plan, profile, again, launched, then)
+    return result
 
 
 class _Pace:

@@ -171,7 +171,7 @@ def run_dev(port: int) -> None:
         shown = f'psql "{services.database_url}"' if embedded else f"as {settings.DATABASE_URL} says"
         out.print(f"PostgreSQL:  {shown}", markup=False, soft_wrap=True)
         for fault in faults.values():
-            out.print(f"not loaded: {fault}", markup=False)
+            out.print(f"not loaded: {fault.why}", markup=False)
         if not (plans or faults):
             out.print("no plan yet; in another terminal:  migration-pipeline plan --profile shop EXPORT")
         try:

@@ -91,7 +91,11 @@ class Plan(msgspec.Struct, frozen=True):
     @property
     def content(self) -> bytes:
         """Its file."""
-        return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
+        document = msgspec.to_builtins(self)
+        for name in ("tables", "aggregates"):  # a plan that was made before there were these keeps its digest
+            if not document[name]:
+                del document[name]
+        return msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"
 
     @property
     def windows(self) -> list[PlannedExport]:

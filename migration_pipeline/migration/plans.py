@@ -11,10 +11,10 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from migration_pipeline.errors import UsageError
+from migration_pipeline.errors import MigrationError, UsageError
 from migration_pipeline.migration.plan import FORMAT, Plan, planned_profile
 from migration_pipeline.profile.profile import Profile
-from migration_pipeline.sources.storage import MissingError, Storage, StorageError, is_s3, join
+from migration_pipeline.sources.storage import MissingError, Storage, StorageError, join
 
 SUFFIX = ".json"
 
@@ -63,7 +63,7 @@ def read_plan(path: Path | str, storage: Storage | None = None) -> Plan:
             f"{path}: no plan; make one with: migration-pipeline plan --profile {PurePosixPath(path).stem} EXPORT…"
         ) from None
     except StorageError as error:
-        raise UsageError(f"the plan cannot be read: {error}") from None
+        raise UsageError(f"the plan cannot be read: {error}") from error
     return _parsed(path, content)
 
 
@@ -82,30 +82,44 @@ def _parsed(path: str, content: bytes) -> Plan:
     return plan
 
 
-def read_plans(place: Path | str) -> tuple[list[tuple[Plan, Profile]], dict[str, str]]:
+class Unloadable(msgspec.Struct, frozen=True):
+    """A plan that does not load."""
+
+    why: str
+    plan: Plan | None = None
+    """The plan, where it can be read, and its profile does not load."""
+    passing: bool = False
+    """Whether it may load in a moment, as S3 did not give it."""
+
+
+def read_plans(place: Path | str) -> tuple[list[tuple[Plan, Profile]], dict[str, Unloadable]]:
     """Read all plans of a place with their profiles; and, by profile's name, why each of the others does not load.
 
-    Raises `StorageError` if the place cannot be listed, or where S3 does not give a plan: that is the place's fault, and may be over
-    in a moment.
+    Raises `StorageError` if the place cannot be listed.
     """
     plans, faults, storage = [], {}, Storage()
     for path in _paths(place, storage):
+        plan = None
         try:
-            plan = _parsed(path, storage.read(path)) if is_s3(path) else read_plan(path, storage)
+            plan = read_plan(path, storage)
             plans.append((plan, planned_profile(plan, path)))
         except UsageError as error:
-            faults[PurePosixPath(path).stem] = str(error)
+            faults[PurePosixPath(path).stem] = Unloadable(str(error), plan, is_passing(error))
     return plans, faults
 
 
+def is_passing(error: MigrationError) -> bool:
+    """Whether a plan could not be read because S3 did not give it, as it may in a moment."""
+    return isinstance(error.__cause__, StorageError) and error.__cause__.passing
+
+
 def plan_of(place: Path | str, reference: str) -> Plan | None:
-    """The plan of a profile that need not load, by its name or its reference; None if there is none that can be read."""
+    """The plan of a profile that does not load, by its reference; None if there is none that can be read."""
     storage = Storage()
     with suppress(StorageError):
         for path in _paths(place, storage):
             with suppress(UsageError):
-                plan = read_plan(path, storage)
-                if reference in (plan.profile, plan.reference):
+                if (plan := read_plan(path, storage)).reference == reference:
                     return plan
     return None
 

@@ -10,12 +10,7 @@ import msgspec
 
 from migration_pipeline.migration.names import table_keys
 from migration_pipeline.migration.plan import Plan
-from migration_pipeline.operations.client import (
-    DAEMON_READS_ALL_SECONDS,
-    DagsterClient,
-    DagsterClientError,
-    first_line,
-)
+from migration_pipeline.operations.client import DagsterClient, DagsterClientError, first_line
 from migration_pipeline.operations.runs import EXECUTING, POLL_SECONDS, WAITING, Run, is_of, runs
 from migration_pipeline.profile.profile import Profile
 from migration_pipeline.units import counted
@@ -72,21 +67,9 @@ def launch(
     return _id(client.query(LAUNCH, params=params)["launchPartitionBackfill"])
 
 
-def relaunch(
-    client: DagsterClient, plan: Plan, profile: Profile, backfill: Backfill, say: Callable[[str], None]
-) -> str:
-    """Launch a backfill again that Dagster's daemon has failed because its code was older than the webserver's, once it is not.
-
-    Returns the id of the new one, which is titled as a re-execution; "" where that is not why it failed. Until then it waits,
-    `client.DAEMON_READS_ALL_SECONDS` at most.
-    """
-    if not (backfill.without_code and client.knows(plan, profile)):
-        return ""
-    say(
-        f"backfill {backfill.id} failed: Dagster's daemon has older code; launching it again once it must have this, within {DAEMON_READS_ALL_SECONDS} s"
-    )
-    client.await_daemon(DAEMON_READS_ALL_SECONDS)
-    return _id(client.query(RELAUNCH, id=backfill.id)["reexecutePartitionBackfill"])
+def relaunch(client: DagsterClient, backfill_id: str) -> str:
+    """Launch what a backfill has not loaded again, as the UI's re-execution does; returns the new one's id."""
+    return _id(client.query(RELAUNCH, id=backfill_id)["reexecutePartitionBackfill"])
 
 
 def _id(result: dict[str, Any]) -> str:

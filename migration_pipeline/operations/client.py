@@ -22,7 +22,7 @@ DAEMON_CATCHES_UP_SECONDS = 5
 """Age of the code before a launch: with younger one the daemon may still have the old, and fail for partitions that "no
 longer" exist."""
 DAEMON_READS_ALL_SECONDS = 75
-"""Age of the code that the daemon has for certain: it reads all code anew once a minute, and looks every five seconds whether
+"""Age of the code that the daemon should have: it reads all code anew once a minute, and looks every five seconds whether
 to. What is loaded just while it does that it overlooks until the next time, and what a server with a fixed id loads, too
 (``findings/dagster-puts-old-code-back.sh``)."""
 KEPT_SECONDS = 3.0
@@ -43,8 +43,16 @@ HTTP_ERRORS = {
 """HTTP status → what it means when the answer is not Dagster's, and what to do."""
 
 
+SERVER_FAULTS = 500
+"""The least HTTP status that a server, or what it needs, is to blame for."""
+
+
 class DagsterClientError(MigrationError):
     """Dagster cannot be reached, or refused a call."""
+
+
+class DagsterAwayError(DagsterClientError):
+    """Dagster does not answer, or has no code now; both may be over in a moment."""
 
 
 class DagsterClient:
@@ -159,7 +167,7 @@ class DagsterClient:
         try:
             return self._session.post(f"{self._address}{path}", json=document, timeout=self._timeout)
         except requests.Timeout:
-            raise DagsterClientError(
+            raise DagsterAwayError(
                 f"Dagster at {self.url} did not answer within {self._timeout:g} s; it may be busy: try again, or check "
                 "its log"
             ) from None
@@ -168,7 +176,7 @@ class DagsterClient:
                 f"the certificate of {self.url} is not trusted; set REQUESTS_CA_BUNDLE to a file with the certificate of its authority"
             ) from None
         except requests.RequestException:
-            raise DagsterClientError(
+            raise DagsterAwayError(
                 f"no Dagster at {self.url}; start it with `migration-pipeline dev`, or set MIGRATION_DAGSTER_URL"
             ) from None
         finally:
@@ -177,7 +185,8 @@ class DagsterClient:
     def _refused(self, response: requests.Response) -> DagsterClientError:
         """Make the error for an answer that is not Dagster's, without its text, which may be a page."""
         meaning = HTTP_ERRORS.get(response.status_code, f"check the webserver's log, or {CHECK_URL}")
-        return DagsterClientError(f"{self.url} answers {response.status_code} {response.reason}: {meaning}")
+        kind = DagsterAwayError if response.status_code >= SERVER_FAULTS else DagsterClientError
+        return kind(f"{self.url} answers {response.status_code} {response.reason}: {meaning}")
 
 
 def first_line(error: Mapping[str, Any]) -> str:

@@ -10,7 +10,13 @@ import msgspec
 from migration_pipeline.migration.names import table_keys
 from migration_pipeline.migration.plan import Plan
 from migration_pipeline.operations.backfills import Backfill, open_backfills
-from migration_pipeline.operations.client import ENTRIES, DagsterClient, DagsterClientError, metadata_of
+from migration_pipeline.operations.client import (
+    ENTRIES,
+    DagsterAwayError,
+    DagsterClient,
+    DagsterClientError,
+    metadata_of,
+)
 from migration_pipeline.operations.running import RunningFile
 from migration_pipeline.operations.runs import PAGE, Run, run_error, runs
 from migration_pipeline.profile.profile import Profile
@@ -194,13 +200,12 @@ def _kept_states(
     keys = keys or table_keys(profile)
     nodes = client.query(STATUSES, keys=[{"path": key} for key in keys])["assetNodes"]
     if len(nodes) != len(keys):
-        failure = client.location_error()
-        why = (
-            f": its code does not load: {failure}"
-            if failure
-            else f" yet; run `migration-pipeline backfill {plan.reference}`, or reload its definitions"
+        lacks = f"Dagster at {client.url} does not have all tables of {plan.profile}"
+        if failure := client.location_error():
+            raise DagsterAwayError(f"{lacks}: its code does not load: {failure}")
+        raise DagsterClientError(
+            f"{lacks} yet; run `migration-pipeline backfill {plan.reference}`, or reload its definitions"
         )
-        raise DagsterClientError(f"Dagster at {client.url} does not have all tables of {plan.profile}{why}")
     statuses = [node["assetPartitionStatuses"] for node in nodes]
     # A file is done when all its tables say so: a kill may fall between two of their events.
     done = set.intersection(*(set(s.get("materializedPartitions", [])) for s in statuses))

@@ -47,6 +47,9 @@ class Listed(NamedTuple):
 class StorageError(MigrationError):
     """A bucket, folder or file cannot be read."""
 
+    passing = False
+    """Whether that may be over in a moment, as S3 does not answer, or has no time."""
+
 
 class MissingError(StorageError):
     """There is no such file or object."""
@@ -222,9 +225,13 @@ def explained(uri: str) -> Iterator[None]:
         if isinstance(error, ReadFailedError) and error.tries > 1:
             text += f"; gave up after {counted(error.tries, 'try', 'tries')} in a row: load the file again once S3 works"
         kind = MissingError if text.endswith((NO_OBJECT, NO_FILE)) else StorageError
-        raise kind(text) from error
+        told = kind(text)
+        told.passing = _is_passing(cause)
+        raise told from error
 
 
+SERVER_FAULTS = 500
+"""The least HTTP status that S3 is to blame for."""
 NO_OBJECT = "no such object; check the key, or copy the file there"
 NO_FILE = "no such file or folder"
 
@@ -234,6 +241,13 @@ def _key_refused(action: str, message: str) -> str:
     key = re.search(r"arn:[\w-]+:kms:[\w:/-]+", message)
     named = f"the KMS key {key[0]}" if key else "the KMS key that the object is encrypted with"
     return f"access denied by KMS; the role needs {action} on {named}, in its own policy and the key's"
+
+
+def _is_passing(error: BaseException) -> bool:
+    if isinstance(error, ClientError):
+        return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= SERVER_FAULTS
+    unasked = isinstance(error, (NoCredentialsError, PartialCredentialsError))
+    return isinstance(error, (BotoCoreError, HTTPError)) and not unasked
 
 
 def _explanation(error: BaseException, uri: str) -> str | None:

@@ -16,11 +16,15 @@ from click.testing import CliRunner
 from migration_pipeline.cli import main
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.migration.plan import Plan
-from migration_pipeline.migration.plans import read_plan
+from migration_pipeline.migration.plans import read_plan, read_plans, write_plan
 from migration_pipeline.profile.profile import load_profile
+from migration_pipeline.sources import resumable
+from migration_pipeline.sources.storage import Storage
 from migration_pipeline.targets.ddl import ddl
+from migration_pipeline_tests.chaos.s3_faults import Answer, FaultyS3
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.oracle import expected
+from migration_pipeline_tests.s3 import s3_server
 
 TOP = Path(__file__).parents[2]
 
@@ -185,6 +189,76 @@ def test_a_plan_that_does_not_load_leaves_the_rest_of_the_location(
     (fault,) = [key for key in graph.get_all_asset_keys() if key.path[-1] == "plan_does_not_load"]
     assert why in (graph.get(fault).description or "")
     assert any(key.path[0] == "pictures" for key in graph.get_all_asset_keys())
+
+
+THINGS = """
+from migration_pipeline import Item, Profile, Row
+
+profile = Profile("things")
+
+class Thing(Item):
+    PK: str
+
+class Kept(Row, table="things", key="pk"):
+    pk: str
+
+@profile.route()
+def keep(item: Thing) -> Kept:
+    return Kept(item.PK)
+"""
+
+
+@pytest.mark.parametrize("attribute", ["", "plan: ../../../things.json\n"])
+def test_the_assets_of_a_plan_stay_while_its_profile_does_not_load(
+    plans: dict[str, Plan],
+    project: Project,
+    tmp_path: Path,
+    shop_export: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    attribute: str,
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "broken_things.py").write_text(THINGS)
+    made = CliRunner().invoke(main, ["plan", "--profile", "broken_things:profile", str(shop_export)])
+    assert made.exit_code == 0, made.output
+    plan = read_plan(tmp_path / "plans" / "things.json")
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "things.json").write_bytes(plan.content)
+    monkeypatch.delitem(sys.modules, "broken_things")
+    (tmp_path / "broken_things.py").write_text(f"{THINGS}import no_such_module\n")
+    loaded = project(
+        things=f"profile: broken_things:profile\nfiles_per_run: 3\n{attribute}", shop="profile: shop"
+    )
+    graph = loaded.resolve_asset_graph()
+    table = graph.get(dg.AssetKey(["things", "things"]))
+    assert table.partitions_def == dg.StaticPartitionsDefinition(list(plan.by_partition()))
+    assert table.backfill_policy == dg.BackfillPolicy.multi_run(3)
+    assert graph.has(dg.AssetKey(["things", "plan_does_not_load"]))
+    assert graph.has(dg.AssetKey(["shop", "orders"]))
+
+
+@pytest.mark.parametrize(("code", "passing"), [("InternalError", True), ("AccessDenied", False)])
+def test_a_plan_that_s3_does_not_give_now_fails_the_location_so_that_backfills_wait(
+    plans: dict[str, Plan], project: Project, monkeypatch: pytest.MonkeyPatch, code: str, passing: bool
+) -> None:
+    with s3_server() as aws, FaultyS3(aws["AWS_ENDPOINT_URL_S3"]) as s3:
+        for name, value in (aws | {"AWS_ENDPOINT_URL_S3": s3.url, "AWS_MAX_ATTEMPTS": "1"}).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(resumable, "WAIT_SECONDS", (0.01,))
+        Storage().client.create_bucket(Bucket="plans-of-ours")
+        write_plan(plans["shop"], "s3://plans-of-ours/data")
+        attributes = "profile: shop\nplan: s3://plans-of-ours/data/shop.json"
+        assert project(shop=attributes).resolve_asset_graph().has(dg.AssetKey(["shop", "orders"]))
+        s3.plan([], otherwise=Answer("error", code))
+        _, faults = read_plans("s3://plans-of-ours/data")
+        assert faults["shop"].passing is passing
+        if passing:
+            with pytest.raises(Exception, match="Error while building definitions") as caught:
+                project(shop=attributes)
+            assert "the plan cannot be read" in "".join(traceback.format_exception(caught.value))
+        else:
+            graph = project(shop=attributes).resolve_asset_graph()
+            assert graph.has(dg.AssetKey(["shop", "plan_does_not_load"]))
 
 
 def test_a_mistyped_attribute_is_refused_by_its_name(plans: dict[str, Plan], project: Project) -> None:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import dagster as dg
+import msgspec
 import dagster_webserver
 import pytest
 from click.testing import CliRunner
@@ -23,7 +24,7 @@ from migration_pipeline.defs.notify import backfill_sensor
 from migration_pipeline.defs.unloadable import unloadable_plan
 from migration_pipeline.defs.whole import migration_definitions
 from migration_pipeline.engine.load import EXAMPLES
-from migration_pipeline.migration.plan import make_plan
+from migration_pipeline.migration.plan import Plan, make_plan
 from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
@@ -179,6 +180,19 @@ def test_assets_say_what_an_operator_needs(shop_export: Path) -> None:
         documentation = asset.metadata["documentation"].value
         assert "the sort key tells what an item is" in documentation
         assert "shop_replay" in documentation
+
+
+def test_a_plan_that_was_made_before_plans_named_their_assets_keeps_its_digest(shop_export: Path) -> None:
+    plan = make_plan(load_profile("shop"), "shop", [read_export(str(shop_export), Storage())])
+    before = msgspec.structs.replace(plan, tables=(), aggregates={})
+    fields = msgspec.json.decode(before.content)
+    assert not {"tables", "aggregates"} & set(fields)
+    assert msgspec.json.decode(before.content, type=Plan) == before
+    assert msgspec.json.decode(plan.content, type=Plan) == plan
+    assert plan.tables == ("customers", "orders", "order_lines", "shop_events")
+    assert plan.aggregates == {"customer_activity": ("shop_events",)}
+    # As it was in the version before: the fields in their order, spelled as msgspec spells them.
+    assert msgspec.json.format(msgspec.json.encode(fields), indent=1) + b"\n" == before.content
 
 
 @pytest.mark.parametrize("name", ["shop", "pictures"])

@@ -23,7 +23,7 @@ def _all() -> tuple[Findings, Planned, list[Profile]]:
     with told(found, "plan"):
         planned, faults = read_plans(settings.plans_dir())
         found += [_plan(plan) for plan, _ in planned]
-        found += [Finding("plan", "failed", fault) for fault in faults.values()]
+        found += [Finding("plan", "failed", fault.why) for fault in faults.values()]
         if not found:
             found.append(
                 Finding(
