@@ -14,7 +14,6 @@ from migration_pipeline.operations.client import (
     ENTRIES,
     DagsterAwayError,
     DagsterClient,
-    DagsterClientError,
     metadata_of,
 )
 from migration_pipeline.operations.running import RunningFile
@@ -203,7 +202,7 @@ def _kept_states(
         lacks = f"Dagster at {client.url} does not have all tables of {plan.profile}"
         if failure := client.location_error():
             raise DagsterAwayError(f"{lacks}: its code does not load: {failure}")
-        raise DagsterClientError(
+        raise DagsterAwayError(
             f"{lacks} yet; run `migration-pipeline backfill {plan.reference}`, or reload its definitions"
         )
     statuses = [node["assetPartitionStatuses"] for node in nodes]

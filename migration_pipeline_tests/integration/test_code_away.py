@@ -9,12 +9,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from migration_pipeline.defs.metadata import FILE_TAG
 from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.demo.service import Service
 from migration_pipeline.migration.plan import Plan
+from migration_pipeline.migration.plans import plan_path, read_plan
 from migration_pipeline.operations.client import (
     DAEMON_CATCHES_UP_SECONDS,
     RELOAD,
@@ -152,6 +154,38 @@ def test_what_is_loading_goes_on_where_its_profile_does_not_load_any_more(
     assert {f.state for f in operator.files(plan) if f.partition in by_file} == {"materialized"}
 
 
+def test_a_backfill_that_is_failed_is_told_at_once_where_its_tables_are_gone(
+    started: tuple[Operation, Bucket], export: Path
+) -> None:
+    """As before plans named their tables: their profile's are gone while it does not load."""
+    operator, bucket = started
+    profile = operator.home / "older.py"
+    profile.write_text(PROFILE.replace("things", "older"))
+    operator.command("plan", "--profile", "older:profile", bucket.upload(export))
+    operator.command("ddl", "older:profile", "--apply")
+    path = Path(plan_path(operator.plans, "older"))
+    path.write_bytes(msgspec.structs.replace(read_plan(path), tables=()).content)
+    operator.hold("older")
+    with subprocess.Popen(
+        [SCRIPT, "backfill", "older", "--wait"],
+        env=dict(os.environ) | operator.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as waiting:
+        eventually(operator.held, "a file waits")
+        with profile.open("a") as file:
+            file.write("import no_such_module\n")
+        operator.query(RELOAD, name=LOCATION)
+        _, told = waiting.communicate(timeout=60)
+    assert "FAILED: dagster._core.errors.DagsterAssetBackfillDataLoadError" in told
+    assert waiting.returncode == 1
+    operator.release()
+    profile.unlink()
+    path.unlink()
+    operator.query(RELOAD, name=LOCATION)
+
+
 def test_a_backfill_that_the_daemon_has_no_code_for_is_launched_again(
     tmp_path_factory: pytest.TempPathFactory, export: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,7 +204,7 @@ def test_a_backfill_that_the_daemon_has_no_code_for_is_launched_again(
         # The daemon reads all code once a minute. It can do so in the middle of this once, and not twice.
         for reference, name in (("shop", "shop"), ("things:profile", "things")):
             operator.command("plan", "--profile", reference, location)
-            operator.command("ddl", name, "--apply")
+            operator.command("ddl", reference, "--apply")
             said = operator.command("backfill", name, "--wait", seconds=360)
             if "launched again as backfill" in said:
                 break

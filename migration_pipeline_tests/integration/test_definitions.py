@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import dagster as dg
-import msgspec
 import dagster_webserver
+import msgspec
 import pytest
 from click.testing import CliRunner
 from pydantic import ValidationError
