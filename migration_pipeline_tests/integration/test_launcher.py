@@ -11,7 +11,14 @@ from typing import Any
 
 import grpc  # type: ignore[import-untyped]
 import pytest
-from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
+from dagster import (
+    DagsterEvent,
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    EventLogEntry,
+)
 from dagster._core.launcher import WorkerStatus
 from dagster._core.test_utils import create_run_for_test
 from dagster._grpc import client
@@ -23,7 +30,9 @@ from dagster._grpc.__generated__.dagster_api_pb2_grpc import (
 from dagster._grpc.types import GetCurrentRunsResult
 from dagster._serdes import serialize_value
 
+from migration_pipeline.defs import launcher as launching
 from migration_pipeline.defs.launcher import CheckedRunLauncher
+from migration_pipeline.defs.metadata import FILE_TAG
 
 
 class CodeServer(DagsterApiServicer):
@@ -83,6 +92,22 @@ def run(instance: DagsterInstance, address: str) -> DagsterRun:
     tags = {".dagster/grpc_info": where}
     made: DagsterRun = create_run_for_test(instance, status=DagsterRunStatus.STARTED, tags=tags)
     return made
+
+
+@pytest.fixture
+def run_of_files(instance: DagsterInstance, run: DagsterRun) -> DagsterRun:
+    instance.add_run_tags(run.run_id, {FILE_TAG: "0001_a"})
+    made = instance.get_run_by_id(run.run_id)
+    assert made
+    return made
+
+
+def write(instance: DagsterInstance, run: DagsterRun, minutes_ago: float, *, start: bool = False) -> None:
+    """Write a line into a run's log, or that the run has started, as its worker did some time ago."""
+    written = time.time() - 60 * minutes_ago
+    event = DagsterEvent(DagsterEventType.RUN_START.value, run.job_name) if start else None
+    entry = EventLogEntry(None, "INFO", "45%", run.run_id, written, None, run.job_name, event)  # type: ignore[no-untyped-call]
+    instance.store_event(entry)
 
 
 def statuses(launcher: CheckedRunLauncher, run: DagsterRun, checks: int) -> list[WorkerStatus]:
@@ -153,4 +178,94 @@ def test_a_run_of_another_launcher_is_left_alone(
     launcher: CheckedRunLauncher, instance: DagsterInstance
 ) -> None:
     run = create_run_for_test(instance, status=DagsterRunStatus.STARTED)
+    assert statuses(launcher, run, 3) == [WorkerStatus.RUNNING] * 3
+
+
+@pytest.mark.parametrize(
+    ("started", "silent", "alive"),
+    [
+        (60, 31, False),
+        (58, 29, True),  # a statement and its tries may take long
+        (90, 40, True),  # its gaps have grown
+        (600, 301, False),
+        (600, 299, True),
+        (31, 31, False),  # it has written nothing but that it started
+    ],
+)
+def test_a_run_of_files_that_its_code_server_goes_on_listing_is_dead_once_its_log_is_silent_for_long(
+    launcher: CheckedRunLauncher,
+    run_of_files: DagsterRun,
+    instance: DagsterInstance,
+    serve: Serve,
+    monkeypatch: pytest.MonkeyPatch,
+    started: float,
+    silent: float,
+    alive: bool,
+) -> None:
+    monkeypatch.setattr(launching, "WATCHED_SECONDS", 0.0)
+    server = CodeServer()
+    server.runs = [run_of_files.run_id]
+    serve(server)
+    write(instance, run_of_files, started, start=True)
+    write(instance, run_of_files, silent)
+    if alive:
+        assert statuses(launcher, run_of_files, 3) == [WorkerStatus.RUNNING] * 3
+        return
+    assert statuses(launcher, run_of_files, 1) == [WorkerStatus.RUNNING]
+    result = launcher.check_run_worker_health(run_of_files)
+    assert result.status is WorkerStatus.NOT_FOUND
+    assert f"lists it, but it has written nothing for {silent} minutes" in str(result.msg)
+
+
+def test_a_run_of_files_that_goes_on_after_a_sleep_of_its_machine_lives(
+    launcher: CheckedRunLauncher,
+    run_of_files: DagsterRun,
+    instance: DagsterInstance,
+    serve: Serve,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = CodeServer()
+    server.runs = [run_of_files.run_id]
+    serve(server)
+    write(instance, run_of_files, 500, start=True)
+    assert statuses(launcher, run_of_files, 4) == [WorkerStatus.RUNNING] * 4
+    monkeypatch.setattr(launching, "WATCHED_SECONDS", 0.0)
+    write(instance, run_of_files, 0)
+    assert statuses(launcher, run_of_files, 4) == [WorkerStatus.RUNNING] * 4
+
+
+def test_each_silence_of_a_run_of_files_is_watched_anew(
+    launcher: CheckedRunLauncher,
+    run_of_files: DagsterRun,
+    instance: DagsterInstance,
+    serve: Serve,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(launching, "WATCHED_SECONDS", 0.5)
+    server = CodeServer()
+    server.runs = [run_of_files.run_id]
+    serve(server)
+    write(instance, run_of_files, 500, start=True)
+    assert statuses(launcher, run_of_files, 1) == [WorkerStatus.RUNNING]
+    time.sleep(0.6)
+    write(instance, run_of_files, 0)
+    assert statuses(launcher, run_of_files, 1) == [WorkerStatus.RUNNING]
+    write(instance, run_of_files, 400)  # the newest one, and old: a sleep
+    assert statuses(launcher, run_of_files, 3) == [WorkerStatus.RUNNING] * 3
+    time.sleep(0.6)
+    assert statuses(launcher, run_of_files, 2) == [WorkerStatus.RUNNING, WorkerStatus.NOT_FOUND]
+
+
+def test_a_run_without_files_may_be_silent_for_hours(
+    launcher: CheckedRunLauncher,
+    run: DagsterRun,
+    instance: DagsterInstance,
+    serve: Serve,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(launching, "WATCHED_SECONDS", 0.0)
+    server = CodeServer()
+    server.runs = [run.run_id]
+    serve(server)
+    write(instance, run, 600, start=True)
     assert statuses(launcher, run, 3) == [WorkerStatus.RUNNING] * 3
