@@ -56,21 +56,15 @@ def write_plan(plan: Plan, place: Path | str) -> bool:
 def read_plan(path: Path | str, storage: Storage | None = None) -> Plan:
     """Read a plan. Raises `UsageError` if there is none, or if it is not valid."""
     path, storage = str(path), storage or Storage()
+    name = PurePosixPath(path).stem
     try:
-        content = storage.read(path)
+        plan = msgspec.json.decode(storage.read(path), type=Plan)
     except MissingError:
         raise UsageError(
-            f"{path}: no plan; make one with: migration-pipeline plan --profile {PurePosixPath(path).stem} EXPORT…"
+            f"{path}: no plan; make one with: migration-pipeline plan --profile {name} EXPORT…"
         ) from None
     except StorageError as error:
         raise UsageError(f"the plan cannot be read: {error}") from error
-    return _parsed(path, content)
-
-
-def _parsed(path: str, content: bytes) -> Plan:
-    name = PurePosixPath(path).stem
-    try:
-        plan = msgspec.json.decode(content, type=Plan)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not a valid plan: {error}; plan again") from None
     if plan.format != FORMAT:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -41,10 +42,6 @@ HTTP_ERRORS = {
     504: "a proxy answers, but Dagster behind it did not respond in time; try again",
 }
 """HTTP status → what it means when the answer is not Dagster's, and what to do."""
-
-
-SERVER_FAULTS = 500
-"""The least HTTP status that a server, or what it needs, is to blame for."""
 
 
 class DagsterClientError(MigrationError):
@@ -185,7 +182,11 @@ class DagsterClient:
     def _refused(self, response: requests.Response) -> DagsterClientError:
         """Make the error for an answer that is not Dagster's, without its text, which may be a page."""
         meaning = HTTP_ERRORS.get(response.status_code, f"check the webserver's log, or {CHECK_URL}")
-        kind = DagsterAwayError if response.status_code >= SERVER_FAULTS else DagsterClientError
+        kind = (
+            DagsterAwayError
+            if response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR
+            else DagsterClientError
+        )
         return kind(f"{self.url} answers {response.status_code} {response.reason}: {meaning}")
 
 

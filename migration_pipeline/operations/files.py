@@ -10,12 +10,7 @@ import msgspec
 from migration_pipeline.migration.names import table_keys
 from migration_pipeline.migration.plan import Plan
 from migration_pipeline.operations.backfills import Backfill, open_backfills
-from migration_pipeline.operations.client import (
-    ENTRIES,
-    DagsterAwayError,
-    DagsterClient,
-    metadata_of,
-)
+from migration_pipeline.operations.client import ENTRIES, DagsterAwayError, DagsterClient, metadata_of
 from migration_pipeline.operations.running import RunningFile
 from migration_pipeline.operations.runs import PAGE, Run, run_error, runs
 from migration_pipeline.profile.profile import Profile

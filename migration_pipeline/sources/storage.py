@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
@@ -230,8 +231,6 @@ def explained(uri: str) -> Iterator[None]:
         raise told from error
 
 
-SERVER_FAULTS = 500
-"""The least HTTP status that S3 is to blame for."""
 NO_OBJECT = "no such object; check the key, or copy the file there"
 NO_FILE = "no such file or folder"
 
@@ -245,7 +244,8 @@ def _key_refused(action: str, message: str) -> str:
 
 def _is_passing(error: BaseException) -> bool:
     if isinstance(error, ClientError):
-        return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= SERVER_FAULTS
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return status >= HTTPStatus.INTERNAL_SERVER_ERROR
     unasked = isinstance(error, (NoCredentialsError, PartialCredentialsError))
     return isinstance(error, (BotoCoreError, HTTPError)) and not unasked
 

@@ -293,3 +293,20 @@ def test_a_crash_is_reported_again_only_where_it_is_overlooked_and_ever_less_oft
         restarted.look(instance)
     assert reports(instance, overlooked) == 6, "a daemon that starts again knows how often"
     assert [reports(instance, run) for run in others] == [0] * len(others)
+
+
+@pytest.mark.parametrize(("config", "retries"), [("{}", 10_000), ("{max_user_code_failure_retries: 0}", 0)])
+def test_a_run_waits_for_its_code_unless_the_queue_is_told_otherwise(
+    tmp_path: Path, config: str, retries: int
+) -> None:
+    coordinator_of_ours = f"""
+run_coordinator:
+  module: migration_pipeline.defs.coordinator
+  class: TaggingRunCoordinator
+  config: {config}
+"""
+    (tmp_path / "dagster.yaml").write_text(STORAGE.format(folder=tmp_path) + coordinator_of_ours)
+    with dg.DagsterInstance.from_config(str(tmp_path)) as made:
+        queue = made.get_concurrency_config().run_queue_config
+    assert queue is not None
+    assert queue.max_user_code_failure_retries == retries

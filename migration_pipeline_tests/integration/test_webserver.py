@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import threading
 import time
@@ -14,8 +15,10 @@ from typing import Any
 import pytest
 import uvicorn
 from click.testing import CliRunner
+from rich.console import Console
 
 from migration_pipeline.cli import main
+from migration_pipeline.cli import watch as watching
 from migration_pipeline.migration.names import PLAN_DIGEST, table_keys
 from migration_pipeline.migration.plan import make_plan
 from migration_pipeline.operations import client
@@ -191,3 +194,21 @@ def test_a_connection_is_given_up_before_the_webserver_closes_it() -> None:
     """dagster-webserver leaves the time to uvicorn."""
     kept = inspect.signature(uvicorn.Config).parameters["timeout_keep_alive"].default
     assert kept - client.KEPT_SECONDS >= 2
+
+
+def test_a_wait_outlasts_a_dagster_that_is_away_for_a_while_and_no_refusal(
+    server: Any, shop_export: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile = load_profile("shop")
+    plan = make_plan(profile, "shop", [read_export(str(shop_export), Storage())])
+    out = Console(file=io.StringIO())
+    monkeypatch.setattr(watching, "FEW_SECONDS", 0.1)
+    server.status = 403
+    with pytest.raises(DagsterClientError, match="this user has no access"):
+        watching.watch(out, DagsterClient(url(server)), plan, profile, "of-nobody", [])
+    assert len(server.seen) == 1, "a refusal is no outage"
+    monkeypatch.setattr(watching, "OUTLASTED_SECONDS", 0.5)
+    server.status = 503
+    with pytest.raises(DagsterClientError, match="a proxy answers"):
+        watching.watch(out, DagsterClient(url(server)), plan, profile, "of-nobody", [])
+    assert len(server.seen) > 3
