@@ -21,7 +21,7 @@ ROWS = "migration_pipeline.targets._rows"
 
 PARTS = (LINES, ION, ROWS)
 
-INTERFACE = 3
+INTERFACE = 4
 """What all of them have as `INTERFACE`, a number that grows when they are called in another way. One that was built before is not used."""
 
 

@@ -383,7 +383,7 @@ def made_of(
         except Exception as error:
             told.append((type(error), str(error)))
         else:
-            keys, lines = [(type(key), repr(key)) for key in encoded[-1].keys], list(encoded[-1].lines)
+            keys, lines = [(type(key), repr(key)) for key in encoded[-1].keys], list(map(bytes, encoded[-1].lines))
             told.append((*encoded[-1]._replace(keys=keys, lines=lines),))
     try:
         told.append(joined := encoder.join(encoded))

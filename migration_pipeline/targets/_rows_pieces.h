@@ -50,21 +50,19 @@ lines_item(Lines *self, Py_ssize_t n)
     return PyBytes_FromStringAndSize(line, (Py_ssize_t)size);
 }
 
-static PyObject *
-lines_data(Lines *self, void *Py_UNUSED(closure))
+/* All lines, with nothing between: they do not change. */
+static int
+lines_buffer(PyObject *self, Py_buffer *view, int flags)
 {
-    return PyBytes_FromStringAndSize(self->data, self->count ? (Py_ssize_t)self->ends[self->count - 1] : 0);
+    const Lines *lines = (const Lines *)self;
+    size_t size = lines->count ? lines->ends[lines->count - 1] : 0;
+    return PyBuffer_FillInfo(view, self, lines->data, (Py_ssize_t)size, 1, flags);
 }
 
-static PyGetSetDef lines_attributes[] = {
-    {"data", (getter)lines_data, NULL, "All lines, with nothing between.", NULL},
-    {NULL, NULL, NULL, NULL, NULL},
-};
-
 static PyType_Slot lines_slots[] = {
-    {Py_tp_doc, "Lines of encoded rows: a sequence of bytes."},
+    {Py_tp_doc, "Lines of encoded rows: a sequence of bytes, and as a buffer all of them, with nothing between."},
     {Py_tp_dealloc, lines_dealloc},
-    {Py_tp_getset, lines_attributes},
+    {Py_bf_getbuffer, lines_buffer},
     {Py_sq_length, lines_length},
     {Py_sq_item, lines_item},
     {0, NULL},

@@ -47,8 +47,8 @@ class EncodedRows(NamedTuple):
     """Of each row; none of a landing table's."""
     versions: list[Any]
     """Of each row, where the table has versions."""
-    lines: Sequence[bytes]
-    """One a row; those of a landing table are in one piece, unless they are to be apart."""
+    lines: Sequence[Any]
+    """Bytes, one a row; those of a landing table are in one piece, bytes or a buffer, unless they are to be apart."""
     nul: int
     """Texts from which U+0000 was taken out."""
     rounded: dict[str, int]
@@ -117,14 +117,14 @@ class RowEncoder:
         if (encoder := self._in_c[row_class]) is None:
             return None
         keys, lines, given_back = encoder.encode(rows)
-        if self._nul is not None and _may_hold_nul([lines.data]):
+        if self._nul is not None and _may_hold_nul([bytes(lines)]):
             return None
         self.given_back += given_back
         return EncodedRows(
             len(rows),
             keys,
             list(map(self._version, rows)) if self._version else [],
-            lines,
+            lines if self._apart else [lines],  # as the buffer that it is: it need not become bytes first
             0,
             self._rounded(rows) if self._checks else {},
         )

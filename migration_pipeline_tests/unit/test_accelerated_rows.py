@@ -180,7 +180,7 @@ def test_an_encoder_of_columns_that_are_none_is_refused(arguments: tuple[Any, ..
 def test_rows_of_another_class_are_refused() -> None:
     encoder = rows_in_c.Encoder(Member, ((Member.k, 0, None),), (0,), lambda _: b"", True)
     made, lines, given_back = encoder.encode([Member(1)])
-    assert (list(made), list(lines), lines.data, given_back) == ([1], [b"1"], b"1", 0)
+    assert (list(made), list(lines), bytes(lines), given_back) == ([1], [b"1"], b"1", 0)
     for others in ([Property(1)], [object()], [None], 5):
         with pytest.raises(TypeError):
             encoder.encode(others)
