@@ -344,16 +344,54 @@ def without_the_extension() -> Iterator[None]:
             os.environ["MIGRATION_ACCELERATOR"] = before
 
 
+def spoilt(random: Random, data: bytes) -> str:
+    """COPY input, perhaps with a character more, less, or another one."""
+    text = data.decode()
+    for _ in range(random.choice([0, 0, 1, 2])):
+        at = random.randrange(len(text) + 1)
+        text = text[:at] + random.choice(['"', "\\", ",", "\n", ""]) + text[at + random.randrange(2) :]
+    return text
+
+
+def fields_of_binary(random: Random, in_c: Any) -> int:
+    """Make binary COPY input of some, perhaps spoilt, as if its columns had any types; how many fields it has. Raises AssertionError."""
+    row_class = random.choice(CLASSES)
+    table = table_of(row_class)
+    encoder = RowEncoder(table, "strip", fits_of(table), apart=True)
+    try:
+        joined = encoder.join([encoder.encode(rows) for rows in pieces(random, row_class)])
+    except Exception:  # those rows are bad
+        return 0
+    data = spoilt(random, joined.data).encode()
+    rows, width = len(ROW.findall(data)) + random.choice([0, 0, 0, 1]), len(table.columns)
+    natural = {int: b"8n", Decimal: b"n", bool: b"b", datetime: b"z", date: b"d", UUID: b"u"}
+    types = bytes(
+        random.choice(random.choice([b"t", b"tj248nzdub", *[natural.get(column.python_type, b"tj")] * 8]))
+        for column in table.columns
+    )
+    made = in_c.binary(data, rows, types)
+    if made is None:
+        return 0
+    assert made[:19] == b"PGCOPY\n\xff\r\n" + bytes(9)
+    at = 19
+    for _ in range(rows):
+        assert made[at : at + 2] == width.to_bytes(2, "big")
+        at += 2
+        for _ in range(width):
+            size = int.from_bytes(made[at : at + 4], "big", signed=True)
+            assert -1 <= size <= len(data) + 16
+            at += 4 + max(size, 0)
+    assert made[at:] == b"\xff\xff"
+    return rows * width
+
+
 def left_of(random: Random, table: Table, data: bytes) -> bytes:
     """What is left of COPY input, perhaps a spoilt one, without some of its rows."""
     fits: list[Any] = [SimpleNamespace(column=column) for column in table.columns]
     target: Any = SimpleNamespace(
         table=table, fits=fits, key_fits=[fit for fit in fits if fit.column.name in table.key]
     )
-    text = data.decode()
-    for _ in range(random.choice([0, 0, 1, 2])):
-        at = random.randrange(len(text) + 1)
-        text = text[:at] + random.choice(['"', "\\", ",", "\n", ""]) + text[at + random.randrange(2) :]
+    text = spoilt(random, data)
     # Of its texts some are keys, and more so where it has few columns.
     texts = [each.strip('"') for each in re.split(r"[,\n]", text)]
     keys = {tuple(random.choices(texts, k=len(table.key))) for _ in range(random.randrange(12))}
@@ -383,7 +421,10 @@ def made_of(
         except Exception as error:
             told.append((type(error), str(error)))
         else:
-            keys, lines = [(type(key), repr(key)) for key in encoded[-1].keys], list(map(bytes, encoded[-1].lines))
+            keys, lines = (
+                [(type(key), repr(key)) for key in encoded[-1].keys],
+                list(map(bytes, encoded[-1].lines)),
+            )
             told.append((*encoded[-1]._replace(keys=keys, lines=lines),))
     try:
         told.append(joined := encoder.join(encoded))

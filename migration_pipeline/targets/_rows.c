@@ -4,6 +4,7 @@
  * time zone: its column is spelled by Python's function, or its row is encoded by Python. An exception of any kind is for the
  * caller, who encodes all the rows again in Python and so finds Python's own reason. docs/accelerator.md says more.
  */
+#include "_rows_binary.h"
 #include "_rows_encoder.h"
 #include "_rows_sort.h"
 #include "_rows_without.h"
@@ -81,6 +82,7 @@ rows_free(void *module)
 
 static PyMethodDef rows_methods[] = {
     {"join", rows_join, METH_VARARGS, join_doc},
+    {"binary", rows_binary, METH_VARARGS, binary_doc},
     {"without", rows_without, METH_VARARGS, without_doc},
     {NULL, NULL, 0, NULL},
 };

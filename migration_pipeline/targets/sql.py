@@ -74,10 +74,10 @@ class Statements(msgspec.Struct, frozen=True):
         ]
 
 
-def copy_rows(target: TargetTable, into: Identifier) -> Composed:
+def copy_rows(target: TargetTable, into: Identifier, options: str = COPY_OPTIONS) -> Composed:
     """Copy a table's rows into it, or into another one that has its columns."""
     return SQL("COPY {} ({}) FROM STDIN WITH ({})").format(
-        into, name_list(names_of(target.fits)), SQL(COPY_OPTIONS)
+        into, name_list(names_of(target.fits)), SQL(options)
     )
 
 

@@ -13,12 +13,13 @@ from migration_pipeline.engine.batch import Written
 from migration_pipeline.profile.row import Row
 from migration_pipeline.targets.catalog import TargetTable
 from migration_pipeline.targets.connection import copy_in
+from migration_pipeline.targets.copy_binary import copy_input
 from migration_pipeline.targets.copy_csv import Encoded
 from migration_pipeline.targets.halving import Refused, Writer
 from migration_pipeline.targets.known_batches import KnownBatches
 from migration_pipeline.targets.landing import Slice
 from migration_pipeline.targets.ledger import Claims
-from migration_pipeline.targets.sql import Statements, copy_rows
+from migration_pipeline.targets.sql import Statements
 from migration_pipeline.targets.touched import Touched
 
 
@@ -58,7 +59,7 @@ class TableWriter(Writer):
             if target.table.landing:
                 self._took(self._slice.copy(cursor, target.table, data), rows)
             elif self._rows_are_new and target.straight:
-                self._took(copy_in(cursor, copy_rows(target, target.identifier), data), rows)
+                self._took(copy_in(cursor, *copy_input(target, data, rows)), rows)
                 if self._known:
                     self._known.keep(cursor, target, data, rows)
             else:
