@@ -213,6 +213,9 @@ put_binary_time(char *to, Span text)
             }
             micros += (*at - '0') * unit;
         }
+        if (unit == 100000) {
+            return NULL;
+        }
     }
     int64_t offset = 0;
     if (text.end - at == 6 && (*at == '+' || *at == '-') && at[3] == ':') {

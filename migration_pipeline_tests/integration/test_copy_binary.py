@@ -164,7 +164,7 @@ def test_binary_means_the_same_rows(cursor: Any, kinds: TargetTable, some: list[
 
 
 PIECES = [
-    b'"', b"\\", b",", b"\n", b"\r", b"null", b"true", b'""', b"-", b".", b"0", b"E", b"+", b"E-3", b"9" * 19, b"T", b"Z", b"+01:00",
+    b'"', b"\\", b",", b"\n", b"\r", b"null", b"true", b'""', b"-", b".", b"0", b"E", b"+", b"E-3", b".Z", b"9" * 19, b"T", b"Z", b"+01:00",
     b"\xff", b"\0", b"",
 ]  # fmt: skip
 
