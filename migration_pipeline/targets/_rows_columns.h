@@ -206,12 +206,7 @@ put_member(State *state, Buffer *out, PyObject *value, int depth)
 {
     PyTypeObject *type = Py_TYPE(value);
     if (type == &PyUnicode_Type) {
-        Py_ssize_t count;
-        const char *bytes = PyUnicode_AsUTF8AndSize(value, &count);
-        if (bytes == NULL) {
-            return FAILED;
-        }
-        if (put(out, "\\\"", 2) < 0 || put_escaped(out, bytes, (size_t)count, IN_DOCUMENT) < 0) {
+        if (put(out, "\\\"", 2) < 0 || put_str(out, value, IN_DOCUMENT) < 0) {
             return FAILED;
         }
         return put(out, "\\\"", 2);
