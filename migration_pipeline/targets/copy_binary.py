@@ -29,7 +29,7 @@ TYPES = {
 """The types whose values are sent so, below any domain, as `_rows_binary.h` names them."""
 
 FEWEST = 1000
-"""Rows of a COPY from which on that pays. In a smaller one a bad item may stand alone: of CSV PostgreSQL says which column it was."""
+"""Rows of a COPY from which on that pays. In a smaller one a bad item may stand alone, and its reason is to be that of CSV."""
 
 
 def copy_input(target: TargetTable, data: bytes, rows: int) -> tuple[Composed, bytes]:
