@@ -21,7 +21,7 @@ from msgspec.structs import asdict
 from psycopg2.sql import SQL, Identifier
 from typing_extensions import Self
 
-from migration_pipeline.engine.batch import Batch, Encoder, Written
+from migration_pipeline.engine.batch import Batch, Encoder, TooManyBad, Written
 from migration_pipeline.engine.file_report import FileReport
 from migration_pipeline.engine.transform import Bad
 from migration_pipeline.errors import MigrationError
@@ -50,6 +50,7 @@ from migration_pipeline.targets.ledger import (
 )
 from migration_pipeline.targets.records import Receipt
 from migration_pipeline.targets.session import Session
+from migration_pipeline.targets.shape import Shape
 from migration_pipeline.targets.sql import EXAMPLES, Composing, statements
 from migration_pipeline.targets.touched import Touched
 from migration_pipeline.targets.upsert import TableWriter
@@ -115,6 +116,7 @@ class PostgresTarget:
         self._own = session is None
         self._session = session or Session(url, settings, on_retry)
         self._retried_before = self._session.retries
+        self._shape: Shape
         self._writer: TableWriter | ChangeWriter
         self._ledger = Ledger(file.profile, place, self._session.token) if place.window else None
         """Of a window."""
@@ -180,6 +182,8 @@ class PostgresTarget:
         """Compare tables and bookkeeping with the catalog, before any work."""
         if not self._tried:
             check_bookkeeping(cursor)
+        # First: what changes after it is told, whatever the catalog says then.
+        self._shape = Shape(cursor, self._tables.values())
         targets = read_targets(cursor, self._tables)
         expect_loaded(cursor, self._file.profile, self._place)
         cursor.execute(bookkeeping.OTHER_VERSIONS, asdict(self._file))
@@ -300,12 +304,17 @@ class PostgresTarget:
         for row_class, _ in batch.encoded.parts:
             if self._tables[row_class].landing and not self._ledger:
                 self._slice.prepare(cursor, self._tables[row_class])
-        write_batch(cursor, batch, self._writer, written, self._session.expect_answer, batch.room)
+        try:
+            write_batch(cursor, batch, self._writer, written, self._session.expect_answer, batch.room)
+        except TooManyBad:
+            self._shape.check(cursor)  # then it is no fault of theirs
+            raise
         if self._ledger:
             self._ledger.disown(cursor, _lines(written.refused))
             cursor.execute(self._ledger.end_quarantine(self._file.export_id, self._file.file))
         for bad in [*batch.bad, *written.refused]:
             self._keep_bad(cursor, bad, self._item_of(batch, bad))
+        self._shape.check(cursor)
         return written
 
     def _current(self, cursor: Any, batch: Batch) -> tuple[Batch, Written]:

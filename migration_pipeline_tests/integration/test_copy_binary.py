@@ -24,7 +24,7 @@ from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
 from migration_pipeline.targets import copy_binary
-from migration_pipeline.targets.catalog import TargetTable, read_target
+from migration_pipeline.targets.catalog import SchemaError, TargetTable, read_target
 from migration_pipeline.targets.connection import copy_in
 from migration_pipeline.targets.copy_binary import FEWEST, copy_input
 from migration_pipeline.targets.copy_csv import RowEncoder
@@ -33,6 +33,7 @@ from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
 from migration_pipeline.targets.sql import copy_rows
 from migration_pipeline_tests.conftest import accelerator_is_to_be_there, execute, query
 from migration_pipeline_tests.exports import write_export
+from migration_pipeline_tests.integration.test_copy import write
 from migration_pipeline_tests.odd_rows import without_the_extension
 
 pytestmark = pytest.mark.skipif(not accelerator_is_to_be_there(), reason="it is off, or there is no compiler")
@@ -272,3 +273,72 @@ def test_bad_items_among_many_rows_stand_alone_with_the_same_reasons(
     ]
     with without_the_extension():
         assert load_priced(database_url, export) == by_binary
+
+
+class Reading(Row, table="readings", key="id"):
+    id: str
+    n: int
+    v: Decimal
+
+
+READINGS = "CREATE TABLE readings (id text PRIMARY KEY, n bigint NOT NULL, v numeric NOT NULL)"
+DOUBLE = """
+CREATE FUNCTION doubled() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.v := NEW.v * 2; RETURN NEW; END';
+CREATE TRIGGER doubled BEFORE INSERT ON readings FOR EACH ROW EXECUTE FUNCTION doubled()
+"""
+
+
+@pytest.mark.parametrize("rows", [10, FEWEST])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE readings ALTER n TYPE double precision",
+        "ALTER TABLE readings ALTER n TYPE timestamptz USING 'epoch'::timestamptz",
+        "ALTER TABLE readings ALTER v TYPE numeric(12, 0)",
+        "ALTER TABLE readings RENAME v TO w; ALTER TABLE readings ADD v numeric NOT NULL DEFAULT 0",
+        f"ALTER TABLE readings RENAME TO before; {READINGS}",
+        DOUBLE,
+    ],
+    ids=["double", "time", "rounded", "renamed", "another table", "trigger"],
+)
+def test_a_table_that_is_changed_while_a_file_is_loaded_is_told(
+    database_url: str, change: str, rows: int
+) -> None:
+    execute(database_url, READINGS)
+    create_tables(database_url, [])
+    identity = FileIdentity("p", "1", "e", "f", "r")
+    with PostgresTarget(database_url, {Reading: table_of(Reading)}, identity) as target:
+        write(target, {Reading: [Reading(f"a{n}", n, Decimal("1.5")) for n in range(rows)]})
+        execute(database_url, change)
+        with pytest.raises(
+            SchemaError, match=r"table readings was changed while the file was loaded: .*; run the file again"
+        ):
+            write(target, {Reading: [Reading(f"b{n}", n, Decimal("1.5")) for n in range(rows)]})
+    assert query(database_url, "SELECT count(*) FROM readings WHERE id LIKE 'b%'") == [(0,)]
+
+
+def test_a_trigger_that_comes_to_a_partition_is_told(database_url: str) -> None:
+    execute(
+        database_url,
+        f"{READINGS} PARTITION BY HASH (id); CREATE TABLE readings_0 PARTITION OF readings FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
+    )
+    create_tables(database_url, [])
+    with PostgresTarget(
+        database_url, {Reading: table_of(Reading)}, FileIdentity("p", "1", "e", "f", "r")
+    ) as target:
+        write(target, {Reading: [Reading("a", 1, Decimal("1.5"))]})
+        execute(database_url, DOUBLE.replace("ON readings", "ON readings_0"))
+        with pytest.raises(SchemaError, match="was changed while the file was loaded"):
+            write(target, {Reading: [Reading("b", 1, Decimal("1.5"))]})
+
+
+def test_a_column_that_is_added_while_a_file_is_loaded_is_no_matter(database_url: str) -> None:
+    execute(database_url, READINGS)
+    create_tables(database_url, [])
+    with PostgresTarget(
+        database_url, {Reading: table_of(Reading)}, FileIdentity("p", "1", "e", "f", "r")
+    ) as target:
+        write(target, {Reading: [Reading("a", 1, Decimal("1.5"))]})
+        execute(database_url, "ALTER TABLE readings ADD noted text; CREATE INDEX ON readings (n)")
+        write(target, {Reading: [Reading("b", 2, Decimal("1.5"))]})
+    assert query(database_url, "SELECT id, n FROM readings ORDER BY id") == [("a", 1), ("b", 2)]
