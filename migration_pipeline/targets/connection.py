@@ -299,13 +299,14 @@ def reason_of_refusal(error: psycopg2.Error, columns: Iterable[str]) -> str:
     """Say why a row was refused, in words that hold no values: the kind, SQLSTATE, column and constraint.
 
     PostgreSQL names the column of a value that it cannot read only in the error's context, ``COPY
-    customers, line 3, column created_at: "…"``, which ends in the value. So only a name in `columns` is reported.
+    customers, line 3, column created_at: "…"``, which ends in the value, or in the name where input is binary. So only a
+    name in `columns` is reported.
     """
     detail = error.diag
     column = detail.column_name
     if column is None and (
         found := re.search(
-            rf"^COPY .*, line \d+, column ({'|'.join(map(re.escape, columns))}): ",
+            rf"^COPY .*, line \d+, column ({'|'.join(map(re.escape, columns))})(?:: |$)",
             detail.context or "",
             re.MULTILINE,
         )

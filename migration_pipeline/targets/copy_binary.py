@@ -29,7 +29,7 @@ TYPES = {
 """The types whose values are sent so, below any domain, as `_rows_binary.h` names them."""
 
 FEWEST = 1000
-"""Rows of a COPY from which on that pays. In a smaller one a bad item may stand alone, and its reason is to be that of CSV."""
+"""A COPY of fewer rows is CSV: there is little to win, and items that PostgreSQL refused stand alone with the reason that it has for CSV."""
 
 
 def copy_input(target: TargetTable, data: bytes, rows: int) -> tuple[Composed, bytes]:

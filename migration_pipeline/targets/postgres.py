@@ -241,6 +241,7 @@ class PostgresTarget:
                 self._land(cursor, report)
                 lines = self._quarantined | _bad_lines(batch, written)
                 cursor.execute(bookkeeping.CLEAR_OTHERS, asdict(self._file) | {"lines": list(lines)})
+            self._shape.check(cursor)
             return written
 
         if self._slice.to_begin:
@@ -293,6 +294,7 @@ class PostgresTarget:
             receipt = _replayed(receipts[0], batch, written)
             # The other rows of the file are still those of the version that loaded it.
             self._keep_receipt(cursor, receipt, profile_version=receipt.profile_version)
+            self._shape.check(cursor)
             return written
 
         return self._session.persistently(work)
@@ -307,14 +309,18 @@ class PostgresTarget:
         try:
             write_batch(cursor, batch, self._writer, written, self._session.expect_answer, batch.room)
         except TooManyBad:
-            self._shape.check(cursor)  # then it is no fault of theirs
+            self._shape.check(cursor)  # if that has changed, it is no fault of theirs
+            raise
+        except psycopg2.Error:
+            with contextlib.suppress(psycopg2.Error):  # the connection may be gone
+                cursor.execute("ROLLBACK TO SAVEPOINT batch")
+                self._shape.check(cursor)
             raise
         if self._ledger:
             self._ledger.disown(cursor, _lines(written.refused))
             cursor.execute(self._ledger.end_quarantine(self._file.export_id, self._file.file))
         for bad in [*batch.bad, *written.refused]:
             self._keep_bad(cursor, bad, self._item_of(batch, bad))
-        self._shape.check(cursor)
         return written
 
     def _current(self, cursor: Any, batch: Batch) -> tuple[Batch, Written]:

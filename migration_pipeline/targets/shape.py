@@ -1,60 +1,59 @@
 """Tells whether tables still are what the catalog said when a file was begun.
 
-What a batch is encoded as rests on that: how a value is spelled, whether a type changes it, whether a trigger does. A transaction that has
-written to a table holds a lock that no ALTER TABLE and no CREATE TRIGGER passes, so what is asked for behind its last write is what was written to.
+What a batch is encoded as rests on that: how a value is spelled, whether its type or a trigger changes it, whether a key stands once. A transaction that
+has written to a table holds a lock that no new type, no new trigger and no lost index passes. So what is found behind its last write is what was written to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable
 from typing import Any
 
 from migration_pipeline.profile.row import Table
 from migration_pipeline.targets.catalog import SchemaError, qualified
 
 SHAPE = """
-WITH wanted AS MATERIALIZED (
-    SELECT name, to_regclass(name) AS id FROM (SELECT DISTINCT unnest(%(tables)s::text[])) AS each (name)
-), found AS MATERIALIZED (
-    SELECT name, id, (SELECT count(*)
-                        FROM pg_trigger
-                       WHERE tgrelid IN (SELECT id UNION ALL SELECT relid FROM pg_partition_tree(id))
-                         AND NOT tgisinternal AND tgenabled IN ('O', 'A')) AS triggers
-      FROM wanted
-)
-SELECT array_agg(concat_ws(' ', a.attrelid, a.attnum, a.atttypid, a.atttypmod, triggers) ORDER BY number)
-  FROM unnest(%(tables)s::text[], %(columns)s::text[]) WITH ORDINALITY AS w (name, part, number)
-  JOIN found USING (name)
-  LEFT JOIN pg_attribute a ON attrelid = id AND attname = part AND NOT attisdropped
+SELECT to_regclass(name)::oid::bigint,
+       (SELECT count(*)
+          FROM pg_trigger
+         WHERE tgrelid IN (SELECT to_regclass(name) UNION ALL SELECT relid FROM pg_partition_tree(to_regclass(name)))
+           AND NOT tgisinternal AND tgenabled IN ('O', 'A')),
+       (SELECT coalesce(array_agg(DISTINCT indkey::text), '{}')
+          FROM pg_index
+         WHERE indrelid = to_regclass(name) AND indisunique AND indisvalid AND indpred IS NULL),
+       (SELECT jsonb_object_agg(attname, ARRAY[attnum::bigint, atttypid::bigint, atttypmod, attcollation::bigint])
+          FROM pg_attribute
+         WHERE attrelid = to_regclass(name) AND attnum > 0 AND NOT attisdropped)
+  FROM unnest(%s::text[]) WITH ORDINALITY AS w (name, number)
+ ORDER BY number
 """
+"""By table, so that each is looked up by its oid: 0.2 ms for three tables. A database may have columns by the hundred thousand."""
 
 
 class Shape:
-    """The columns that some tables have now: which table it is, the number and type of each column, how many triggers there are."""
+    """What some tables are now: which one bears the name, its triggers, unique indexes, and the type of each of the Row's columns."""
 
-    def __init__(self, cursor: Any, tables: Collection[Table]) -> None:
+    def __init__(self, cursor: Any, tables: Iterable[Table]) -> None:
         # Of a landing table each file has a slice of its own, which nobody else knows.
-        self._columns = [
-            (table, column.name) for table in tables if not table.landing for column in table.columns
-        ]
+        self._tables = [table for table in tables if not table.landing]
         self._found = self._read(cursor)
 
     def check(self, cursor: Any) -> None:
-        """Raise `SchemaError` if they are others now."""
-        for (table, column), before, now in zip(self._columns, self._found, self._read(cursor), strict=True):
-            if before != now:
+        """Raise `SchemaError` if they are others now. What has been added is no matter, but for a trigger."""
+        for table, before, now in zip(self._tables, self._found, self._read(cursor), strict=True):
+            changed = next((part for part in before if before[part] != now.get(part)), None)
+            if changed:
                 raise SchemaError(
-                    f"table {table.qualified} was changed while the file was loaded: column {column!r} or its type, or the table's "
-                    "triggers; run the file again"
+                    f"table {table.qualified} was changed while the file was loaded: {changed} is not what it was; run the file again"
                 )
 
-    def _read(self, cursor: Any) -> list[str]:
-        if not self._columns:
+    def _read(self, cursor: Any) -> list[dict[str, Any]]:
+        if not self._tables:
             return []
-        tables, columns = (
-            [qualified(table) for table, _ in self._columns],
-            [column for _, column in self._columns],
-        )
-        cursor.execute(SHAPE, {"tables": tables, "columns": columns})
-        (found,) = cursor.fetchone()
-        return list(found)
+        cursor.execute(SHAPE, ([qualified(table) for table in self._tables],))
+        return [
+            {"the table itself": oid, "the number of its triggers": triggers}
+            | {f"column {column.name!r}": (columns or {}).get(column.name) for column in table.columns}
+            | {f"a unique index, on columns {numbers.replace(' ', ', ')}": True for numbers in indexes}
+            for table, (oid, triggers, indexes, columns) in zip(self._tables, cursor.fetchall(), strict=True)
+        ]
