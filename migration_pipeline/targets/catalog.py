@@ -129,6 +129,7 @@ WITH RECURSIVE unwrapped AS (
 )
 SELECT attrelid, attname AS name, format_type(atttypid, atttypmod) AS type, format_type(e.type, NULL) AS element,
        format_type(e.type, e.typmod) AS modified, e.is_array AS array, t.typtype = 'e' AS enum,
+       t.typnamespace = 'pg_catalog'::regnamespace AS builtin,
        CASE WHEN attcollation NOT IN (0, 'pg_catalog."default"'::regcollation)
             THEN attcollation::regcollation::text ELSE '' END AS collation,
        attnotnull OR never_null AS not_null, atthasdef OR filled AS has_default, attgenerated <> '' AS generated,

@@ -44,5 +44,6 @@ def copy_input(target: TargetTable, data: bytes, rows: int) -> tuple[Composed, b
 
 def types_of(target: TargetTable) -> bytes | None:
     """The types of a table's columns, a byte each; None if there is another one among them."""
-    types = [None if fit.actual.array else TYPES.get(fit.actual.element) for fit in target.fits]
+    actual = [fit.actual for fit in target.fits]
+    types = [TYPES.get(each.element) if each.builtin and not each.array else None for each in actual]
     return None if None in types else b"".join(type_ for type_ in types if type_)

@@ -59,6 +59,8 @@ class Actual(msgspec.Struct, frozen=True, kw_only=True):
     """That type with its modifier."""
     array: bool
     enum: bool
+    builtin: bool = True
+    """Whether `element` is a type of PostgreSQL's own, and not another one of that name."""
     collation: str = ""
     """Its name in quotes, where that is not the database's default; "" else."""
     not_null: bool = False

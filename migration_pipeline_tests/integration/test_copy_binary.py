@@ -216,6 +216,24 @@ def test_a_table_with_a_column_of_another_type_gets_csv(
     assert copy_input(target, csv, FEWEST) == (copy_rows(target, target.identifier), csv)
 
 
+def test_a_type_of_somebody_elses_that_bears_a_name_of_postgresqls_gets_csv(database_url: str) -> None:
+    class Word(Row, table="words", key="k"):
+        k: int
+        v: UUID | None
+
+    execute(
+        database_url,
+        "CREATE TYPE public.uuid AS ENUM ('00000000-0000-0000-0000-000000000001'); "
+        "CREATE TABLE words (k bigint PRIMARY KEY, v public.uuid)",
+    )
+    connection = psycopg2.connect(database_url, options="-c search_path=public,pg_catalog")
+    target = read_target(table_of(Word), connection.cursor())
+    assert target.fits[1].actual.element == "uuid"
+    csv = b'1,"00000000-0000-0000-0000-000000000001"\n' * FEWEST
+    assert copy_input(target, csv, FEWEST)[1] == csv
+    connection.close()
+
+
 def test_few_rows_and_a_load_without_the_extension_get_csv(cursor: Any) -> None:
     target = read_target(table_of(Kinds), cursor)
     line = b"1" + b",null" * (len(target.fits) - 1) + b"\n"
