@@ -14,10 +14,10 @@ from migration_pipeline.targets.catalog import SchemaError, qualified
 
 SHAPE = """
 SELECT to_regclass(name)::oid::bigint,
-       (SELECT count(*)
-          FROM pg_trigger
-         WHERE tgrelid IN (SELECT to_regclass(name) UNION ALL SELECT relid FROM pg_partition_tree(to_regclass(name)))
-           AND NOT tgisinternal AND tgenabled IN ('O', 'A')),
+       EXISTS (SELECT
+                 FROM pg_trigger
+                WHERE tgrelid IN (SELECT to_regclass(name) UNION ALL SELECT relid FROM pg_partition_tree(to_regclass(name)))
+                  AND NOT tgisinternal AND tgenabled IN ('O', 'A')),
        (SELECT coalesce(array_agg(DISTINCT indkey::text), '{}')
           FROM pg_index
          WHERE indrelid = to_regclass(name) AND indisunique AND indisvalid AND indpred IS NULL),
@@ -31,7 +31,7 @@ SELECT to_regclass(name)::oid::bigint,
 
 
 class Shape:
-    """What some tables are now: which one bears the name, its triggers, unique indexes, and the type of each of the Row's columns."""
+    """What a load rests on, of some tables: which one bears the name, that it has no triggers, its unique indexes, and the types of the Row's columns."""
 
     def __init__(self, cursor: Any, tables: Iterable[Table]) -> None:
         # Of a landing table each file has a slice of its own, which nobody else knows.
@@ -39,12 +39,12 @@ class Shape:
         self._found = self._read(cursor)
 
     def check(self, cursor: Any) -> None:
-        """Raise `SchemaError` if they are others now. What has been added is no matter, but for a trigger."""
+        """Raise `SchemaError` if that is not so any more. What has come to a table is no matter, but for its first trigger."""
         for table, before, now in zip(self._tables, self._found, self._read(cursor), strict=True):
             changed = next((part for part in before if before[part] != now.get(part)), None)
             if changed:
                 raise SchemaError(
-                    f"table {table.qualified} was changed while the file was loaded: {changed} is not what it was; run the file again"
+                    f"table {table.qualified} was changed while the file was loaded: {changed}; run the file again"
                 )
 
     def _read(self, cursor: Any) -> list[dict[str, Any]]:
@@ -52,8 +52,16 @@ class Shape:
             return []
         cursor.execute(SHAPE, ([qualified(table) for table in self._tables],))
         return [
-            {"the table itself": oid, "the number of its triggers": triggers}
-            | {f"column {column.name!r}": (columns or {}).get(column.name) for column in table.columns}
-            | {f"a unique index, on columns {numbers.replace(' ', ', ')}": True for numbers in indexes}
+            {"it is another table": oid}
+            # With triggers all rows go by the staging table, and are looked at after they were written.
+            | ({} if triggers else {"it has a trigger now": True})
+            | {
+                f"column {column.name!r} or its type": (columns or {}).get(column.name)
+                for column in table.columns
+            }
+            | {
+                f"it has lost a unique index (column {numbers.replace(' ', ', ')})": True
+                for numbers in indexes
+            }
             for table, (oid, triggers, indexes, columns) in zip(self._tables, cursor.fetchall(), strict=True)
         ]
