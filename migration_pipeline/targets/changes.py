@@ -7,7 +7,7 @@ items, in two files that are loaded at once, comes first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 import psycopg2.errorcodes
@@ -15,7 +15,7 @@ import psycopg2.errors
 from psycopg2.sql import SQL, Composed, Identifier, Literal
 
 from migration_pipeline.engine.batch import Written
-from migration_pipeline.profile.row import Row
+from migration_pipeline.profile.row import Row, Table
 from migration_pipeline.targets import ledger_sql
 from migration_pipeline.targets.catalog import TargetTable
 from migration_pipeline.targets.change_encoder import EncodedChanges
@@ -53,6 +53,12 @@ class ChangeWriter(Writer):
             if not target.table.landing
         }
         self._landed = landed
+
+    def expect_triggers(self, tables: Collection[Table]) -> None:
+        """As `Writer` does."""
+        super().expect_triggers(tables)
+        for row_class, moves in self._moves.items():
+            moves.target = self.targets[row_class]
 
     def write(self, cursor: Any, encoded: EncodedChanges) -> Written:
         """Write changes. Raises `psycopg2.Error`, and `Refused` for what a table would not hold as it is."""
@@ -134,7 +140,7 @@ class _Moves:
     """The keys of a table's rows that a batch's items give up or take: a temporary table."""
 
     def __init__(self, target: TargetTable, ledger: Ledger, name: Identifier) -> None:
-        self._target = target
+        self.target = target
         self._ledger = ledger
         fits = target.key_fits
         self._parts = {
@@ -188,12 +194,12 @@ class _Moves:
             if error.pgcode != psycopg2.errorcodes.FOREIGN_KEY_VIOLATION:
                 raise
             raise DatabaseError(
-                f"{self._target.table.qualified}: rows that have to go are referred to (constraint "
+                f"{self.target.table.qualified}: rows that have to go are referred to (constraint "
                 f"{error.diag.constraint_name}); drop that constraint until the last window is loaded, or declare it ON DELETE CASCADE",
                 sqlstate=error.pgcode,
             ) from None
         gone = int(cursor.rowcount)
-        if self._target.triggers:
+        if self.target.triggers:
             self._expect_gone(cursor)
         return gone
 
@@ -201,7 +207,7 @@ class _Moves:
         cursor.execute(self._sql(KEPT))
         if cursor.fetchone() == (True,):
             raise DatabaseError(
-                f"{self._target.table.qualified}: a trigger kept a row that has to go; disable it until the last window is loaded, "
+                f"{self.target.table.qualified}: a trigger kept a row that has to go; disable it until the last window is loaded, "
                 "then load the file again"
             )
 

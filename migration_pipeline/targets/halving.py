@@ -6,13 +6,14 @@ What the rows are written to is the caller's business: tables, or the temporary 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import msgspec
 import psycopg2
 
 from migration_pipeline.engine.batch import Batch, TooManyBad, Written
-from migration_pipeline.profile.row import Row
+from migration_pipeline.profile.row import Row, Table
 from migration_pipeline.targets.catalog import TargetTable
 from migration_pipeline.targets.connection import reason_of_refusal, table_of_error
 from migration_pipeline.targets.faults import Fault, fault_of
@@ -39,6 +40,13 @@ class Writer(ABC):
     @abstractmethod
     def write(self, cursor: Any, encoded: Any) -> Written:
         """Write the rows of a batch, and say what became of them. Raises `psycopg2.Error` and `Refused`."""
+
+    def expect_triggers(self, tables: Collection[Table]) -> None:
+        """Take it from now on that triggers of these tables may change what is written."""
+        self.targets = {
+            row_class: msgspec.structs.replace(target, triggers=target.triggers or target.table in tables)
+            for row_class, target in self.targets.items()
+        }
 
     def again(self, error: psycopg2.Error) -> bool:
         """Whether to write the same rows once more, in another way, after this refusal."""

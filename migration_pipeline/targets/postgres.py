@@ -50,7 +50,7 @@ from migration_pipeline.targets.ledger import (
 )
 from migration_pipeline.targets.records import Receipt
 from migration_pipeline.targets.session import Session
-from migration_pipeline.targets.shape import Shape
+from migration_pipeline.targets.shape import FirstTrigger, Shape
 from migration_pipeline.targets.sql import EXAMPLES, Composing, statements
 from migration_pipeline.targets.touched import Touched
 from migration_pipeline.targets.upsert import TableWriter
@@ -246,7 +246,7 @@ class PostgresTarget:
 
         if self._slice.to_begin:
             self._session.persistently(self._slice.begin)
-        written = self._session.persistently(work)
+        written = self._persistently(work)
         self._slice.committed(last=close is not None)
         self._quarantined |= _bad_lines(batch, written)
         return written
@@ -297,7 +297,16 @@ class PostgresTarget:
             self._shape.check(cursor)
             return written
 
-        return self._session.persistently(work)
+        return self._persistently(work)
+
+    def _persistently(self, work: Callable[[Any], Written]) -> Written:
+        """Write in a transaction, in one more if a table has got its first trigger. Raises `DatabaseError` and `SchemaError`."""
+        while True:
+            try:
+                return self._session.persistently(work)
+            except FirstTrigger as found:
+                self._writer.expect_triggers(found.tables)
+                self._shape.expect_triggers(found.tables)
 
     def _write(self, cursor: Any, batch: Batch) -> Written:
         # Deferred constraints would refuse the whole transaction at its end instead of a row.

@@ -6,8 +6,8 @@ has written to a table holds a lock that no new type, no new trigger and no lost
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from migration_pipeline.profile.row import Table
 from migration_pipeline.targets.catalog import SchemaError, qualified
@@ -30,8 +30,16 @@ SELECT to_regclass(name)::oid::bigint,
 """By table, so that each is looked up by its oid: 0.2 ms for three tables. A database may have columns by the hundred thousand."""
 
 
+class FirstTrigger(Exception):  # noqa: N818  # no fault: the load goes on in another way
+    """Tables have got their first trigger, which may change what is written."""
+
+    def __init__(self, tables: Sequence[Table]) -> None:
+        super().__init__(tables)
+        self.tables = tables
+
+
 class Shape:
-    """What a load rests on, of some tables: which one bears the name, that it has no triggers, its unique indexes, and the types of the Row's columns."""
+    """What a load rests on, of some tables: which one bears the name, whether it has triggers, its unique indexes, and the types of the Row's columns."""
 
     def __init__(self, cursor: Any, tables: Iterable[Table]) -> None:
         # Of a landing table each file has a slice of its own, which nobody else knows.
@@ -39,29 +47,48 @@ class Shape:
         self._found = self._read(cursor)
 
     def check(self, cursor: Any) -> None:
-        """Raise `SchemaError` if that is not so any more. What has come to a table is no matter, but for its first trigger."""
+        """Raise `SchemaError` if that is not so any more, and `FirstTrigger`. Whatever else has come to a table is no matter."""
+        with_triggers = []
         for table, before, now in zip(self._tables, self._found, self._read(cursor), strict=True):
-            changed = next((part for part in before if before[part] != now.get(part)), None)
+            changed = next((part for part in before.parts if before.parts[part] != now.parts.get(part)), None)
             if changed:
                 raise SchemaError(
                     f"table {table.qualified} was changed while the file was loaded: {changed}; run the file again"
                 )
+            if now.triggers and not before.triggers:
+                with_triggers.append(table)
+        if with_triggers:
+            raise FirstTrigger(with_triggers)
 
-    def _read(self, cursor: Any) -> list[dict[str, Any]]:
+    def expect_triggers(self, tables: Sequence[Table]) -> None:
+        """Take it from now on that these tables have triggers."""
+        self._found = [
+            found._replace(triggers=found.triggers or table in tables)
+            for table, found in zip(self._tables, self._found, strict=True)
+        ]
+
+    def _read(self, cursor: Any) -> list[_Found]:
         if not self._tables:
             return []
         cursor.execute(SHAPE, ([qualified(table) for table in self._tables],))
         return [
-            {"it is another table": oid}
-            # With triggers all rows go by the staging table, and are looked at after they were written.
-            | ({} if triggers else {"it has a trigger now": True})
-            | {
-                f"column {column.name!r} or its type": (columns or {}).get(column.name)
-                for column in table.columns
-            }
-            | {
-                f"it has lost a unique index (column {numbers.replace(' ', ', ')})": True
-                for numbers in indexes
-            }
+            _Found(
+                triggers,
+                {"it is another table": oid}
+                | {
+                    f"column {column.name!r} or its type": (columns or {}).get(column.name)
+                    for column in table.columns
+                }
+                | {
+                    f"it has lost a unique index (column {numbers.replace(' ', ', ')})": True
+                    for numbers in indexes
+                },
+            )
             for table, (oid, triggers, indexes, columns) in zip(self._tables, cursor.fetchall(), strict=True)
         ]
+
+
+class _Found(NamedTuple):
+    triggers: bool
+    parts: dict[str, Any]
+    """By what is told if it is not the same."""
