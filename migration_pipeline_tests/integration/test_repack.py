@@ -60,7 +60,7 @@ def test_files_load_while_their_table_is_repacked(tmp_path: Path) -> None:
 
         def repack() -> None:
             command = [
-                binaries / "pg_repack",
+                str(binaries / "pg_repack"),
                 "-h",
                 "127.0.0.1",
                 "-p",
