@@ -28,13 +28,14 @@ from migration_pipeline.profile.aggregate import Aggregate
 from migration_pipeline.profile.row import Table
 from migration_pipeline.targets import bookkeeping
 from migration_pipeline.targets.aggregate_part import Bounds, PartMaker, PartReport
-from migration_pipeline.targets.catalog import SchemaError, identifier, read_target
+from migration_pipeline.targets.catalog import SchemaError, TargetTable, identifier, read_target
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
 from migration_pipeline.targets.ddl import check_bookkeeping
 from migration_pipeline.targets.expressions import name_list
 from migration_pipeline.targets.landing import part_of
 from migration_pipeline.targets.records import AggregateReport, md5_of_files
 from migration_pipeline.targets.session import Session
+from migration_pipeline.targets.shape import FirstTrigger, Shape
 from migration_pipeline.units import counted, some_of, some_that
 
 FILES_SHOWN = 20
@@ -138,7 +139,7 @@ class AggregateRun:
             for _ in range(settings.sessions + 1)
         ]
         self._sessions = self._all_sessions[:]
-        self._maker: PartMaker
+        self._making: tuple[TargetTable, Shape, PartMaker]
         """Once the table was read."""
         self._groups = 0
 
@@ -168,7 +169,7 @@ class AggregateRun:
         rows = sum(counts[source.qualified] for _, counts in slices for source in self._aggregate.sources)
         wanted = self._wanted_parts(rows)
         first.interruptibly(lambda cursor: self._analyze(cursor, wanted))
-        parts = first.interruptibly(lambda cursor: self._maker.split(cursor, wanted))
+        parts = first.interruptibly(lambda cursor: self._making[-1].split(cursor, wanted))
         self._say(
             f"{self._name}: {counted(rows, 'landed row')} of {counted(len(slices), 'file')}, in {counted(len(parts), 'part')}"
         )
@@ -195,8 +196,13 @@ class AggregateRun:
         check_bookkeeping(cursor)
         for source in self._aggregate.sources:
             read_target(source, cursor)
-        target = read_target(self._aggregate.table, cursor)
-        self._maker = PartMaker(self._aggregate, target, delete_rows=self._settings.delete_rows)
+        shape = Shape(cursor, [self._aggregate.table])
+        self._make_as(read_target(self._aggregate.table, cursor), shape)
+
+    def _make_as(self, target: TargetTable, shape: Shape) -> None:
+        """Make parts so from now on. Both at once, as several sessions make them."""
+        maker = PartMaker(self._aggregate, target, delete_rows=self._settings.delete_rows)
+        self._making = target, shape, maker
 
     def _use_those_that_connect(self) -> None:
         """Drop the sessions that get no connection: a pool may have fewer connections than we want.
@@ -316,11 +322,22 @@ class AggregateRun:
 
         def make(bounds: Bounds, session: Session) -> None:
             def work(cursor: Any) -> PartReport:
+                _, shape, maker = self._making
                 self._tune(cursor)
-                return self._maker.make(cursor, bounds, session.token)
+                report = maker.make(cursor, bounds, session.token)
+                shape.check(cursor)
+                return report
 
             self._pace.wait(0, lambda: None)
-            made.append(session.persistently(work))
+            try:
+                report = session.persistently(work)
+            except FirstTrigger as found:
+                target, shape, _ = self._making
+                self._make_as(
+                    msgspec.structs.replace(target, triggers=True), shape.with_triggers(found.tables)
+                )
+                report = session.persistently(work)
+            made.append(report)
 
         def run(session: Session, tasks: Iterable[Callable[[Session], None]]) -> None:
             for task in tasks:

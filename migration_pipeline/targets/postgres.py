@@ -306,7 +306,7 @@ class PostgresTarget:
                 return self._session.persistently(work)
             except FirstTrigger as found:
                 self._writer.expect_triggers(found.tables)
-                self._shape.expect_triggers(found.tables)
+                self._shape = self._shape.with_triggers(found.tables)
 
     def _write(self, cursor: Any, batch: Batch) -> Written:
         # Deferred constraints would refuse the whole transaction at its end instead of a row.

@@ -1,12 +1,13 @@
-"""Tells whether tables still are what the catalog said when a file was begun.
+"""Tells whether tables still are what the catalog said when a load or an aggregate was begun.
 
-What a batch is encoded as rests on that: how a value is spelled, whether its type or a trigger changes it, whether a key stands once. A transaction that
+How rows are written rests on that: how a value is spelled, whether its type or a trigger changes it, whether a key stands once. A transaction that
 has written to a table holds a lock that no new type, no new trigger and no lost index passes. So what is found behind its last write is what was written to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from typing import Any, NamedTuple
 
 from migration_pipeline.profile.row import Table
@@ -53,19 +54,21 @@ class Shape:
             changed = next((part for part in before.parts if before.parts[part] != now.parts.get(part)), None)
             if changed:
                 raise SchemaError(
-                    f"table {table.qualified} was changed while the file was loaded: {changed}; run the file again"
+                    f"table {table.qualified} was changed while its rows were written: {changed}; run it again"
                 )
             if now.triggers and not before.triggers:
                 with_triggers.append(table)
         if with_triggers:
             raise FirstTrigger(with_triggers)
 
-    def expect_triggers(self, tables: Sequence[Table]) -> None:
-        """Take it from now on that these tables have triggers."""
-        self._found = [
+    def with_triggers(self, tables: Sequence[Table]) -> Shape:
+        """The same, but that these tables have triggers."""
+        made = copy(self)
+        made._found = [
             found._replace(triggers=found.triggers or table in tables)
             for table, found in zip(self._tables, self._found, strict=True)
         ]
+        return made
 
     def _read(self, cursor: Any) -> list[_Found]:
         if not self._tables:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import re
@@ -38,6 +39,7 @@ from migration_pipeline.sources.export import Export, read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
 from migration_pipeline.targets import session
+from migration_pipeline.targets.aggregate_part import PartMaker
 from migration_pipeline.targets.aggregation import (
     AggregateIdentity,
     AggregateRun,
@@ -607,6 +609,45 @@ def test_a_trigger_that_changes_an_aggregate_s_row_is_told(database_url: str, tm
     land(database_url, marks, "f", [event("1")])
     with pytest.raises(MigrationError, match="a trigger of the table changed or dropped the row"):
         make(database_url, marks, ["f"])
+
+
+TRIGGER = SHAPES["trigger"].partition("; ")[2]
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (
+            "ALTER TABLE counts ALTER n TYPE numeric(3,-1)",
+            "table counts was changed while its rows were written: column 'n' or its type; run it again",
+        ),
+        (
+            TRIGGER.replace("RETURN NEW", "NEW.n = 0; RETURN NEW"),
+            "a trigger of the table changed or dropped the row",
+        ),
+        (TRIGGER, ""),
+    ],
+    ids=["type", "trigger", "harmless trigger"],
+)
+def test_a_table_that_is_changed_while_an_aggregate_is_made_is_told(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, fault: str
+) -> None:
+    marks = marks_profile(tmp_path, COUNTS)
+    execute(database_url, ddl(marks.all_tables))
+    land(database_url, marks, "f", [event(f"{n}") for n in (1, 2, 2, 3)])
+    changes, made = [change], PartMaker.make
+
+    def change_first(*arguments: Any) -> Any:
+        if changes:
+            execute(database_url, changes.pop())
+        return made(*arguments)
+
+    monkeypatch.setattr(PartMaker, "make", change_first)
+    with pytest.raises(MigrationError, match=re.escape(fault)) if fault else contextlib.nullcontext():
+        assert make(database_url, marks, ["f"]).rows == 3
+    assert not changes
+    found = query(database_url, "SELECT count(*) FROM counts")
+    assert found == [(0 if fault else 3,)]
 
 
 class FittedCount(Row, table="counts", key="customer_id"):

@@ -363,7 +363,7 @@ def test_a_table_that_is_changed_while_a_file_is_loaded_is_told(
         with pytest.raises(SchemaError) as caught:
             write(target, readings("b", rows))
     assert str(caught.value) == (
-        f"table readings was changed while the file was loaded: {part}; run the file again"
+        f"table readings was changed while its rows were written: {part}; run it again"
     )
     assert query(database_url, "SELECT count(*) FROM readings WHERE id LIKE 'b%'") == [(0,)]
 
