@@ -30,8 +30,8 @@ from migration_pipeline.sources.export import OutputFormat, Window
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.sources.stream import FileStream
 from migration_pipeline.sources.windows import ChangeReader, micros
-from migration_pipeline.targets.catalog import TargetTable
 from migration_pipeline.targets.connection import DatabaseSettings
+from migration_pipeline.targets.known_tables import KnownTables
 from migration_pipeline.targets.ledger import Place
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
 from migration_pipeline.targets.session import Session
@@ -92,7 +92,7 @@ class Loader:
         self._database = database
         self._options = options
         self._transforms: dict[OutputFormat, Transform] = {}
-        self._tried: set[TargetTable] = set()
+        self._known = KnownTables(profile.tables, profile.nul)
         self._session: Session | None = None
         """Between two files."""
         self._begun: _Begun | None = None
@@ -138,7 +138,7 @@ class Loader:
             self._database,
             profile.nul,
             session=session,
-            tried=self._tried,
+            known=self._known,
             place=place_of(self._plan, planned),
         )
         with target:

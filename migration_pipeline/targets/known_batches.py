@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -33,8 +33,7 @@ WITH named AS MATERIALIZED (
     SELECT name, to_regclass(name) AS id FROM unnest(%(names)s::text[]) AS name
 )
 SELECT name, c.oid::bigint,
-       md5(string_agg(format('%%s %%I %%s', attnum, attname, format_type(atttypid, atttypmod)), ',' ORDER BY attnum)),
-       pg_relation_size(c.oid) / current_setting('block_size')::bigint
+       md5(string_agg(format('%%s %%I %%s', attnum, attname, format_type(atttypid, atttypmod)), ',' ORDER BY attnum))
   FROM unnest(%(tables)s::text[], %(columns)s::text[]) AS w (name, part)
   JOIN named USING (name)
   JOIN pg_class c ON c.oid = id
@@ -66,6 +65,8 @@ SELECT {file}, {table}, {digest}, {rows}, {first}, pg_relation_size({oid}) / cur
 RETURNING last_block
 """
 
+SIZE = "SELECT coalesce(pg_relation_size({oid}) / current_setting('block_size')::bigint, 0)"
+
 FOUND = "SELECT {found} FROM {table} WHERE xmin = {transaction} AND ({where})"
 
 BLOCKS = "ctid >= {first}::tid AND ctid < {last}::tid"
@@ -92,35 +93,40 @@ class Note(NamedTuple):
     """The id that its rows bear."""
 
 
+Identities = Mapping[str, tuple[int, str]]
+"""Oid and digest of the columns of each table that batches can be known of, by qualified name."""
+
+
+def identities(cursor: Any, targets: Iterable[TargetTable]) -> Identities:
+    """Read what the notes of batches say of their tables."""
+    if cursor.connection.server_version < FIRST_VERSION:
+        return {}
+    straight = {
+        target.identifier.as_string(cursor): target
+        for target in targets
+        if target.straight and not target.table.landing
+    }
+    parts = [(name, fit.column.name) for name, target in straight.items() for fit in target.fits]
+    cursor.execute(
+        IDENTITY,
+        {"names": list(straight), "tables": [t for t, _ in parts], "columns": [c for _, c in parts]},
+    )
+    return {straight[name].table.qualified: (oid, columns) for name, oid, columns in cursor.fetchall()}
+
+
 class KnownBatches:
     """The batches of one file that are known. Its methods run in the caller's transactions."""
 
-    def __init__(self, file: Mapping[str, str]) -> None:
+    def __init__(self, file: Mapping[str, str], tables: Identities) -> None:
         self._file = {name: file[name] for name in ("profile", "export_id", "file")}
+        self._tables = tables
         self._notes: dict[tuple[str, str], Note] = {}
-        self._tables: dict[str, tuple[int, str]] = {}
-        """Oid and digest of the columns, by qualified name."""
         self._blocks: dict[str, int] = {}
+        """How many each table had after the last batch, or before the first one."""
 
-    def read(self, cursor: Any, targets: Mapping[Any, TargetTable]) -> None:
+    def read(self, cursor: Any) -> None:
         """Read what is known, before the first batch."""
-        self._notes, self._tables, self._blocks = {}, {}, {}
-        if cursor.connection.server_version < FIRST_VERSION:
-            return
-        straight = {
-            target.identifier.as_string(cursor): target
-            for target in targets.values()
-            if target.straight and not target.table.landing
-        }
-        parts = [(name, fit.column.name) for name, target in straight.items() for fit in target.fits]
-        cursor.execute(
-            IDENTITY,
-            {"names": list(straight), "tables": [t for t, _ in parts], "columns": [c for _, c in parts]},
-        )
-        for identifier, oid, columns, blocks in cursor.fetchall():
-            name = straight[identifier].table.qualified
-            self._blocks[name] = blocks
-            self._tables[name] = oid, columns
+        self._notes = {}
         if self._tables:
             cursor.execute(NOTES, self._file)
             self._notes = {(table, digest): Note(*rest) for table, digest, *rest in cursor.fetchall()}
@@ -165,6 +171,13 @@ class KnownBatches:
         )
         found: list[Any] = cursor.fetchall()
         return found
+
+    def before_copy(self, cursor: Any, target: TargetTable) -> None:
+        """Look, before the first batch is copied, how large the table is."""
+        name = target.table.qualified
+        if name in self._tables and name not in self._blocks:
+            cursor.execute(SQL(SIZE).format(oid=Literal(self._tables[name][0])))
+            (self._blocks[name],) = cursor.fetchone()
 
     def keep(self, cursor: Any, target: TargetTable, data: bytes, rows: int) -> None:
         """Note a batch that was copied just now, in the same transaction, or part of one."""

@@ -29,14 +29,13 @@ from migration_pipeline.profile.profile import NulPolicy
 from migration_pipeline.profile.row import Row, Table
 from migration_pipeline.targets import bookkeeping
 from migration_pipeline.targets.bookkeeping import parameters
-from migration_pipeline.targets.catalog import TargetTable, try_statements
+from migration_pipeline.targets.catalog import try_statements
 from migration_pipeline.targets.change_encoder import NO_CHANGES, ChangesEncoder
 from migration_pipeline.targets.changes import ChangeWriter
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings, read_as, transaction
-from migration_pipeline.targets.copy_csv import BatchEncoder
-from migration_pipeline.targets.ddl import check_bookkeeping, read_targets
 from migration_pipeline.targets.halving import Writer, write_batch
 from migration_pipeline.targets.known_batches import KnownBatches
+from migration_pipeline.targets.known_tables import KnownTables
 from migration_pipeline.targets.landed_changes import LandedChanges, landed_changes
 from migration_pipeline.targets.landing import Slice
 from migration_pipeline.targets.ledger import (
@@ -86,8 +85,8 @@ class PostgresTarget:
     `url` is anything libpq takes (a URL or ``host=… dbname=…``); the usual PG* variables and ~/.pgpass
     fill in what it leaves out. Transient faults are retried; each is reported to `on_retry`. Raises
     `DatabaseError` when the database cannot be reached or refuses for good, and `SchemaError` when the
-    tables are not the profile's. `tried` has the tables whose statements a file of the same run has tried, after it
-    compared the bookkeeping, and gets those that this one tries. A `session` that is open stays so, unless the load fails.
+    tables are not the profile's. `known` is what files of the same run before it knew of the tables. A `session` that is open
+    stays so, unless the load fails.
     """
 
     def __init__(
@@ -100,16 +99,16 @@ class PostgresTarget:
         on_retry: Callable[[str], None] = lambda _: None,
         *,
         session: Session | None = None,
-        tried: set[TargetTable] | None = None,
+        known: KnownTables | None = None,
         place: Place = Place(),  # noqa: B008  # frozen
     ) -> None:
         self._url = url
         self._place = place
-        self._tried = set() if tried is None else tried
         self._file = file
         self._tables = dict(tables)
         self._nul = nul
-        self.encoder: Encoder = BatchEncoder({}, nul)
+        self._known = known or KnownTables(tables, nul)
+        self.encoder: Encoder = self._known.encoder
         """Of the tables, once they were read."""
         landing = [table for table in self._tables.values() if table.landing and not place.window]
         self._slice = Slice(landing, asdict(file), settings)
@@ -180,11 +179,8 @@ class PostgresTarget:
 
     def _check(self, cursor: Any) -> None:
         """Compare tables and bookkeeping with the catalog, before any work."""
-        if not self._tried:
-            check_bookkeeping(cursor)
-        # First: what changes after it is told, whatever the catalog says then.
-        self._shape = Shape(cursor, self._tables.values())
-        targets = read_targets(cursor, self._tables)
+        self._shape = self._known.read(cursor)
+        targets = self._known.targets
         expect_loaded(cursor, self._file.profile, self._place)
         cursor.execute(bookkeeping.OTHER_VERSIONS, asdict(self._file))
         receipts, other_versions, touched = cursor.fetchone()
@@ -204,21 +200,21 @@ class PostgresTarget:
             self.encoder = ChangesEncoder(targets, self._nul, self._file.file, self._place, changed=changed)
             self._writer = ChangeWriter(targets, sql_of, self._ledger, self._session.token, self._landed)
         else:
-            self.encoder = BatchEncoder(targets, self._nul)
+            self.encoder = self._known.encoder
             self._touched = Touched(self._file.profile, self._place, self._session.token)
             self._again, self._moved = bool(receipts or touched), touched
             # A file with a receipt has its rows in the tables: no batch need find that out.
-            known = KnownBatches(asdict(self._file))
-            known.read(cursor, targets)
+            known = KnownBatches(asdict(self._file), self._known.identities)
+            known.read(cursor)
             self._writer = TableWriter(
                 targets, sql_of, self._slice, rows_are_new=not self._again, touched=self._touched, known=known
             )
         for row_class, target in targets.items():
             if not target.table.landing and self._ledger:
                 try_statements(target, [SQL("DELETE FROM {} WHERE false").format(target.identifier)], cursor)
-            if not target.table.landing and target not in self._tried:
+            if not target.table.landing and target not in self._known.tried:
                 try_statements(target, self._writer.sql_of[row_class].trial, cursor)
-                self._tried.add(target)
+                self._known.tried.add(target)
 
     def write(self, batch: Batch, close: Callable[[Written], FileReport] | None = None) -> Written:
         """Write a batch in one transaction, as `engine.load.Target` has it. Raises `DatabaseError`.

@@ -59,6 +59,8 @@ class TableWriter(Writer):
             if target.table.landing:
                 self._took(self._slice.copy(cursor, target.table, data), rows)
             elif self._rows_are_new and target.straight:
+                if self._known:
+                    self._known.before_copy(cursor, target)
                 self._took(copy_in(cursor, *copy_input(target, data, rows)), rows)
                 if self._known:
                     self._known.keep(cursor, target, data, rows)
