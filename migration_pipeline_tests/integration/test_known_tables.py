@@ -1,0 +1,204 @@
+"""What files of one run know of their tables is what a new look at the catalog finds, whatever was changed between two of them."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from migration_pipeline import Item, Row
+from migration_pipeline.engine.load import LoadSettings
+from migration_pipeline.migration.load import Loader
+from migration_pipeline.migration.plan import make_plan
+from migration_pipeline.profile.profile import Profile, load_profile
+from migration_pipeline.profile.row import Table, table_of
+from migration_pipeline.sources.export import read_export
+from migration_pipeline.sources.storage import Storage
+from migration_pipeline.targets.catalog import SchemaError
+from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings, transaction
+from migration_pipeline.targets.ddl import create_tables
+from migration_pipeline.targets.known_tables import KnownTables
+from migration_pipeline_tests.conftest import execute, query
+from migration_pipeline_tests.exports import write_export
+
+
+class Thing(Row, table="things", key="id"):
+    id: str
+    n: int | None
+    v: str | None
+
+
+class Landed(Row, table="things_landed", landing=True):
+    id: str
+
+
+TABLES: dict[type[Row], Table] = {each: table_of(each) for each in (Thing, Landed)}
+
+THINGS = """
+CREATE SCHEMA a; ALTER DATABASE {database} SET search_path = a, b, public;
+CREATE TABLE a.things (id varchar(40) PRIMARY KEY, n bigint, v text COLLATE "C", more int, CONSTRAINT wide UNIQUE (id, more));
+CREATE FUNCTION same() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+CREATE TRIGGER asleep BEFORE INSERT ON a.things FOR EACH ROW EXECUTE FUNCTION same(); ALTER TABLE a.things DISABLE TRIGGER asleep;
+"""
+
+
+@pytest.fixture
+def url(database_url: str) -> str:
+    ((database,),) = query(database_url, "SELECT quote_ident(current_database())")
+    execute(database_url, THINGS.format(database=database))
+    create_tables(database_url, TABLES.values())
+    return database_url
+
+
+def read(url: str, known: KnownTables) -> None:
+    with transaction(url) as cursor:
+        known.read(cursor)
+
+
+def refusal(url: str, known: KnownTables) -> str:
+    """Read the tables; gives what is told of them if they are refused."""
+    try:
+        read(url, known)
+    except SchemaError as error:
+        return str(error)
+    return ""
+
+
+def in_words(known: KnownTables) -> str:
+    """All that is known, but for the addresses of functions."""
+    return re.sub(" at 0x[0-9a-f]+", "", f"{known.targets} {known.identities}")
+
+
+PARTITIONED = (
+    "DROP TABLE things; CREATE TABLE a.things (id text PRIMARY KEY, n bigint, v text) PARTITION BY HASH (id)"
+)
+
+CHANGES = [
+    "ALTER TABLE things ALTER n TYPE integer",
+    "ALTER TABLE things ALTER n TYPE date USING NULL",
+    "ALTER TABLE things ALTER n SET NOT NULL",
+    "ALTER TABLE things ALTER n SET STATISTICS 7",
+    "ALTER TABLE things ALTER n SET NOT NULL, ALTER n ADD GENERATED ALWAYS AS IDENTITY",
+    "ALTER TABLE things DROP n; ALTER TABLE things ADD n bigint",
+    "ALTER TABLE things DROP n; ALTER TABLE things ADD n bigint GENERATED ALWAYS AS (7) STORED",
+    "ALTER TABLE things RENAME n TO m; ALTER TABLE things RENAME more TO n; ALTER TABLE things RENAME m TO more",
+    "ALTER TABLE things ALTER id TYPE varchar(39)",
+    'ALTER TABLE things ALTER id TYPE text COLLATE "POSIX"',
+    "ALTER TABLE things ALTER v TYPE text COLLATE pg_catalog.default",
+    "ALTER TABLE things ALTER more SET NOT NULL",
+    "ALTER TABLE things ALTER more SET DEFAULT 7; ALTER TABLE things ALTER more SET NOT NULL",
+    "ALTER TABLE things ADD yet_more text NOT NULL",
+    "ALTER TABLE things DROP v",
+    "ALTER TABLE things DROP CONSTRAINT wide",
+    "ALTER TABLE things DROP CONSTRAINT things_pkey",
+    "ALTER TABLE things DROP CONSTRAINT things_pkey, ADD PRIMARY KEY (id) DEFERRABLE",
+    "CREATE UNIQUE INDEX ON things (id) WHERE n > 0",
+    "ALTER TABLE things ENABLE TRIGGER asleep",
+    "ALTER TABLE things ENABLE ALWAYS TRIGGER asleep",
+    "ALTER TABLE things ENABLE REPLICA TRIGGER asleep",
+    "CREATE TRIGGER awake AFTER UPDATE ON things FOR EACH ROW EXECUTE FUNCTION same()",
+    "DROP TRIGGER asleep ON things",
+    "CREATE RULE r AS ON DELETE TO things DO INSTEAD NOTHING",
+    "CREATE TABLE child () INHERITS (things)",
+    "ALTER TABLE things SET UNLOGGED",
+    "ALTER TABLE things RENAME TO others",
+    "ALTER TABLE things RENAME TO others; CREATE TABLE a.things (LIKE others INCLUDING ALL)",
+    "ALTER TABLE things RENAME TO others; CREATE VIEW a.things AS SELECT * FROM others",
+    "ALTER TABLE things SET SCHEMA public",
+    "ALTER SCHEMA a RENAME TO b",
+    PARTITIONED,
+    "TRUNCATE things",
+    "GRANT SELECT ON things TO PUBLIC",
+    "ALTER TABLE landing.things_landed ALTER id TYPE varchar(5)",
+    "DROP TABLE landing.things_landed",
+    "VACUUM FULL things",
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_after_a_change_the_tables_are_what_a_new_look_finds(url: str, change: str) -> None:
+    known, anew = KnownTables(TABLES, "quarantine"), KnownTables(TABLES, "quarantine")
+    read(url, known)
+    execute(url, change)
+    refused = [refusal(url, anew), *(refusal(url, known) for _ in range(2))]
+    assert len(set(refused)) == 1, "each file tells it, not only the first one"
+    if not refused[0]:
+        assert in_words(known) == in_words(anew)
+    assert known.identities or "TRIGGER" in change or "PARTITION" in change
+
+
+@pytest.mark.parametrize(
+    "nothing", ["SELECT 1", "VACUUM ANALYZE", "VACUUM FREEZE things", "INSERT INTO things VALUES ('x')"]
+)
+def test_tables_that_nobody_has_changed_are_not_read_again(url: str, nothing: str) -> None:
+    known = KnownTables(TABLES, "quarantine")
+    read(url, known)
+    targets, encoder = known.targets, known.encoder
+    execute(url, nothing)
+    read(url, known)
+    assert known.targets is targets
+    assert known.encoder is encoder
+
+
+def test_a_partitioned_table_is_read_for_each_file(url: str) -> None:
+    """Whoever adds a partition leaves what the catalog has of the table above it alone."""
+    execute(url, PARTITIONED)
+    known = KnownTables(TABLES, "quarantine")
+    read(url, known)
+    assert not known.targets[Thing].triggers
+    execute(url, "CREATE TABLE part (id text PRIMARY KEY, n bigint, v text)")
+    execute(url, "CREATE TRIGGER t BEFORE INSERT ON part FOR EACH ROW EXECUTE FUNCTION same()")
+    execute(url, "ALTER TABLE things ATTACH PARTITION part FOR VALUES WITH (MODULUS 1, REMAINDER 0)")
+    read(url, known)
+    assert known.targets[Thing].triggers
+
+
+def test_files_of_a_run_read_the_catalog_once_though_each_lands_a_slice(
+    shop_database_url: str, shop_export: Path
+) -> None:
+    profile = load_profile("shop")
+    plan = make_plan(profile, "shop", [read_export(str(shop_export), Storage())])
+    log, found = logging.getLogger("test"), []
+    with Loader(plan, profile, shop_database_url, "run", LoadSettings(), DatabaseSettings(), None) as loader:
+        for file in plan.files:
+            loader.load(file, log, lambda _: None, log.warning)
+            found.append(loader._known.targets)
+    assert len(found) > 3
+    # The first slice changes what the catalog says of a landing table: that it has children. No other one does.
+    assert len({id(targets) for targets in found}) == 2
+
+
+class KeyedItem(Item):
+    k: str
+    v: int
+
+
+class Keyed(Row, table="keyed", key="k"):
+    k: str
+    v: int
+
+
+def test_what_is_not_looked_at_between_two_files_is_refused_by_the_server(
+    database_url: str, tmp_path: Path
+) -> None:
+    """A publication of updates that the table could not give: a new look names it; PostgreSQL takes no row, and says why."""
+    create_tables(database_url, [])
+    execute(database_url, "CREATE TABLE keyed (k text NOT NULL UNIQUE, v bigint NOT NULL)")
+    profile = Profile("keyed")
+
+    @profile.route()
+    def keyed(item: KeyedItem) -> Keyed:
+        return Keyed(item.k, item.v)
+
+    items: list[list[Any]] = [[{"k": {"S": "a"}, "v": {"N": v}}] for v in ("1", "2")]
+    export = read_export(str(write_export(tmp_path, items)), Storage())
+    plan, log = make_plan(profile, "keyed", [export]), logging.getLogger("test")
+    with Loader(plan, profile, database_url, "run", LoadSettings(), DatabaseSettings(), None) as loader:
+        loader.load(plan.files[0], log, lambda _: None, log.warning)
+        execute(database_url, "CREATE PUBLICATION everything FOR ALL TABLES")
+        with pytest.raises(DatabaseError, match="55000"):
+            loader.load(plan.files[1], log, lambda _: None, log.warning)
+    assert query(database_url, "SELECT v FROM keyed") == [(1,)]
