@@ -71,6 +71,9 @@ FOUND = "SELECT {found} FROM {table} WHERE xmin = {transaction} AND ({where})"
 
 BLOCKS = "ctid >= {first}::tid AND ctid < {last}::tid"
 
+SELDOM = 128
+"""So many of the blocks that a note begins with seldom have rows of its batch: two sessions that write leave 64 each."""
+
 FEW = 2
 """Where fewer than one of so many rows are there, all are compared: to tell them apart would be in vain."""
 
@@ -93,12 +96,8 @@ class Note(NamedTuple):
     """The id that its rows bear."""
 
 
-Identities = Mapping[str, tuple[int, str]]
-"""Oid and digest of the columns of each table that batches can be known of, by qualified name."""
-
-
-def identities(cursor: Any, targets: Iterable[TargetTable]) -> Identities:
-    """Read what the notes of batches say of their tables."""
+def _identities(cursor: Any, targets: Iterable[TargetTable]) -> dict[str, tuple[int, str]]:
+    """Read what notes say of tables that batches can be known of, by qualified name: oid, and a digest of the columns."""
     if cursor.connection.server_version < FIRST_VERSION:
         return {}
     straight = {
@@ -115,18 +114,21 @@ def identities(cursor: Any, targets: Iterable[TargetTable]) -> Identities:
 
 
 class KnownBatches:
-    """The batches of one file that are known. Its methods run in the caller's transactions."""
+    """The batches that are known, of one file after another. Its methods run in the caller's transactions."""
 
-    def __init__(self, file: Mapping[str, str], tables: Identities) -> None:
-        self._file = {name: file[name] for name in ("profile", "export_id", "file")}
-        self._tables = tables
+    def __init__(self, cursor: Any, targets: Iterable[TargetTable]) -> None:
+        self._tables = _identities(cursor, targets)
+        self._file: Mapping[str, str] = {}
         self._notes: dict[tuple[str, str], Note] = {}
         self._blocks: dict[str, int] = {}
-        """How many each table had after the last batch, or before the first one."""
+        """How many each table had after the last batch of the file, or before the first one."""
+        self._scattered: set[str] = set()
+        """Tables whose last known batch had rows in other blocks."""
 
-    def read(self, cursor: Any) -> None:
-        """Read what is known, before the first batch."""
-        self._notes = {}
+    def read(self, cursor: Any, file: Mapping[str, str]) -> None:
+        """Read what is known of a file, before its first batch."""
+        self._file = {name: file[name] for name in ("profile", "export_id", "file")}
+        self._notes, self._blocks = {}, {}
         if self._tables:
             cursor.execute(NOTES, self._file)
             self._notes = {(table, digest): Note(*rest) for table, digest, *rest in cursor.fetchall()}
@@ -139,23 +141,40 @@ class KnownBatches:
         note = self._notes.get((name, self._digest(name, data)))
         if note is None or note.rows != rows:
             return data
-        blocks = SQL(BLOCKS).format(
-            first=Literal(f"({note.first_block},0)"), last=Literal(f"({note.last_block},0)")
-        )
-        ((found,),) = self._found(cursor, target, note, SQL("count(*)"), blocks)
-        if found == rows:
-            return b""
-        if found * FEW < rows or any(fit.actual.element in TIMES for fit in target.key_fits):
-            return data  # PostgreSQL spells times in another way than COPY input does
+        # PostgreSQL spells times in another way than COPY input does.
+        spelled = not any(fit.actual.element in TIMES for fit in target.key_fits)
+        if name not in self._scattered or not spelled:
+            found = self._count(cursor, target, note)
+            if found == rows:
+                return b""
+            if found * FEW < rows or not spelled:
+                return data
         keys = SQL(", ").join(SQL("{}::text").format(Identifier(fit.column.name)) for fit in target.key_fits)
-        left = without_rows(target, data, rows, set(self._found(cursor, target, note, keys, blocks)))
-        others = first_keys(target, left, ELSEWHERE + 1) if rows - found <= ELSEWHERE else []
+        there = self._found(cursor, target, note, keys, _within(note.first_block, note.last_block))
+        if len(there) == rows:
+            self._scattered.discard(name)
+            return b""
+        if len(there) * FEW < rows:
+            return data
+        self._scattered.add(name)
+        left = without_rows(target, data, rows, set(there))
+        others = first_keys(target, left, ELSEWHERE + 1) if rows - len(there) <= ELSEWHERE else []
         if 0 < len(others) <= ELSEWHERE:
             by_key = SQL(" OR ").join(_is(target, key) for key in others)
             left = without_rows(
                 target, left, len(others), set(self._found(cursor, target, note, keys, by_key))
             )
         return left
+
+    def _count(self, cursor: Any, target: TargetTable, note: Note) -> int:
+        """Count the rows of a batch that are in its blocks: in the last ones first, as mostly all of them are there."""
+        near = note.first_block + SELDOM if note.first_block else 0
+        found = 0
+        for first, last in ((near, note.last_block), (note.first_block, near)):
+            if found < note.rows and first < last:
+                ((more,),) = self._found(cursor, target, note, SQL("count(*)"), _within(first, last))
+                found += more
+        return found
 
     def _found(
         self, cursor: Any, target: TargetTable, note: Note, what: Composable, where: Composable
@@ -199,6 +218,11 @@ class KnownBatches:
         digest = hashlib.sha256(msgspec.json.encode(self._tables[name]))
         digest.update(data)
         return digest.hexdigest()
+
+
+def _within(first: int, last: int) -> Composable:
+    """A condition that a row lies in blocks from `first` up to `last`, and not in that one."""
+    return SQL(BLOCKS).format(first=Literal(f"({first},0)"), last=Literal(f"({last},0)"))
 
 
 def _is(target: TargetTable, key: Sequence[str]) -> Composable:

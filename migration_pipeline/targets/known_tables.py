@@ -13,7 +13,7 @@ from migration_pipeline.profile.row import Row, Table
 from migration_pipeline.targets.catalog import TargetTable
 from migration_pipeline.targets.copy_csv import BatchEncoder
 from migration_pipeline.targets.ddl import check_bookkeeping, read_targets
-from migration_pipeline.targets.known_batches import Identities, identities
+from migration_pipeline.targets.known_batches import KnownBatches
 from migration_pipeline.targets.shape import Shape
 
 
@@ -27,7 +27,8 @@ class KnownTables:
         self.targets: dict[type[Row], TargetTable] = {}
         self.encoder = BatchEncoder({}, nul)
         """Of a full export's rows."""
-        self.identities: Identities = {}
+        self.batches: KnownBatches
+        """Of these tables, once they were read."""
         self.tried: set[TargetTable] = set()
         """Those whose statements were tried."""
 
@@ -43,6 +44,6 @@ class KnownTables:
         if self._shape is None or not shape.is_as(self._shape):
             self.targets = read_targets(cursor, self._tables)
             self.encoder = BatchEncoder(self.targets, self._nul)
-            self.identities = identities(cursor, self.targets.values())
+            self.batches = KnownBatches(cursor, self.targets.values())
             self._shape = shape
         return shape

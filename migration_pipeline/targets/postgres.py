@@ -34,7 +34,6 @@ from migration_pipeline.targets.change_encoder import NO_CHANGES, ChangesEncoder
 from migration_pipeline.targets.changes import ChangeWriter
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings, read_as, transaction
 from migration_pipeline.targets.halving import Writer, write_batch
-from migration_pipeline.targets.known_batches import KnownBatches
 from migration_pipeline.targets.known_tables import KnownTables
 from migration_pipeline.targets.landed_changes import LandedChanges, landed_changes
 from migration_pipeline.targets.landing import Slice
@@ -204,8 +203,8 @@ class PostgresTarget:
             self._touched = Touched(self._file.profile, self._place, self._session.token)
             self._again, self._moved = bool(receipts or touched), touched
             # A file with a receipt has its rows in the tables: no batch need find that out.
-            known = KnownBatches(asdict(self._file), self._known.identities)
-            known.read(cursor)
+            known = self._known.batches
+            known.read(cursor, asdict(self._file))
             self._writer = TableWriter(
                 targets, sql_of, self._slice, rows_are_new=not self._again, touched=self._touched, known=known
             )

@@ -28,7 +28,7 @@ from migration_pipeline.targets import known_batches, upsert
 from migration_pipeline.targets.connection import transaction
 from migration_pipeline.targets.copy_csv import RowEncoder
 from migration_pipeline.targets.ddl import create_tables, read_targets
-from migration_pipeline.targets.known_batches import KnownBatches, identities
+from migration_pipeline.targets.known_batches import KnownBatches
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.exports import write_export
 from migration_pipeline_tests.integration.test_load import load, load_all, shop
@@ -363,8 +363,8 @@ def test_a_note_counts_while_its_id_can_be_no_other_transaction_s(
         f"pg_current_xact_id()::text::bigint + {distance}",
     )
     with transaction(shop_database_url) as cursor:
-        known = KnownBatches(file, identities(cursor, read_targets(cursor, shop.tables).values()))
-        known.read(cursor)
+        known = KnownBatches(cursor, read_targets(cursor, shop.tables).values())
+        known.read(cursor, file)
         assert bool(known._notes) is counts
 
 
