@@ -1,4 +1,4 @@
-"""Servers of the operating system's packages: another PostgreSQL, a pooler in front of one, and Redis."""
+"""Servers of the operating system's packages: another PostgreSQL, poolers in front of one or two, and Redis."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import contextlib
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -104,18 +106,88 @@ def pooled(server: EmbeddedPostgres, folder: Path, mode: str, size: int = 2) -> 
     os.close(descriptor)
     url = f"postgresql://postgres@127.0.0.1:{port}/postgres?sslmode=disable&gssencmode=disable"
     try:
-        deadline = time.monotonic() + 20
-        while True:
-            assert process.poll() is None, "PgBouncer has ended"
-            assert time.monotonic() < deadline, "PgBouncer does not answer"
-            with contextlib.suppress(psycopg2.OperationalError):
-                psycopg2.connect(url).close()
-                break
-            time.sleep(0.05)
+        _wait_for(url, process, "PgBouncer")
         yield url
     finally:
         process.terminate()
         process.wait()
+
+
+PGPOOL = """
+backend_clustering_mode = 'streaming_replication'
+listen_addresses = '127.0.0.1'
+port = {listen}
+socket_dir = '{folder}'
+unix_socket_directories = '{folder}'
+pcp_port = {pcp}
+pcp_socket_dir = '{folder}'
+pid_file_name = '{folder}/pgpool.pid'
+logdir = '{folder}'
+backend_hostname0 = '{writer[0]}'
+backend_port0 = {writer[1]}
+backend_weight0 = 0
+backend_flag0 = 'ALWAYS_PRIMARY|DISALLOW_TO_FAILOVER'
+backend_hostname1 = '{replica[0]}'
+backend_port1 = {replica[1]}
+backend_weight1 = 1
+backend_flag1 = 'DISALLOW_TO_FAILOVER'
+load_balance_mode = on
+sr_check_user = 'postgres'
+sr_check_database = 'postgres'
+num_init_children = 8
+max_pool = 1
+"""
+
+
+@contextmanager
+def balanced(writer: EmbeddedPostgres, replica: EmbeddedPostgres, *settings: str) -> Iterator[str]:
+    """Run pgpool-II in front of two servers until the end of the block; gives the URL of their database ``postgres``.
+
+    All reads that it may balance go to the replica. `settings` are lines of its configuration.
+    """
+    program = shutil.which("pgpool", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin")
+    need(program, "pgpool-II", "pgpool2")
+    assert program
+    user = pwd.getpwnam("postgres") if os.geteuid() == 0 else None  # root is not for servers
+    # Not in the test's folder, which that user may not enter.
+    with tempfile.TemporaryDirectory(prefix="pgpool-", dir="/tmp") as name:  # a short path for a socket
+        folder, port = Path(name), free_port()
+        at = [parse_qs(urlsplit(server.url).query) for server in (writer, replica)]
+        writer_at, replica_at = ((each["host"][0], each["port"][0]) for each in at)
+        text = PGPOOL.format(
+            listen=port, pcp=free_port(), folder=folder, writer=writer_at, replica=replica_at
+        )
+        (folder / "pgpool.conf").write_text("\n".join([text, *settings]))
+        (folder / "none").touch()
+        if user:
+            for path in (folder, *folder.iterdir()):
+                os.chown(path, user.pw_uid, user.pw_gid)
+        options: dict[str, Any] = (
+            {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
+        )
+        none = str(folder / "none")
+        process = subprocess.Popen(
+            [program, "-n", "-f", str(folder / "pgpool.conf"), "-F", none, "-a", none],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options,
+        )  # fmt: skip
+        url = f"postgresql://postgres@127.0.0.1:{port}/postgres?sslmode=disable&gssencmode=disable"
+        try:
+            _wait_for(url, process, "pgpool-II")
+            yield url
+        finally:
+            process.send_signal(signal.SIGINT)  # it does not wait for its clients
+            process.wait()
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes], name: str) -> None:
+    deadline = time.monotonic() + 20
+    while True:
+        assert process.poll() is None, f"{name} has ended"
+        assert time.monotonic() < deadline, f"{name} does not answer"
+        with contextlib.suppress(psycopg2.OperationalError):
+            psycopg2.connect(url).close()
+            return
+        time.sleep(0.05)
 
 
 class Redis:

@@ -157,10 +157,22 @@ def open_connection(url: str) -> Any:
     return connection
 
 
-def begin(cursor: Any, settings: DatabaseSettings, mark: str = APPLICATION) -> None:
+BEGUN = "migration_pipeline.begun"
+"""A setting that only a server has on which one of our transactions was begun; behind a pooler it may be empty later."""
+
+ELSEWHERE = (
+    "a pooler sends reads of our transaction to another server, such as a replica that lags: connect to the writer itself, or "
+    "switch off what does it (pgpool-II: load_balance_mode = off, or disable_load_balance_on_write = 'transaction')"
+)
+
+
+def begin(
+    cursor: Any, settings: DatabaseSettings, mark: str = APPLICATION, *, connected: bool = True
+) -> None:
     """Set, for the transaction that begins here, what makes results the same everywhere, and the time limits.
 
-    `mark` is the transaction's name in pg_stat_activity. Raises `psycopg2.Error`.
+    `mark` is the transaction's name in pg_stat_activity. Where we have just `connected`, see that one server has all of a transaction:
+    what is read of another one proves nothing. Raises `psycopg2.Error` and `DatabaseError`.
     """
     milliseconds = {
         "lock_timeout": settings.lock_timeout_seconds,
@@ -171,6 +183,7 @@ def begin(cursor: Any, settings: DatabaseSettings, mark: str = APPLICATION) -> N
         **SETTINGS,
         **{name: str(int(seconds * 1000)) for name, seconds in milliseconds.items()},
         "application_name": mark,
+        BEGUN: "yes",
     }
     if cursor.connection.server_version >= 170000:
         values["transaction_timeout"] = "0"  # our statements have limits of their own
@@ -187,6 +200,10 @@ def begin(cursor: Any, settings: DatabaseSettings, mark: str = APPLICATION) -> N
             " SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
         ).format(SQL(", ").join(sets))
     )
+    if connected:
+        cursor.execute("SELECT current_setting(%s, true)", (BEGUN,))
+        if cursor.fetchone() != ("yes",):
+            raise DatabaseError(ELSEWHERE)
 
 
 def connect(url: str) -> Any:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from migration_pipeline.profile.row import Table
 from migration_pipeline.targets.catalog import SchemaError, qualified
+from migration_pipeline.targets.connection import BEGUN, ELSEWHERE, DatabaseError
 
 SHAPE = """
 SELECT to_regclass(name)::oid::bigint,
@@ -26,7 +27,8 @@ SELECT to_regclass(name)::oid::bigint,
           FROM pg_attribute
          WHERE attrelid = to_regclass(name) AND attnum > 0 AND NOT attisdropped),
        (SELECT format('%%s %%s', relnamespace::regnamespace, xmin) FROM pg_class WHERE oid = to_regclass(name) AND relkind = 'r'),
-       (SELECT string_agg(format('%%s %%s', indexrelid, xmin), ',' ORDER BY indexrelid) FROM pg_index WHERE indrelid = to_regclass(name))
+       (SELECT string_agg(format('%%s %%s', indexrelid, xmin), ',' ORDER BY indexrelid) FROM pg_index WHERE indrelid = to_regclass(name)),
+       current_setting(%s, true)
   FROM unnest(%s::text[]) WITH ORDINALITY AS w (name, number)
  ORDER BY number
 """
@@ -59,7 +61,10 @@ class Shape:
         return self._found == other._found and all(found.state for found in self._found.values())
 
     def check(self, cursor: Any) -> None:
-        """Raise `SchemaError` if that is not so any more, and `FirstTrigger`. Whatever else has come to a table is no matter."""
+        """Raise `SchemaError` if that is not so any more, and `FirstTrigger`. Whatever else has come to a table is no matter.
+
+        Raises `DatabaseError` if another server answers than the transaction was begun on.
+        """
         # Of a landing table each file has a slice of its own, which nobody else knows.
         tables = [table for table in self._tables if not table.landing]
         found, with_triggers = _read(cursor, tables), []
@@ -97,7 +102,10 @@ class _Found(NamedTuple):
 def _read(cursor: Any, tables: Sequence[Table]) -> dict[str, _Found]:
     if not tables:
         return {}
-    cursor.execute(SHAPE, ([qualified(table) for table in tables],))
+    cursor.execute(SHAPE, (BEGUN, [qualified(table) for table in tables]))
+    rows = cursor.fetchall()
+    if any(begun != "yes" for *_, begun in rows):
+        raise DatabaseError(ELSEWHERE)
     return {
         table.qualified: _Found(
             triggers,
@@ -112,7 +120,5 @@ def _read(cursor: Any, tables: Sequence[Table]) -> dict[str, _Found]:
             },
             (where, keys, columns) if where else (),
         )
-        for table, (oid, triggers, indexes, columns, where, keys) in zip(
-            tables, cursor.fetchall(), strict=True
-        )
+        for table, (oid, triggers, indexes, columns, where, keys, _) in zip(tables, rows, strict=True)
     }
