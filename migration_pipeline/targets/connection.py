@@ -160,7 +160,7 @@ def open_connection(url: str) -> Any:
 BEGUN = "migration_pipeline.begun"
 """A setting that only a server has on which one of our transactions was begun; behind a pooler it may be empty later."""
 
-ELSEWHERE = (
+READ_ELSEWHERE = (
     "a pooler sends reads of our transaction to another server, such as a replica that lags: connect to the writer itself, or "
     "switch off what does it (pgpool-II: load_balance_mode = off, or disable_load_balance_on_write = 'transaction')"
 )
@@ -203,7 +203,7 @@ def begin(
     if connected:
         cursor.execute("SELECT current_setting(%s, true)", (BEGUN,))
         if cursor.fetchone() != ("yes",):
-            raise DatabaseError(ELSEWHERE)
+            raise DatabaseError(READ_ELSEWHERE)
 
 
 def connect(url: str) -> Any:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from migration_pipeline.profile.row import Table
 from migration_pipeline.targets.catalog import SchemaError, qualified
-from migration_pipeline.targets.connection import BEGUN, ELSEWHERE, DatabaseError
+from migration_pipeline.targets.connection import BEGUN, READ_ELSEWHERE, DatabaseError
 
 SHAPE = """
 SELECT to_regclass(name)::oid::bigint,
@@ -105,7 +105,7 @@ def _read(cursor: Any, tables: Sequence[Table]) -> dict[str, _Found]:
     cursor.execute(SHAPE, (BEGUN, [qualified(table) for table in tables]))
     rows = cursor.fetchall()
     if any(begun != "yes" for *_, begun in rows):
-        raise DatabaseError(ELSEWHERE)
+        raise DatabaseError(READ_ELSEWHERE)
     return {
         table.qualified: _Found(
             triggers,

@@ -18,7 +18,7 @@ from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.targets.aggregation import AggregateIdentity, AggregateRun, LandedFile
-from migration_pipeline.targets.connection import ELSEWHERE, DatabaseError
+from migration_pipeline.targets.connection import READ_ELSEWHERE, DatabaseError
 from migration_pipeline.targets.ddl import ddl
 from migration_pipeline.targets.finishing import finish
 from migration_pipeline.targets.health import read_health
@@ -122,5 +122,5 @@ def test_where_reads_of_a_transaction_may_go_to_a_replica_nothing_is_done(
         ):
             with pytest.raises(DatabaseError) as caught:
                 work()
-            assert ELSEWHERE in str(caught.value)
+            assert READ_ELSEWHERE in str(caught.value)
     assert query(direct, "SELECT count(*) FROM orders") == [(0,)]
