@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import re
 from collections import Counter
 from collections.abc import Callable
 from datetime import date, datetime, timedelta, timezone
@@ -20,15 +22,18 @@ from hypothesis import strategies as st
 from migration_pipeline import Fitted, Item, Profile, Row, prefix
 from migration_pipeline.demo.postgres import EmbeddedPostgres
 from migration_pipeline.engine.file_report import FileReport
+from migration_pipeline.engine.load import LoadSettings
 from migration_pipeline.errors import MigrationError
+from migration_pipeline.migration.load import Loader
+from migration_pipeline.migration.plan import make_plan
 from migration_pipeline.profile.row import Merge, table_of
 from migration_pipeline.sources.export import Export, read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.targets import known_batches, upsert
-from migration_pipeline.targets.connection import transaction
+from migration_pipeline.targets.connection import DatabaseSettings, transaction
 from migration_pipeline.targets.copy_csv import RowEncoder
 from migration_pipeline.targets.ddl import create_tables, read_targets
-from migration_pipeline.targets.known_batches import KnownBatches
+from migration_pipeline.targets.known_batches import BLOCKS_BEFORE, SELDOM, KnownBatches
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.exports import write_export
 from migration_pipeline_tests.integration.test_load import load, load_all, shop
@@ -309,6 +314,87 @@ def test_a_type_whose_values_may_be_renamed_is_compared(
     else:
         assert site or reports[0].quarantined == 500
     assert "readings" in compared
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was asked for of the rows of batches: their number or their keys, and of which blocks."""
+    questions: list[str] = []
+
+    def listed(known: KnownBatches, cursor: Any, target: Any, note: Any, what: Any, where: Any) -> Any:
+        places = re.findall(r"\((\d+),0\)", where.as_string(cursor))
+        questions.append(f"{'number' if 'count' in what.as_string(cursor) else 'keys'} {'-'.join(places)}")
+        return found(known, cursor, target, note, what, where)
+
+    found = KnownBatches._found
+    monkeypatch.setattr(KnownBatches, "_found", listed)
+    return questions
+
+
+def load_together(url: str, export: Export, profile: Profile) -> list[FileReport]:
+    """Load all files in one run."""
+    log, plan = logging.getLogger("test"), make_plan(profile, "readings", [export])
+    with Loader(plan, profile, url, "run", LoadSettings(), DatabaseSettings(), None) as loader:
+        return [loader.load(file, log, lambda _: None, log.warning) for file in plan.files]
+
+
+def test_where_rows_lay_elsewhere_the_keys_of_the_next_batch_are_asked_for_at_once(
+    database_url: str, tmp_path: Path, compared: list[str], asked: list[str]
+) -> None:
+    files = [lines(range(start, start + 500), "a") for start in range(0, 2500, 500)]
+    export = read_export(str(write_export(tmp_path, files)), Storage())
+    profile = profile_of(str)
+    create_tables(database_url, profile.all_tables)
+    load_together(database_url, export, profile)
+    assert asked == []
+    execute(
+        database_url,
+        "UPDATE readings SET site = 'z' WHERE reading IN ('R#7', 'R#507'); "
+        "UPDATE readings SET site = 'z' WHERE substr(reading, 3)::int BETWEEN 1100 AND 1499",
+    )
+    reports = load_together(database_url, export, profile)
+    assert [report.changed for report in reports] == [1, 1, 400, 0, 0]
+    assert [question.split()[0] for question in asked] == [
+        "number", "keys", "keys",  # of all, and of the one that is missing
+        "keys", "keys",
+        "keys",  # most are missing: all are compared
+        "keys",
+        "number",
+    ]  # fmt: skip
+    assert compared == ["readings"] * 3
+    assert query(database_url, "SELECT count(*), min(site), max(site) FROM readings") == [(2500, "a", "a")]
+
+
+def test_the_last_blocks_are_counted_first(
+    database_url: str, tmp_path: Path, compared: list[str], asked: list[str]
+) -> None:
+    """Some rows lie in blocks that the table had before, among the first ones of the note."""
+    files = [lines(range(start, start + 3000), "a" * 1000) for start in range(0, 6000, 3000)]
+    export = read_export(str(write_export(tmp_path, files)), Storage())
+    profile = profile_of(str)
+    create_tables(database_url, profile.all_tables)
+    first, second = export.files
+    load(database_url, export, first, profile)
+    ((blocks,),) = query(database_url, "SELECT pg_relation_size('readings') / 8192")
+    begin = blocks - BLOCKS_BEFORE
+    assert begin > 0
+    execute(
+        database_url, f"DELETE FROM readings WHERE ctid >= '({begin + 20},0)' AND ctid < '({begin + 40},0)'"
+    )
+    execute(database_url, "VACUUM readings")
+    load(database_url, export, second, profile)
+    there = query(
+        database_url,
+        "SELECT min((ctid::text::point)[0])::int, max((ctid::text::point)[0])::int FROM readings "
+        "WHERE substr(reading, 3)::int >= 3000",
+    )
+    assert begin <= there[0][0] < begin + SELDOM
+    report = load(database_url, export, second, profile)
+    assert (report.unchanged_rows, compared) == ({"readings": 3000}, [])
+    near, far = asked
+    assert far == f"number {begin}-{begin + SELDOM}"
+    assert near.startswith(f"number {begin + SELDOM}-")
+    assert int(near.rpartition("-")[2]) > there[0][1]
 
 
 def test_a_partitioned_table_is_compared(database_url: str, readings: Export, compared: list[str]) -> None:
