@@ -92,7 +92,7 @@ class Loader:
         self._database = database
         self._options = options
         self._transforms: dict[OutputFormat, Transform] = {}
-        self._known = KnownTables(profile.tables, profile.nul)
+        self._known = KnownTables(profile.tables)
         self._session: Session | None = None
         """Between two files."""
         self._begun: _Begun | None = None

@@ -166,13 +166,11 @@ READ_ELSEWHERE = (
 )
 
 
-def begin(
-    cursor: Any, settings: DatabaseSettings, mark: str = APPLICATION, *, connected: bool = True
-) -> None:
+def begin(cursor: Any, settings: DatabaseSettings, mark: str = APPLICATION) -> None:
     """Set, for the transaction that begins here, what makes results the same everywhere, and the time limits.
 
-    `mark` is the transaction's name in pg_stat_activity. Where we have just `connected`, see that one server has all of a transaction:
-    what is read of another one proves nothing. Raises `psycopg2.Error` and `DatabaseError`.
+    `mark` is the transaction's name in pg_stat_activity. Raises `psycopg2.Error`, and `DatabaseError` if another server answers than
+    the one on which that was set: what is read there proves nothing.
     """
     milliseconds = {
         "lock_timeout": settings.lock_timeout_seconds,
@@ -200,10 +198,10 @@ def begin(
             " SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
         ).format(SQL(", ").join(sets))
     )
-    if connected:
-        cursor.execute("SELECT current_setting(%s, true)", (BEGUN,))
-        if cursor.fetchone() != ("yes",):
-            raise DatabaseError(READ_ELSEWHERE)
+    # Each time: pgpool-II takes the writer for as long as a replica lags too far.
+    cursor.execute("SELECT current_setting(%s, true)", (BEGUN,))
+    if cursor.fetchone() != ("yes",):
+        raise DatabaseError(READ_ELSEWHERE)
 
 
 def connect(url: str) -> Any:

@@ -20,6 +20,7 @@ from psycopg2.sql import SQL, Composable, Identifier, Literal
 
 from migration_pipeline import accelerator
 from migration_pipeline.targets.catalog import TargetTable
+from migration_pipeline.targets.connection import BEGUN
 from migration_pipeline.targets.fits import TIMES
 
 BLOCKS_BEFORE = 256
@@ -67,7 +68,11 @@ RETURNING last_block
 
 SIZE = "SELECT coalesce(pg_relation_size({oid}) / current_setting('block_size')::bigint, 0)"
 
-FOUND = "SELECT {found} FROM {table} WHERE xmin = {transaction} AND ({where})"
+FOUND = (
+    "SELECT {found} FROM {table} WHERE xmin = {transaction} AND ({where}) "
+    f"AND current_setting('{BEGUN}', true) = 'yes'"
+)
+"""Of the server that the transaction was begun on: a replica may have rows that were touched since. No row is found there."""
 
 BLOCKS = "ctid >= {first}::tid AND ctid < {last}::tid"
 

@@ -33,6 +33,7 @@ from migration_pipeline.targets.catalog import try_statements
 from migration_pipeline.targets.change_encoder import NO_CHANGES, ChangesEncoder
 from migration_pipeline.targets.changes import ChangeWriter
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings, read_as, transaction
+from migration_pipeline.targets.copy_csv import BatchEncoder
 from migration_pipeline.targets.halving import Writer, write_batch
 from migration_pipeline.targets.known_tables import KnownTables
 from migration_pipeline.targets.landed_changes import LandedChanges, landed_changes
@@ -106,8 +107,8 @@ class PostgresTarget:
         self._file = file
         self._tables = dict(tables)
         self._nul = nul
-        self._known = known or KnownTables(tables, nul)
-        self.encoder: Encoder = self._known.encoder
+        self._known = known or KnownTables(tables)
+        self.encoder: Encoder = BatchEncoder({}, nul)
         """Of the tables, once they were read."""
         landing = [table for table in self._tables.values() if table.landing and not place.window]
         self._slice = Slice(landing, asdict(file), settings)
@@ -199,7 +200,7 @@ class PostgresTarget:
             self.encoder = ChangesEncoder(targets, self._nul, self._file.file, self._place, changed=changed)
             self._writer = ChangeWriter(targets, sql_of, self._ledger, self._session.token, self._landed)
         else:
-            self.encoder = self._known.encoder
+            self.encoder = BatchEncoder(targets, self._nul)
             self._touched = Touched(self._file.profile, self._place, self._session.token)
             self._again, self._moved = bool(receipts or touched), touched
             # A file with a receipt has its rows in the tables: no batch need find that out.

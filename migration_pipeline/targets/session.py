@@ -162,7 +162,7 @@ class Session:
         try:
             with self._connection.cursor() as cursor:
                 if fresh or not self._hold:
-                    begin(cursor, self._patience, self._mark, connected=fresh)
+                    begin(cursor, self._patience, self._mark)
                 if self._lost:
                     cursor.execute(END_SESSION, (self._mark,))
                     self._lost = False

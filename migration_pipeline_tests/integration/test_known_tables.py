@@ -42,7 +42,10 @@ CREATE SCHEMA a; ALTER DATABASE {database} SET search_path = a, b, public;
 CREATE TABLE a.things (id varchar(40) PRIMARY KEY, n bigint, v text COLLATE "C", more int, CONSTRAINT wide UNIQUE (id, more));
 CREATE FUNCTION same() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
 CREATE TRIGGER asleep BEFORE INSERT ON a.things FOR EACH ROW EXECUTE FUNCTION same(); ALTER TABLE a.things DISABLE TRIGGER asleep;
+CREATE RULE before AS ON DELETE TO a.things DO INSTEAD NOTHING; DROP RULE before ON a.things;
+CREATE TABLE before () INHERITS (a.things); DROP TABLE before;
 """
+"""It had a trigger, a rule and a child before: of another one PostgreSQL takes no note in the table's own row."""
 
 
 @pytest.fixture
@@ -80,7 +83,6 @@ CHANGES = [
     "ALTER TABLE things ALTER n TYPE integer",
     "ALTER TABLE things ALTER n TYPE date USING NULL",
     "ALTER TABLE things ALTER n SET NOT NULL",
-    "ALTER TABLE things ALTER n SET STATISTICS 7",
     "ALTER TABLE things ALTER n SET NOT NULL, ALTER n ADD GENERATED ALWAYS AS IDENTITY",
     "ALTER TABLE things DROP n; ALTER TABLE things ADD n bigint",
     "ALTER TABLE things DROP n; ALTER TABLE things ADD n bigint GENERATED ALWAYS AS (7) STORED",
@@ -98,7 +100,6 @@ CHANGES = [
     "CREATE UNIQUE INDEX ON things (id) WHERE n > 0",
     "ALTER TABLE things ENABLE TRIGGER asleep",
     "ALTER TABLE things ENABLE ALWAYS TRIGGER asleep",
-    "ALTER TABLE things ENABLE REPLICA TRIGGER asleep",
     "CREATE TRIGGER awake AFTER UPDATE ON things FOR EACH ROW EXECUTE FUNCTION same()",
     "DROP TRIGGER asleep ON things",
     "CREATE RULE r AS ON DELETE TO things DO INSTEAD NOTHING",
@@ -110,17 +111,14 @@ CHANGES = [
     "ALTER TABLE things SET SCHEMA public",
     "ALTER SCHEMA a RENAME TO b",
     PARTITIONED,
-    "TRUNCATE things",
-    "GRANT SELECT ON things TO PUBLIC",
     "ALTER TABLE landing.things_landed ALTER id TYPE varchar(5)",
     "DROP TABLE landing.things_landed",
-    "VACUUM FULL things",
 ]
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_after_a_change_the_tables_are_what_a_new_look_finds(url: str, change: str) -> None:
-    known, anew = KnownTables(TABLES, "quarantine"), KnownTables(TABLES, "quarantine")
+    known, anew = KnownTables(TABLES), KnownTables(TABLES)
     read(url, known)
     execute(url, change)
     refused = [refusal(url, anew), *(refusal(url, known) for _ in range(2))]
@@ -131,23 +129,44 @@ def test_after_a_change_the_tables_are_what_a_new_look_finds(url: str, change: s
 
 
 @pytest.mark.parametrize(
-    "nothing", ["SELECT 1", "VACUUM ANALYZE", "VACUUM FREEZE things", "INSERT INTO things VALUES ('x')"]
+    "nothing",
+    [
+        "SELECT 1",
+        "VACUUM ANALYZE",
+        "VACUUM FREEZE pg_class",
+        "VACUUM FREEZE pg_attribute",
+        "INSERT INTO things VALUES ('x')",
+    ],
 )
 def test_tables_that_nobody_has_changed_are_not_read_again(url: str, nothing: str) -> None:
-    known = KnownTables(TABLES, "quarantine")
+    execute(url, "VACUUM ANALYZE things")  # it finds out that there is no child any more
+    known = KnownTables(TABLES)
     read(url, known)
-    targets, encoder = known.targets, known.encoder
+    targets = known.targets
     execute(url, nothing)
     read(url, known)
     assert known.targets is targets
-    assert known.encoder is encoder
+
+
+@pytest.mark.parametrize("column", ["ADD more_of_it number", "ALTER n TYPE number", "ADD others number[]"])
+def test_a_table_with_a_column_of_somebody_s_type_is_read_for_each_file(url: str, column: str) -> None:
+    execute(url, f"CREATE DOMAIN number AS bigint; ALTER TABLE things {column}")
+    known, anew = KnownTables(TABLES), KnownTables(TABLES)
+    assert refusal(url, known) == ""
+    targets = known.targets
+    if "[]" not in column:  # PostgreSQL refuses it of a domain that is in an array
+        execute(url, "ALTER DOMAIN number SET NOT NULL")
+    told = refusal(url, known)
+    assert told == refusal(url, anew)
+    assert told or known.targets is not targets
+    assert bool(told) is ("[]" not in column)
 
 
 def test_a_partitioned_table_is_read_for_each_file(url: str) -> None:
     """Whoever adds a partition leaves what the catalog has of the table above it alone."""
     execute(url, PARTITIONED)
     execute(url, "CREATE TABLE one PARTITION OF things FOR VALUES WITH (MODULUS 2, REMAINDER 0)")
-    known = KnownTables(TABLES, "quarantine")
+    known = KnownTables(TABLES)
     assert refusal(url, known) == ""
     execute(url, "CREATE UNLOGGED TABLE other PARTITION OF things FOR VALUES WITH (MODULUS 2, REMAINDER 1)")
     assert "unlogged" in refusal(url, known)

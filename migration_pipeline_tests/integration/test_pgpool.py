@@ -15,7 +15,7 @@ from migration_pipeline.demo.postgres import EmbeddedPostgres
 from migration_pipeline.migration.plan import Plan, make_plan
 from migration_pipeline.migration.verification import dry_run, verify
 from migration_pipeline.profile.profile import load_profile
-from migration_pipeline.sources.export import read_export
+from migration_pipeline.sources.export import Export, read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.targets.aggregation import AggregateIdentity, AggregateRun, LandedFile
 from migration_pipeline.targets.connection import READ_ELSEWHERE, DatabaseError
@@ -24,6 +24,7 @@ from migration_pipeline.targets.finishing import finish
 from migration_pipeline.targets.health import read_health
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.integration.test_quarantine import load_shop
+from migration_pipeline_tests.operating import eventually
 from migration_pipeline_tests.oracle import actual, expected
 from migration_pipeline_tests.replica import Replica
 from migration_pipeline_tests.servers import balanced
@@ -56,8 +57,10 @@ def direct(writer: EmbeddedPostgres, replica: EmbeddedPostgres) -> Iterator[str]
     url = writer.url.replace("/postgres?", f"/{name}?")
     execute(url, ddl(shop.all_tables))
     ((written,),) = query(writer.url, "SELECT pg_current_wal_flush_lsn()")
-    while query(replica.url, f"SELECT pg_last_wal_replay_lsn() < '{written}'") == [(True,)]:
-        pass
+    eventually(
+        lambda: query(replica.url, f"SELECT pg_last_wal_replay_lsn() >= '{written}'") == [(True,)],
+        "the replica has the tables",
+    )
     execute(replica.url, "SELECT pg_wal_replay_pause()")
     yield url
     execute(replica.url, "SELECT pg_wal_replay_resume()")
@@ -124,3 +127,46 @@ def test_where_reads_of_a_transaction_may_go_to_a_replica_nothing_is_done(
                 work()
             assert READ_ELSEWHERE in str(caught.value)
     assert query(direct, "SELECT count(*) FROM orders") == [(0,)]
+
+
+def refusal(url: str, export: Export) -> str:
+    """Load the shop; gives what is told if it cannot be."""
+    try:
+        load_shop(url, export)
+    except DatabaseError as error:
+        return str(error)
+    return ""
+
+
+def test_what_is_read_of_a_replica_by_chance_proves_nothing(
+    writer: EmbeddedPostgres, replica: EmbeddedPostgres, direct: str, shop_export: Path
+) -> None:
+    """Where each statement may go to another server, a connection that is begun on the writer says nothing of its next statement."""
+    export = read_export(str(shop_export), Storage())
+    rows, _ = expected(Path(export.uri))
+    load_shop(direct, export)
+    execute(replica.url, "SELECT pg_wal_replay_resume()")
+    ((written,),) = query(writer.url, "SELECT pg_current_wal_flush_lsn()")
+    eventually(
+        lambda: query(replica.url, f"SELECT pg_last_wal_replay_lsn() >= '{written}'") == [(True,)],
+        "the replica has the rows",
+    )
+    execute(replica.url, "SELECT pg_wal_replay_pause()")
+    execute(direct, "UPDATE orders SET status = 'lost'; DELETE FROM customers")
+    settings = [
+        "statement_level_load_balance = on",
+        "disable_load_balance_on_write = 'off'",
+        "backend_weight0 = 9",
+    ]
+    told: set[str] = set()
+    with balanced(writer, replica, *settings) as pool:
+        url = pool.replace("/postgres?", f"{urlsplit(direct).path}?")
+        for _ in range(60):
+            told.add(refusal(url, export))
+            if len(told) == 2:
+                break
+    assert READ_ELSEWHERE in told
+    assert told <= {READ_ELSEWHERE, ""}
+    load_shop(direct, export)
+    with closing(psycopg2.connect(direct)) as connection:
+        assert actual(connection) == rows
