@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -185,6 +187,50 @@ def test_files_of_a_run_read_the_catalog_once_though_each_lands_a_slice(
     assert len(found) > 3
     # The first slice changes what the catalog says of a landing table: that it has children. No other one does.
     assert len({id(targets) for targets in found}) == 2
+
+
+class TimedItem(Item):
+    k: str
+    at: datetime
+    zone: str | None
+
+
+class Timed(Row, table="timed", key="k"):
+    k: str
+    at: datetime
+    which: str | None
+
+
+def test_rows_are_spelled_alike_whatever_files_the_run_had_before(database_url: str, tmp_path: Path) -> None:
+    """A time in a named zone has the times after it spelled in UTC; of two rows of one key the spelling decides."""
+    profile = Profile("timed")
+
+    @profile.route()
+    def timed(item: TimedItem) -> Timed:
+        at = item.at.astimezone(ZoneInfo("Europe/Berlin")) if item.zone == "named" else item.at
+        return Timed(item.k, at, item.zone)
+
+    def item(k: str, at: str, zone: str) -> dict[str, Any]:
+        return {"k": {"S": k}, "at": {"S": at}, "zone": {"S": zone}}
+
+    items: list[list[Any]] = [
+        [item("before", "2024-01-01T00:00:00Z", "named")],
+        [item("twin", "2024-01-02T00:30:00+02:00", "x"), item("twin", "2024-01-01T23:00:00Z", "y")],
+    ]
+    export = read_export(str(write_export(tmp_path, items)), Storage())
+    plan, log, found = make_plan(profile, "timed", [export]), logging.getLogger("test"), []
+    for runs in ([plan.files], [[file] for file in plan.files], [plan.files[::-1]]):
+        execute(database_url, "DROP TABLE IF EXISTS timed; DROP SCHEMA IF EXISTS migration CASCADE")
+        create_tables(database_url, profile.all_tables)
+        for files in runs:
+            with Loader(
+                plan, profile, database_url, "run", LoadSettings(), DatabaseSettings(), None
+            ) as loader:
+                for file in files:
+                    loader.load(file, log, lambda _: None, log.warning)
+        found.append(query(database_url, "SELECT k, at, which FROM timed ORDER BY k"))
+    assert found[0] == found[1] == found[2]
+    assert len(found[0]) == 2
 
 
 class KeyedItem(Item):
