@@ -11,7 +11,7 @@
 #
 # Needs pgpool-II (Debian's package pgpool2); runs one of its own and two servers, in a temporary folder, at a free port.
 set -euo pipefail
-work="$(mktemp -d /tmp/finding.XXXXXX)"
+work="$(mktemp -d)"
 pooler=
 stop() {
     if [ -n "$pooler" ]; then kill "$pooler" 2>/dev/null && wait "$pooler" || true; fi
