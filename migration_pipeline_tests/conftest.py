@@ -23,6 +23,7 @@ from migration_pipeline.demo.sample import write_sample
 from migration_pipeline.profile.profile import load_profile
 from migration_pipeline.settings import ACCELERATOR
 from migration_pipeline.targets.ddl import ddl
+from migration_pipeline_tests.replica import Replica
 
 # A test says whether something is right, and not how long that took: the machine may be busy.
 settings.register_profile("no deadline", deadline=None)
@@ -93,6 +94,25 @@ def shop_database_url(database_url: str) -> str:
     """A database with the shop's tables, empty."""
     execute(database_url, ddl(load_profile("shop").all_tables))
     return database_url
+
+
+@pytest.fixture(scope="module")
+def primary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """A server that a `replica` follows."""
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("primary"), {"fsync": "off"})
+    server.start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture(scope="module")
+def replica(
+    primary: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EmbeddedPostgres]:
+    server = Replica(tmp_path_factory.mktemp("replica"), primary)
+    server.start()
+    yield server
+    server.remove()
 
 
 def execute(url: str, statement: str) -> None:

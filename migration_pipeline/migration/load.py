@@ -128,8 +128,9 @@ class Loader:
         file, profile, window = planned.file, self._profile, self._plan.window_of(planned)
         session, self._session = self._session, None
         if session is None:
-            session = Session(self._url, self._database)
+            session = Session(self._url, self._database, chain=True)
             session.open()
+            self._known = KnownTables(profile.tables)  # a failover may be why there is none
         session.on_retry = on_retry
         target = PostgresTarget(
             self._url,

@@ -135,7 +135,7 @@ class AggregateRun:
         self._pace = pace
         self._name = aggregate.table.qualified
         self._all_sessions = [
-            Session(url, database, on_retry=lambda what: say(f"{self._name}: {what}"))
+            Session(url, database, on_retry=lambda what: say(f"{self._name}: {what}"), chain=True)
             for _ in range(settings.sessions + 1)
         ]
         self._sessions = self._all_sessions[:]
@@ -209,12 +209,14 @@ class AggregateRun:
 
         Waiting for one while holding another that somebody else waits for could be a deadlock.
         """
-        ready = {id(self._all_sessions[0])}
+        ready, reasons = {id(self._all_sessions[0])}, list[str]()
 
         def connect(session: Session) -> None:
-            with contextlib.suppress(DatabaseError):
+            try:
                 session.persistently(lambda _: None)
                 ready.add(id(session))
+            except DatabaseError as error:
+                reasons.append(str(error))
 
         others = self._all_sessions[1:]
         threads = [threading.Thread(target=connect, args=(each,), daemon=True) for each in others]
@@ -229,9 +231,8 @@ class AggregateRun:
                 session.cancel()
                 session.close(failed=True)
         if len(self._sessions) < len(self._all_sessions):
-            self._say(
-                f"{self._name}: goes on with {counted(len(self._sessions), 'connection')}, as there are no more to be had"
-            )
+            why = next(iter(reasons), "there are no more to be had")
+            self._say(f"{self._name}: goes on with {counted(len(self._sessions), 'connection')}: {why}")
 
     def _drop_others(self, cursor: Any) -> bool:
         """Drop landed rows of files that are not in the plan, some at a time; returns whether there were any."""
@@ -367,6 +368,8 @@ class AggregateRun:
 
     def _close(self, cursor: Any, slices: Sequence[Any], report: AggregateReport) -> None:
         """Write the receipt, if everything adds up."""
+        for session in self._sessions[1:]:  # this transaction is of the first
+            session.expect_commits(cursor)
         # Receipts have the clock's time, of when they are written and not of when their transaction began: so later ones are
         # later.
         cursor.execute(bookkeeping.HOLD_SLICES)

@@ -50,6 +50,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "profile", "export_id", "file", "table_name", "digest", "rows", "first_block", "last_block", "transaction",
     ),
     "pace": ("profile", "paid_until"),
+    "session": ("token", "transactions", "last_at"),
 }  # fmt: skip
 """The columns of each table. A database that lacks one of them has the bookkeeping of an older version."""
 
@@ -402,3 +403,23 @@ def pasteable(statement: str, parameters: Mapping[str, str | Sequence[str]]) -> 
         return "'" + text.replace("'", "''") + "'"
 
     return re.sub(r"%\((\w+)\)s", literal, statement).strip() + ";"
+
+# -- sessions ----------------------------------------------------------------------------------------
+
+NEW_SESSION = """
+WITH old AS (
+    DELETE FROM migration.session
+     WHERE token IN (
+        SELECT token FROM migration.session WHERE last_at < now() - interval '30 days' FOR UPDATE SKIP LOCKED
+     )
+)
+INSERT INTO migration.session VALUES (%s, 1, now()) ON CONFLICT (token) DO UPDATE SET transactions = 1
+"""
+"""Its first transaction, which may be there already, if its answer was lost. Sessions that ended long ago leave."""
+
+SESSION_GOES_ON = (
+    "UPDATE migration.session SET transactions = %s, last_at = now() WHERE token = %s AND transactions >= %s"
+)
+"""Its next transaction, which may be there already, for the same reason."""
+
+SESSION_THERE = "SELECT FROM migration.session WHERE token = %s AND transactions >= %s"

@@ -237,3 +237,13 @@ CREATE TABLE IF NOT EXISTS migration.batch (
 );
 COMMENT ON TABLE migration.batch IS
     'Loaded batches by the SHA-256 of their rows: a rerun leaves those alone whose rows are all there, untouched.';
+
+-- Sessions that write, each with the number of its transactions, which counts with each of them. A server that was promoted before it had
+-- all of the former writer lacks the last ones: what builds on these must not go on there.
+CREATE TABLE IF NOT EXISTS migration.session (
+    token        text NOT NULL PRIMARY KEY,
+    transactions bigint NOT NULL,
+    last_at      timestamp with time zone NOT NULL
+);
+COMMENT ON TABLE migration.session IS
+    'Sessions that write, and how many transactions each has committed; kept for 30 days, and of no use once they have ended.';

@@ -57,7 +57,7 @@ def finish(
 ) -> FinishingReport:
     """Finish a profile's tables, waiting for `pace` before each step. Raises `DatabaseError`; steps that were done until then stay done."""
     report = FinishingReport()
-    with Session(url, database, on_retry=say) as session:
+    with Session(url, database, on_retry=say, chain=True) as session:
 
         def step(what: str, work: Callable[[Any], Any]) -> Any:
             together([lambda: pace.wait(0, lambda: None)], pace.cancel, "pace")

@@ -113,7 +113,7 @@ class PostgresTarget:
         landing = [table for table in self._tables.values() if table.landing and not place.window]
         self._slice = Slice(landing, asdict(file), settings)
         self._own = session is None
-        self._session = session or Session(url, settings, on_retry)
+        self._session = session or Session(url, settings, on_retry, chain=True)
         self._retried_before = self._session.retries
         self._shape: Shape
         self._writer: TableWriter | ChangeWriter

@@ -22,6 +22,7 @@ import psycopg2
 from typing_extensions import Self
 
 from migration_pipeline.engine.threads import together
+from migration_pipeline.targets import bookkeeping
 from migration_pipeline.targets.connection import (
     APPLICATION,
     END_SESSION,
@@ -44,6 +45,12 @@ limit is the server's, and when the network drops silently, it never reaches us.
 WATCH_SECONDS = 1.0
 """Seconds between two checks of the running statement's time."""
 
+LOST = (
+    "the database no longer has what was committed here: the server that answers now lacks transaction {}, as a replica does that was "
+    "promoted before it had all of the writer, or a restored backup; run it again (`migration-pipeline status` names other files "
+    "that were lost)"
+)
+
 
 class Session:
     """One connection at a time to PostgreSQL, opened when it is needed. A context manager, or `open` before and `close` after.
@@ -53,6 +60,9 @@ class Session:
 
     A session with `hold` has one transaction, which `close` rolls back. A fault in it costs the work that met it, which runs
     again; a lost connection costs all.
+
+    One with `chain` counts its transactions in the database, and goes on only where all of them still are. After a failover another
+    server may answer, which never had the last ones, and behind a pooler without any fault that we would see.
     """
 
     def __init__(
@@ -62,11 +72,15 @@ class Session:
         on_retry: Callable[[str], None] = lambda _: None,
         *,
         hold: bool = False,
+        chain: bool = False,
     ) -> None:
         self._url = url
         self._settings = settings
         self.on_retry = on_retry
         self._hold = hold
+        self._chain = chain
+        self._committed = 0
+        """Transactions of which it is known that they were committed."""
         self._connection: Any = None
         self._cancelled = threading.Event()
         self._left = threading.Event()
@@ -148,6 +162,12 @@ class Session:
                 return told.reworded(f"{told}, and its transaction with it; start again"), False
         return told, fault in (Fault.AGAIN, Fault.RECONNECT) and not self._cancelled.is_set()
 
+    def expect_commits(self, cursor: Any) -> None:
+        """Raise `DatabaseError` unless all that this session has committed is in the database that `cursor` is of."""
+        cursor.execute(bookkeeping.SESSION_THERE, (self.token, self._committed))
+        if cursor.fetchone() is None:
+            raise DatabaseError(LOST.format(self._committed))
+
     def interruptibly(self, work: Callable[[Any], Result]) -> Result:
         """Do `work` as `persistently` does, in a thread: an interruption of this one cancels it. Raises `DatabaseError`."""
         results: list[Result] = []
@@ -167,8 +187,9 @@ class Session:
                     cursor.execute(END_SESSION, (self._mark,))
                     self._lost = False
                 if not self._hold:
-                    result = work(cursor)
+                    result = self._linked(cursor, work) if self._chain else work(cursor)
                     self._connection.commit()
+                    self._committed += 1
                 else:
                     cursor.execute("SAVEPOINT held")
                     result = work(cursor)
@@ -178,6 +199,17 @@ class Session:
             raise
         finally:
             self._deadline = math.inf
+        return result
+
+    def _linked(self, cursor: Any, work: Callable[[Any], Result]) -> Result:
+        """Do `work` behind all that was committed before, counting its transaction as the next one."""
+        if self._committed:
+            cursor.execute(bookkeeping.SESSION_GOES_ON, (self._committed + 1, self.token, self._committed))
+            if not cursor.rowcount:
+                raise DatabaseError(LOST.format(self._committed))
+            return work(cursor)
+        result = work(cursor)  # it looks whether there is a bookkeeping at all
+        cursor.execute(bookkeeping.NEW_SESSION, (self.token,))
         return result
 
     @property

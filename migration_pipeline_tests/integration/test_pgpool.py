@@ -1,4 +1,4 @@
-"""Behind pgpool-II, which may send reads to a replica that lags: all is read of the writer, or nothing is done."""
+"""Behind pgpool-II, which may send reads to a replica that lags: all is read of the primary, or nothing is done."""
 
 from __future__ import annotations
 
@@ -26,37 +26,20 @@ from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.integration.test_quarantine import load_shop
 from migration_pipeline_tests.operating import eventually
 from migration_pipeline_tests.oracle import actual, expected
-from migration_pipeline_tests.replica import Replica
 from migration_pipeline_tests.servers import balanced
 
 shop = load_profile("shop")
 names = count(1)
 
 
-@pytest.fixture(scope="module")
-def writer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    server = EmbeddedPostgres(tmp_path_factory.mktemp("writer"), {"fsync": "off"})
-    server.start()
-    yield server
-    server.remove()
-
-
-@pytest.fixture(scope="module")
-def replica(writer: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    server = Replica(tmp_path_factory.mktemp("replica"), writer)
-    server.start()
-    yield server
-    server.remove()
-
-
 @pytest.fixture
-def direct(writer: EmbeddedPostgres, replica: EmbeddedPostgres) -> Iterator[str]:
-    """A database with the shop's tables on the writer. The replica has it, and learns nothing more of it."""
+def direct(primary: EmbeddedPostgres, replica: EmbeddedPostgres) -> Iterator[str]:
+    """A database with the shop's tables on the primary. The replica has it, and learns nothing more of it."""
     name = f"shop_{next(names)}"
-    execute(writer.url, f"CREATE DATABASE {name}")
-    url = writer.url.replace("/postgres?", f"/{name}?")
+    execute(primary.url, f"CREATE DATABASE {name}")
+    url = primary.url.replace("/postgres?", f"/{name}?")
     execute(url, ddl(shop.all_tables))
-    ((written,),) = query(writer.url, "SELECT pg_current_wal_flush_lsn()")
+    ((written,),) = query(primary.url, "SELECT pg_current_wal_flush_lsn()")
     eventually(
         lambda: query(replica.url, f"SELECT pg_last_wal_replay_lsn() >= '{written}'") == [(True,)],
         "the replica has the tables",
@@ -77,11 +60,11 @@ def aggregate(url: str, plan: Plan) -> int:
 
 
 def test_a_whole_migration_reads_nothing_of_a_replica(
-    writer: EmbeddedPostgres, replica: EmbeddedPostgres, direct: str, plan: Plan, shop_export: Path
+    primary: EmbeddedPostgres, replica: EmbeddedPostgres, direct: str, plan: Plan, shop_export: Path
 ) -> None:
     export = read_export(str(shop_export), Storage())
     rows, _ = expected(Path(export.uri))
-    with balanced(writer, replica) as pool:
+    with balanced(primary, replica) as pool:
         url = pool.replace("/postgres?", f"{urlsplit(direct).path}?")
         with closing(psycopg2.connect(url)) as other, other.cursor() as cursor:
             cursor.execute("SELECT current_setting('transaction_read_only')")
@@ -104,7 +87,7 @@ def test_a_whole_migration_reads_nothing_of_a_replica(
 
 @pytest.mark.parametrize("setting", ["off", "dml_adaptive"])
 def test_where_reads_of_a_transaction_may_go_to_a_replica_nothing_is_done(
-    writer: EmbeddedPostgres,
+    primary: EmbeddedPostgres,
     replica: EmbeddedPostgres,
     direct: str,
     plan: Plan,
@@ -113,7 +96,7 @@ def test_where_reads_of_a_transaction_may_go_to_a_replica_nothing_is_done(
 ) -> None:
     """A rerun took rows for untouched that somebody had changed, and a verification counted those of the replica."""
     export = read_export(str(shop_export), Storage())
-    with balanced(writer, replica, f"disable_load_balance_on_write = '{setting}'") as pool:
+    with balanced(primary, replica, f"disable_load_balance_on_write = '{setting}'") as pool:
         url = pool.replace("/postgres?", f"{urlsplit(direct).path}?")
         for work in (
             lambda: load_shop(url, export),
@@ -139,14 +122,14 @@ def refusal(url: str, export: Export) -> str:
 
 
 def test_what_is_read_of_a_replica_by_chance_proves_nothing(
-    writer: EmbeddedPostgres, replica: EmbeddedPostgres, direct: str, shop_export: Path
+    primary: EmbeddedPostgres, replica: EmbeddedPostgres, direct: str, shop_export: Path
 ) -> None:
     """Where each statement may go to another server, a connection that is begun on the writer says nothing of its next statement."""
     export = read_export(str(shop_export), Storage())
     rows, _ = expected(Path(export.uri))
     load_shop(direct, export)
     execute(replica.url, "SELECT pg_wal_replay_resume()")
-    ((written,),) = query(writer.url, "SELECT pg_current_wal_flush_lsn()")
+    ((written,),) = query(primary.url, "SELECT pg_current_wal_flush_lsn()")
     eventually(
         lambda: query(replica.url, f"SELECT pg_last_wal_replay_lsn() >= '{written}'") == [(True,)],
         "the replica has the rows",
@@ -158,7 +141,7 @@ def test_what_is_read_of_a_replica_by_chance_proves_nothing(
         "backend_weight0 = 9",
     ]
     refused = loaded = 0
-    with balanced(writer, replica, *settings) as pool:
+    with balanced(primary, replica, *settings) as pool:
         url = pool.replace("/postgres?", f"{urlsplit(direct).path}?")
         while not (refused and loaded > 3) and refused + loaded < 100:
             execute(direct, "UPDATE orders SET status = 'lost'; DELETE FROM customers")

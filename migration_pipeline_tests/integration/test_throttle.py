@@ -45,30 +45,11 @@ from migration_pipeline.targets.steering import look, read_steerings, steer
 from migration_pipeline.targets.throttle import FilePace, Throttle, ThrottleSettings
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.oracle import checksum
-from migration_pipeline_tests.replica import Replica
 
 SHOP = load_profile("shop")
 OFF = ThrottleSettings()
 SECONDS = 30.0
 numbers = count(1)
-
-
-@pytest.fixture(scope="module")
-def primary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    server = EmbeddedPostgres(tmp_path_factory.mktemp("primary"), {"fsync": "off"})
-    server.start()
-    yield server
-    server.remove()
-
-
-@pytest.fixture(scope="module")
-def replica(
-    primary: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[EmbeddedPostgres]:
-    server = Replica(tmp_path_factory.mktemp("replica"), primary)
-    server.start()
-    yield server
-    server.remove()
 
 
 @pytest.fixture
