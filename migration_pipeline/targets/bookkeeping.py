@@ -404,6 +404,7 @@ def pasteable(statement: str, parameters: Mapping[str, str | Sequence[str]]) -> 
 
     return re.sub(r"%\((\w+)\)s", literal, statement).strip() + ";"
 
+
 # -- sessions ----------------------------------------------------------------------------------------
 
 NEW_SESSION = """

@@ -23,7 +23,12 @@ from migration_pipeline.profile.profile import Profile, load_profile
 from migration_pipeline.sources.export import read_export
 from migration_pipeline.sources.storage import Storage
 from migration_pipeline.targets.aggregate_part import PartMaker
-from migration_pipeline.targets.aggregation import AggregateIdentity, AggregateRun, AggregateSettings, LandedFile
+from migration_pipeline.targets.aggregation import (
+    AggregateIdentity,
+    AggregateRun,
+    AggregateSettings,
+    LandedFile,
+)
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
 from migration_pipeline.targets.ddl import create_tables
 from migration_pipeline.targets.finishing import finish
@@ -285,9 +290,12 @@ def test_parts_of_an_aggregate_that_the_replica_never_had(pair: Pair, landed: Pl
         close(run, *rest)
 
     told: list[str] = []
-    with mock.patch.object(PartMaker, "make", making), mock.patch.object(AggregateRun, "_close", closing):
-        with pytest.raises(DatabaseError, match=LOST):
-            aggregate(landed, pair.url, told)
+    with (
+        mock.patch.object(PartMaker, "make", making),
+        mock.patch.object(AggregateRun, "_close", closing),
+        pytest.raises(DatabaseError, match=LOST),
+    ):
+        aggregate(landed, pair.url, told)
     rows = "SELECT count(*) FROM customer_activity"
     receipts = "SELECT rows FROM migration.aggregate"
     assert query(pair.replica.url, receipts) == []
