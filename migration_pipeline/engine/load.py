@@ -8,11 +8,9 @@ there exactly if the whole file is.
 
 from __future__ import annotations
 
-import gc
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Annotated, Any, Protocol
 
 import msgspec
@@ -20,6 +18,7 @@ from msgspec import Meta
 
 from migration_pipeline.engine.batch import AnyTransform, Batch, Encoder, TooManyBad, Written, encode
 from migration_pipeline.engine.file_report import BadExample, FileReport, Progress
+from migration_pipeline.engine.memory import accustomed_to_loads
 from migration_pipeline.engine.pace import Pace, Unpaced
 from migration_pipeline.engine.patterns import count_pattern
 from migration_pipeline.engine.threads import Ahead, Behind
@@ -131,24 +130,6 @@ Part = tuple[Batch, Callable[[Written], FileReport] | None]
 """A batch, and with the last one what makes the file's receipt."""
 
 
-@contextmanager
-def _seldom_collected() -> Iterator[None]:
-    """Let Python look for reference cycles less often.
-
-    Decoding makes millions of short-lived objects without cycles, and each look visits all of them, and
-    all that Dagster keeps: a third of a file's time. The look comes less often, so that a profile whose own
-    objects do form cycles still does not leak.
-    """
-    before = gc.get_threshold()
-    gc.freeze()
-    gc.set_threshold(200_000, 20, 100)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-        gc.unfreeze()
-
-
 def read_ahead(source: Source) -> Ahead[Sequence[bytes]]:
     """Begin to read a file."""
     return Ahead(source, READ_AHEAD)
@@ -197,7 +178,7 @@ class FileLoad:
     def run(self) -> FileReport:
         """Load the file. Raises `MigrationError`, whose `file` is set; nothing is recorded then."""
         try:
-            with _seldom_collected():
+            with accustomed_to_loads():
                 return self._run()
         except MigrationError as error:
             error.file = error.file or self.name

@@ -16,7 +16,7 @@ import msgspec
 import psycopg2
 from msgspec import Meta
 from psycopg2.extensions import parse_dsn
-from psycopg2.sql import SQL, Composed, Literal
+from psycopg2.sql import Composed
 
 from migration_pipeline.errors import MigrationError
 from migration_pipeline.targets.address import NOWHERE, Address, address_of
@@ -160,6 +160,21 @@ def open_connection(url: str) -> Any:
 BEGUN = "migration_pipeline.begun"
 """A setting that only a server has on which one of our transactions was begun; behind a pooler it may be empty later."""
 
+SET_BEFORE_17 = (
+    "SET LOCAL search_path TO DEFAULT;"
+    " SELECT set_config('search_path', current_setting('search_path') || ', pg_temp', true)"
+    + "".join(f", set_config('{name}', '{value}', true)" for name, value in {**SETTINGS, BEGUN: "yes"}.items())
+    + "".join(
+        f", set_config('{name}', %({name})s, true)"
+        for name in ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout", "application_name")
+    )
+    + "; SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
+)
+"""Sets all that; made once, as to put it together takes longer than the statement does."""
+
+SET = f"{SET_BEFORE_17}; SET LOCAL transaction_timeout = 0"
+"""Our statements have limits of their own."""
+
 READ_ELSEWHERE = (
     "a pooler sends reads of our transaction to another server, such as a replica that lags: connect to the writer itself, or "
     "switch off what does it (pgpool-II: load_balance_mode = off, or disable_load_balance_on_write = 'transaction')"
@@ -172,31 +187,16 @@ def begin(cursor: Any, settings: DatabaseSettings, mark: str = APPLICATION) -> N
     `mark` is the transaction's name in pg_stat_activity. Raises `psycopg2.Error`, and `DatabaseError` if another server answers than
     the one on which that was set: what is read there proves nothing.
     """
-    milliseconds = {
+    limits = {
         "lock_timeout": settings.lock_timeout_seconds,
         "statement_timeout": settings.statement_timeout_seconds,
         "idle_in_transaction_session_timeout": min(settings.idle_seconds, settings.statement_timeout_seconds),
     }
-    values = {
-        **SETTINGS,
-        **{name: str(int(seconds * 1000)) for name, seconds in milliseconds.items()},
-        "application_name": mark,
-        BEGUN: "yes",
-    }
-    if cursor.connection.server_version >= 170000:
-        values["transaction_timeout"] = "0"  # our statements have limits of their own
-    sets = (
-        SQL("set_config({}, {}, true)").format(Literal(name), Literal(value))
-        for name, value in values.items()
-    )
     # A name is no temporary table's that another client of a pool has left. A commit that does not wait for the disk could
     # lose a batch of a file that is recorded as loaded. All in one: each file has several transactions.
     cursor.execute(
-        SQL(
-            "SET LOCAL search_path TO DEFAULT;"
-            " SELECT set_config('search_path', current_setting('search_path') || ', pg_temp', true), {};"
-            " SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
-        ).format(SQL(", ").join(sets))
+        SET if cursor.connection.server_version >= 170000 else SET_BEFORE_17,
+        {name: str(int(seconds * 1000)) for name, seconds in limits.items()} | {"application_name": mark},
     )
     # Each time: pgpool-II takes the writer for as long as a replica lags too far.
     cursor.execute("SELECT current_setting(%s, true)", (BEGUN,))
