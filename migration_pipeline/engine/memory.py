@@ -9,14 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """glibc's numbers of what can be set (malloc.h)."""
 
-KEPT_BYTES = 64 << 20
-"""Freed memory that a heap keeps at most."""
+KEPT_BYTES = 32 << 20
+"""Freed memory that the process keeps at the end of its heap, at most: a batch of lines, and what is read ahead."""
 
-OWN_MAPPING_BYTES = KEPT_BYTES // 2
-"""From this size on, memory is mapped for itself, and given back at once. It is the largest that glibc allows."""
+OWN_MAPPING_BYTES = 1 << 20
+"""From this size on, memory is mapped for itself, and given back at once."""
+
+OURS = ("MALLOC_ARENA_MAX", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_")
+"""Variables of glibc that set the same, as its tunables do."""
 
 
 @contextmanager
@@ -27,7 +30,7 @@ def accustomed_to_loads() -> Iterator[None]:
     all that Dagster keeps: a third of a file's time. The look comes less often, so that a profile whose own
     objects do form cycles still does not leak.
     """
-    _keep_what_is_freed()
+    keep_what_is_freed()
     before = gc.get_threshold()
     gc.freeze()
     gc.set_threshold(200_000, 20, 100)
@@ -39,17 +42,22 @@ def accustomed_to_loads() -> Iterator[None]:
 
 
 @cache
-def _keep_what_is_freed() -> None:
-    """Have glibc keep as much as it would once something of `OWN_MAPPING_BYTES` was freed: its own limits follow what it has seen.
+def keep_what_is_freed() -> None:
+    """Have glibc keep some of what is freed, in one heap for all threads.
 
-    Else it gives the blocks of lines back to the kernel, which fills the next ones with zeros, a page at a time: a twentieth of a
-    load's CPU. Other C libraries have limits of their own; and so may an operator, in glibc's environment.
+    By itself it gives the blocks of lines back to the kernel, which fills the next ones with zeros, a page at a time: a twentieth of
+    a load's CPU. And each thread would have a heap, which keeps as much again. Other C libraries have limits of their own; and so may an
+    operator, in glibc's environment.
     """
-    if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+    if any(name in os.environ for name in OURS) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return
-    with contextlib.suppress(ImportError, AttributeError, OSError):
+    with contextlib.suppress(Exception):  # without it a load takes a little longer, and is as right
         import ctypes
 
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_THRESHOLD, OWN_MAPPING_BYTES)
-        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        for parameter, value in (
+            (M_ARENA_MAX, 1),
+            (M_MMAP_THRESHOLD, OWN_MAPPING_BYTES),
+            (M_TRIM_THRESHOLD, KEPT_BYTES),
+        ):
+            mallopt(parameter, value)

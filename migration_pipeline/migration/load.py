@@ -17,6 +17,7 @@ from migration_pipeline.engine.batch import AnyTransform
 from migration_pipeline.engine.changes import ChangeTransform
 from migration_pipeline.engine.file_report import FileReport, Progress
 from migration_pipeline.engine.load import FileLoad, LoadSettings, read_ahead
+from migration_pipeline.engine.memory import keep_what_is_freed
 from migration_pipeline.engine.pace import Pause, Unpaced
 from migration_pipeline.engine.patterns import rules_that_cannot_hold
 from migration_pipeline.engine.threads import Ahead
@@ -34,7 +35,7 @@ from migration_pipeline.targets.connection import DatabaseSettings
 from migration_pipeline.targets.known_tables import KnownTables
 from migration_pipeline.targets.ledger import Place
 from migration_pipeline.targets.postgres import FileIdentity, PostgresTarget
-from migration_pipeline.targets.session import Session
+from migration_pipeline.targets.session import LostCommitsError, Session
 from migration_pipeline.targets.throttle import FilePace, Throttle, ThrottleSettings
 from migration_pipeline.units import counted, counted_that
 
@@ -83,6 +84,7 @@ class Loader:
         options: Options | None,
         throttle: Throttle | None = None,
     ) -> None:
+        keep_what_is_freed()  # before any thread has a heap of its own
         self._throttle = throttle
         self._plan = plan
         self._profile = profile
@@ -95,6 +97,8 @@ class Loader:
         self._known = KnownTables(profile.tables)
         self._session: Session | None = None
         """Between two files."""
+        self._ended: list[tuple[int, str]] = []
+        """Files that it has loaded, each with the number of the transaction that ended it."""
         self._begun: _Begun | None = None
         """The file that follows, once all of the one before it is read."""
 
@@ -131,6 +135,7 @@ class Loader:
             session = Session(self._url, self._database, chain=True)
             session.open()
             self._known = KnownTables(profile.tables)  # a failover may be why there is none
+            self._ended = []
         session.on_retry = on_retry
         target = PostgresTarget(
             self._url,
@@ -142,25 +147,36 @@ class Loader:
             known=self._known,
             place=place_of(self._plan, planned),
         )
-        with target:
-            # Before the file is read: this may fail, and only the load ends the reading.
-            transform = self._transform_for(planned, target)
-            begun = self._begun_of(planned)
-            report = FileLoad(
-                file.name,
-                file.items,
-                begun.source,
-                transform,
-                target,
-                self._settings,
-                on_progress=on_progress,
-                pace=pace,
-                lists=begun.lists,
-                on_read=partial(self._begin, following),
-            ).run()
+        try:
+            with target:
+                # Before the file is read: this may fail, and only the load ends the reading.
+                transform = self._transform_for(planned, target)
+                begun = self._begun_of(planned)
+                report = FileLoad(
+                    file.name,
+                    file.items,
+                    begun.source,
+                    transform,
+                    target,
+                    self._settings,
+                    on_progress=on_progress,
+                    pace=pace,
+                    lists=begun.lists,
+                    on_read=partial(self._begin, following),
+                ).run()
+        except LostCommitsError as error:
+            raise self._with_others(error) from None
         self._session = session
+        self._ended.append((session.committed, file.name))
         self._tell(report, file.name, log, window)
         return report
+
+    def _with_others(self, error: LostCommitsError) -> LostCommitsError:
+        """Name the files that were loaded over the same connection, and are lost as well. Of a file that had been loaded before, the older rows and receipt are back."""
+        lost = [name for number, name in self._ended if number > error.there]
+        if not lost:
+            return error
+        return error.reworded(f"{error}, and with --only what this run had loaded before: {', '.join(lost)}")
 
     def _identity(self, planned: PlannedFile) -> FileIdentity:
         profile, export = self._profile, self._plan.export_of(planned)

@@ -411,16 +411,20 @@ NEW_SESSION = """
 WITH old AS (
     DELETE FROM migration.session
      WHERE token IN (
-        SELECT token FROM migration.session WHERE last_at < now() - interval '30 days' FOR UPDATE SKIP LOCKED
+        SELECT token FROM migration.session WHERE last_at < now() - interval '1 year' FOR UPDATE SKIP LOCKED
      )
 )
-INSERT INTO migration.session VALUES (%s, 1, now()) ON CONFLICT (token) DO UPDATE SET transactions = 1
+INSERT INTO migration.session AS s VALUES (%s, 1, now())
+    ON CONFLICT (token) DO UPDATE SET transactions = s.transactions + 1
+RETURNING transactions
 """
-"""Its first transaction, which may be there already, if its answer was lost. Sessions that ended long ago leave."""
+"""Its first transaction; one before it may be there, if its answer was lost. Sessions of long ago leave."""
 
-SESSION_GOES_ON = (
-    "UPDATE migration.session SET transactions = %s, last_at = now() WHERE token = %s AND transactions >= %s"
-)
-"""Its next transaction, which may be there already, for the same reason."""
+SESSION_GOES_ON = """
+UPDATE migration.session SET transactions = transactions + 1, last_at = now()
+ WHERE token = %s AND transactions >= %s
+RETURNING transactions
+"""
+"""Its next transaction. More may be there than are known of, if answers were lost; fewer may not."""
 
-SESSION_THERE = "SELECT FROM migration.session WHERE token = %s AND transactions >= %s"
+SESSION_THERE = "SELECT transactions FROM migration.session WHERE token = %s"

@@ -246,4 +246,4 @@ CREATE TABLE IF NOT EXISTS migration.session (
     last_at      timestamp with time zone NOT NULL
 );
 COMMENT ON TABLE migration.session IS
-    'Sessions that write, and how many transactions each has committed; kept for 30 days, and of no use once they have ended.';
+    'Sessions that write, and how many transactions each has committed; kept for a year, and of no use once they have ended.';

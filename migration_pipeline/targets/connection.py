@@ -163,17 +163,24 @@ BEGUN = "migration_pipeline.begun"
 SET_BEFORE_17 = (
     "SET LOCAL search_path TO DEFAULT;"
     " SELECT set_config('search_path', current_setting('search_path') || ', pg_temp', true)"
-    + "".join(f", set_config('{name}', '{value}', true)" for name, value in {**SETTINGS, BEGUN: "yes"}.items())
+    + "".join(
+        f", set_config('{name}', '{value}', true)" for name, value in {**SETTINGS, BEGUN: "yes"}.items()
+    )
     + "".join(
         f", set_config('{name}', %({name})s, true)"
-        for name in ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout", "application_name")
+        for name in (
+            "lock_timeout",
+            "statement_timeout",
+            "idle_in_transaction_session_timeout",
+            "application_name",
+        )
     )
     + "; SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
 )
-"""Sets all that; made once, as to put it together takes longer than the statement does."""
+"""Sets `SETTINGS` and the limits for a transaction; made once, as to put it together takes longer than the statement does."""
 
 SET = f"{SET_BEFORE_17}; SET LOCAL transaction_timeout = 0"
-"""Our statements have limits of their own."""
+"""The same where a whole transaction may have a limit: our statements have their own."""
 
 READ_ELSEWHERE = (
     "a pooler sends reads of our transaction to another server, such as a replica that lags: connect to the writer itself, or "

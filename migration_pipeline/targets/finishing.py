@@ -22,6 +22,7 @@ from migration_pipeline.targets import ledger_sql
 from migration_pipeline.targets.bookkeeping import FORGET_SLICES, LEFTOVERS
 from migration_pipeline.targets.catalog import identifier, qualified, quote
 from migration_pipeline.targets.connection import DatabaseError, DatabaseSettings
+from migration_pipeline.targets.ddl import check_bookkeeping
 from migration_pipeline.targets.landing import WINDOWS, part_of
 from migration_pipeline.targets.session import Session
 
@@ -67,6 +68,7 @@ def finish(
             except DatabaseError as error:
                 raise error.reworded(f"finishing, {what}: {error}") from None
 
+        session.interruptibly(check_bookkeeping)
         for each in profile.finishing:
             if isinstance(each, Sequence):
                 if (value := step(f"sequence {each.name}", partial(_sequence, each))) is not None:

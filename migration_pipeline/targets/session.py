@@ -45,11 +45,12 @@ limit is the server's, and when the network drops silently, it never reaches us.
 WATCH_SECONDS = 1.0
 """Seconds between two checks of the running statement's time."""
 
-LOST = (
-    "the database no longer has what was committed here: the server that answers now lacks transaction {}, as a replica does that was "
-    "promoted before it had all of the writer, or a restored backup; run it again (`migration-pipeline status` names other files "
-    "that were lost)"
-)
+
+class LostCommitsError(DatabaseError):
+    """The server that answers lacks what a session has committed."""
+
+    there = 0
+    """Number of the last of its transactions that is left."""
 
 
 class Session:
@@ -79,8 +80,8 @@ class Session:
         self.on_retry = on_retry
         self._hold = hold
         self._chain = chain
-        self._committed = 0
-        """Transactions of which it is known that they were committed."""
+        self.committed = 0
+        """Number of the last transaction of which it is known that it was committed."""
         self._connection: Any = None
         self._cancelled = threading.Event()
         self._left = threading.Event()
@@ -163,10 +164,23 @@ class Session:
         return told, fault in (Fault.AGAIN, Fault.RECONNECT) and not self._cancelled.is_set()
 
     def expect_commits(self, cursor: Any) -> None:
-        """Raise `DatabaseError` unless all that this session has committed is in the database that `cursor` is of."""
-        cursor.execute(bookkeeping.SESSION_THERE, (self.token, self._committed))
-        if cursor.fetchone() is None:
-            raise DatabaseError(LOST.format(self._committed))
+        """Raise `LostCommitsError` unless all that this session has committed is in the database that `cursor` is of."""
+        if (there := self._there(cursor)) < self.committed:
+            raise self._lost_but(there)
+
+    def _there(self, cursor: Any) -> int:
+        cursor.execute(bookkeeping.SESSION_THERE, (self.token,))
+        found = cursor.fetchone()
+        return int(found[0]) if found else 0
+
+    def _lost_but(self, there: int) -> LostCommitsError:
+        lost = LostCommitsError(
+            "the database no longer has what was committed here: the server that answers now lacks "
+            f"{counted(self.committed - there, 'transaction')}, as a replica does that was promoted before it had all of the writer, or "
+            "a restored backup; run it again"
+        )
+        lost.there = there
+        return lost
 
     def interruptibly(self, work: Callable[[Any], Result]) -> Result:
         """Do `work` as `persistently` does, in a thread: an interruption of this one cancels it. Raises `DatabaseError`."""
@@ -187,9 +201,9 @@ class Session:
                     cursor.execute(END_SESSION, (self._mark,))
                     self._lost = False
                 if not self._hold:
-                    result = self._linked(cursor, work) if self._chain else work(cursor)
+                    result, number = self._linked(cursor, work) if self._chain else (work(cursor), 0)
                     self._connection.commit()
-                    self._committed += 1
+                    self.committed = number
                 else:
                     cursor.execute("SAVEPOINT held")
                     result = work(cursor)
@@ -201,16 +215,18 @@ class Session:
             self._deadline = math.inf
         return result
 
-    def _linked(self, cursor: Any, work: Callable[[Any], Result]) -> Result:
-        """Do `work` behind all that was committed before, counting its transaction as the next one."""
-        if self._committed:
-            cursor.execute(bookkeeping.SESSION_GOES_ON, (self._committed + 1, self.token, self._committed))
-            if not cursor.rowcount:
-                raise DatabaseError(LOST.format(self._committed))
-            return work(cursor)
+    def _linked(self, cursor: Any, work: Callable[[Any], Result]) -> tuple[Result, int]:
+        """Do `work` behind all that was committed before; returns the number of its transaction as well."""
+        if self.committed:
+            cursor.execute(bookkeeping.SESSION_GOES_ON, (self.token, self.committed))
+            found = cursor.fetchone()
+            if found is None:
+                raise self._lost_but(self._there(cursor))
+            return work(cursor), found[0]
         result = work(cursor)  # it looks whether there is a bookkeeping at all
         cursor.execute(bookkeeping.NEW_SESSION, (self.token,))
-        return result
+        (number,) = cursor.fetchone()
+        return result, number
 
     @property
     def _patience(self) -> DatabaseSettings:

@@ -11,6 +11,7 @@ from typing import Any
 from unittest import mock
 from urllib.parse import parse_qs, quote, urlsplit
 
+import psycopg2
 import pytest
 
 from migration_pipeline import Item, Row
@@ -33,6 +34,7 @@ from migration_pipeline.targets.connection import DatabaseError, DatabaseSetting
 from migration_pipeline.targets.ddl import create_tables
 from migration_pipeline.targets.finishing import finish
 from migration_pipeline.targets.postgres import PostgresTarget
+from migration_pipeline.targets.session import LostCommitsError, Session
 from migration_pipeline_tests.conftest import execute, query
 from migration_pipeline_tests.exports import write_export
 from migration_pipeline_tests.operating import eventually
@@ -186,15 +188,50 @@ def test_batches_that_the_replica_never_had_fail_their_file(pair: Pair, plan: Pl
 
 
 def test_a_file_whose_receipt_is_lost_is_told_by_the_next_one(pair: Pair, plan: Plan) -> None:
-    """Dagster has taken note of the first by then: what the database lost of it, the second one says, which lost nothing of its own."""
+    """Dagster has taken note of the first by then: that the database lost it, the second one says, which lost nothing of its own."""
     retried: list[str] = []
     with striking({3: pair.cut_off, 0: pair.fail_over}):
         (error,) = load(plan, pair.url, retried)
     assert error.startswith(LOST)
-    assert "migration-pipeline status" in error
+    assert error.endswith(f"what this run had loaded before: {plan.files[0].file.name}")
     assert loaded(pair.replica.url) == set()
     assert load(plan, pair.url, retried) == []
     assert whole(pair.replica.url)
+
+
+def test_a_file_that_was_loaded_again_is_as_it_was_before_and_named(pair: Pair, plan: Plan) -> None:
+    """Its older receipt is back as well, so that nothing else would tell."""
+    retried: list[str] = []
+    assert load(plan, pair.url, retried) == []
+    execute(pair.writer.url, "UPDATE things SET v = -1")
+    with striking({1: pair.cut_off, 0: pair.fail_over}):
+        (error,) = load(plan, pair.url, retried)
+    assert error.endswith(f"what this run had loaded before: {plan.files[0].file.name}")
+    assert loaded(pair.replica.url) == {each.file.name for each in plan.files}
+    assert load(plan, pair.url, retried) == []
+    assert whole(pair.replica.url)
+
+
+def test_commits_whose_answers_are_lost_count(database_url: str) -> None:
+    """So one of them that is gone later is missed, too."""
+    create_tables(database_url, [])
+    tries = 0
+
+    def lost(cursor: Any) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            cursor.connection.commit()
+            raise psycopg2.OperationalError("the answer was lost")
+
+    with Session(database_url, DatabaseSettings(retry_seconds=30), chain=True) as session:
+        session.persistently(lambda _: None)
+        session.persistently(lost)
+        assert tries == 2
+        assert session.committed == 3
+        execute(database_url, "UPDATE migration.session SET transactions = 2")
+        with pytest.raises(LostCommitsError, match="lacks 1 transaction,"):
+            session.persistently(lambda _: None)
 
 
 def test_the_former_writer_lacks_what_its_successor_has(pair: Pair, plan: Plan) -> None:
@@ -273,16 +310,24 @@ def landed(pair: Pair, shop_export: Path) -> Plan:
 @pytest.mark.parametrize("after", ["between two parts", "before the receipt"])
 def test_parts_of_an_aggregate_that_the_replica_never_had(pair: Pair, landed: Plan, after: str) -> None:
     """Any of its sessions may have made them, and another one writes the receipt."""
-    made, make, close = 0, PartMaker.make, AggregateRun._close
+    made, make, close, run_it = 0, PartMaker.make, AggregateRun._close, AggregateRun._run
 
     def making(maker: PartMaker, cursor: Any, *rest: Any) -> Any:
         nonlocal made
         made += 1
         if made == 3:
+            if after == "before the receipt":  # only the other session's transactions are lost
+                eventually(lambda: runs[0]._all_sessions[0].committed == 6, "the groups are counted")
             pair.cut_off()
         if made == 6 and after == "between two parts":
             pair.fail_over()
         return make(maker, cursor, *rest)
+
+    runs: list[AggregateRun] = []
+
+    def running(run: AggregateRun) -> Any:
+        runs.append(run)
+        return run_it(run)
 
     def closing(run: AggregateRun, *rest: Any) -> None:
         if after == "before the receipt" and pair.writer.running:
@@ -293,6 +338,7 @@ def test_parts_of_an_aggregate_that_the_replica_never_had(pair: Pair, landed: Pl
     with (
         mock.patch.object(PartMaker, "make", making),
         mock.patch.object(AggregateRun, "_close", closing),
+        mock.patch.object(AggregateRun, "_run", running),
         pytest.raises(DatabaseError, match=LOST),
     ):
         aggregate(landed, pair.url, told)
