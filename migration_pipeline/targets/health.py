@@ -35,6 +35,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the role may create schemas, and tables in ``public``."""
     bookkeeping: bool
     """Whether there is a schema ``migration``."""
+    careless: tuple[str, ...]
+    """Settings of the server that are off, and without which its crash may lose or spoil what it has committed."""
 
 
 HEALTH = """
@@ -43,7 +45,8 @@ SELECT current_database(), current_user, current_setting('server_version'), curr
        has_database_privilege(current_database(), 'CREATE')
            AND coalesce(has_schema_privilege(to_regnamespace('public')::oid, 'CREATE'), false),
        to_regnamespace('migration') IS NOT NULL,
-       EXISTS (SELECT FROM pg_proc WHERE proname = 'aurora_replica_status')
+       EXISTS (SELECT FROM pg_proc WHERE proname = 'aurora_replica_status'),
+       ARRAY(SELECT name FROM unnest(ARRAY['fsync', 'full_page_writes']) AS name WHERE current_setting(name) = 'off')
 """
 
 
@@ -64,7 +67,7 @@ def read_health(url: str) -> Health:
 
 
 def _health(info: Any, row: tuple[Any, ...]) -> Health:
-    database, role, version, encoding, process, temporary, may_create, bookkeeping, aurora = row
+    database, role, version, encoding, process, temporary, may_create, bookkeeping, aurora, careless = row
     return Health(
         address=Address(info.host or "", str(info.port or ""), database, role),
         version=version,
@@ -78,4 +81,5 @@ def _health(info: Any, row: tuple[Any, ...]) -> Health:
         temporary=temporary,
         may_create=may_create,
         bookkeeping=bookkeeping,
+        careless=tuple(careless),
     )

@@ -252,6 +252,16 @@ def test_tls_is_told(
     assert looked(postgres.url, monkeypatch)["TLS"][0] == "ok"
 
 
+def test_a_server_that_does_not_wait_for_its_disk_is_told(
+    primary: EmbeddedPostgres, postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert looked(primary.url, monkeypatch)["durability"][:2] == (
+        "warning",
+        "off: fsync; a crash of the server's machine may lose or spoil what is recorded as loaded",
+    )
+    assert looked(postgres.url, monkeypatch)["durability"][0] == "ok"
+
+
 def test_a_pooler_is_noticed(
     postgres: EmbeddedPostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ def database(profiles: Sequence[Profile]) -> Findings:
         url = settings.database_url()
         health = read_health(url)
         found.append(_server(health))
+        found.append(_durability(health))
         found.append(_tls(health))
         found.append(_pooler(health))
         found.extend(_privileges(health))
@@ -41,6 +42,17 @@ def _server(health: Health) -> Finding:
             "database", "warning", text, "this was never tried with so old a PostgreSQL: rehearse with a copy"
         )
     return Finding("database", "ok", text)
+
+
+def _durability(health: Health) -> Finding:
+    if health.careless:
+        return Finding(
+            "durability",
+            "warning",
+            f"off: {' and '.join(health.careless)}; a crash of the server's machine may lose or spoil what is recorded as loaded",
+            "switch on before the load: its commits rely on it (docs/reliability.md#the-proof)",
+        )
+    return Finding("durability", "ok", "what is committed is on disk")
 
 
 def _tls(health: Health) -> Finding:
