@@ -12,11 +12,11 @@ from functools import cache
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """glibc's numbers of what can be set (malloc.h)."""
 
-KEPT_BYTES = 32 << 20
-"""Freed memory that the process keeps at the end of its heap, at most: a batch of lines, and what is read ahead."""
+KEPT_BYTES = 64 << 20
+"""Freed memory that the process keeps at the end of its heap, at most: batches of lines and rows, and what is read ahead."""
 
-OWN_MAPPING_BYTES = 1 << 20
-"""From this size on, memory is mapped for itself, and given back at once."""
+OWN_MAPPING_BYTES = KEPT_BYTES // 2
+"""From this size on, memory is mapped for itself, and given back at once. It is the largest that glibc takes."""
 
 OURS = ("MALLOC_ARENA_MAX", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_")
 """Variables of glibc that set the same, as its tunables do."""
