@@ -16,7 +16,8 @@ KEPT_BYTES = 64 << 20
 """Freed memory that the process keeps at the end of its heap, at most: batches of lines and rows, and what is read ahead."""
 
 OWN_MAPPING_BYTES = KEPT_BYTES // 2
-"""From this size on, memory is mapped for itself, and given back at once. It is the largest that glibc takes."""
+"""From this size on, memory is mapped for itself, and given back at once: as far as glibc's own limit, which follows what it has
+seen, may go on 64 bits (mallopt(3))."""
 
 OURS = ("MALLOC_ARENA_MAX", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_")
 """Variables of glibc that set the same, as its tunables do."""

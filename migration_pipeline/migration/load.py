@@ -130,13 +130,7 @@ class Loader:
             self._throttle.open(on_retry)
         pace = FilePace(self._throttle, on_pause) if self._throttle else Unpaced()
         file, profile, window = planned.file, self._profile, self._plan.window_of(planned)
-        session, self._session = self._session, None
-        if session is None:
-            session = Session(self._url, self._database, chain=True)
-            session.open()
-            self._known = KnownTables(profile.tables)  # a failover may be why there is none
-            self._ended = []
-        session.on_retry = on_retry
+        session = self._take_session(on_retry)
         target = PostgresTarget(
             self._url,
             profile.tables,
@@ -171,8 +165,22 @@ class Loader:
         self._tell(report, file.name, log, window)
         return report
 
+    def _take_session(self, on_retry: Callable[[str], None]) -> Session:
+        """Take the session of the file before, or a new one, which knows nothing: a failover may be why there is none."""
+        session, self._session = self._session, None
+        if session is None:
+            session = Session(self._url, self._database, chain=True)
+            session.open()
+            self._known = KnownTables(self._profile.tables)
+            self._ended = []
+        session.on_retry = on_retry
+        return session
+
     def _with_others(self, error: LostCommitsError) -> LostCommitsError:
-        """Name the files that were loaded over the same connection, and are lost as well. Of a file that had been loaded before, the older rows and receipt are back."""
+        """Name the files that this session had loaded and that are lost as well.
+
+        Of a file that had been loaded before, the older rows are back, and the older receipt: nothing else would tell.
+        """
         lost = [name for number, name in self._ended if number > error.there]
         if not lost:
             return error

@@ -35,7 +35,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the role may create schemas, and tables in ``public``."""
     bookkeeping: bool
     """Whether there is a schema ``migration``."""
-    careless: tuple[str, ...]
+    unsafe: tuple[str, ...]
     """Settings of the server that are off, and without which its crash may lose or spoil what it has committed."""
 
 
@@ -67,7 +67,7 @@ def read_health(url: str) -> Health:
 
 
 def _health(info: Any, row: tuple[Any, ...]) -> Health:
-    database, role, version, encoding, process, temporary, may_create, bookkeeping, aurora, careless = row
+    database, role, version, encoding, process, temporary, may_create, bookkeeping, aurora, unsafe = row
     return Health(
         address=Address(info.host or "", str(info.port or ""), database, role),
         version=version,
@@ -81,5 +81,5 @@ def _health(info: Any, row: tuple[Any, ...]) -> Health:
         temporary=temporary,
         may_create=may_create,
         bookkeeping=bookkeeping,
-        careless=tuple(careless),
+        unsafe=tuple(unsafe),
     )

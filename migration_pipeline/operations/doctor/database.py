@@ -45,11 +45,11 @@ def _server(health: Health) -> Finding:
 
 
 def _durability(health: Health) -> Finding:
-    if health.careless:
+    if health.unsafe:
         return Finding(
             "durability",
             "warning",
-            f"off: {' and '.join(health.careless)}; a crash of the server's machine may lose or spoil what is recorded as loaded",
+            f"off: {' and '.join(health.unsafe)}; a crash of the server's machine may lose or spoil what is recorded as loaded",
             "switch on before the load: its commits rely on it (docs/reliability.md#the-proof)",
         )
     return Finding("durability", "ok", "what is committed is on disk")
